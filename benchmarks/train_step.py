@@ -51,7 +51,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
-from calift_core.data.cache import kept_in_memory
+from calift_core.data.cache import cached_in_memory
 from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.data.sources import FileSource
@@ -687,7 +687,7 @@ def measure_data(setting: Setting, *, n: int, epochs: int = 3) -> list[dict[str,
     with tempfile.TemporaryDirectory() as folder:
         images = write_photos(Path(folder), n)
         for workers, is_cached in itertools.product((0, 1, 2), (False, True)):
-            used = kept_in_memory(images) if is_cached else images
+            used = cached_in_memory(images) if is_cached else images
             view = TrainView(used, clip.preprocess, setting.templates, 0, (0.9, 1.0), False)
             per_epoch = n // setting.batch_size
             loaded: Iterator[Batch] = train_batches(

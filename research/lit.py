@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from calift_core.data.cache import available_memory, kept_in_memory
+from calift_core.data.cache import available_memory, cached_in_memory
 from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.data.styles import LEARNED
 from calift_core.data.suites.load import load_suite
@@ -108,7 +108,7 @@ def train(clip: Clip, folder: Path, seed: int) -> None:
     names = {c: made.coarse_names[c] for c in suite.classes}
     spec = Pretrain(coarse_captions=made.coarse, coarse_names=names, **CAPTIONS)
     captions = learned_captions(spec, suite, clip.tokenizer)
-    images = kept_in_memory(suite.part("pretrain"), available=available_memory())
+    images = cached_in_memory(suite.part("pretrain"), available=available_memory())
     view = TrainView(
         images,
         clip.preprocess,

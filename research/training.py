@@ -21,13 +21,13 @@ from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.evaluation.path import Head, WeightPath
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import classifier_of
-from calift_core.methods import Classifier, RunLength, conclude, make_method
+from calift_core.methods import Classifier, RunLength, finish_training, make_method
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.schema.spec import RunSpec
-from calift_core.training.loop import make_ready
+from calift_core.training.loop import prepare_for_training
 from calift_core.training.plan import make_plan
 from calift_core.training.schedule import learning_rate
 from calift_core.training.step import make_optimizer, optimiser_step
@@ -121,7 +121,7 @@ def tune(spec: RunSpec, data: Data, initial: Clip) -> Tuned:
         flip=spec.train.horizontal_flip,
     )
     optimizer, scaler = make_optimizer(method, plan), torch.amp.GradScaler("cpu", enabled=False)
-    deque(make_ready(method, plan), maxlen=0)
+    deque(prepare_for_training(method, plan), maxlen=0)
     batches = train_batches(
         view,
         batch_size=spec.train.batch_size,
@@ -138,7 +138,7 @@ def tune(spec: RunSpec, data: Data, initial: Clip) -> Tuned:
             group["lr"] = rate
         optimiser_step(method, batch, optimizer, scaler, plan, CPU)
         method.after_step(step + 1)
-    conclude(method)
+    finish_training(method)
     clip.eval()
     head: Head = "linear" if spec.method.family == "supervised" else "prompts"
     return Tuned(clip, classifier_of(method, captions), head, time.process_time() - began)

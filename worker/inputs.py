@@ -35,7 +35,7 @@ class Inputs:
         found: dict[str, Path] = {}
         for index, run_id in enumerate(run_ids):
             try:
-                found[run_id] = self._lay_out(index, run_id, ("checkpoint",))
+                found[run_id] = self._link_inputs(index, run_id, ("checkpoint",))
             except NotFoundError as error:
                 raise ModelUnavailableError(
                     f"the finished run {run_id} that this one is made from is gone: "
@@ -44,7 +44,7 @@ class Inputs:
                 ) from error
         return found
 
-    def left_of(self, run_ids: Sequence[str]) -> dict[str, Path]:
+    def available_of(self, run_ids: Sequence[str]) -> dict[str, Path]:
         """Run id → folder with report, model and predictions, of the runs that are there still.
 
         Raises:
@@ -53,12 +53,12 @@ class Inputs:
         found: dict[str, Path] = {}
         for index, run_id in enumerate(run_ids):
             try:
-                found[run_id] = self._lay_out(index, run_id, ("checkpoint", "predictions"))
+                found[run_id] = self._link_inputs(index, run_id, ("checkpoint", "predictions"))
             except NotFoundError:
                 continue
         return found
 
-    def _lay_out(self, index: int, run_id: str, kinds: Collection[str]) -> Path:
+    def _link_inputs(self, index: int, run_id: str, kinds: Collection[str]) -> Path:
         folder = self._target / str(index)
         stored = self._lease.insist(partial(self._files.of_run, run_id))
         needed = {

@@ -96,7 +96,7 @@ class WorkerService:
         self._run_id: str | None = None
         self._stopping = threading.Event()
         self._changed = threading.Event()
-        self._presence = threading.Thread(target=self._report_in, name="presence", daemon=True)
+        self._presence = threading.Thread(target=self._presence_loop, name="presence", daemon=True)
         self._pulse = Pulse(pulse_path(settings.home, os.getpid()))
 
     def wait_for_database(self) -> None:
@@ -145,19 +145,19 @@ class WorkerService:
         """
         sent: str | None = message_run
         while not self.draining:
-            if self._look_for_room():
-                if self._see_one_through(sent) is None:
+            if self._check_storage():
+                if self._claim_and_run(sent) is None:
                     return
             elif sent is not None:
-                self._quietly(partial(self._give_back, sent))
+                self._log_errors(partial(self._give_back, sent))
             else:
                 # Out: while this waits, no message is taken from the broker.
                 time.sleep(1.0)
             sent = None
 
-    def _look_for_room(self) -> bool:
+    def _check_storage(self) -> bool:
         """Whether anything can be stored here; a change is told at once."""
-        trouble = self.storage.trouble() or self._drained()
+        trouble = self.storage.trouble() or self._drain_reason()
         if bool(trouble) != bool(self._trouble):
             if trouble:
                 log.warning("this worker takes no run: %s", trouble)
@@ -167,7 +167,7 @@ class WorkerService:
         self._trouble = trouble
         return not trouble
 
-    def _drained(self) -> str:
+    def _drain_reason(self) -> str:
         """Why this worker is to take no run, where somebody asked that; it is asked each time."""
         try:
             return drained_words(self._presences.drained_by(self.id))
@@ -176,7 +176,7 @@ class WorkerService:
                 raise
             return ""  # nothing can be taken then anyway
 
-    def _see_one_through(self, message_run: str | None) -> Outcome | None:
+    def _claim_and_run(self, message_run: str | None) -> Outcome | None:
         claimed_at = time.monotonic()
         deadline = claimed_at + _CLAIM_PATIENCE_S
         while True:
@@ -201,12 +201,12 @@ class WorkerService:
             return None
         run_id = claim.run_id
         with named(run_id=run_id, attempt=claim.attempt, request_id=claim.request_id):
-            return self._see_through(claim, claimed_at)
+            return self._run_claim(claim, claimed_at)
 
-    def _see_through(self, claim: Claim, claimed_at: float) -> Outcome:
+    def _run_claim(self, claim: Claim, claimed_at: float) -> Outcome:
         run_id = claim.run_id
         log.info("run %s attempt %d starts", run_id, claim.attempt)
-        self._be(run_id)
+        self._set_run(run_id)
         try:
             outcome = supervise(
                 self.engine,
@@ -221,26 +221,26 @@ class WorkerService:
                 runner_argv=self._runner_argv,
             )
         finally:
-            self._be(None)
+            self._set_run(None)
         log.info("run %s attempt %d: %s", run_id, claim.attempt, outcome)
         return outcome
 
-    def _be(self, run_id: str | None) -> None:
+    def _set_run(self, run_id: str | None) -> None:
         self._run_id = run_id
         self._changed.set()
 
-    def _report_in(self) -> None:
+    def _presence_loop(self) -> None:
         tidy_at = 0.0
         while not self._stopping.is_set():
             self._changed.clear()
-            self._quietly(self._look_for_room)
-            self._quietly(self._say_seen)
+            self._log_errors(self._check_storage)
+            self._log_errors(self._report_presence)
             if time.monotonic() >= tidy_at:
-                self._quietly(self._tidy)
+                self._log_errors(self._remove_old_folders)
                 tidy_at = time.monotonic() + _TIDY_S
             self._changed.wait(_PRESENCE_S)
 
-    def _say_seen(self) -> None:
+    def _report_presence(self) -> None:
         self._presences.seen(
             self.id,
             host=self.host,
@@ -251,13 +251,13 @@ class WorkerService:
             gpus=gpu_usage(self.device.environment),
         )
 
-    def _quietly(self, action: Callable[[], object]) -> None:
+    def _log_errors(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:  # presence outlives every outage
             log.warning("%s", error)
 
-    def _tidy(self) -> None:
+    def _remove_old_folders(self) -> None:
         """Remove the job folders of deleted and succeeded runs, and of runs that ended long ago."""
         jobs = self.settings.jobs_dir
         for folder in sorted(jobs.iterdir()) if jobs.is_dir() else []:

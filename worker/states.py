@@ -138,7 +138,7 @@ def newest_stored(stored: Sequence[Artifact]) -> tuple[int, int]:
     return max(made, default=(0, -1))
 
 
-def lay_out(stored: Sequence[Artifact], artifacts: ArtifactStore, target: Path) -> bool:
+def restore_files(stored: Sequence[Artifact], artifacts: ArtifactStore, target: Path) -> bool:
     """Make stored checkpoints a folder that a runner resumes from. False: none can be read.
 
     Args:

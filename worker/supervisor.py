@@ -75,7 +75,7 @@ from worker.runner import (
     runner_environment,
     status_words,
 )
-from worker.states import StateKeeper, lay_out, newest_stored
+from worker.states import StateKeeper, newest_stored, restore_files
 from worker.tail import Follower, JsonlReader, parse_record
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class _Attempt:
         finished = Inputs(self._files, self._artifacts, self._lease, self._folder / _INPUTS)
         if self._evaluates:
             wanted = EvaluationJobSpec.model_validate(self._claim.spec).runs
-            inputs = finished.left_of(wanted)
+            inputs = finished.available_of(wanted)
             self._gone = set(wanted) - set(inputs)
         else:
             inputs = finished.all_of(parse_spec(self._claim.spec).method.input_runs)
@@ -286,15 +286,15 @@ class _Attempt:
 
     def _resume_source(self) -> Path | None:
         """What to go on from: the last checkpoint, here or in the artifact store."""
-        here = self._newest_here()
+        here = self._newest_local()
         stored = self._lease.insist(partial(self._files.of_run, self._run_id, kind="state"))
         if stored and newest_stored(stored) > newest_checkpoint(here):
             fetched = self._folder / _FETCHED
-            if lay_out(stored, self._artifacts, fetched):
+            if restore_files(stored, self._artifacts, fetched):
                 return fetched
         return here
 
-    def _newest_here(self) -> Path | None:
+    def _newest_local(self) -> Path | None:
         """The newest earlier attempt that left a checkpoint on this machine."""
         return next((path for path in self._earlier() if has_checkpoint(path)), None)
 
@@ -319,13 +319,13 @@ class _Attempt:
         while True:
             ended = runner.ended()
             now = time.monotonic()
-            heard = follower.read_on(now, ended=ended)
+            heard = follower.read_new(now, ended=ended)
             if self._lease.lost:
                 raise FencedError
             if ended:
                 if heard:
                     continue  # What was written just before the end may not be all yet.
-                follower.store_the_rest()
+                follower.store_rest()
                 return runner.reap()
             reason = self._why_stop(now - follower.heard_at)
             if reason != self._stop_reason:
@@ -488,7 +488,7 @@ class _Attempt:
         """Remove the folders of a run that ended badly, but this one and the one to resume from."""
         if not self._folder.exists():
             return
-        source = self._folder if has_checkpoint(self._folder) else self._newest_here()
+        source = self._folder if has_checkpoint(self._folder) else self._newest_local()
         remove([path for path in self._earlier() if path != source])
 
     def _kill(self) -> None:

@@ -74,7 +74,7 @@ class Follower:
         self._write_at = 0.0
         self._resumed_at: int | None = None
 
-    def read_on(self, now: float, *, ended: bool) -> bool:
+    def read_new(self, now: float, *, ended: bool) -> bool:
         """Read what is new, and store it when it is time; whether anything was.
 
         Args:
@@ -97,7 +97,7 @@ class Follower:
             self._write_at = now + self._limits.group_s
         return bool(new or chunk)
 
-    def store_the_rest(self) -> None:
+    def store_rest(self) -> None:
         """Store all that was read, however long the database takes.
 
         Raises:

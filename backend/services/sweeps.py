@@ -39,7 +39,7 @@ from calift_core.schema.wire.sweeps import (
     SweepValidation,
 )
 from calift_core.studies.sweep.arms import PENDING, Arm, Arms, make_arms
-from calift_core.studies.sweep.plan import Outcome, Plan, Slot, make_plan
+from calift_core.studies.sweep.plan import Outcome, Plan, PlannedRun, make_plan
 
 _log = logging.getLogger(__name__)
 
@@ -508,7 +508,7 @@ def _outcome(run: SweepRun) -> Outcome:
     return Outcome("diverged" if run.reason == "NAN_LOSS" else "failed")
 
 
-def _spec_of(arms: Arms, slot: Slot, ids: Mapping[str, str]) -> RunSpec:
+def _spec_of(arms: Arms, slot: PlannedRun, ids: Mapping[str, str]) -> RunSpec:
     arm = arms[slot.arm]
     inputs = [ids[key] for key in slot.after]
     return arm.spec(arms.spec.name, seed=slot.seed, lr=slot.lr, inputs=inputs)
@@ -586,7 +586,7 @@ def _arm_view(arms: Arms, arm: Arm, plan: Plan, runs: Mapping[str, SweepRun]) ->
     )  # fmt: skip
 
 
-def _rate_view(slot: Slot, runs: Mapping[str, SweepRun]) -> SweepRate:
+def _rate_view(slot: PlannedRun, runs: Mapping[str, SweepRun]) -> SweepRate:
     assert slot.lr is not None
     run = runs.get(slot.key)
     if run is None:

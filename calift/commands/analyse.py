@@ -117,7 +117,7 @@ def analyse_metrics(
         explorer, library = _explorer()
         found = explorer.measures(library.subject(target), asked, **how)
     else:
-        with _of_evaluation(target) as client:
+        with _evaluation_client(target) as client:
             found = client.measures(target, binning=asked, **how)
     show_measures(found, as_json)
 
@@ -131,7 +131,7 @@ def analyse_audit(
         explorer, library = _explorer()
         found = explorer.audit(library.subject(target), temperature=temperature)
     else:
-        with _of_evaluation(target) as client:
+        with _evaluation_client(target) as client:
             found = client.audit(target, temperature=temperature)
     show_measures(found, as_json, notes=True)
 
@@ -216,7 +216,7 @@ def analyse_calibrators(
     if not _is_local(target):
         if len(given) > 1:
             raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(given)}")
-        with _of_evaluation(target, *given) as client:
+        with _evaluation_client(target, *given) as client:
             effect = client.calibrate(
                 target, kind, fit_on=given[0] if given else None, oracle=oracle, binning=asked
             )
@@ -339,7 +339,7 @@ def analyse_budget(
             library.subject(target), difference=difference, against=other, **how
         )
     else:
-        with _of_evaluation(target, *([against] if against else [])) as client:
+        with _evaluation_client(target, *([against] if against else [])) as client:
             found = client.budget(target, difference, against=against, **how)
     show_budget(found, as_json)
 
@@ -363,7 +363,7 @@ def _client() -> Client:
 
 
 @contextmanager
-def _of_evaluation(*targets: str) -> Iterator[Client]:
+def _evaluation_client(*targets: str) -> Iterator[Client]:
     """A client for a question about evaluations; who names a run is told the evaluations it has."""
     with _client() as client:
         try:

@@ -50,7 +50,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output 
 SpecFile = Annotated[Path, typer.Argument(help="A RunSpec, YAML or JSON.")]
 
 
-def lies_here(name: str) -> str:
+def is_local_path(name: str) -> str:
     """What a suite's name without a folder may have meant, where such a file is here."""
     here = os.path.exists(os.path.expanduser(name.partition("#")[0]))
     return f"What lies here is named ./{name}." if here else ""
@@ -98,7 +98,7 @@ def duration_text(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 
-def need_torch() -> None:
+def require_torch() -> None:
     """Make sure that models can be loaded.
 
     Raises:
@@ -111,7 +111,7 @@ def need_torch() -> None:
         )
 
 
-def how_far(p: Progress | ProgressRecord) -> str:
+def progress_text(p: Progress | ProgressRecord) -> str:
     """Step, rest of the phase and speed of a run that works, to go behind the phase's name."""
     parts = [f"step {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
     parts += [p.detail] if p.detail else []

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from calift.commands.console import JsonFlag, err, faults_table, need_torch, out, print_json
+from calift.commands.console import JsonFlag, err, faults_table, out, print_json, require_torch
 from calift.commands.relabelling import doubtful, relabel
 from calift_core.errors import DataError
 
 if TYPE_CHECKING:
-    from calift_core.analysis.copies import Worth
+    from calift_core.analysis.copies import CopiesEffect
     from calift_core.data.alike import Features
-    from calift_core.data.duplicates import Overlap, Seen
+    from calift_core.data.duplicates import Overlap, SetHashes
     from calift_core.data.images import ImageSet
     from calift_core.data.suites.load import Suite
 
@@ -71,7 +71,7 @@ def inspect(
     run_sets = {} if run is None else evaluated_sets(run)
     suite = load_suite(SuiteSpec(id=absolute_uri(source)), fetch=False, check=False)
     sets = {name: s for name, s in (suite.parts | suite.shifts).items() if len(s)}
-    seen = _look_at_all(sets)
+    seen = _hash_images(sets)
     unreadable = any(one.unreadable for one in seen.values())
     overlaps = between(seen, suite.shifts)
     if features is not None and not unreadable:
@@ -102,7 +102,7 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _look_at_all(sets: Mapping[str, ImageSet]) -> dict[str, Seen]:
+def _hash_images(sets: Mapping[str, ImageSet]) -> dict[str, SetHashes]:
     from calift_core.data.duplicates import perceptual_hashes
 
     seen = {}
@@ -114,7 +114,7 @@ def _look_at_all(sets: Mapping[str, ImageSet]) -> dict[str, Seen]:
 
 def _encoded(model: Path, sets: Mapping[str, ImageSet]) -> dict[str, Features]:
     """Features of every image of the sets, as a finished model makes them."""
-    need_torch()
+    require_torch()
     from calift_core.evaluation.forward import encode
     from calift_core.models.finished import load_finished
     from calift_core.models.precision import resolve_device
@@ -155,7 +155,7 @@ def _with_features(
     return more
 
 
-def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
+def _described(images: ImageSet, suite: Suite, seen: SetHashes) -> dict[str, Any]:
     own = images.own_names(suite.classes)
     counts = [0] * len(own)
     examples: dict[str, str] = {}
@@ -171,9 +171,9 @@ def _described(images: ImageSet, suite: Suite, seen: Seen) -> dict[str, Any]:
 
 
 def _as_json(o: Overlap, run_sets: Mapping[str, Path]) -> dict[str, Any]:
-    from calift_core.analysis.copies import worth_of
+    from calift_core.analysis.copies import copies_effect
 
-    worth = worth_of(run_sets[o.name], o.ids) if o.name in run_sets else None
+    worth = copies_effect(run_sets[o.name], o.ids) if o.name in run_sets else None
     return {
         "set": o.name,
         "in": o.other,
@@ -187,7 +187,7 @@ def _as_json(o: Overlap, run_sets: Mapping[str, Path]) -> dict[str, Any]:
     }
 
 
-def _sentence(o: Overlap, worth: Worth | None) -> str:
+def _sentence(o: Overlap, worth: CopiesEffect | None) -> str:
     if worth is None:
         return o.sentence
     if worth.without is None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from calift.commands.console import SAY_EVERY_S, err, how_far
+from calift.commands.console import SAY_EVERY_S, err, progress_text
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
 
@@ -65,7 +65,9 @@ def follow(
                 )
                 if plain:
                     state = f"{job.name}: {job.phase.lower()} {p.phase if p else ''}".strip()
-                    line = state + (how_far(p) if p and job.phase not in TERMINAL_PHASES else "")
+                    line = state + (
+                        progress_text(p) if p and job.phase not in TERMINAL_PHASES else ""
+                    )
                     before, last, at = last_shown.get(job_id, ("", "", 0.0))
                     late = time.monotonic() - at >= SAY_EVERY_S
                     if state != before or (line != last and late):

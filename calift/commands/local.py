@@ -24,12 +24,12 @@ from calift.commands.console import (
     ece_text,
     err,
     faults_table,
-    how_far,
-    lies_here,
-    need_torch,
+    is_local_path,
     out,
     percent,
     print_json,
+    progress_text,
+    require_torch,
     sigma_text,
 )
 from calift_core.errors import SpecError
@@ -67,7 +67,7 @@ def train(
     """Train and evaluate on this machine, without a service. Goes on where it was stopped."""
     spec = load_spec(spec_file)
     _require_hosts(spec, hosts, rendezvous)
-    need_torch()
+    require_torch()
     if dry_run:
         _dry_run(spec, as_json, folder=folder, measure=measure)
         return
@@ -82,7 +82,7 @@ def train(
         return
     with stop_on_signal() as stop:
         _follow_records(_run(spec, folder, stop, hosts, rendezvous), quiet=as_json)
-    if not _speaks_for_all(hosts):
+    if not _is_reporting_host(hosts):
         return
     _show_report(_read_report(report_file), as_json)
     if not as_json:
@@ -104,7 +104,7 @@ def _require_hosts(spec: RunSpec, hosts: int, rendezvous: str) -> None:
         )
 
 
-def _speaks_for_all(hosts: int) -> bool:
+def _is_reporting_host(hosts: int) -> bool:
     """Whether this host shows what happens; under Slurm the first one does."""
     return hosts == 1 or os.environ.get("SLURM_NODEID", "0") == "0"
 
@@ -121,7 +121,7 @@ def _run(
 
     options = () if hosts == 1 else ("--hosts", str(hosts), "--rendezvous", rendezvous)
     return run_on_several(
-        spec, folder, stop=stop, options=options, quiet=not _speaks_for_all(hosts)
+        spec, folder, stop=stop, options=options, quiet=not _is_reporting_host(hosts)
     )
 
 
@@ -163,7 +163,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Evaluate finished models on other data, without training. Goes on where it was stopped."""
-    need_torch()
+    require_torch()
     from calift_core.evaluation.subjects import name_of, run_folder_of
     from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
 
@@ -265,10 +265,10 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
     begun = load_spec(folder / "spec.json")
     if begun.content_hash() != spec.as_begun(begun)[0].content_hash():
         return False
-    return not spec.method.input_runs or _merged_these(folder, spec)
+    return not spec.method.input_runs or _inputs_unchanged(folder, spec)
 
 
-def _merged_these(folder: Path, spec: RunSpec) -> bool:
+def _inputs_unchanged(folder: Path, spec: RunSpec) -> bool:
     """Whether a merge's inputs have not changed since it was made, as far as they still exist."""
     merged = {
         item["run"]: item["sha256"]
@@ -346,7 +346,7 @@ def _follow_records(records: Iterator[Record], *, quiet: bool) -> None:
                 plain = not bars.live.is_started and not quiet
                 if plain and time.monotonic() - said_at >= SAY_EVERY_S:
                     said_at = time.monotonic()
-                    err.print(f"{phase}{how_far(record)}", markup=False)
+                    err.print(f"{phase}{progress_text(record)}", markup=False)
             elif record.kind == "metrics" and "loss" in record.values:
                 loss = f"loss {record.values['loss']:.3f}"
             elif record.kind == "log":
@@ -387,7 +387,7 @@ def _show_report(report: Report, as_json: bool) -> None:
     )
 
 
-def _reports_near(folder: Path | None) -> list[dict[str, Any]]:
+def _sibling_reports(folder: Path | None) -> list[dict[str, Any]]:
     """Reports of the runs that lie where the new one would, the newest first."""
     place = Path("runs") if folder is None else folder.parent
     found = []
@@ -401,7 +401,7 @@ def _reports_near(folder: Path | None) -> list[dict[str, Any]]:
 def _dry_run(spec: RunSpec, as_json: bool, *, folder: Path | None, measure: bool) -> None:
     from calift_core.jobs.estimate import validate
 
-    result = validate(spec, measure=measure, reports=_reports_near(folder))
+    result = validate(spec, measure=measure, reports=_sibling_reports(folder))
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
@@ -421,7 +421,7 @@ def _show_validation(spec: RunSpec, result: Validation) -> None:
     for problem in [p for p in result.errors if "file" not in p]:
         message = problem["message"]
         if message.startswith("unknown suite "):
-            message = f"{message} {lies_here(spec.suite.id)}".strip()
+            message = f"{message} {is_local_path(spec.suite.id)}".strip()
         err.print(f"error: {problem['pointer']}: {message}", style="red", markup=False)
     for sentence in result.missing:
         out.print(f"missing here: {sentence}", style="yellow", markup=False)

@@ -33,7 +33,7 @@ from calift.commands import (
     study,
     sweeps,
 )
-from calift.commands.console import err, lies_here, out, print_json
+from calift.commands.console import err, is_local_path, out, print_json
 from calift.commands.push import push
 from calift.commands.stack import need_embedded
 from calift_core import __version__, threads
@@ -81,19 +81,19 @@ def _fail(error: CaliftError) -> NoReturn:
         _print_error(error)
     else:
         err.print(f"error: {error.message}", style="bold red", markup=False)
-        if hint := error.hint or _lies_here(error):
+        if hint := error.hint or _is_local_path(error):
             err.print(f"  {hint}", markup=False)
     sys.exit(1)
 
 
 def _print_error(error: CaliftError) -> None:
-    hint = as_typed(error.hint) or _lies_here(error)
+    hint = as_typed(error.hint) or _is_local_path(error)
     print_json({"error": {"code": error.code, "message": error.message, "hint": hint}})
 
 
-def _lies_here(error: CaliftError) -> str:
+def _is_local_path(error: CaliftError) -> str:
     if isinstance(error, UnknownNameError) and error.kind == "suite":
-        return lies_here(error.name)
+        return is_local_path(error.name)
     return ""
 
 

@@ -14,7 +14,7 @@ from calift.commands.console import JsonFlag, out, percent, print_json
 from calift_core.errors import DataError
 
 if TYPE_CHECKING:
-    from calift_core.analysis.label_errors import Suspect
+    from calift_core.analysis.label_errors import LabelErrorCandidate
 
 _SHOWN = 20
 
@@ -33,11 +33,11 @@ def doubtful(
     image out) or delete the line, then `calift data relabel`.
     """
     from calift_core.analysis.copies import evaluated_sets
-    from calift_core.analysis.label_errors import suspects_in
+    from calift_core.analysis.label_errors import label_error_candidates_in
     from calift_core.predictions.read import read_scores
 
     sets = evaluated_sets(run)
-    found = [one for path in sets.values() for one in suspects_in(path)]
+    found = [one for path in sets.values() for one in label_error_candidates_in(path)]
     hits = [hit for path in sets.values() for hit in read_scores(path).correct.tolist()]
     agrees = sum(hits) / len(hits)
     if to is not None:
@@ -64,7 +64,7 @@ def doubtful(
         out.print(f"They are in {to}.", markup=False)
 
 
-def _write(found: list[Suspect], path: Path) -> None:
+def _write(found: list[LabelErrorCandidate], path: Path) -> None:
     from calift_core.files import atomic_path
     from calift_core.untrusted import mark_formula
 

@@ -14,7 +14,15 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from calift.commands.console import JsonFlag, err, make_client, need_torch, out, percent, print_json
+from calift.commands.console import (
+    JsonFlag,
+    err,
+    make_client,
+    out,
+    percent,
+    print_json,
+    require_torch,
+)
 from calift.commands.local import stop_on_signal
 from calift_core.errors import SpecError
 from calift_core.home import calift_home
@@ -85,7 +93,7 @@ def calibrate(
 
     folder = folder_of(run)
     if initial is not None:
-        need_torch()
+        require_torch()
     first = None if initial is None else folder_of(initial)
     choice = choose_calibrator(folder, kind, initial=first)
     path = save_choice(folder, choice, initial=first)
@@ -148,7 +156,7 @@ def export(
     """
     if form not in FORMATS:
         raise SpecError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
-    need_torch()
+    require_torch()
     from calift_core.shipping.export import export_run
 
     def on_message(message: str) -> None:
@@ -177,11 +185,11 @@ def export(
 
 def to_hub(folder: Path, repository: str, *, public: bool, yes: bool, as_json: bool) -> None:
     """Say what of an exported model would be sent to the hub, and send it with `yes`."""
-    need_torch()
-    from calift_core.shipping.push import parcel
+    require_torch()
+    from calift_core.shipping.push import prepare_upload
     from calift_core.shipping.push import push as send
 
-    what = parcel(folder, repository, private=not public)
+    what = prepare_upload(folder, repository, private=not public)
     if as_json:
         body = {"repository": repository, "private": what.private, "endpoint": what.endpoint}
         print_json({**body, "files": what.files, "bytes": what.size, "kept": what.kept})
@@ -236,10 +244,10 @@ def predict(
 
     Exit status 1 if an image could not be read; all others are answered.
     """
-    need_torch()
+    require_torch()
     from calift_core.data.listing import LeftOut
     from calift_core.shipping.classifier import CalibratedClassifier
-    from calift_core.shipping.predicting import Out, listed, predict_files
+    from calift_core.shipping.predicting import AnswerFile, listed, predict_files
 
     model = folder_of(model)
     left_out = LeftOut()
@@ -254,7 +262,7 @@ def predict(
     target = (
         None
         if file is None
-        else Out(file, (str(model.resolve()), str((top, errors, coverage)), *paths))
+        else AnswerFile(file, (str(model.resolve()), str((top, errors, coverage)), *paths))
     )
     known = [] if target is None else target.rows()[: len(paths)]
     if known:
@@ -348,7 +356,7 @@ def serve(
 
     Requests that come at once share a pass. Nothing is fetched; /docs describes it.
     """
-    need_torch()
+    require_torch()
     if importlib.util.find_spec("fastapi") is None:
         raise SpecError(
             "serving needs fastapi, which is not installed.", hint=install_extra("serve")
@@ -418,7 +426,7 @@ def watch(
     Each way of estimating stands beside its own error on the shifts that the run was tested on.
     Images that are further off than those, or unlike them, have an unknown accuracy.
     """
-    need_torch()
+    require_torch()
     from calift_core.data.listing import LeftOut
     from calift_core.files import atomic_write_bytes
     from calift_core.shipping import watching

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from calift.commands.console import JsonFlag, err, need_torch, out, plain_text, print_json
+from calift.commands.console import JsonFlag, err, out, plain_text, print_json, require_torch
 from calift_core import __version__
 from calift_core.errors import DataError, SpecError
 from calift_core.home import calift_home
@@ -94,7 +94,7 @@ def study_bound(
 
 
 def _synthetic_study(*, quick: bool, seed: int, quiet: bool) -> Analysis:
-    need_torch()
+    require_torch()
     from calift_core.studies.bound.analysis import analyse
     from calift_core.studies.bound.synthetic import FULL, QUICK, synthetic_points, synthetic_scopes
 

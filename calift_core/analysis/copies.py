@@ -13,7 +13,7 @@ from calift_core.predictions.read import read_index, read_metadata, read_scores
 
 
 @dataclass(frozen=True)
-class Worth:
+class CopiesEffect:
     """A run's accuracy on a set, and without some of its images; fractions.
 
     Attributes:
@@ -48,7 +48,7 @@ def evaluated_sets(run: Path) -> dict[str, Path]:
     return found
 
 
-def worth_of(predictions: Path, copies: Collection[str]) -> Worth:
+def copies_effect(predictions: Path, copies: Collection[str]) -> CopiesEffect:
     """What a set's copies are worth.
 
     Args:
@@ -64,7 +64,7 @@ def worth_of(predictions: Path, copies: Collection[str]) -> Worth:
             f"{predictions.name} has none of these images, it has {str(ids[0])!r} and "
             f"{len(ids) - 1:,} more: the run was evaluated on other data"
         )
-    return Worth(
+    return CopiesEffect(
         n=len(ids),
         copies=int(is_copy.sum()),
         accuracy=float(correct.mean()),

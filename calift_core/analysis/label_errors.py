@@ -28,7 +28,7 @@ _SLACK = 1e-6
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelErrorCandidate:
     """A sample whose label is likely wrong."""
 
     dataset: str
@@ -39,7 +39,9 @@ class Suspect:
     probability: float
 
 
-def suspects(probs: Floats, labels: Ints) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def label_error_candidates(
+    probs: Floats, labels: Ints
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Samples whose label is likely wrong, those with the least probable label first.
 
     Args:
@@ -64,7 +66,7 @@ def suspects(probs: Floats, labels: Ints) -> tuple[npt.NDArray[np.int64], npt.ND
     return order, counted[order]
 
 
-def suspects_in(path: Path) -> list[Suspect]:
+def label_error_candidates_in(path: Path) -> list[LabelErrorCandidate]:
     """Those of a predictions file, at the temperature that it was evaluated at.
 
     Raises:
@@ -79,7 +81,7 @@ def suspects_in(path: Path) -> list[Suspect]:
     probs = calibration.softmax(predictions.logits, about.temperature)
     names = about.class_names
     return [
-        Suspect(
+        LabelErrorCandidate(
             dataset=about.dataset,
             sample=str(predictions.ids[at]),
             label=names[int(labels[at])],
@@ -87,5 +89,5 @@ def suspects_in(path: Path) -> list[Suspect]:
             own_probability=float(probs[at, labels[at]]),
             probability=float(probs[at, to]),
         )
-        for at, to in zip(*suspects(probs, labels), strict=True)
+        for at, to in zip(*label_error_candidates(probs, labels), strict=True)
     ]

@@ -161,7 +161,7 @@ def open_zip(
     )
 
 
-def require_modest(source: ZipSource) -> None:
+def require_bounded_size(source: ZipSource) -> None:
     """See that a zip from elsewhere is what it says: its images lie apart and hardly shrink.
 
     Raises:

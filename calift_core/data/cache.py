@@ -67,7 +67,7 @@ CACHE_SHARE = 0.7
 _SIZE_SAMPLE = 512
 
 
-def kept_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSet:
+def cached_in_memory(images: ImageSet, *, available: int | None = None) -> ImageSet:
     """The same set, whose images are decoded when they are first asked for and kept.
 
     A set that is an array already is returned as it is.

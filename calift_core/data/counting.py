@@ -27,7 +27,7 @@ _NAMED = 20
 
 
 @dataclass(frozen=True)
-class Absent:
+class MissingData:
     """Something that a suite needs and that this machine lacks.
 
     Attributes:
@@ -59,8 +59,8 @@ class SuiteCounts:
     per_corruption: int = 0
     basis: str = ""
     warnings: tuple[str, ...] = ()
-    absent: tuple[Absent, ...] = ()
-    problems: tuple[Absent, ...] = ()
+    absent: tuple[MissingData, ...] = ()
+    problems: tuple[MissingData, ...] = ()
     classes: tuple[str, ...] | None = None
 
     @property
@@ -102,8 +102,8 @@ def count_suite(
     """
     budget = budget or Budget()
     family, wanted = named_suite(spec, budget)
-    absent: list[Absent] = []
-    problems: list[Absent] = []
+    absent: list[MissingData] = []
+    problems: list[MissingData] = []
     basis = "counted on this machine"
     found: Counted | None
     try:
@@ -111,14 +111,14 @@ def count_suite(
     except DataUnavailableError as error:
         usual = wanted.path is None or hub_name_of(spec.id) is not None
         fetched = usual and family.fetchable(wanted.path) == family.name
-        absent.append(Absent("#/suite/id", str(error), fetched))
+        absent.append(MissingData("#/suite/id", str(error), fetched))
         found = family.published(wanted)
         basis = "published sizes, as the data is not here"
     except TooManyFilesError as error:
         found = family.published(wanted)
         basis = f"published sizes: there are {error.message}"
     except DataError as error:
-        problems.append(Absent("#/suite/id", str(error)))
+        problems.append(MissingData("#/suite/id", str(error)))
         found = None
     if found is None:
         basis = basis.replace("published sizes", "unknown") if not problems else "unknown"
@@ -140,15 +140,15 @@ def count_suite(
             shifts[name], left_out = len(images), (*left_out, *images.notes)
         except DataUnavailableError as error:
             fetched = hub_name_of(uri) is not None
-            absent.append(Absent(pointer, f"the shift {name!r}: {error}", fetched))
+            absent.append(MissingData(pointer, f"the shift {name!r}: {error}", fetched))
         except TooManyFilesError as error:
             basis += f"; the shift {name!r} is unknown: there are {error.message}"
         except (DataError, SpecError) as error:
-            problems.append(Absent(pointer, str(error)))
+            problems.append(MissingData(pointer, str(error)))
     try:
         plan = corruption_plan(spec.corruptions, found.stored)
     except DataUnavailableError as error:
-        absent.append(Absent("#/suite/corruptions", str(error)))
+        absent.append(MissingData("#/suite/corruptions", str(error)))
         plan = tuple((n, s) for n in spec.corruptions.chosen for s in spec.corruptions.severities)
     test = parts.get("test", 0)
     return SuiteCounts(

@@ -30,7 +30,7 @@ _BANDS = NEAR_BITS + 1
 
 
 @dataclass(frozen=True)
-class Seen:
+class SetHashes:
     """What was seen of one set.
 
     Attributes:
@@ -104,7 +104,7 @@ def perceptual_hash(pixels: Pixels) -> NDArray[np.uint8]:
     return np.packbits(np.concatenate([right.ravel(), down.ravel()]))
 
 
-def perceptual_hashes(images: ImageSet) -> Seen:
+def perceptual_hashes(images: ImageSet) -> SetHashes:
     """Decode every image of a set once; one that cannot be is kept as a sentence."""
     ids, digests, wrong = list[str](), list[bytes](), list[str]()
     hashes: list[NDArray[np.uint8]] = []
@@ -120,14 +120,14 @@ def perceptual_hashes(images: ImageSet) -> Seen:
         hashes.append(perceptual_hash(pixels))
         mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
         ids.append(images.ids[position])
-    return Seen(images.name, ids, digests, _stacked(hashes), _stacked(mirrored), tuple(wrong))
+    return SetHashes(images.name, ids, digests, _stacked(hashes), _stacked(mirrored), tuple(wrong))
 
 
 def _stacked(hashes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.stack(hashes) if hashes else np.empty((0, 16), np.uint8)
 
 
-def overlap(one: Seen, other: Seen) -> Overlap:
+def overlap(one: SetHashes, other: SetHashes) -> Overlap:
     """Which images of `one` are in `other` too; each is counted once."""
     there = dict(zip(other.digests, other.ids, strict=True))
     exact, near = list[tuple[str, str]](), list[tuple[str, str]]()
@@ -141,7 +141,7 @@ def overlap(one: Seen, other: Seen) -> Overlap:
     return Overlap(one.name, other.name, len(one.ids), tuple(exact), tuple(near))
 
 
-def between(seen: Mapping[str, Seen], shifts: Iterable[str] = ()) -> list[Overlap]:
+def between(seen: Mapping[str, SetHashes], shifts: Iterable[str] = ()) -> list[Overlap]:
     """Between any two parts, the one evaluated first; and of shifts with what is trained on.
 
     Later parts (`PARTS`) are evaluated on earlier ones.

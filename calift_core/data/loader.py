@@ -163,7 +163,7 @@ class Normalise:
         return images.contiguous()
 
 
-def _plainly(loader: Iterable[Collated]) -> Iterator[Collated]:
+def _load_serially(loader: Iterable[Collated]) -> Iterator[Collated]:
     """A loader's batches; an error from a worker process loses the traceback in its sentence."""
     try:
         yield from loader
@@ -210,10 +210,10 @@ def train_batches(
             total=0 if ranks.world == 1 else min(batch_size, len(view)),
         )
 
-    yield from _ahead(_plainly(loader), placed, normalise.device)
+    yield from _prefetched(_load_serially(loader), placed, normalise.device)
 
 
-def _ahead(
+def _prefetched(
     loaded: Iterator[Collated], placed: Callable[[Collated], Batch], device: torch.device
 ) -> Iterator[Batch]:
     """Batches on their device; on CUDA the next is copied and normalised while one is used.
@@ -229,12 +229,12 @@ def _ahead(
         with torch.cuda.stream(stream):
             ready.append((placed(collated), stream.record_event()))
         if len(ready) > 1:
-            yield _arrived(*ready.popleft())
+            yield _to_device(*ready.popleft())
     while ready:
-        yield _arrived(*ready.popleft())
+        yield _to_device(*ready.popleft())
 
 
-def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
+def _to_device(batch: Batch, event: torch.cuda.Event) -> Batch:
     """A batch that the current stream may use."""
     current = torch.cuda.current_stream(batch.images.device)
     current.wait_event(event)
@@ -296,7 +296,7 @@ def eval_batches(
             prefetch_factor=4 if workers else None,
             generator=torch.Generator(),
         )
-        for pixels, _, _ in _plainly(loader):
+        for pixels, _, _ in _load_serially(loader):
             yield pixels
 
     kept = ImageCache.of(images, preprocess, start, stop)

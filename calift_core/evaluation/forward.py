@@ -33,7 +33,7 @@ Mixture = Callable[[Tensor, Encode], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedModel:
     """One of the models that a pass pushes every batch through.
 
     Attributes:
@@ -64,7 +64,7 @@ class Forward:
 
 
 def forward_all(
-    models: Sequence[Placed],
+    models: Sequence[PlacedModel],
     images: ImageSet,
     *,
     batch_size: int,
@@ -152,7 +152,12 @@ def share_of_batches(n: int, batch_size: int, ranks: Ranks) -> tuple[int, int]:
 
 @torch.inference_mode()
 def _forward(
-    model: Placed, batch: Tensor, images: ImageSet, *, device: torch.device, precision: Precision
+    model: PlacedModel,
+    batch: Tensor,
+    images: ImageSet,
+    *,
+    device: torch.device,
+    precision: Precision,
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, C) and features (B, D) on the device."""
     clip = model.place()
@@ -215,7 +220,7 @@ def predict(
     start, stop = share_of_batches(len(images), batch_size, ranks)
     try:
         for batch in forward_all(
-            [Placed(lambda: clip, classifier)],
+            [PlacedModel(lambda: clip, classifier)],
             images,
             batch_size=batch_size,
             workers=workers,

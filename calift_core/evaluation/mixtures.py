@@ -26,7 +26,7 @@ from calift_core.schema.records import PhaseRecord, Record
 
 
 @dataclass(frozen=True)
-class Ends:
+class EndpointModels:
     """The two models that are mixed."""
 
     path: WeightPath
@@ -34,7 +34,7 @@ class Ends:
     end: Classifier
 
     @classmethod
-    def of(cls, path: WeightPath) -> Ends:
+    def of(cls, path: WeightPath) -> EndpointModels:
         """The ends of a path."""
         return cls(path, path.classifier(0.0), path.classifier(1.0))
 
@@ -54,7 +54,7 @@ class Ends:
 class VrfMixture:
     """See `Vrf`."""
 
-    ends: Ends
+    ends: EndpointModels
     vrf: Vrf
 
     def __call__(self, batch: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ class VrfMixture:
 class DawinMixture:
     """See `expertise`."""
 
-    def __init__(self, ends: Ends, own: float, first: float) -> None:
+    def __init__(self, ends: EndpointModels, own: float, first: float) -> None:
         self.ends, self.own, self.first = ends, own, first
         self._classifiers: dict[float, Classifier] = {}  # prompts are encoded where α is needed
 
@@ -125,7 +125,7 @@ def mix(
         DataError: the suite lacks a part.
         InterruptedRunError: `stop` said so.
     """
-    ends = Ends.of(path)
+    ends = EndpointModels.of(path)
 
     def encoded(clip: Clip, images: ImageSet) -> Tensor:
         return encode(

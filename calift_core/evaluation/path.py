@@ -28,7 +28,7 @@ from calift_core.calibration import (
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite
 from calift_core.errors import InterruptedRunError
-from calift_core.evaluation.forward import Forward, Placed, forward_all
+from calift_core.evaluation.forward import Forward, PlacedModel, forward_all
 from calift_core.evaluation.items import (
     Item,
     classifier_sha256,
@@ -134,7 +134,7 @@ class WeightPath:
 
 
 @dataclass
-class _Tally:
+class _SetTotals:
     """What the numbers of one model on one set are computed from."""
 
     confidences: list[NDArray[np.float64]] = field(default_factory=list)
@@ -159,7 +159,7 @@ class _Tally:
         }
 
 
-class _Sweep:
+class _SetSweep:
     """The path's models on one set, while they are measured.
 
     Attributes:
@@ -168,7 +168,7 @@ class _Sweep:
 
     def __init__(self, folder: Path, key: Mapping[str, Any], n_models: int) -> None:
         self.shards = Shards(folder, key)
-        self.tallies = [_Tally() for _ in range(n_models)]
+        self.tallies = [_SetTotals() for _ in range(n_models)]
         finished = self.shards.finished()
         self.numbers: list[dict[str, float]] | None = finished["numbers"] if finished else None
         self.position = self.saved = self.saved_batches = 0
@@ -212,7 +212,7 @@ class _Sweep:
 
 
 @dataclass(frozen=True)
-class Walk:
+class PathSweep:
     """How models along a path are measured; see `Settings` for most of it.
 
     Attributes:
@@ -229,11 +229,11 @@ class Walk:
     precision: Precision
     stop: Callable[[], bool]
 
-    def _models(self, alphas: Sequence[float]) -> tuple[list[Placed], dict[str, Any]]:
+    def _models(self, alphas: Sequence[float]) -> tuple[list[PlacedModel], dict[str, Any]]:
         """Models at each α, and what names them."""
         path = self.path
         models = [
-            Placed(partial(path.move, alpha, tower_only=True), path.classifier(alpha))
+            PlacedModel(partial(path.move, alpha, tower_only=True), path.classifier(alpha))
             for alpha in alphas
         ]
         described = {
@@ -244,14 +244,18 @@ class Walk:
         return models, described
 
     def _measured(
-        self, item: Item, models: Sequence[Placed], described: Mapping[str, Any], progress: Progress
+        self,
+        item: Item,
+        models: Sequence[PlacedModel],
+        described: Mapping[str, Any],
+        progress: Progress,
     ) -> Generator[Record, None, list[dict[str, float]]]:
         """Numbers of each model on one set; every image is decoded once for all of them."""
         images = item.images
         key = pass_key(
             self.path.working, item, self.spec, precision=self.precision, device=self.device
         )
-        swept = _Sweep(self.folder, {**described, **key}, len(models))
+        swept = _SetSweep(self.folder, {**described, **key}, len(models))
         done = swept.position if swept.numbers is None else len(images)
         progress.skip(len(models) * done)
         batches: Iterable[Forward] = ()
@@ -369,7 +373,7 @@ def one_standard_error(alphas: Sequence[float], accuracies: Sequence[float], n: 
     return next(a for a, accuracy in zip(alphas, accuracies, strict=True) if accuracy >= enough)
 
 
-def _stop_if_requested(swept: _Sweep, images: ImageSet, stop: Callable[[], bool]) -> None:
+def _stop_if_requested(swept: _SetSweep, images: ImageSet, stop: Callable[[], bool]) -> None:
     if stop():
         swept.save()
         raise InterruptedRunError(

@@ -17,8 +17,8 @@ from calift_core.data.preprocess import Preprocess
 from calift_core.data.suites.load import Suite
 from calift_core.data.weak_captions import WeakCaptions
 from calift_core.errors import CheckpointError, DataError, ModelError
-from calift_core.evaluation.forward import Placed
-from calift_core.methods import Classifier, Method, RunLength, conclude, make_method
+from calift_core.evaluation.forward import PlacedModel
+from calift_core.methods import Classifier, Method, RunLength, finish_training, make_method
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.pretrain import Pretrain as Pretraining
 from calift_core.models.captions import Captions
@@ -222,7 +222,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
             f"other classes than the {len(suite.classes)} of {suite.name}: {error}"
         ) from None
     method.load_state(state.method)
-    conclude(method)
+    finish_training(method)
     classifier = classifier_of(method, captions)
     make = ForwardConfig.of(clip.made)
     sha256 = weights_sha256(clip.net)
@@ -290,7 +290,7 @@ def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Gene
     )
 
 
-class Turns:
+class TowerSwitcher:
     """Image towers of one architecture that take turns in one network.
 
     Towers wait on an accelerator while they fit, else on the CPU, where those of finished runs are
@@ -366,7 +366,7 @@ class Subject:
         run: the stored run that the results belong to, where one that is stored is evaluated.
     """
 
-    placed: Placed
+    placed: PlacedModel
     sha256: str
     folder: Path
     name: str = ""

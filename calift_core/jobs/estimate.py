@@ -32,7 +32,7 @@ from calift_core.models.zeroshot import resolve_templates
 from calift_core.schema.places import expanded
 from calift_core.schema.spec import ModelSpec, RunSpec
 from calift_core.schema.wire.runs import Validation
-from calift_core.training.loop import make_ready
+from calift_core.training.loop import prepare_for_training
 from calift_core.training.plan import make_plan
 from calift_core.training.step import add_gradient, make_optimizer
 
@@ -226,7 +226,7 @@ def _time_step(spec: RunSpec, clip: Clip, size: int, n_train: int) -> tuple[floa
     )
     optimizer = make_optimizer(method, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    list(make_ready(method, plan))
+    list(prepare_for_training(method, plan))
     side = clip.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
     images = ImageSet(

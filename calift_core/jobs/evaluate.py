@@ -9,8 +9,14 @@ from pathlib import Path
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import InterruptedRunError, SpecError
 from calift_core.evaluation.evaluate import evaluate_models
-from calift_core.evaluation.forward import Placed
-from calift_core.evaluation.subjects import Subject, TrainedModel, Turns, load_like, load_trained
+from calift_core.evaluation.forward import PlacedModel
+from calift_core.evaluation.subjects import (
+    Subject,
+    TowerSwitcher,
+    TrainedModel,
+    load_like,
+    load_trained,
+)
 from calift_core.jobs.job import Job, Stop, never, require_space, warnings_of
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.spec import RunSpec
@@ -91,11 +97,11 @@ def evaluate_many(
         path = models[name].path
         if first_model is None:
             model = first_model = load_trained(path, suite, jobs[name].device)
-            turns = Turns(model.clip)
+            turns = TowerSwitcher(model.clip)
         else:
             model = load_like(path, first_model, (names[0], name), suite)
         yield from warnings_of(f"{name}: {model.note}" if model.note else "")
-        placed = Placed(turns.add(model), model.classifier)
+        placed = PlacedModel(turns.add(model), model.classifier)
         subjects.append(Subject(placed, model.sha256, folder / name, name))
         loaded.append((model.name, model.pretrained))
     yield PhaseRecord(

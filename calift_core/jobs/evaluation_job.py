@@ -32,11 +32,17 @@ from calift_core.errors import (
     SpecError,
 )
 from calift_core.evaluation.evaluate import EvaluationResult, evaluate_set
-from calift_core.evaluation.forward import Placed
+from calift_core.evaluation.forward import PlacedModel
 from calift_core.evaluation.items import Item, Settings
 from calift_core.evaluation.partial import adopt_shards
 from calift_core.evaluation.progress import Progress
-from calift_core.evaluation.subjects import ForwardConfig, Subject, Turns, load_like, load_trained
+from calift_core.evaluation.subjects import (
+    ForwardConfig,
+    Subject,
+    TowerSwitcher,
+    load_like,
+    load_trained,
+)
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import JsonlAppender
 from calift_core.jobs.job import Stop, never, require_space, warnings_of
@@ -348,7 +354,7 @@ class _Pass:
         stub = Suite(first.suite.id, alike.classes, alike.class_names, parts={})
         model = lead = load_trained(first.folder, stub, first.device)
         lead.clip.eval()
-        turns = Turns(lead.clip) if len(self.runs) > 1 else None
+        turns = TowerSwitcher(lead.clip) if len(self.runs) > 1 else None
         for run in self.runs:
             if stop():
                 raise InterruptedRunError("stopped while loading models")
@@ -357,7 +363,7 @@ class _Pass:
             yield from warnings_of(f"{run.id}: {model.note}" if model.note else "")
             place = turns.add(model) if turns is not None else lambda: lead.clip
             self.subjects[run.id] = Subject(
-                Placed(place, model.classifier),
+                PlacedModel(place, model.classifier),
                 model.sha256,
                 folder / RUNS / run.id,
                 f"{RUNS}/{run.id}",

@@ -16,7 +16,7 @@ from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
 from calift_core.evaluation.evaluate import EvaluationResult, evaluate_models
-from calift_core.evaluation.forward import Placed, encode
+from calift_core.evaluation.forward import PlacedModel, encode
 from calift_core.evaluation.items import Settings, encoding_key
 from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, link_tree
 from calift_core.evaluation.path import point_of
@@ -32,7 +32,7 @@ from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
 from calift_core.jobs.merge import Mixed, merge_runs
 from calift_core.jobs.training import Training
-from calift_core.methods import Classifier, Method, RunLength, conclude, make_method
+from calift_core.methods import Classifier, Method, RunLength, finish_training, make_method
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.finished import outdated
@@ -177,7 +177,7 @@ class Job:
             training = Training(spec, suite, method, captions, plan, self.settings, self.folder)
             yield from training.run(state)
             trained = parameters_of(method)
-            conclude(method)
+            finish_training(method)
             self._lap("training_s")
             self.processor_s["training_cpu_s"] = time.process_time() - processor_began
         classifier = classifier_of(method, captions)
@@ -290,7 +290,7 @@ class Job:
             adopt_shards(self.resume_from, self.folder)
         self.ranks.wait()
         clip.eval()
-        placed = Placed(lambda: clip, classifier, mixed.mixture if mixed else None)
+        placed = PlacedModel(lambda: clip, classifier, mixed.mixture if mixed else None)
         sha256 = weights_sha256(clip.net) if mixed is None else mixed.sha256
         subject = Subject(placed, sha256, self.folder)
         (result,) = yield from evaluate_models([subject], suite, self.settings)

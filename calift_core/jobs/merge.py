@@ -27,7 +27,7 @@ from calift_core.errors import (
 )
 from calift_core.evaluation.forward import Mixture
 from calift_core.evaluation.mixtures import mix
-from calift_core.evaluation.path import Head, Walk, WeightPath, fold_scale, unfold_scale
+from calift_core.evaluation.path import Head, PathSweep, WeightPath, fold_scale, unfold_scale
 from calift_core.methods.base import Classifier, zero_shot_classifier
 from calift_core.methods.merge import model_stock
 from calift_core.models.captions import Captions
@@ -157,7 +157,7 @@ def merge_runs(
         sha256 = mixture.ends.sha256(f"{method.kind}:{fitted}")
         mixed = Mixed(method.kind, mixture, path.tuned, sha256)
         return Merged(mixture.ends.end, {**fitted, **resolved}, mixed=mixed)
-    walk = Walk(
+    walk = PathSweep(
         path,
         spec.evaluation,
         folder,

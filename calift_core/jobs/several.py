@@ -78,7 +78,7 @@ def run_on_several(
         if launcher.poll() is None:  # its ranks die with it
             os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
-    _raise_what_came(folder, launcher.returncode)
+    _raise_worst_error(folder, launcher.returncode)
 
 
 def _new_lines(path: Path, at: int) -> tuple[int, list[bytes]]:
@@ -93,7 +93,7 @@ def _new_lines(path: Path, at: int) -> tuple[int, list[bytes]]:
     return at + len(whole), whole.splitlines()
 
 
-def _raise_what_came(folder: Path, status: int) -> None:
+def _raise_worst_error(folder: Path, status: int) -> None:
     if status == 0:
         return
     try:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calift_core.data.cache import available_memory, kept_in_memory
+from calift_core.data.cache import available_memory, cached_in_memory
 from calift_core.data.crops import smallest_side
 from calift_core.data.loader import Normalise, TrainView, feature_batches, train_batches
 from calift_core.data.sources import drafted
@@ -119,7 +119,7 @@ class Training:
             images = drafted(images, smallest_side(preprocess, spec.train.crop_scale))
         if spec.train.cache_images:  # the ranks of a host share its memory out among them
             available = available_memory() // self._ranks.local_world
-            images = kept_in_memory(images, available=available)
+            images = cached_in_memory(images, available=available)
         learned = None if pretrain is None else suite.learned
         return TrainView(
             images=images,

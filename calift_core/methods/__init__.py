@@ -53,7 +53,7 @@ __all__ = [
     "Classifier",
     "Method",
     "RunLength",
-    "conclude",
+    "finish_training",
     "fitted",
     "make_method",
 ]
@@ -93,7 +93,7 @@ def make_method(
     return method
 
 
-def conclude(method: Method) -> None:
+def finish_training(method: Method) -> None:
     """After the last step: the model's weights become what is evaluated and saved."""
     if method.adapter is not None:
         method.adapter.merge()

@@ -22,7 +22,7 @@ from calift_core.files import atomic_path
 _MOST_BYTES = 2 << 30
 
 
-def mapped(place: Path, shape: tuple[int, int]) -> npt.NDArray[Any] | None:
+def open_decoded(place: Path, shape: tuple[int, int]) -> npt.NDArray[Any] | None:
     """Logits (N, C) that were kept at a place, or None."""
     with contextlib.suppress(OSError, ValueError):
         found: npt.NDArray[Any] = np.load(place, mmap_mode="r", allow_pickle=False)
@@ -31,7 +31,7 @@ def mapped(place: Path, shape: tuple[int, int]) -> npt.NDArray[Any] | None:
     return None
 
 
-def keeping(
+def write_decoded(
     place: Path, shape: tuple[int, int], chunks: Iterable[npt.NDArray[Any]]
 ) -> Iterator[npt.NDArray[Any]]:
     """Pass on chunks of logits (N, C) and keep them at a place once all have come.

@@ -20,7 +20,7 @@ from calift_core.calibration.bins import check_labels, check_temperature
 from calift_core.calibration.scores import rescore
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 from calift_core.files import storage_error
-from calift_core.predictions.decoded import keeping, mapped
+from calift_core.predictions.decoded import open_decoded, write_decoded
 from calift_core.predictions.types import (
     CELLS_AT_ONCE,
     CELLS_PER_GROUP,
@@ -368,9 +368,9 @@ def _rescored(
 
     chunks: Iterable[npt.NDArray[Any]] = read()
     if decoded is not None and shape[0] * shape[1] >= _WORTH_KEEPING:
-        kept = mapped(decoded, shape)
+        kept = open_decoded(decoded, shape)
         if kept is None:
-            chunks = keeping(decoded, shape, chunks)
+            chunks = write_decoded(decoded, shape, chunks)
         else:
             chunks = (kept[at : at + rows] for at in range(0, len(kept), rows))
     parts, start = [], 0

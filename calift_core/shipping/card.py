@@ -10,14 +10,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from calift_core.calibration.decisions import clopper_pearson
 from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS
-from calift_core.shipping.exported_scores import Row
+from calift_core.shipping.exported_scores import DatasetScores
 from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
 
 #: Names of classes that a card lists; of more it gives the number.
 _LISTED = 100
 
 
-def model_card(exported: Exported, rows: Sequence[Row], *, picture: bool) -> str:
+def model_card(exported: Exported, rows: Sequence[DatasetScores], *, picture: bool) -> str:
     """The card as Markdown with the head that a hub reads.
 
     Args:
@@ -35,7 +35,7 @@ def model_card(exported: Exported, rows: Sequence[Row], *, picture: bool) -> str
     return str(ModelCard(card))
 
 
-def _head(exported: Exported, rows: Sequence[Row]) -> str:
+def _head(exported: Exported, rows: Sequence[DatasetScores]) -> str:
     results = [
         EvalResult(
             task_type="image-classification",
@@ -65,7 +65,7 @@ def _head(exported: Exported, rows: Sequence[Row]) -> str:
     ).to_yaml()
 
 
-def _body(exported: Exported, rows: Sequence[Row]) -> str:
+def _body(exported: Exported, rows: Sequence[DatasetScores]) -> str:
     made, choice = exported.provenance, exported.choice
     classes = exported.model["classes"]
     named = ", ".join(map(_plain, classes[:_LISTED]))
@@ -106,7 +106,7 @@ def _license(name: str) -> str:
     return "not stated. That of the base model and of the images it was trained on decides"
 
 
-def chance_warnings(exported: Exported, rows: Sequence[Row]) -> list[str]:
+def chance_warnings(exported: Exported, rows: Sequence[DatasetScores]) -> list[str]:
     """Sentences on the data sets where the model is not shown to do better than guessing.
 
     Guessing is right in 1 / C of C equally frequent classes. An accuracy is above that where its
@@ -124,7 +124,7 @@ def chance_warnings(exported: Exported, rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _changed(rows: Sequence[Row]) -> str:
+def _changed(rows: Sequence[DatasetScores]) -> str:
     """What the calibrator changed on ID data and shifts; nothing where there is none."""
     shown = [(row, row.before) for row in rows if row.role in ("id", "shift")]
     lines = [
@@ -140,7 +140,7 @@ def _changed(rows: Sequence[Row]) -> str:
     return "\n".join(["\n## Before and after the calibrator\n", *head, *lines]) + "\n"
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[DatasetScores]) -> str:
     lines = [
         "\n## What was measured\n",
         "| data | n | accuracy | ECE (95 % interval) | floor | NLL | Brier |",
@@ -205,7 +205,7 @@ def _promised(exported: Exported) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row, before: str = "") -> str:
+def _line(row: DatasetScores, before: str = "") -> str:
     low, high = row.ece.interval
     return (
         f"| {before}{_plain(row.dataset)} | {row.n:,} | {row.accuracy:.1%} | {row.ece.value:.1%} "
@@ -213,7 +213,7 @@ def _line(row: Row, before: str = "") -> str:
     )
 
 
-def _mean(rows: Sequence[Row]) -> str:
+def _mean(rows: Sequence[DatasetScores]) -> str:
     return (
         f"| {len(rows)} corrupted sets, mean | {sum(row.n for row in rows):,} | "
         f"{fmean(row.accuracy for row in rows):.1%} | {fmean(row.ece.value for row in rows):.1%} | "

@@ -29,7 +29,7 @@ from calift_core.schema.suite import TINY_SUITES
 from calift_core.shipping.card import chance_warnings, model_card
 from calift_core.shipping.choosing import part_of
 from calift_core.shipping.classifier import CalibratedClassifier
-from calift_core.shipping.exported_scores import Row, exported_scores
+from calift_core.shipping.exported_scores import DatasetScores, exported_scores
 from calift_core.shipping.folder import (
     CARD_NAME,
     CONFIG_NAME,
@@ -66,7 +66,7 @@ class Shipped:
 
     folder: Path
     exported: Exported
-    rows: list[Row]
+    rows: list[DatasetScores]
     notes: list[str]
 
 
@@ -155,7 +155,7 @@ def _described(reference: Reference) -> ReferenceSet:
     )
 
 
-def _write_card(folder: Path, exported: Exported, rows: list[Row]) -> str:
+def _write_card(folder: Path, exported: Exported, rows: list[DatasetScores]) -> str:
     """Write the card and its picture; a sentence where there can be none."""
     drawn, note = [row for row in rows if row.curve is not None and row.role == "id"][:1], ""
     shifts = [row for row in rows if row.curve is not None and row.role != "id"]

@@ -30,7 +30,7 @@ from calift_core.shipping.initial_model import initial_predictions_path, reads_i
 
 
 @dataclass(frozen=True)
-class Before:
+class UncalibratedScores:
     """What the run's own probabilities gave, before the calibrator."""
 
     accuracy: float
@@ -40,7 +40,7 @@ class Before:
 
 
 @dataclass(frozen=True)
-class Row:
+class DatasetScores:
     """One data set. Errors are fractions, NLL is in nats.
 
     Attributes:
@@ -61,10 +61,12 @@ class Row:
     brier: float
     ece: EceReport
     curve: ReliabilityCurve | None = None
-    before: Before | None = None
+    before: UncalibratedScores | None = None
 
 
-def exported_scores(folder: Path, report: Report, calibrator: Calibrator | None) -> Iterator[Row]:
+def exported_scores(
+    folder: Path, report: Report, calibrator: Calibrator | None
+) -> Iterator[DatasetScores]:
     """Every data set that a run was tested on, in the report's order.
 
     Args:
@@ -76,7 +78,7 @@ def exported_scores(folder: Path, report: Report, calibrator: Calibrator | None)
     for evaluation in report.evaluations:
         path = folder / predictions_name(evaluation.dataset)
         if calibrator is not None and read_metadata(path).storage == "top_k":
-            yield Row(
+            yield DatasetScores(
                 evaluation.dataset,
                 evaluation.role,
                 evaluation.n,
@@ -118,15 +120,17 @@ def scores_of(path: Path, initial: Path, calibrator: Calibrator | None) -> Sampl
     return answer_scores(path, calibrator, initial=first)
 
 
-def _before(evaluation: EvaluationReport) -> Before:
-    return Before(evaluation.accuracy, evaluation.nll, evaluation.brier, evaluation.ece.value)
+def _before(evaluation: EvaluationReport) -> UncalibratedScores:
+    return UncalibratedScores(
+        evaluation.accuracy, evaluation.nll, evaluation.brier, evaluation.ece.value
+    )
 
 
-def _row(evaluation: EvaluationReport, scores: SampleScores) -> Row:
+def _row(evaluation: EvaluationReport, scores: SampleScores) -> DatasetScores:
     own_ece = evaluation.ece
     binning = Binning(own_ece.n_bins, own_ece.scheme)
     found = ece_report(scores, binning, n_resamples=own_ece.n_resamples, seed=own_ece.seed)
-    return Row(
+    return DatasetScores(
         evaluation.dataset,
         evaluation.role,
         len(scores),

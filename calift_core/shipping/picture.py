@@ -10,7 +10,7 @@ import numpy as np
 
 from calift_core.errors import SpecError
 from calift_core.installed import install_extra
-from calift_core.shipping.exported_scores import Row
+from calift_core.shipping.exported_scores import DatasetScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BAR, _BAND, _INK = "#0072B2", "#c9ced4", "#1c2733"
 
 
-def reliability_png(rows: Sequence[Row]) -> bytes:
+def reliability_png(rows: Sequence[DatasetScores]) -> bytes:
     """Diagrams side by side.
 
     Args:
@@ -42,7 +42,7 @@ def reliability_png(rows: Sequence[Row]) -> bytes:
     return out.getvalue()
 
 
-def _draw(axes: Axes, row: Row) -> None:
+def _draw(axes: Axes, row: DatasetScores) -> None:
     curve = row.curve
     assert curve is not None
     full = curve.count > 0

@@ -159,7 +159,7 @@ def _failed(message: str) -> Row:
     return {"label": None, "confidence": None, "top": None, "error": message}
 
 
-class Out:
+class AnswerFile:
     """A file of rows that is there when all are: until then they lie in `NAME.part.jsonl`.
 
     Args:

@@ -24,7 +24,7 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 @dataclass(frozen=True)
-class Parcel:
+class HubUpload:
     """What would be sent.
 
     Attributes:
@@ -49,7 +49,7 @@ class Parcel:
         return sum(self.files.values())
 
 
-def parcel(folder: Path, repository: str, *, private: bool = True) -> Parcel:
+def prepare_upload(folder: Path, repository: str, *, private: bool = True) -> HubUpload:
     """Find out what would be sent, without a word to the hub.
 
     Only files that the export wrote are sent; what somebody has put beside them stays.
@@ -73,7 +73,7 @@ def parcel(folder: Path, repository: str, *, private: bool = True) -> Parcel:
     own = {EXPORT_NAME, CARD_NAME, PICTURE_NAME, *exported.files}
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
                    if path.is_file())  # fmt: skip
-    return Parcel(
+    return HubUpload(
         folder,
         repository,
         private,
@@ -83,7 +83,7 @@ def parcel(folder: Path, repository: str, *, private: bool = True) -> Parcel:
     )
 
 
-def push(what: Parcel, *, token: str | None = None) -> str:
+def push(what: HubUpload, *, token: str | None = None) -> str:
     """Send a parcel as one commit. Returns the address of the repository.
 
     Args:

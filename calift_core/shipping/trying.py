@@ -55,7 +55,7 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Seen:
+class FeatureSet:
     """A set of images: whose they are, (M,), and their features (M, D), L2-normalised."""
 
     dataset: str
@@ -65,7 +65,7 @@ class Seen:
     features: NDArray[np.float16]
 
 
-def seen_by(folder: Path, report: Report) -> Iterator[Seen]:
+def feature_set_of(folder: Path, report: Report) -> Iterator[FeatureSet]:
     """The sets of a run whose features are stored: its ID test images, and perhaps its shifts.
 
     Raises:
@@ -78,10 +78,10 @@ def seen_by(folder: Path, report: Report) -> Iterator[Seen]:
         features = read_features(path)
         if features is not None:
             ids, labels, _ = read_index(path)
-            yield Seen(one.dataset, one.role, ids, labels, features)
+            yield FeatureSet(one.dataset, one.role, ids, labels, features)
 
 
-def trained_on(folder: Path) -> tuple[Seen, int] | None:
+def trained_on(folder: Path) -> tuple[FeatureSet, int] | None:
     """A run's training images whose features are kept, and how many the whole part has.
 
     None where none are: earlier versions kept none, and a run may ask for none.
@@ -94,18 +94,21 @@ def trained_on(folder: Path) -> tuple[Seen, int] | None:
     if not path.is_file():
         return None
     one = read_training_images(path)
-    return Seen(one.dataset, "train", one.ids, one.labels, one.features), one.of
+    return FeatureSet(one.dataset, "train", one.ids, one.labels, one.features), one.of
 
 
 def nearest(
-    feature: NDArray[np.float32], sets: list[Seen], classes: tuple[str, ...], most: int = NEAREST
+    feature: NDArray[np.float32],
+    sets: list[FeatureSet],
+    classes: tuple[str, ...],
+    most: int = NEAREST,
 ) -> list[AlikePicture]:
     """The images whose features have the largest cosines with one, the largest first.
 
     Args:
         feature: (D,), L2-normalised.
     """
-    found: list[tuple[float, Seen, int]] = []
+    found: list[tuple[float, FeatureSet, int]] = []
     for one in sets:
         starts = range(0, len(one.features), _ROWS)
         cosines = np.concatenate(
@@ -157,7 +160,7 @@ class Trial:
         self.model.classes = tuple(read_finished(folder)[1]["class_names"])
         self.choice, self.note = chosen_for(folder, kept, report)
         self.model.calibrator = None if self.choice is None else self.choice.fitted()
-        self.sets = list(seen_by(folder, report))
+        self.sets = list(feature_set_of(folder, report))
         self.trained = trained_on(folder)
         self.promised_on: str | None = None
         self.thresholds: dict[float, float | None] = {}

@@ -87,7 +87,7 @@ def backward_whole(
 
     below = (rest_of(images), rest_of(texts))
     if parts == 1:
-        _go_on(encoded[0], below)
+        _continue_backward(encoded[0], below)
         return terms
     del encoded
     end = random.state()
@@ -96,12 +96,12 @@ def backward_whole(
         with autocast():
             again = method.encode(_take(batch, part))
         at = part.to(batch.images.device)
-        _go_on(again, tuple(None if g is None else g[at] for g in below))
+        _continue_backward(again, tuple(None if g is None else g[at] for g in below))
     random.restore(end)
     return terms
 
 
-def _go_on(embedded: Embedded, gradients: tuple[Tensor | None, ...]) -> None:
+def _continue_backward(embedded: Embedded, gradients: tuple[Tensor | None, ...]) -> None:
     """Take the gradients of embeddings further down; a frozen tower has no further."""
     pairs = zip((embedded.images, embedded.texts), gradients, strict=True)
     with_graph = [

@@ -84,7 +84,7 @@ def train(
         if note:
             yield LogRecord(message=note)
 
-    yield from make_ready(method, plan)
+    yield from prepare_for_training(method, plan)
     ranks.copy_from_first(_tensors_of(method))
     began = resumed_at = clock()
     working, seen = 0.0, 0
@@ -146,7 +146,7 @@ def train(
         resumed_at = clock() if log_now or epoch_ends else now
 
 
-def make_ready(method: Method, plan: Plan) -> Iterator[Record]:
+def prepare_for_training(method: Method, plan: Plan) -> Iterator[Record]:
     """Put the model in the mode it is trained in.
 
     Yields:

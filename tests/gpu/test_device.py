@@ -24,7 +24,7 @@ from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.sources import ArraySource
-from calift_core.evaluation.forward import Placed, forward_all, predict
+from calift_core.evaluation.forward import PlacedModel, forward_all, predict
 from calift_core.evaluation.spectrum import Covariance, spectrum_report
 from calift_core.methods import Batch, RunLength, make_method
 from calift_core.methods.base import Classifier
@@ -230,7 +230,7 @@ def test_several_models__one_pass_gives_what_each_alone_gives(
         "device": device,
         "precision": "fp32",
     }
-    placed = [Placed(lambda clip=clip: clip, head) for clip in clips]  # type: ignore[misc]
+    placed = [PlacedModel(lambda clip=clip: clip, head) for clip in clips]  # type: ignore[misc]
     together: list[list[np.ndarray]] = [[], []]
     for batch in forward_all(placed, images, **options):
         together[batch.model].append(batch.logits)

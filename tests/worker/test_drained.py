@@ -26,7 +26,7 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
         give_back=given_back.append,
     )
     store = Stores.on(open_engine(sqlite_url))
-    worker._say_seen()
+    worker._report_presence()
     store.workers.drain(worker.id, by="ada")
     run_id = store.runs.submit(spec_of())
     taken: list[str] = []
@@ -41,7 +41,7 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
     thread.start()
     try:
         until(lambda: given_back == [run_id], what="the message to go to another worker")
-        worker._say_seen()
+        worker._report_presence()
         (told,) = store.workers.recent()
         assert told.trouble == "ada asked it to take no run for now."
         assert (store.runs.get(run_id).phase, taken) == ("QUEUED", [])

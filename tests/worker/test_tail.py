@@ -58,13 +58,13 @@ def follower(store: Stores, folder: Path, lease: Lease) -> tuple[Follower, str]:
 
 def test_rest__is_stored_once_the_database_is_back(store: Stores, tmp_path: Path) -> None:
     made, run_id = follower(store, tmp_path, Lease(50))
-    made.read_on(0.0, ended=True)
-    made.store_the_rest()
+    made.read_new(0.0, ended=True)
+    made.store_rest()
     assert store.history.metrics(run_id).last_step == 7
 
 
 def test_rest__is_given_up_with_the_lease_and_not_before(store: Stores, tmp_path: Path) -> None:
     made, _ = follower(store, tmp_path, Lease(1))
-    made.read_on(0.0, ended=True)
+    made.read_new(0.0, ended=True)
     with pytest.raises(FencedError):
-        made.store_the_rest()
+        made.store_rest()

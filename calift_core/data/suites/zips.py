@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calift_core.data.archives import ZipSource, open_zip, require_modest
+from calift_core.data.archives import ZipSource, open_zip, require_bounded_size
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
     Budget,
@@ -95,7 +95,7 @@ def examine(file: Path, *, max_files: int) -> tuple[int, int]:
         raise DataError(
             f"{file.name} holds {error.message}.", hint="Leave it a folder, or pack it in parts."
         ) from None
-    require_modest(found.source)
+    require_bounded_size(found.source)
     loaded = Zip().load(Wanted(file, None, FractionSpec(), budget=Budget(entries=max_files)))
     return len(loaded.classes), sum(len(images) for images in loaded.parts.values())
 

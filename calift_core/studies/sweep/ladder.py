@@ -10,14 +10,14 @@ from calift_core.errors import CaliftError
 
 
 @dataclass(frozen=True)
-class Rung:
+class LadderRun:
     """What the run at a rate gave. `score` is None where it diverged."""
 
     score: float | None
 
 
 @dataclass(frozen=True)
-class Climb:
+class LadderState:
     """How far a ladder is climbed.
 
     Attributes:
@@ -37,9 +37,9 @@ class Choice:
     at_edge: Literal["", "lower", "upper"]
 
 
-def climb(
-    rates: Sequence[float], rung: Callable[[float], Rung | None], *, at_once: int = 1
-) -> Climb:
+def climb_ladder(
+    rates: Sequence[float], rung: Callable[[float], LadderRun | None], *, at_once: int = 1
+) -> LadderState:
     """Climb from the lowest rate until the score has fallen.
 
     Args:
@@ -55,12 +55,12 @@ def climb(
             reached += 1
         found = rung(rate)
         if found is None:
-            return Climb(reached, over=False)
+            return LadderState(reached, over=False)
         fell = found.score is None or found.score < best
         best = max(best, best if found.score is None else found.score)
         if fell and index + 1 >= reached:
-            return Climb(index + 1, over=True)
-    return Climb(len(rates), over=True)
+            return LadderState(index + 1, over=True)
+    return LadderState(len(rates), over=True)
 
 
 def choose(

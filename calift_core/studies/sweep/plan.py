@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calift_core.studies.sweep.arms import Arm, Arms
-from calift_core.studies.sweep.ladder import Choice, Rung, choose, climb
+from calift_core.studies.sweep.ladder import Choice, LadderRun, choose, climb_ladder
 
 Role = Literal["selection", "judged"]
 
@@ -31,7 +31,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Slot:
+class PlannedRun:
     """A run of the plan.
 
     Attributes:
@@ -61,15 +61,15 @@ class Plan:
         stuck: nothing is open or ready, and something failed.
     """
 
-    slots: tuple[Slot, ...]
-    ready: tuple[Slot, ...]
+    slots: tuple[PlannedRun, ...]
+    ready: tuple[PlannedRun, ...]
     rates: Mapping[int, Choice]
     lost: Mapping[int, str]
     to_come: tuple[tuple[int, Role, int], ...]
     over: bool
     stuck: bool
 
-    def judged(self, arm: int) -> Iterator[Slot]:
+    def judged(self, arm: int) -> Iterator[PlannedRun]:
         """The evaluated runs of an arm at its own rate, none while that is not chosen."""
         own = self.rates.get(arm)
         rate = None if own is None else own.lr
@@ -89,14 +89,14 @@ def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> Plan:
     Args:
         known: key → outcome, of every run that was queued.
     """
-    slots: list[Slot] = []
+    slots: list[PlannedRun] = []
     rates: dict[int, Choice] = {}
     lost: dict[int, str] = {}
     to_come: list[tuple[int, Role, int]] = []
     reached: dict[int, tuple[float, ...]] = {}
     for arm in arms:
         if arm.rates:
-            reached[arm.index] = _climb(arms, arm, known, slots, rates, lost)
+            reached[arm.index] = _add_selection_runs(arms, arm, known, slots, rates, lost)
     for arm in arms:
         if arm.rate_of is not None:
             if arm.rate_of in rates:
@@ -128,11 +128,11 @@ def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> Plan:
     return _finish(slots, known, rates, lost, to_come)
 
 
-def _climb(
+def _add_selection_runs(
     arms: Arms,
     arm: Arm,
     known: Mapping[str, Outcome],
-    slots: list[Slot],
+    slots: list[PlannedRun],
     rates: dict[int, Choice],
     lost: dict[int, str],
 ) -> tuple[float, ...]:
@@ -140,16 +140,16 @@ def _climb(
     assert arms.spec.rate is not None
     seed = arms.spec.rate.seed
 
-    def rung(lr: float) -> Rung | None:
+    def rung(lr: float) -> LadderRun | None:
         found = known.get(key_of(arm.index, "selection", lr, seed))
         if found is None or found.state in ("open", "failed"):
             return None
-        return Rung(found.score if found.state == "done" else None)
+        return LadderRun(found.score if found.state == "done" else None)
 
-    climbed = climb(arm.rates, rung, at_once=arm.at_once)
+    climbed = climb_ladder(arm.rates, rung, at_once=arm.at_once)
     tried = arm.rates[: climbed.reached]
     slots += [
-        Slot(key_of(arm.index, "selection", lr, seed), arm.index, "selection", seed, lr)
+        PlannedRun(key_of(arm.index, "selection", lr, seed), arm.index, "selection", seed, lr)
         for lr in tried
     ]
     if climbed.over:
@@ -161,7 +161,9 @@ def _climb(
     return tried
 
 
-def _judged(arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[int, Choice]) -> Slot:
+def _judged(
+    arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[int, Choice]
+) -> PlannedRun:
     after: tuple[str, ...] = ()
     if arm.merges is not None:
         tuned = rates.get(arm.merges)
@@ -169,11 +171,11 @@ def _judged(arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[in
             key_of(arm.merges, "judged", None if tuned is None else tuned.lr, s)
             for s in arm.inputs_of(seed, arms.seeds)
         )
-    return Slot(key_of(arm.index, "judged", lr, seed), arm.index, "judged", seed, lr, after)
+    return PlannedRun(key_of(arm.index, "judged", lr, seed), arm.index, "judged", seed, lr, after)
 
 
 def _finish(
-    slots: list[Slot],
+    slots: list[PlannedRun],
     known: Mapping[str, Outcome],
     rates: dict[int, Choice],
     lost: dict[int, str],

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from calift_core.catalogue import available_suites
-from calift_core.data.cache import CACHE_SHARE, kept_in_memory
+from calift_core.data.cache import CACHE_SHARE, cached_in_memory
 from calift_core.data.corrupted import corrupted
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.crops import random_resized_crop, smallest_side
@@ -515,7 +515,7 @@ def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file
 ) -> None:
     images = photos_of_many_sizes(tmp_path / "photos").take([7, 0, 1, 2, 9, 4, 5, 3], "some")
     plain = batches(view_of(images), total=4)
-    view = view_of(kept_in_memory(images))
+    view = view_of(cached_in_memory(images))
     first = batches(view, total=2, workers=workers)
     shutil.rmtree(tmp_path / "photos")
     second = batches(view, start=2, total=4, workers=workers)
@@ -524,7 +524,7 @@ def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file
 
 def test_kept_in_memory__what_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
     images = photos_of_many_sizes(tmp_path / "photos")
-    kept = kept_in_memory(images)
+    kept = cached_in_memory(images)
     assert np.array_equal(kept.image(3), images.image(3))
     assert kept.image(1).shape == (14, 10, 3)  # 10 × 14 pixels, turned upright
     expected = images.image(3)
@@ -536,7 +536,7 @@ def test_kept_in_memory__what_was_not_asked_for_is_not_there(tmp_path: Path) -> 
 
 def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path: Path) -> None:
     images = photos_of_many_sizes(tmp_path / "photos")
-    kept = kept_in_memory(images)
+    kept = cached_in_memory(images)
     larger = noise(40, 50)
     Image.fromarray(larger).save(tmp_path / "photos" / "0.png")
     for _ in range(2):
@@ -548,7 +548,7 @@ def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_ima
     tmp_path: Path,
 ) -> None:
     images = photos_of_many_sizes(tmp_path / "photos")
-    kept = kept_in_memory(images)
+    kept = cached_in_memory(images)
     again = pickle.loads(pickle.dumps(kept))
     assert again.sha256 == kept.sha256
     for i in (0, 1, 1):
@@ -558,15 +558,15 @@ def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_ima
 def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path: Path) -> None:
     images = photos_of_many_sizes(tmp_path / "photos")
     needed = sum(images.image(i).nbytes for i in range(len(images)))
-    assert kept_in_memory(images, available=int(needed / CACHE_SHARE) + 2) is not images
+    assert cached_in_memory(images, available=int(needed / CACHE_SHARE) + 2) is not images
     with pytest.raises(DataError, match=r"10 images of photos take about .* MiB .* at most") as e:
-        kept_in_memory(images, available=int(needed / CACHE_SHARE) - 2)
+        cached_in_memory(images, available=int(needed / CACHE_SHARE) - 2)
     assert "cache_images" in e.value.hint
 
 
 def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path: Path) -> None:
     for images in (array_set(3), photos_of_many_sizes(tmp_path / "photos").take([], "none")):
-        assert kept_in_memory(images, available=0) is images
+        assert cached_in_memory(images, available=0) is images
 
 
 # ------------------------------------------------------------------------------------ batches
@@ -720,7 +720,7 @@ def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_pa
     whole = np.asarray(Image.fromarray(images.image(0)).resize((150, 100), Image.Resampling.BOX))
     assert np.abs(quick.image(0).astype(int) - whole).mean() < 3
     assert np.array_equal(quick.image(1), images.image(1))
-    kept = kept_in_memory(quick, available=10**9)
+    kept = cached_in_memory(quick, available=10**9)
     assert kept.source.pixels.nbytes == 3 * (100 * 150 + 40 * 60)  # type: ignore[attr-defined]
     assert np.array_equal(kept.image(0), quick.image(0))
     assert quick.sha256 == images.sha256

@@ -24,7 +24,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from calift.commands import data
-from calift_core.data.cache import kept_in_memory
+from calift_core.data.cache import cached_in_memory
 from calift_core.data.counting import count_suite
 from calift_core.data.grouped import PathPattern, split_groups
 from calift_core.data.matching import match_classes
@@ -203,7 +203,7 @@ def test_shards__exporters_keys_become_ids_and_pictures_stay(
     assert images.source.fingerprint(images.indices) == plain.source.fingerprint(plain.indices)
     copy = pickle.loads(pickle.dumps(images))  # noqa: S301
     assert np.array_equal(copy.image(3), plain.image(3))
-    kept = kept_in_memory(drafted(images.take([5, 2], "some"), 8))
+    kept = cached_in_memory(drafted(images.take([5, 2], "some"), 8))
     assert np.array_equal(kept.image(1), plain.image(2))
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from calift_core.calibration import softmax
 from calift_core.catalogue import available_suites
-from calift_core.data.cache import kept_in_memory
+from calift_core.data.cache import cached_in_memory
 from calift_core.data.corruptions import CORRUPTIONS
 from calift_core.data.decode import decode
 from calift_core.data.images import ImageSet, MergedClasses
@@ -1041,7 +1041,7 @@ def test_border__is_cut_off_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, sides: list[int], border: int
 ) -> None:
     images = framed_set(tmp_path_factory.mktemp("framed"), sides, border)
-    kept = kept_in_memory(images)
+    kept = cached_in_memory(images)
     for i, side in enumerate(sides):
         assert images.image(i).shape == (side, side, 3)
         assert (images.image(i) == (i, 1, 2)).all()

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from calift.commands import data
-from calift_core.analysis.label_errors import suspects
+from calift_core.analysis.label_errors import label_error_candidates
 from calift_core.calibration import softmax
 from calift_core.data.images import ImageSet
 from calift_core.data.relabel import Correction, relabel
@@ -92,7 +92,7 @@ def test_suspects__are_cleanlabs_in_the_same_order() -> None:
             labels, probs, filter_by="confident_learning", n_jobs=1,
             return_indices_ranked_by="self_confidence",
         )  # fmt: skip
-        assert suspects(probs, labels)[0].tolist() == list(theirs)
+        assert label_error_candidates(probs, labels)[0].tolist() == list(theirs)
 
 
 def test_doubtful_to_relabel__from_a_run_to_a_manifest_that_loads(

@@ -37,10 +37,16 @@ from calift_core.errors import CheckpointError, InterruptedRunError, ModelError,
 from calift_core.evaluation import evaluate as evaluate_module
 from calift_core.evaluation import noise_levels, progress
 from calift_core.evaluation import path as weight_path
-from calift_core.evaluation.forward import Placed, forward_all, own_logits, predict
+from calift_core.evaluation.forward import PlacedModel, forward_all, own_logits, predict
 from calift_core.evaluation.partial import EVALUATING, Shards, adopt_shards
 from calift_core.evaluation.spectrum import Covariance
-from calift_core.evaluation.subjects import Turns, load_like, load_trained, name_of, run_folder_of
+from calift_core.evaluation.subjects import (
+    TowerSwitcher,
+    load_like,
+    load_trained,
+    name_of,
+    run_folder_of,
+)
 from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
 from calift_core.jobs.folder import run_in_folder
 from calift_core.methods.base import zero_shot_classifier
@@ -136,11 +142,11 @@ def shaken(clip: Clip, seed: int) -> Clip:
     return other.eval()
 
 
-def placed(clip: Clip, captions: Captions) -> Placed:
-    return Placed(lambda: clip, zero_shot_classifier(clip, captions))
+def placed(clip: Clip, captions: Captions) -> PlacedModel:
+    return PlacedModel(lambda: clip, zero_shot_classifier(clip, captions))
 
 
-def one_pass(models: list[Placed], images: ImageSet, **options: Any) -> list[np.ndarray]:
+def one_pass(models: list[PlacedModel], images: ImageSet, **options: Any) -> list[np.ndarray]:
     """Logits of each model; batches must come in the set's order."""
     given_ = {"batch_size": 4, "workers": 0, "device": CPU, "precision": "fp32"} | options
     parts: list[list[Any]] = [[] for _ in models]
@@ -836,7 +842,7 @@ def test_many__towers_that_take_turns_leave_each_other_alone(
     suite = load_suite(spec_of(runs["one"]).suite)
     first = load_trained(runs["one"], suite, CPU)
     models = {name: load_like(runs[name], first, ("one", name), suite) for name in runs}
-    turns = Turns(first.clip)
+    turns = TowerSwitcher(first.clip)
     places = {name: turns.add(model) for name, model in models.items()}
     for name in ("two", "one", "one", "tuned", "three", "two"):
         state = places[name]().net.visual.state_dict()

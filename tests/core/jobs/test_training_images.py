@@ -23,7 +23,7 @@ from calift_core.predictions.training import (
 from calift_core.schema.records import Record
 from calift_core.schema.spec import RunSpec
 from calift_core.shipping.classifier import CalibratedClassifier
-from calift_core.shipping.trying import nearest, seen_by, trained_on
+from calift_core.shipping.trying import feature_set_of, nearest, trained_on
 
 
 def go(spec: RunSpec, folder: Path, **options: Any) -> Path:
@@ -91,7 +91,7 @@ def test_training_images__none_are_kept_where_none_are_asked_for_and_numbers_sta
     path = go(with_train(spec, keep_features=0), tmp_path / "without")
     assert not path.exists()
     assert trained_on(tmp_path / "without") is None
-    assert list(seen_by(tmp_path / "without", read_report(tmp_path / "without")))
+    assert list(feature_set_of(tmp_path / "without", read_report(tmp_path / "without")))
     one, other = read_report(tmp_path / "with"), read_report(tmp_path / "without")
     assert (one.summary, one.selection) == (other.summary, other.selection)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from calift_core.errors import CheckpointError, SpecError
-from calift_core.methods import METHODS, Method, RunLength, conclude, make_method
+from calift_core.methods import METHODS, Method, RunLength, finish_training, make_method
 from calift_core.methods.carot import CaRot
 from calift_core.methods.teacher import average_into
 from calift_core.methods.terms import orthogonality
@@ -24,7 +24,7 @@ from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.train import TrainSpec
 from calift_core.training.checkpoint import load_state
-from calift_core.training.loop import make_ready
+from calift_core.training.loop import prepare_for_training
 from calift_core.training.step import parameters_of
 from tests.core.conftest import random_batch
 from tests.core.jobs.test_job import assert_equal_runs, at_step, go, go_until, report_in
@@ -47,7 +47,7 @@ def made(kind: str, clip: Clip, captions: Captions, adapt: str, **train: Any) ->
 
 
 def take_steps(method: Method, n: int = 3) -> None:
-    list(make_ready(method, PLAN))
+    list(prepare_for_training(method, PLAN))
     parameters = [p for module in method.trainable().values() for p in module.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -84,7 +84,7 @@ def test_lora__at_the_start_every_output_is_the_initial_models_bit_for_bit(
     method = made(kind, clip, captions, "lora")
     for one, other in zip(before, features_of(method.clip, captions), strict=True):
         assert torch.equal(one, other)
-    conclude(method)
+    finish_training(method)
     if kind != "averaged":  # whose mean of one iterate has been through an addition
         assert weights_sha256(clip.net) == digest
 
@@ -128,7 +128,7 @@ def test_head__moves_no_tensor_below_the_last_layer(
     below = frozen_tensors(clip)
     method = made(kind, clip, captions, "head")
     take_steps(method)
-    conclude(method)
+    finish_training(method)
     after = clip.net.state_dict()
     moved = {name for name, tensor in after.items() if (tensor != below[name]).any()}
     if kind not in CONTRASTIVE:

@@ -18,7 +18,7 @@ from calift.commands.main import app
 from calift_core.errors import CheckpointError, ModelUnavailableError, SpecError
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.export import export_run
-from calift_core.shipping.push import parcel, push
+from calift_core.shipping.push import prepare_upload, push
 from tests.core.conftest import tiny_spec
 from tests.core.jobs.test_job import go
 
@@ -108,31 +108,31 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_parcel__names_what_the_export_wrote_and_nothing_else(
     exported: Path, tmp_path: Path
 ) -> None:
-    what = parcel(exported, "lab/photos")
+    what = prepare_upload(exported, "lab/photos")
     assert {*what.files} == {path.name for path in exported.iterdir()}
     assert what.size == sum(path.stat().st_size for path in exported.iterdir())
     assert what.private
     assert not what.kept
     (exported / "notes.txt").write_text("my own")
     try:
-        assert parcel(exported, "lab/photos").kept == ("notes.txt",)
-        assert parcel(exported, "lab/photos").files == what.files
+        assert prepare_upload(exported, "lab/photos").kept == ("notes.txt",)
+        assert prepare_upload(exported, "lab/photos").files == what.files
     finally:
         (exported / "notes.txt").unlink()
     with pytest.raises(CheckpointError, match="no exported model"):
-        parcel(tmp_path, "lab/photos")
+        prepare_upload(tmp_path, "lab/photos")
 
 
 @pytest.mark.parametrize("name", ["photos", "", "lab/", "/photos", "a/b/c", "lab/ph otos"])
 def test_parcel__what_is_no_name_of_a_repository_is_refused(exported: Path, name: str) -> None:
     with pytest.raises(SpecError, match="ORG/NAME"):
-        parcel(exported, name)
+        prepare_upload(exported, name)
 
 
 def test_push__the_hub_receives_every_file_byte_for_byte_in_a_private_repository(
     exported: Path, hub: Hub
 ) -> None:
-    push(parcel(exported, "lab/photos"), token="hf_right")
+    push(prepare_upload(exported, "lab/photos"), token="hf_right")
     assert hub.files == {path.name: path.read_bytes() for path in exported.iterdir()}
     (created,) = hub.created
     assert created["visibility"] == "private"
@@ -144,22 +144,22 @@ def test_push__into_a_public_repository_only_where_that_is_asked_for(
 ) -> None:
     hub.is_private = False
     with pytest.raises(SpecError, match="already and public.*nothing was sent"):
-        push(parcel(exported, "lab/photos"), token="hf_right")
+        push(prepare_upload(exported, "lab/photos"), token="hf_right")
     assert not hub.files
-    push(parcel(exported, "lab/photos", private=False), token="hf_right")
+    push(prepare_upload(exported, "lab/photos", private=False), token="hf_right")
     assert hub.files
 
 
 def test_push__a_token_that_the_hub_does_not_know_is_told(exported: Path, hub: Hub) -> None:
     with pytest.raises(SpecError, match="refuses lab/photos"):
-        push(parcel(exported, "lab/photos"), token="hf_wrong")
+        push(prepare_upload(exported, "lab/photos"), token="hf_wrong")
     assert not hub.files
 
 
 def test_push__without_a_network_it_says_so_at_once(
     exported: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = parcel(exported, "lab/photos")
+    gone = prepare_upload(exported, "lab/photos")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelUnavailableError, match="HF_HUB_OFFLINE is set.*nothing was sent"):
         push(gone, token="hf_right")

@@ -45,7 +45,7 @@ from calift_core.shipping.export import export_run
 from calift_core.shipping.exported_scores import exported_scores
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
 from calift_core.shipping.onnx import calibrator_module, export_onnx
-from calift_core.shipping.predicting import Out, listed, predict_files
+from calift_core.shipping.predicting import AnswerFile, listed, predict_files
 from calift_core.shipping.reference import read_reference
 from calift_core.shipping.watching import report_html, watch
 from tests.core.conftest import tiny_spec
@@ -523,7 +523,7 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     def write(
         name: str, done: int | None = None, stop_after: int = 10**9
     ) -> list[dict[str, object]]:
-        target = Out(tmp_path / name, ("model", *paths))
+        target = AnswerFile(tmp_path / name, ("model", *paths))
         known = target.rows()
         assert done is None or len(known) == done
         query = iter(range(10**9))
@@ -543,7 +543,7 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     write("parts.jsonl", done=32)
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     # Of another question nothing is taken over.
-    other = Out(tmp_path / "parts.jsonl", ("another model", *paths))
+    other = AnswerFile(tmp_path / "parts.jsonl", ("another model", *paths))
     shutil.copy(tmp_path / "parts.jsonl", other.part)
     assert other.rows() == []
     import pyarrow.parquet as pq
@@ -554,7 +554,7 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     write("whole.csv")
     assert (tmp_path / "whole.csv").read_text().count("\n") == 122
     with pytest.raises(DataError, match="must end in"):
-        Out(tmp_path / "whole.xlsx", ())
+        AnswerFile(tmp_path / "whole.xlsx", ())
 
 
 # ------------------------------------------------------------------------------- the promises
@@ -600,7 +600,7 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
             name for name, held in zip(model.classes, own_set, strict=True) if held
         ]
     for name in ("a.csv", "a.parquet", "a.jsonl"):
-        Out(tmp_path / name, ()).write([], [rows])
+        AnswerFile(tmp_path / name, ()).write([], [rows])
     assert (tmp_path / "a.csv").read_text().startswith("path,label,confidence,kept,set,error")
     assert "cannot be promised" in (exported / CARD_NAME).read_text()
     with pytest.raises(SpecError, match="nothing is promised of this model"):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.sweep import COMPARED, SweepSpec, default_ladder, parse_sweep
 from calift_core.studies.sweep.arms import Arms, make_arms
-from calift_core.studies.sweep.ladder import Choice, Rung, choose, climb, extended
-from calift_core.studies.sweep.plan import Outcome, Plan, Slot, make_plan
+from calift_core.studies.sweep.ladder import Choice, LadderRun, choose, climb_ladder, extended
+from calift_core.studies.sweep.plan import Outcome, Plan, PlannedRun, make_plan
 
 # ---------------------------------------------------------------------------------- the ladder
 
@@ -23,7 +23,7 @@ def test_climb__goes_up_one_by_one_until_the_score_has_fallen() -> None:
     known: dict[float, float | None] = {}
 
     def reached() -> tuple[int, bool]:
-        found = climb(rates, lambda lr: Rung(known[lr]) if lr in known else None)
+        found = climb_ladder(rates, lambda lr: LadderRun(known[lr]) if lr in known else None)
         return found.reached, found.over
 
     assert reached() == (1, False)
@@ -38,8 +38,8 @@ def test_climb__goes_up_one_by_one_until_the_score_has_fallen() -> None:
 
 def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole() -> None:
     scores: dict[float, float | None] = {1.0: 0.3, 2.0: None, 3.0: 0.6, 4.0: None}
-    assert climb((1.0, 2.0, 3.0), lambda _: None, at_once=3).reached == 3
-    found = climb((1.0, 2.0, 3.0, 4.0, 5.0), lambda lr: Rung(scores[lr]), at_once=3)
+    assert climb_ladder((1.0, 2.0, 3.0), lambda _: None, at_once=3).reached == 3
+    found = climb_ladder((1.0, 2.0, 3.0, 4.0, 5.0), lambda lr: LadderRun(scores[lr]), at_once=3)
     assert (found.reached, found.over) == (4, True)
     assert choose(scores, (1.0, 2.0, 3.0, 4.0, 5.0)) == Choice(3.0, "")
     with pytest.raises(CaliftError, match="every run of the grid diverged: 1, 2"):
@@ -210,7 +210,7 @@ def sweeps(draw: st.DrawFn) -> SweepSpec:
     return parse_sweep(spec | {"max_runs": least + draw(st.integers(0, 12))})
 
 
-def outcome_of(slot: Slot, world: int) -> Outcome:
+def outcome_of(slot: PlannedRun, world: int) -> Outcome:
     """What a run gives in a world: always the same for the same run."""
     rng = random.Random(f"{world} {slot.key}")
     if slot.role == "selection" and rng.random() < 0.15:
@@ -221,7 +221,7 @@ def outcome_of(slot: Slot, world: int) -> Outcome:
 def run_to_the_end(arms: Arms, world: int, order: random.Random) -> tuple[dict[str, Outcome], Plan]:
     """Runs end in any order and some fail and are retried; at each step all may be forgotten."""
     known: dict[str, Outcome] = {}
-    slots: dict[str, Slot] = {}
+    slots: dict[str, PlannedRun] = {}
     for _ in range(10_000):
         plan = make_plan(arms, known)
         assert plan == make_plan(make_arms(arms.spec), dict(reversed(known.items())))
