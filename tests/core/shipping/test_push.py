@@ -174,10 +174,10 @@ def test_command__sends_nothing_without_yes(
     exported: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    answered_rows = CliRunner().invoke(app, ["push", str(exported), "lab/photos"])
-    assert answered_rows.exit_code == 0, answered_rows.output
-    assert "seen by its owner alone" in " ".join(answered_rows.output.split())
-    assert "Nothing was sent" in answered_rows.output
+    said = CliRunner().invoke(app, ["push", str(exported), "lab/photos"])
+    assert said.exit_code == 0, said.output
+    assert "seen by its owner alone" in " ".join(said.output.split())
+    assert "Nothing was sent" in said.output
     assert not hub.query
     assert CliRunner().invoke(app, ["push", str(exported), "lab/photos", "--yes"]).exit_code == 0
     assert len(hub.files) == len(list(exported.iterdir()))

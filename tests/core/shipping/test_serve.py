@@ -118,8 +118,8 @@ def test_predict__answers_as_the_model_does_alone_and_together(
     form = [("images", (f.name, f.read_bytes(), "image/png")) for f in files[:6]]
     together = served.client.post("/predict", files=form, params={"top": 3}).json()["answers"]
     for i, guesses in enumerate(expected):
-        answered_rows = [alone[i], at_once[i]["answers"][0], *together[i : i + 1]]
-        for answer in answered_rows:
+        said = [alone[i], at_once[i]["answers"][0], *together[i : i + 1]]
+        for answer in said:
             assert answer["label"] == guesses[0][0] == answer["top"][0]["label"]
             probs = [guess["probability"] for guess in answer["top"]]
             assert probs == pytest.approx([p for _, p in guesses], abs=1e-5)
@@ -145,24 +145,24 @@ def test_predict__answers_as_the_model_does_alone_and_together(
 def test_predict__what_is_wrong_is_a_problem_with_a_sentence(
     content: bytes, kind: str, status: int, code: str, served: Served
 ) -> None:
-    answered_rows = served.client.post("/predict", content=content, headers={"content-type": kind})
-    assert (answered_rows.status_code, answered_rows.json()["code"]) == (status, code)
-    assert answered_rows.headers["content-type"] == "application/problem+json"
-    assert answered_rows.json()["detail"]
+    said = served.client.post("/predict", content=content, headers={"content-type": kind})
+    assert (said.status_code, said.json()["code"]) == (status, code)
+    assert said.headers["content-type"] == "application/problem+json"
+    assert said.json()["detail"]
 
 
 def test_problems__are_one_form_whatever_is_wrong_with_a_request(served: Served) -> None:
-    for answered_rows, code in (
+    for said, code in (
         (served.client.get("/nothing"), "NOT_FOUND"),
         (served.client.get("/predict"), "METHOD_NOT_ALLOWED"),
         (served.predict(b"x", top="many"), "INVALID_REQUEST"),
         (served.predict(bomb(4_000, 1_001)), "UNREADABLE_IMAGE"),
         (served.predict(bomb(40_000, 40_000)), "UNREADABLE_IMAGE"),
     ):
-        assert answered_rows.headers["content-type"] == "application/problem+json"
-        problem = answered_rows.json()
+        assert said.headers["content-type"] == "application/problem+json"
+        problem = said.json()
         assert problem.keys() == {"type", "title", "status", "code", "detail"}
-        assert (problem["status"], problem["code"]) == (answered_rows.status_code, code)
+        assert (problem["status"], problem["code"]) == (said.status_code, code)
         assert code != "UNREADABLE_IMAGE" or "at most 4,000,000 are read" in problem["detail"]
 
 
@@ -272,10 +272,10 @@ def test_token__is_asked_for_everywhere_but_of_health(model: Path) -> None:
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).is_success
         for given in ("Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"):
-            answered_rows = client.post(
+            said = client.post(
                 "/predict", content=b"x", headers={"authorization": given.encode("latin-1")}
             )
-            assert (answered_rows.status_code, answered_rows.json()["code"]) == (
+            assert (said.status_code, said.json()["code"]) == (
                 401,
                 "UNAUTHORIZED",
             )

@@ -138,12 +138,12 @@ def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(ru
     ],
 )
 def test_auto__of_few_images_takes_temperature_or_none_and_says_why(
-    run: Path, calibration: int, validation: int, kind: str, answered_rows: str
+    run: Path, calibration: int, validation: int, kind: str, said: str
 ) -> None:
     refilled(run, calibration=calibration, validation=validation)
     choice = choose_calibrator(run)
     assert choice.kind == kind
-    assert answered_rows in " ".join(choice.notes)
+    assert said in " ".join(choice.notes)
     assert {c.kind for c in choice.candidates} <= {"none", "temperature"} or calibration == 300
 
 
@@ -186,9 +186,9 @@ def test_choice__of_too_few_images_is_told_by_command_card_and_answers(
         ["predict", tmp_path / "model", image],
     )
     for way in ways:
-        answered_rows = CliRunner().invoke(app, [str(one) for one in way])
-        assert answered_rows.exit_code == 0
-        assert (told in " ".join(answered_rows.stderr.split())) == (way[0] != "export")
+        said = CliRunner().invoke(app, [str(one) for one in way])
+        assert said.exit_code == 0
+        assert (told in " ".join(said.stderr.split())) == (way[0] != "export")
     assert told in (tmp_path / "model" / CARD_NAME).read_text()
 
 

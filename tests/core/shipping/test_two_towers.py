@@ -173,11 +173,11 @@ def test_watch__of_the_export_says_what_its_run_says(
 ) -> None:
     run = exported.parent / "run"
     paths = [str(path) for path in sorted(photos.rglob("*.png"))[:30]]
-    answered_rows = [
+    said = [
         watch(CalibratedClassifier.load(one, device="cpu"), read_reference(one), paths)
         for one in (run, exported)
     ]
-    assert answered_rows[0] == answered_rows[1]
+    assert said[0] == said[1]
 
 
 def test_initial__without_predictions_of_a_set_says_which(
@@ -200,8 +200,8 @@ def test_command__calibrates_exports_and_predicts_with_two_towers(
         assert result.exit_code == 0, result.output
         return result.output
 
-    answered_rows = call("calibrate", run, "--with", "disagreement", "--initial", runs["zero_shot"])
-    assert "disagreement, fitted on" in answered_rows
+    said = call("calibrate", run, "--with", "disagreement", "--initial", runs["zero_shot"])
+    assert "disagreement, fitted on" in said
     call("export", run, tmp_path / "model")
     image = sorted(photos.rglob("*.png"))[0]
     assert '"label"' in call("predict", tmp_path / "model", image, "--json")
