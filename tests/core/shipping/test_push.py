@@ -39,7 +39,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
-        self.query: list[str] = []
+        self.requests: list[str] = []
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.is_private = True
@@ -64,14 +64,14 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        self.server.query.append(f"GET {self.path}")
+        self.server.requests.append(f"GET {self.path}")
         if self.headers["Authorization"] != "Bearer hf_right":
             self.answer({"error": "who are you"}, 401)
             return
         self.answer({"id": "lab/photos", "private": self.server.is_private, "tags": []})
 
     def do_POST(self) -> None:
-        self.server.query.append(f"POST {self.path}")
+        self.server.requests.append(f"POST {self.path}")
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers["Authorization"] != "Bearer hf_right":
             self.answer({"error": "who are you"}, 401)
@@ -178,6 +178,6 @@ def test_command__sends_nothing_without_yes(
     assert said.exit_code == 0, said.output
     assert "seen by its owner alone" in " ".join(said.output.split())
     assert "Nothing was sent" in said.output
-    assert not hub.query
+    assert not hub.requests
     assert CliRunner().invoke(app, ["push", str(exported), "lab/photos", "--yes"]).exit_code == 0
     assert len(hub.files) == len(list(exported.iterdir()))

@@ -238,10 +238,10 @@ def test_predict__a_killed_model_costs_nobody_an_answer(served: Served, files: l
     assert worker._process is not None
     os.kill(worker._process.pid, signal.SIGSTOP)  # it holds what comes until it is killed
     with ThreadPoolExecutor(24) as threads:
-        query = [threads.submit(served.predict, data) for _ in range(48)]
+        pending = [threads.submit(served.predict, data) for _ in range(48)]
         until(worker._lock.locked, what="a pass to begin")
         os.kill(worker._process.pid, signal.SIGKILL)
-        answers = [one.result() for one in query]
+        answers = [one.result() for one in pending]
     assert {answer.status_code for answer in answers} == {200}
     assert all(
         a.json()["answers"][0]["confidence"]

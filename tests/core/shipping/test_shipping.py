@@ -526,9 +526,9 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
         target = AnswerFile(tmp_path / name, ("model", *paths))
         known = target.rows()
         assert done is None or len(known) == done
-        query = iter(range(10**9))
+        calls = iter(range(10**9))
         batches = predict_files(
-            model, paths, done=len(known), batch_size=16, stop=lambda: next(query) >= stop_after
+            model, paths, done=len(known), batch_size=16, stop=lambda: next(calls) >= stop_after
         )
         return target.write(known, batches)
 
