@@ -177,14 +177,14 @@ class Scanner:
         spec = self._spec(suite_id, group_by)
         listed: list[Loaded] = []
 
-        def look(family: Family, wanted: Wanted) -> Counted:
+        def count_listed(family: Family, wanted: Wanted) -> Counted:
             # What is known by its name alone may have to be fetched before it can be listed.
             if wanted.path is None:
                 return family.count(wanted)
             listed.append(family.load(wanted))
             return Counted.of(listed[0])
 
-        counts = count_suite(spec, scan_budget(), look=look)
+        counts = count_suite(spec, scan_budget(), count=count_listed)
         found = SuiteScan(
             suite=suite_id,
             n_classes=len(counts.classes) if counts.classes else None,
