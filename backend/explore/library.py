@@ -23,8 +23,8 @@ from calift_core.analysis.library import (
     open_predictions,
 )
 from calift_core.calibration import Binning
-from calift_core.disk_cache import DiskCache
 from calift_core.errors import LeakageError, NotFoundError, SpecError
+from calift_core.files.disk_cache import DiskCache
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.training import TRAINING_IMAGES, training_label
 from calift_core.predictions.types import Role

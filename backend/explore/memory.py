@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from cachetools import LRUCache
 
 from calift_core.analysis.library import Kind
-from calift_core.disk_cache import DiskCache
+from calift_core.files.disk_cache import DiskCache
 
 _COUNT = 2000
 _SCORE_BYTES = 192 << 20

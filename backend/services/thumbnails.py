@@ -34,8 +34,8 @@ from backend.store.stores import Stores
 from calift_core.analysis.gallery import Measured
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.base import variable_of
-from calift_core.disk_cache import DiskCache
 from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
+from calift_core.files.disk_cache import DiskCache
 from calift_core.schema.wire.results import Evaluation
 from calift_core.shipping.children import end_process
 

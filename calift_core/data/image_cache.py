@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.images import ImageSet
 from calift_core.data.preprocess import Preprocess
-from calift_core.disk_cache import make_room
 from calift_core.errors import SpecError
 from calift_core.files import FREE_SPACE_FLOOR
+from calift_core.files.disk_cache import make_room
 from calift_core.home import cache_dir
 
 log = logging.getLogger(__name__)

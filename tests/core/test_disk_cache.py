@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from calift_core.disk_cache import DiskCache
+from calift_core.files.disk_cache import DiskCache
 
 
 def test_disk_cache__stays_within_its_bytes_and_keeps_what_was_used_last(tmp_path: Path) -> None:
