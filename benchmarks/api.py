@@ -51,7 +51,6 @@ from calift_core.predictions.write import write_predictions
 from calift_core.schema import records as r
 from calift_core.schema.report import EvaluationReport, Report, Summary
 from calift_core.schema.spec import parse_spec
-from calift_core.schema.wire.results import AskedBinning
 
 
 def simulated(name: str, role: Any, *, n: int, n_classes: int, seed: int) -> Predictions:
@@ -202,12 +201,12 @@ def measure(
     for k in range(requests):
         ask(
             "new bins",
-            lambda k=k: client.reliability(evaluation_id, binning=AskedBinning(n_bins=16 + k)),
+            lambda k=k: client.reliability(evaluation_id, n_bins=16 + k),
         )
     for k in range(requests):
         ask(
             "remembered",
-            lambda k=k: client.reliability(evaluation_id, binning=AskedBinning(n_bins=16 + k)),
+            lambda k=k: client.reliability(evaluation_id, n_bins=16 + k),
         )
     for k in range(max(3, requests // 10)):
         ask(
@@ -223,9 +222,9 @@ def measure(
         ("measures without class-wise", lambda: client.measures(evaluation_id, classwise=False)),
         ("measures", lambda: client.measures(evaluation_id)),
         ("audit", lambda: client.audit(evaluation_id)),
-        ("calibrator", lambda: client.calibrate(evaluation_id, "temperature")),
-        ("calibrator, isotonic", lambda: client.calibrate(evaluation_id, "isotonic")),
-        ("transfer", lambda: client.transfer(run_id, "temperature")),
+        ("calibrator", lambda: client.calibrate(evaluation_id)),
+        ("calibrator, isotonic", lambda: client.calibrate(evaluation_id, kind="isotonic")),
+        ("transfer", lambda: client.transfer(run_id)),
     ):
         ask(name, call)
         ask(f"{name}, remembered", call)

@@ -220,7 +220,7 @@ def better(me: Person, world: World) -> str:
     me.choose("Baseline", "FLYP")
     low = min(world.sets("CaRot"), key=lambda e: e.accuracy).dataset
     ids = [world.run(name) for name in ("CaRot", "FLYP", "Zero-shot")]
-    found = world.client.compare(ids, ids[1])
+    found = world.client.compare(run_id=ids, baseline=ids[1])
     own = next(c for c in found.runs if c.run.id == ids[0]).differences
     one = next(d for d in own if d.dataset == low and d.metric == "ece")
     place = me.tab.get_by_test_id("stMarkdown").filter(
@@ -263,7 +263,7 @@ def images(me: Person, world: World) -> str:
 def forgotten(me: Person, world: World) -> str:
     """Find images that fine-tuning has forgotten."""
     me.link("Ledger and images")
-    ledger = world.client.ledger(world.run("FLYP path"), world.run("Zero-shot"))
+    ledger = world.client.ledger(world.run("FLYP path"), against=world.run("Zero-shot"))
     one = max(ledger.sets, key=lambda s: s.forgotten or 0.0)
     me.button(re.compile("Images that were forgotten"), "*Images that were forgotten*")
     gallery = me.tab.locator(".st-key-gallery")

@@ -514,7 +514,7 @@ def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
     headline = three["CaRot"].summary
     threshold = client.decision(ids["CaRot"], risk=0.2, level=0.95).threshold
     scan = client.scan("typefaces")
-    plan = client.budget(display["CaRot"].id, 0.01, metric="accuracy")
+    plan = client.budget(display["CaRot"].id, difference=0.01, metric="accuracy")
     path = client.frontier(ids["WiSE-FT"]).points
     ends = path[0], path[-1]
     by_class = client.slices(own["CaRot"].id).items[0]

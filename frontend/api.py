@@ -13,24 +13,15 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError
 from calift_core.schema.report import Role
-from calift_core.schema.wire.answers import Decision, Leaders, Ledger
+from calift_core.schema.wire.answers import Leaders, Ledger
+from calift_core.schema.wire.queries import CompareQuery, Query, ReliabilityQuery
 from calift_core.schema.wire.results import (
-    AskedBinning,
-    Budget,
-    CalibratorEffect,
     Comparison,
     DoubtfulLabels,
     Evaluation,
     Frontier,
-    MeasureSet,
-    PromptEffects,
     Reliability,
     SampleHistory,
-    SampleLooks,
-    SamplePage,
-    SampleTraits,
-    SlicePage,
-    TransferMatrix,
 )
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Metrics, RunSummary, Validation
 from calift_core.schema.wire.service import FolderList, SuiteScan, Visitor
@@ -40,6 +31,7 @@ from frontend.authentication import session_of
 from frontend.gains import Gain, clear_gains, gains
 
 T = TypeVar("T")
+Q = TypeVar("Q", bound=Query)
 #: Likely label errors that are loaded at once.
 _DOUBTFUL = 100
 
@@ -215,29 +207,42 @@ def evaluations(run: RunSummary) -> list[Evaluation]:
     return fetch(f"load the evaluations of {run.name}", call, key=f"evaluations-{run.id}")
 
 
-@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
-def _stored_reliability(
-    evaluation_id: str, _digest: str, binning: AskedBinning, temperature: float, prompts: str | None
-) -> Reliability:
-    return client().reliability(
-        evaluation_id, binning=binning, temperature=temperature, prompts=prompts
+@st.cache_data(ttl=3600, max_entries=2000, show_spinner=False)
+def _stored_answer(
+    name: str, target: str, version: str | int, query: Q, _ask: Callable[[Client, str, Q], T]
+) -> T:
+    return _ask(client(), target, query)
+
+
+def answer(ask: Callable[[Client, str, Q], T], target: str, version: str | int, query: Q) -> T:
+    """What a method of the client says, kept.
+
+    Args:
+        ask: such as `Client.slices`.
+        target: the evaluation or the run.
+        version: what the answer changes with: the digest of the predictions, or the run's revision.
+        query: what is asked.
+    """
+    return _stored_answer(ask.__name__, target, version, query, ask)
+
+
+def fetched(
+    what: str, ask: Callable[[Client, str, Q], T], target: str, version: str | int, query: Q
+) -> T:
+    """As `answer`; when it fails, as `fetch`."""
+    return fetch(
+        what, lambda: answer(ask, target, version, query), key=f"{ask.__name__}-{target}-{query}"
     )
 
 
-def reliability(
-    evaluation: Evaluation,
-    *,
-    binning: AskedBinning,
-    temperature: float,
-    prompts: str | None = None,
-) -> Reliability:
+def reliability(evaluation: Evaluation, query: ReliabilityQuery) -> Reliability:
     """A diagram's numbers, kept by the digest of the predictions that they are made of."""
-    return fetch(
+    return fetched(
         f"make the diagram of {evaluation.run_name} on {evaluation.dataset}",
-        lambda: _stored_reliability(
-            evaluation.id, evaluation.predictions_sha256, binning, temperature, prompts
-        ),
-        key=f"reliability-{evaluation.id}-{binning}-{temperature}-{prompts}",
+        Client.reliability,
+        evaluation.id,
+        evaluation.predictions_sha256,
+        query,
     )
 
 
@@ -279,7 +284,10 @@ def compared(
     datasets: tuple[str, ...] | None,
 ) -> Comparison:
     """Runs side by side on some data sets; None: without differences."""
-    return client().compare(run_ids, baseline, datasets=datasets or (), paired=datasets is not None)
+    query = CompareQuery(
+        run_id=run_ids, baseline=baseline, dataset=datasets or (), paired=datasets is not None
+    )
+    return client().compare(query)
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
@@ -291,49 +299,13 @@ def curves(run_id: str, revision: int, max_points: int) -> Metrics:
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
 def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
     """Which runs may be the best."""
-    return client().leaders(run_ids)
+    return client().leaders(run_id=run_ids)
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
 def ledger(run_id: str, against: str, revision: int, base_revision: int) -> Ledger:
     """What a run has gained and lost against another."""
-    return client().ledger(run_id, against)
-
-
-@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
-def decision(run_id: str, revision: int, risk: float, level: float) -> Decision:
-    """A threshold with a promise, and what it gives on each data set of a run."""
-    return client().decision(run_id, risk=risk, level=level)
-
-
-@st.cache_data(ttl=3600, max_entries=400, show_spinner=False)
-def budget(evaluation_id: str, _digest: str, *, difference: float, **asked: Any) -> Budget:
-    """How many samples a difference takes; `asked` are the client's own options."""
-    return client().budget(evaluation_id, difference, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def slices(evaluation_id: str, _digest: str, **asked: Any) -> SlicePage:
-    """Slices of an evaluation; `_digest` is that of its predictions, `asked` the client's own."""
-    return client().slices(evaluation_id, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def samples(evaluation_id: str, _digest: str, **asked: Any) -> SamplePage:
-    """A page of samples of an evaluation; `asked` are the client's own options."""
-    return client().samples(evaluation_id, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def sample_traits(evaluation_id: str, _digest: str, **asked: Any) -> SampleTraits:
-    """What samples of an evaluation share; `asked` are the client's own filters."""
-    return client().sample_traits(evaluation_id, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
-def sample_looks(evaluation_id: str, _digest: str, **asked: Any) -> SampleLooks:
-    """How samples of an evaluation look; `asked` are the client's own filters."""
-    return client().sample_looks(evaluation_id, **asked)
+    return client().ledger(run_id, against=against)
 
 
 @st.cache_data(ttl=60, max_entries=100, show_spinner=False)
@@ -358,38 +330,6 @@ def evaluation(evaluation_id: str) -> Evaluation:
 def beside(dataset: str, role: Role) -> list[Evaluation]:
     """The newest evaluations on data of a name."""
     return client().evaluations(dataset=[dataset], role=[role], limit=50).items
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def run_slices(run_id: str, revision: int, **asked: Any) -> SlicePage:
-    """Every data set of a run as a slice; `asked` are the client's own options."""
-    return client().run_slices(run_id, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def calibrated(evaluation_id: str, _digest: str, **asked: Any) -> CalibratorEffect:
-    """An evaluation before and after a calibrator; `asked` are the client's own options."""
-    return client().calibrate(evaluation_id, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
-def transfer(run_id: str, revision: int, **asked: Any) -> TransferMatrix:
-    """A calibrator fitted on each data set of a run and tested on every other."""
-    return client().transfer(run_id, **asked)
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def prompts(
-    evaluation_id: str, _digest: str, binning: AskedBinning, temperature: float
-) -> PromptEffects:
-    """What other prompts would have said of an evaluation's images."""
-    return client().prompts(evaluation_id, binning=binning, temperature=temperature)
-
-
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def audit(evaluation_id: str, _digest: str, temperature: float) -> MeasureSet:
-    """The predictions of an evaluation under every estimator."""
-    return client().audit(evaluation_id, temperature=temperature)
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)

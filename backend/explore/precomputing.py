@@ -11,6 +11,7 @@ from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
 from calift_core.errors import UnknownNameError
+from calift_core.schema.wire.queries import CompareQuery, LeadersQuery, LedgerQuery
 from calift_core.schema.wire.runs import RunSummary
 
 _log = logging.getLogger(__name__)
@@ -72,10 +73,11 @@ class ComparisonPrecomputer:
             for dataset in dict.fromkeys(e.dataset for e in evaluations):
                 if self._stopping.is_set():
                     return
-                self._comparer.compare([other, run.id], other, datasets=[dataset])
+                pair = (other, run.id)
+                self._comparer.compare(CompareQuery(run_id=pair, dataset=(dataset,)))
                 with suppress(UnknownNameError):  # the other was not tested on it
-                    self._explorer.ledger(run.id, other, datasets=[dataset])
-            self._comparer.leaders([other, run.id])
+                    self._explorer.ledger(run.id, LedgerQuery(against=other, dataset=(dataset,)))
+            self._comparer.leaders(LeadersQuery(run_id=(other, run.id)))
 
     def _others(self, run: RunSummary) -> list[str]:
         """The zero-shot run that pages set it against, and the runs of its sweep."""

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 from celery import Celery
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Depends, Header, Path, Request
 from fastapi.concurrency import run_in_threadpool
 
 from backend.children.model_host import ModelHost
@@ -36,15 +36,11 @@ from backend.services.trying import Trials
 from backend.services.watching import Watch
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
-from backend.store.cursors import MAX_CURSOR
 from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
-from calift_core.analysis.condition import MAX_CONDITION
 from calift_core.analysis.explorer import Explorer
-from calift_core.calibration import CALIBRATORS, INITIAL_MODEL_CALIBRATORS
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import is_job_id
-from calift_core.schema.wire.results import AskedBinning
 
 _Answer = TypeVar("_Answer")
 
@@ -350,8 +346,6 @@ IdempotencyKey = Annotated[
         description="The same key and body give the same run again; another body is a 409",
     ),
 ]
-#: Values that one filter takes at most; SQL has limits of its own, and answers worse.
-MAX_CHOICES = 200
 IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
 ]
@@ -359,54 +353,3 @@ RunId = Annotated[str, Path(max_length=64, description="A run's id")]
 JobId = Annotated[str, Path(max_length=64, description="An evaluation job's id")]
 SweepId = Annotated[str, Path(max_length=64, description="A sweep's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
-Cursor = Annotated[
-    str | None, Query(max_length=MAX_CURSOR, description="`next_cursor` of the page before")
-]
-Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page")]
-
-
-def asked_binning(
-    n_bins: Annotated[int | None, Query(ge=1, le=100, description="None: as evaluated")] = None,
-    scheme: Annotated[
-        Literal["equal_mass", "equal_width"] | None, Query(description="None: as evaluated")
-    ] = None,
-    norm: Literal["l1", "l2", "max"] = "l1",
-) -> AskedBinning:
-    """How a binned error is to be measured."""
-    return AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
-
-
-AsEvaluated = Annotated[AskedBinning, Depends(asked_binning)]
-Temperature = Annotated[float | None, Query(ge=0.01, le=100, description="None: as evaluated")]
-if TYPE_CHECKING:
-    Calibrator = str
-else:
-    Calibrator = Literal[(*CALIBRATORS, *INITIAL_MODEL_CALIBRATORS)]
-CalibratorKind = Annotated[Calibrator, Query(description="What is fitted")]
-FitOn = Annotated[
-    str | None,
-    Query(
-        max_length=64,
-        description="An evaluation of the same run, with `oracle=true`; none: the run's ID "
-        "calibration split",
-    ),
-]
-Oracle = Annotated[
-    bool, Query(description="Allow `fit_on`: the calibrator then counts as an oracle")
-]
-Condition = Annotated[
-    str | None,
-    Query(
-        max_length=MAX_CONDITION,
-        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id "
-        "and cluster",
-        openapi_examples={
-            "confident errors": {"value": "confidence >= 0.9 and not correct"},
-            "two classes": {"value": 'label in ("shirt", "coat") or predicted == 3'},
-        },
-    ),
-]
-MinSamples = Annotated[
-    int, Query(ge=10, le=100_000, description="Fewest samples that a slice's ECE is given for")
-]
-Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Slices before the page")]

@@ -10,11 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.routes.deps import (
-    MAX_CHOICES,
-    Cursor,
     IdempotencyKey,
     JobId,
-    Limit,
     PrincipalDep,
     RequestId,
     ServicesDep,
@@ -31,6 +28,7 @@ from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJobPage,
     EvaluationSubmit,
 )
+from calift_core.schema.wire.queries import MAX_CHOICES, Cursor, Limit
 from calift_core.schema.wire.results import EvaluationPage
 from calift_core.schema.wire.runs import LogPage, RunEvent, RunPhase, Validation
 

@@ -13,8 +13,6 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.http.authentication import Principal
 from backend.routes.deps import (
-    MAX_CHOICES,
-    Limit,
     PrincipalDep,
     RunId,
     Services,
@@ -24,6 +22,7 @@ from backend.routes.deps import (
     place_for,
 )
 from calift_core.errors import NotFoundError
+from calift_core.schema.wire.queries import MAX_CHOICES, Limit
 from calift_core.schema.wire.runs import TERMINAL_PHASES, LogPage, Metrics, RunEvent
 
 router = APIRouter(tags=["runs"])

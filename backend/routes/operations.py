@@ -9,7 +9,6 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from backend.http.authentication import hash_token
 from backend.http.problems import HttpError
 from backend.routes.deps import (
-    Limit,
     PrincipalDep,
     ServicesDep,
     StoreDep,
@@ -33,6 +32,7 @@ from calift_core.schema.wire.operations import (
     TokenMake,
     ViewSave,
 )
+from calift_core.schema.wire.queries import Limit
 from calift_core.schema.wire.service import WorkerInfo
 
 router = APIRouter(tags=["operations"])

@@ -10,10 +10,7 @@ from pydantic import ValidationError
 
 from backend.http.problems import of_faults
 from backend.routes.deps import (
-    MAX_CHOICES,
-    Cursor,
     IdempotencyKey,
-    Limit,
     PrincipalDep,
     RequestId,
     RunId,
@@ -29,6 +26,7 @@ from backend.routes.deps import (
 from backend.services.submission import body_hash, check_text, invalid_spec, merge_patch
 from backend.store.runs import RunFilters
 from calift_core.schema.base import JsonObject
+from calift_core.schema.wire.queries import MAX_CHOICES, Cursor, Limit
 from calift_core.schema.wire.runs import (
     RunClone,
     RunDetail,

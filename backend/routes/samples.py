@@ -6,22 +6,17 @@ import hashlib
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
 from backend.http.concurrency import Place
 from backend.routes.deps import (
     ANALYSIS,
-    AsEvaluated,
-    Condition,
-    Cursor,
     EvaluationId,
     IfNoneMatch,
-    Limit,
     PrincipalDep,
     RunId,
     ServicesDep,
-    Temperature,
     allow,
     changes_nothing,
     place_for,
@@ -30,9 +25,15 @@ from backend.routes.deps import (
 from backend.routes.files import knows
 from backend.services.thumbnails import Thumbnail
 from backend.store.cursors import scope_of
-from calift_core.analysis.gallery import Order, SampleFilter, compared_looks, hashes_of
+from calift_core.analysis.gallery import compared_looks, hashes_of
 from calift_core.data.duplicates import near_copies
-from calift_core.schema.wire.answers import Outcome
+from calift_core.schema.wire.queries import (
+    DoubtfulQuery,
+    LooksQuery,
+    SampleAnswersQuery,
+    SampleFilter,
+    SamplesQuery,
+)
 from calift_core.schema.wire.results import (
     CorrectedManifest,
     CorrectionsAsked,
@@ -47,54 +48,13 @@ from calift_core.schema.wire.results import (
 router = APIRouter(tags=["results"])
 
 
-def asked_samples(
-    where: Condition = None,
-    lower: Annotated[
-        float | None, Query(ge=0, le=1, description="The confidence lies above it")
-    ] = None,
-    upper: Annotated[
-        float | None, Query(ge=0, le=1, description="The confidence is at most this")
-    ] = None,
-    bin: Annotated[
-        int | None,
-        Query(ge=0, lt=1000, description="A bin of the diagram of all samples, from 0"),
-    ] = None,
-    outcome: Annotated[
-        Outcome | None, Query(description="Right or wrong, here and in `against`")
-    ] = None,
-) -> SampleFilter:
-    """Which samples are meant."""
-    return SampleFilter(where, lower, upper, bin, outcome)
-
-
-Wanted = Annotated[SampleFilter, Depends(asked_samples)]
 ThumbnailPlace = Annotated[Place, place_for("thumbnails")]
-Against = Annotated[
-    str | None,
-    Query(max_length=64, description="Another model's evaluation on the same samples"),
-]
 
 
 @router.get("/evaluations/{evaluation_id}/samples", dependencies=[ANALYSIS])
 @allow("read")
 def list_samples(
-    evaluation_id: EvaluationId,
-    services: ServicesDep,
-    wanted: Wanted,
-    binning: AsEvaluated,
-    against: Against = None,
-    sort: Annotated[
-        Order,
-        Query(
-            description="`gap` is confidence − correctness, `change` the gain in the true class's "
-            "log-likelihood over `against`"
-        ),
-    ] = "stored",
-    descending: bool = False,
-    top: Annotated[int, Query(ge=0, le=10, description="Most probable classes of each")] = 5,
-    temperature: Temperature = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
+    evaluation_id: EvaluationId, services: ServicesDep, query: Annotated[SamplesQuery, Query()]
 ) -> SamplePage:
     """Samples one by one: of a bin, a cell or a condition, with what the model says of each.
 
@@ -103,21 +63,10 @@ def list_samples(
     """
     cursors = services.store.cursors
     subject = services.library.subject(evaluation_id)
-    asked = (evaluation_id, subject.open().digest, wanted, binning, against)
-    scope = scope_of("samples", *asked, sort, descending, temperature)
-    offset = int(cursors.read(cursor, scope)[0]) if cursor is not None else 0
-    page = services.explorer.samples(
-        subject,
-        wanted,
-        binning,
-        against=services.library.subject(against) if against is not None else None,
-        sort=sort,
-        descending=descending,
-        top=top,
-        temperature=temperature,
-        offset=offset,
-        limit=limit,
-    )
+    asked = query.model_dump(mode="json", exclude={"cursor", "top", "limit"})
+    scope = scope_of("samples", evaluation_id, subject.open().digest, asked)
+    offset = 0 if query.cursor is None else int(cursors.read(query.cursor, scope)[0])
+    page = services.explorer.samples(subject, query, offset=offset)
     end = offset + len(page.items)
     if end >= page.n_matching:
         return page
@@ -127,42 +76,23 @@ def list_samples(
 @router.get("/evaluations/{evaluation_id}/samples/traits", dependencies=[ANALYSIS])
 @allow("read")
 def get_sample_traits(
-    evaluation_id: EvaluationId,
-    services: ServicesDep,
-    wanted: Wanted,
-    binning: AsEvaluated,
-    against: Against = None,
-    temperature: Temperature = None,
+    evaluation_id: EvaluationId, services: ServicesDep, query: Annotated[SampleFilter, Query()]
 ) -> SampleTraits:
     """Classes that the chosen samples have more often than the rest, each with a test."""
-    return services.explorer.traits(
-        services.library.subject(evaluation_id),
-        wanted,
-        binning,
-        against=services.library.subject(against) if against is not None else None,
-        temperature=temperature,
-    )
+    return services.explorer.sample_traits(services.library.subject(evaluation_id), query)
 
 
 @router.get("/evaluations/{evaluation_id}/samples/doubtful", dependencies=[ANALYSIS])
 @allow("read")
 def list_doubtful_labels(
-    evaluation_id: EvaluationId,
-    services: ServicesDep,
-    threshold: Annotated[
-        float, Query(ge=0, le=1, description="Least confidence of each run in the other class")
-    ] = 0.8,
-    top: Annotated[int, Query(ge=0, le=10, description="Most probable classes of each")] = 5,
-    limit: Limit = 50,
+    evaluation_id: EvaluationId, services: ServicesDep, query: Annotated[DoubtfulQuery, Query()]
 ) -> DoubtfulLabels:
     """Likely label errors: the runs of the suite all say the same other class, and surely.
 
     The evaluation's own run and up to eleven others of its suite that judged the same samples; with
     less than two runs there is none.
     """
-    return services.explorer.doubtful(
-        services.library.subject(evaluation_id), threshold=threshold, top=top, limit=limit
-    )
+    return services.explorer.doubtful_labels(services.library.subject(evaluation_id), query)
 
 
 @router.post(
@@ -187,13 +117,7 @@ async def get_sample_looks(
     evaluation_id: EvaluationId,
     services: ServicesDep,
     principal: PrincipalDep,
-    wanted: Wanted,
-    binning: AsEvaluated,
-    against: Against = None,
-    temperature: Temperature = None,
-    most: Annotated[
-        int, Query(ge=2, le=100, description="Images measured of the chosen and of the others")
-    ] = 60,
+    query: Annotated[LooksQuery, Query()],
 ) -> SampleLooks:
     """Brightness, contrast and sharpness of the chosen images against the rest, and near-copies.
 
@@ -203,14 +127,7 @@ async def get_sample_looks(
     def thumbnail_requests() -> tuple[Source, list[str], list[list[dict[str, object]]]]:
         evaluation = services.store.results.get_evaluation(evaluation_id)
         subject = services.library.subject_of(evaluation)
-        parts = services.explorer.to_look_at(
-            subject,
-            wanted,
-            binning,
-            against=services.library.subject(against) if against is not None else None,
-            temperature=temperature,
-            most=most,
-        )
+        parts = services.explorer.to_look_at(subject, query)
         thumbnail_request = services.thumbnails.request
         asked = [
             [thumbnail_request(evaluation, name, label, 64) for name, label in part]
@@ -244,15 +161,12 @@ def list_sample_answers(
     evaluation_id: EvaluationId,
     sample_id: Annotated[str, Path(max_length=1024, description="A sample's id")],
     services: ServicesDep,
-    run_id: Annotated[
-        str | None, Query(max_length=64, description="Whose answers; default: the evaluation's run")
-    ] = None,
-    top: Annotated[int, Query(ge=0, le=10, description="Most probable classes of each")] = 5,
+    query: Annotated[SampleAnswersQuery, Query()],
 ) -> SampleHistory:
     """What a run says of one image wherever it met it: on ID data and under each corruption."""
     subject = services.library.subject(evaluation_id)
     return services.explorer.history(
-        subject, sample_id, run=run_id or str(subject.source.run_id), top=top
+        subject, sample_id, run=query.run_id or str(subject.source.run_id), top=query.top
     )
 
 

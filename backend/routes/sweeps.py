@@ -10,9 +10,7 @@ from fastapi import APIRouter, Body, Response
 from backend.http.problems import HttpError
 from backend.routes.deps import (
     ANALYSIS,
-    Cursor,
     IdempotencyKey,
-    Limit,
     PrincipalDep,
     ServicesDep,
     StoreDep,
@@ -24,6 +22,7 @@ from backend.routes.deps import (
 from backend.services.submission import body_hash
 from backend.store.runs import RunFilters
 from calift_core.schema.base import JsonObject
+from calift_core.schema.wire.queries import Cursor, Limit
 from calift_core.schema.wire.runs import RunPage, SortKey
 from calift_core.schema.wire.sweeps import (
     SweepDetail,

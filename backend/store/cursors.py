@@ -16,10 +16,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from backend.store.models import Base
 from calift_core.errors import SpecError
+from calift_core.schema.wire.queries import MAX_CURSOR
 from calift_core.schema.wire.runs import COUNTED
-
-#: Longest cursor that is looked at; the longest name makes one of half of that.
-MAX_CURSOR = 1000
 
 
 def how_many(

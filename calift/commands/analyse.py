@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,8 +23,20 @@ from calift.commands.analyse_tables import (
     show_transfer,
 )
 from calift.commands.console import JsonFlag
+from calift.commands.query_options import takes
 from calift_core.errors import DataError, LeakageError, ServiceError, SpecError
-from calift_core.schema.wire.results import AskedBinning, SlicePage
+from calift_core.schema.wire.queries import (
+    AuditQuery,
+    BudgetQuery,
+    CalibratorQuery,
+    DecisionQuery,
+    LedgerQuery,
+    MetricsQuery,
+    RunSlicesQuery,
+    SlicesQuery,
+    TransferQuery,
+)
+from calift_core.schema.wire.results import SlicePage
 
 if TYPE_CHECKING:
     from calift_core.analysis.explorer import Explorer
@@ -37,52 +49,14 @@ analyse_app = typer.Typer(
     "or of an id of the service.",
 )
 
-SchemeName = Literal["equal_mass", "equal_width"]
-NormName = Literal["l1", "l2", "max"]
-
-_AS_EVALUATED = "as evaluated"
 #: Evaluations that a hint names at most.
 _MOST_TOLD = 20
 
 Target = Annotated[
     str, typer.Argument(help="A predictions file (.parquet), or an EVALUATION_ID of the service.")
 ]
-Bins = Annotated[
-    int | None,
-    typer.Option(
-        "--bins", min=1, max=1000, help="Bins of every binned error.", show_default=_AS_EVALUATED
-    ),
-]
-SchemeOption = Annotated[
-    SchemeName | None,
-    typer.Option("--scheme", help="How bins are cut.", show_default=_AS_EVALUATED),
-]
-NormOption = Annotated[
-    NormName, typer.Option("--norm", help="Mean gap, root mean square, largest.")
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature",
-        min=0.01,
-        max=100,
-        help="Number that the logits are divided by before anything is measured.",
-        show_default=_AS_EVALUATED,
-    ),
-]
-Where = Annotated[
-    str | None,
-    typer.Option(
-        "--where", help="A condition: 'confidence >= 0.9 and not correct and label in (3, 5)'."
-    ),
-]
-Kind = Annotated[
-    str,
-    typer.Option(
-        "--kind",
-        help="temperature, ets, vector, svs, sms, histogram, isotonic, tsp; or disagreement, "
-        "cautious, sals, ensemble, which read the initial model's predictions too.",
-    ),
+RunTarget = Annotated[
+    str, typer.Argument(help="A folder of predictions files (or of a run), or a RUN_ID.")
 ]
 Initial = Annotated[
     Path | None,
@@ -92,51 +66,36 @@ Initial = Annotated[
         "its predictions; the service finds it by itself.",
     ),
 ]
-Oracle = Annotated[
-    bool,
-    typer.Option("--oracle", help="Allow data other than the ID calibration split, and say so."),
-]
 
 
 @analyse_app.command("metrics")
-def analyse_metrics(
-    target: Target,
-    n_bins: Bins = None,
-    scheme: SchemeOption = None,
-    norm: NormOption = "l1",
-    temperature: Temperature = None,
-    classwise: Annotated[
-        bool, typer.Option(help="With the class-wise error, which takes all logits.")
-    ] = True,
-    as_json: JsonFlag = False,
-) -> None:
+@takes(MetricsQuery)
+def analyse_metrics(target: Target, query: MetricsQuery, as_json: JsonFlag = False) -> None:
     """Every measure with its floor and interval."""
-    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
-    how: dict[str, Any] = {"temperature": temperature, "classwise": classwise}
     if _is_local(target):
         explorer, library = _explorer()
-        found = explorer.measures(library.subject(target), asked, **how)
+        found = explorer.measures(library.subject(target), query)
     else:
         with _evaluation_client(target) as client:
-            found = client.measures(target, binning=asked, **how)
+            found = client.measures(target, query)
     show_measures(found, as_json)
 
 
 @analyse_app.command("audit")
-def analyse_audit(
-    target: Target, temperature: Temperature = None, as_json: JsonFlag = False
-) -> None:
+@takes(AuditQuery)
+def analyse_audit(target: Target, query: AuditQuery, as_json: JsonFlag = False) -> None:
     """The same predictions under the estimators in use: why published numbers differ."""
     if _is_local(target):
         explorer, library = _explorer()
-        found = explorer.audit(library.subject(target), temperature=temperature)
+        found = explorer.audit(library.subject(target), query)
     else:
         with _evaluation_client(target) as client:
-            found = client.audit(target, temperature=temperature)
+            found = client.audit(target, query)
     show_measures(found, as_json, notes=True)
 
 
 @analyse_app.command("slices")
+@takes(SlicesQuery)
 def analyse_slices(
     target: Annotated[
         str,
@@ -145,56 +104,32 @@ def analyse_slices(
             "slice per data set."
         ),
     ],
-    by: Annotated[
-        Literal["all", "class", "predicted", "confusion", "confidence", "cluster"],
-        typer.Option(help="What makes a slice of one data set."),
-    ] = "class",
-    where: Where = None,
-    sort: Annotated[
-        Literal["key", "n", "accuracy", "gap", "ece"], typer.Option(help="Order of the slices.")
-    ] = "key",
-    descending: Annotated[bool, typer.Option("--descending", help="Largest first.")] = False,
-    min_n: Annotated[
-        int, typer.Option("--min-n", min=10, help="A slice with fewer samples gets no ECE.")
-    ] = 30,
-    n_bins: Bins = None,
-    scheme: SchemeOption = None,
-    norm: NormOption = "l1",
-    temperature: Temperature = None,
-    offset: Annotated[
-        int,
-        typer.Option(min=0, help="How many slices to skip, to read on where the last page ended."),
-    ] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="How many slices to show.")] = 50,
+    query: SlicesQuery,
     as_json: JsonFlag = False,
 ) -> None:
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
-    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
-    of_run: dict[str, Any] = {
-        "where": where, "min_n": min_n, "temperature": temperature, "offset": offset,
-        "limit": limit,
-    }  # fmt: skip
-    of_one = of_run | {"by": by, "sort": sort, "descending": descending}
+    of_run = RunSlicesQuery(**query.model_dump(exclude={"by", "sort", "descending"}))
     if not _is_local(target):
         with _client() as client:
             page = _slices_of_id(
                 target,
-                lambda: client.slices(target, binning=asked, **of_one),
-                lambda: client.run_slices(target, binning=asked, **of_run),
+                lambda: client.slices(target, query),
+                lambda: client.run_slices(target, of_run),
             )
     else:
         explorer, library = _explorer()
         if Path(target).is_dir():
-            page = explorer.run_slices(target, asked, **of_run)
+            page = explorer.run_slices(target, of_run)
         else:
-            page = explorer.slices(library.subject(target), asked, **of_one)
+            page = explorer.slices(library.subject(target), query)
     show_slices(page, as_json)
 
 
 @analyse_app.command("calibrators")
+@takes(CalibratorQuery, without=("fit_on",))
 def analyse_calibrators(
     target: Target,
-    kind: Kind = "temperature",
+    query: CalibratorQuery,
     fit_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -203,29 +138,20 @@ def analyse_calibrators(
             "copies); with --oracle any other file, or EVALUATION_ID of the same run.",
         ),
     ] = None,
-    oracle: Oracle = False,
     initial: Initial = None,
-    n_bins: Bins = None,
-    scheme: SchemeOption = None,
-    norm: NormOption = "l1",
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a calibrator and show the errors before and after it."""
-    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
     given = list(fit_on or ())
     if not _is_local(target):
         if len(given) > 1:
             raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(given)}")
         with _evaluation_client(target, *given) as client:
-            effect = client.calibrate(
-                target, kind, fit_on=given[0] if given else None, oracle=oracle, binning=asked
-            )
+            effect = client.calibrate(target, query, fit_on=given[0] if given else None)
     else:
         explorer, library = _explorer(initial)
         try:
-            effect = explorer.calibrate(
-                library.subject(target), kind, asked, fit_on=given, oracle=oracle
-            )
+            effect = explorer.calibrate(library.subject(target), query, fit_on=given)
         except LeakageError as error:
             hint = "Pass --oracle to fit it all the same; it then counts as an oracle."
             raise LeakageError(error.message, hint=hint) from error
@@ -233,114 +159,53 @@ def analyse_calibrators(
 
 
 @analyse_app.command("transfer")
+@takes(TransferQuery)
 def analyse_transfer(
-    target: Annotated[
-        str, typer.Argument(help="A folder of predictions files (or of a run), or a RUN_ID.")
-    ],
-    kind: Kind = "temperature",
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dataset",
-            help="Names of the data sets to take; without any: the ID data and the shifts.",
-        ),
-    ] = None,
-    initial: Initial = None,
-    n_bins: Bins = None,
-    scheme: SchemeOption = None,
-    norm: NormOption = "l1",
-    as_json: JsonFlag = False,
+    target: RunTarget, query: TransferQuery, initial: Initial = None, as_json: JsonFlag = False
 ) -> None:
     """A calibrator fitted on A and tested on B, for every pair of data sets."""
-    asked = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
-    named = list(dataset or ())
     if _is_local(target):
-        matrix = _explorer(initial)[0].transfer(target, kind, asked, datasets=named)
+        matrix = _explorer(initial)[0].transfer(target, query)
     else:
         with _client() as client:
-            matrix = client.transfer(target, kind, dataset=named, binning=asked)
+            matrix = client.transfer(target, query)
     show_transfer(matrix, as_json)
 
 
 @analyse_app.command("ledger")
-def analyse_ledger(
-    target: Annotated[
-        str, typer.Argument(help="A folder of predictions files (or of a run), or a RUN_ID.")
-    ],
-    against: Annotated[str, typer.Argument(help="The same of another run, such as zero-shot.")],
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Names of data sets; without any: all.")
-    ] = None,
-    step: Annotated[
-        float, typer.Option(min=0, max=1, help="A confidence that moved by no more has not moved.")
-    ] = 0.1,
-    as_json: JsonFlag = False,
-) -> None:
+@takes(LedgerQuery, arguments=("against",))
+def analyse_ledger(target: RunTarget, query: LedgerQuery, as_json: JsonFlag = False) -> None:
     """What a run has gained and forgotten against another, data set by data set."""
-    named = list(dataset or ())
     if _is_local(target):
-        found = _explorer()[0].ledger(target, against, datasets=named, step=step)
+        found = _explorer()[0].ledger(target, query)
     else:
         with _client() as client:
-            found = client.ledger(target, against, datasets=named, step=step)
+            found = client.ledger(target, query)
     show_ledger(found, as_json)
 
 
 @analyse_app.command("threshold")
-def analyse_threshold(
-    target: Annotated[
-        str, typer.Argument(help="A folder of predictions files (or of a run), or a RUN_ID.")
-    ],
-    risk: Annotated[
-        float, typer.Option(help="Largest share of errors among what is kept: 0.05 is 5 %.")
-    ] = 0.05,
-    level: Annotated[float, typer.Option(help="How often the promise holds.")] = 0.95,
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Names of data sets; without any: all.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
+@takes(DecisionQuery)
+def analyse_threshold(target: RunTarget, query: DecisionQuery, as_json: JsonFlag = False) -> None:
     """A confidence from which on predictions may be kept, and what that gives on every shift."""
-    named = list(dataset or ())
     if _is_local(target):
-        found = _explorer()[0].decide(target, risk=risk, level=level, datasets=named)
+        found = _explorer()[0].decision(target, query)
     else:
         with _client() as client:
-            found = client.decision(target, risk=risk, level=level, datasets=named)
+            found = client.decision(target, query)
     show_decision(found, as_json)
 
 
 @analyse_app.command("budget")
-def analyse_budget(
-    target: Target,
-    difference: Annotated[
-        float, typer.Option(help="Difference to be shown, in the metric's unit: 0.01 is one point.")
-    ],
-    metric: Annotated[
-        Literal["accuracy", "ece", "nll", "brier", "confidence"], typer.Option()
-    ] = "ece",
-    against: Annotated[
-        str | None,
-        typer.Option(help="Another model's predictions of the same samples, file or id."),
-    ] = None,
-    level: Annotated[float, typer.Option(help="Significance level of the two-sided test.")] = 0.95,
-    power: Annotated[
-        float,
-        typer.Option(help="Power: how often the difference should be found where it is real."),
-    ] = 0.8,
-    as_json: JsonFlag = False,
-) -> None:
+@takes(BudgetQuery)
+def analyse_budget(target: Target, query: BudgetQuery, as_json: JsonFlag = False) -> None:
     """How many samples a difference needs."""
-    how: dict[str, Any] = {"metric": metric, "level": level, "power": power}
     if _is_local(target):
         explorer, library = _explorer()
-        other = library.subject(against) if against is not None else None
-        found = explorer.budget(
-            library.subject(target), difference=difference, against=other, **how
-        )
+        found = explorer.budget(library.subject(target), query)
     else:
-        with _evaluation_client(target, *([against] if against else [])) as client:
-            found = client.budget(target, difference, against=against, **how)
+        with _evaluation_client(target, *([query.against] if query.against else [])) as client:
+            found = client.budget(target, query)
     show_budget(found, as_json)
 
 

@@ -32,6 +32,7 @@ from calift_core.errors import SpecError
 from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.suite import absolute_uri
+from calift_core.schema.wire.queries import CompareQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
 
@@ -340,16 +341,17 @@ def compare(
     """What differs between runs, and paired differences with intervals."""
     if len(runs) < 2:
         raise SpecError(f"compare takes at least 2 runs, got {len(runs)}")
+    query = CompareQuery.of(params={"run_id": runs, "baseline": baseline})
     if of_folders(runs):
         from calift_core.analysis.comparer import Comparer
         from calift_core.analysis.explorer import Explorer
         from calift_core.analysis.folder import FolderLibrary
 
         library = FolderLibrary()
-        comparison = Comparer(library, Explorer(library)).compare(runs, baseline)
+        comparison = Comparer(library, Explorer(library)).compare(query)
     else:
         with make_client() as client:
-            comparison = client.compare(runs, baseline=baseline)
+            comparison = client.compare(query)
     if as_json:
         print_json(comparison.model_dump(mode="json"))
         return

@@ -15,6 +15,7 @@ from calift_core.calibration.compare import confidence_set_over
 from calift_core.errors import CaliftError, NotFoundError, PredictionsError, SpecError
 from calift_core.schema.report import Role
 from calift_core.schema.wire.answers import Board, Leaders
+from calift_core.schema.wire.queries import CompareQuery, LeadersQuery
 from calift_core.schema.wire.results import (
     ComparedRun,
     Comparison,
@@ -68,25 +69,14 @@ class Comparer:
     def __init__(self, runs: Runs, explorer: Explorer) -> None:
         self._runs, self._explorer, self._memory = runs, explorer, runs.memory
 
-    def compare(
-        self,
-        run_ids: Sequence[str],
-        baseline: str | None = None,
-        *,
-        datasets: Sequence[str] = (),
-        paired: bool = True,
-    ) -> Comparison:
+    def compare(self, query: CompareQuery) -> Comparison:
         """Put runs side by side; differences are paired on the samples that both saw.
 
-        Args:
-            baseline: one of them; None: the first.
-            datasets: names that differences and confidence sets are wanted on; none: all.
-
         Raises:
-            SpecError: fewer than 2 or more than 10 distinct runs, or a baseline not among them.
+            SpecError: fewer than 2 distinct runs, or a baseline not among them.
             NotFoundError: a run does not exist.
         """
-        ids = _distinct(run_ids)
+        ids, baseline = _distinct(query.run_id), query.baseline
         reference = baseline or ids[0]
         if reference not in ids:
             raise SpecError(f"the baseline must be one of the compared runs, got {reference!r}")
@@ -96,9 +86,9 @@ class Comparer:
         warnings = _warnings(runs, evaluations)
         differences: dict[str, list[PairedDifference]] = {run_id: [] for run_id in ids}
         sets: list[ConfidenceSet] = []
-        if paired:
+        if query.paired:
             by_set = _by_dataset(evaluations)
-            for name in datasets or by_set:
+            for name in query.dataset or by_set:
                 found = _Set(self, by_set.get(name, {}))
                 for run in runs:
                     differences[run.id] += found.differences(run, reference, warnings)
@@ -120,14 +110,14 @@ class Comparer:
             warnings=warnings,
         )
 
-    def leaders(self, run_ids: Sequence[str]) -> Leaders:
+    def leaders(self, query: LeadersQuery) -> Leaders:
         """Who may be the best over all ID data, shifts and corruptions that runs share.
 
         Raises:
-            SpecError: fewer than 2 or more than 10 distinct runs.
+            SpecError: fewer than 2 distinct runs.
             NotFoundError: a run does not exist.
         """
-        ids = _distinct(run_ids)
+        ids = _distinct(query.run_id)
         evaluations = {run_id: self._runs.evaluations(run_id) for run_id in ids}
         runs = self._runs.summaries(ids)
         shared = {

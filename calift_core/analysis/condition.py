@@ -29,10 +29,10 @@ import numpy.typing as npt
 from calift_core.calibration import SampleScores
 from calift_core.calibration.bins import Bools
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.schema.wire.queries import MAX_CONDITION
 
 Strings = npt.NDArray[np.str_]
 
-MAX_CONDITION = 500
 _MAX_DEPTH = 20
 
 

@@ -15,7 +15,7 @@ from calift_core.analysis.condition import Samples, matching
 from calift_core.calibration import Binning, SampleScores
 from calift_core.calibration.bins import Bools, Doubles, Ints
 from calift_core.errors import SpecError, UnknownNameError
-from calift_core.schema.wire.answers import Outcome
+from calift_core.schema.wire.queries import Outcome, SampleFilter, SampleOrder
 from calift_core.schema.wire.results import (
     ClassProbability,
     Look,
@@ -25,26 +25,8 @@ from calift_core.schema.wire.results import (
     SharedTrait,
 )
 
-Order = Literal["stored", "confidence", "gap", "nll", "change"]
 #: Traits that are told of a column at most.
 _MOST_TRAITS = 10
-
-
-@dataclass(frozen=True)
-class SampleFilter:
-    """Which samples are meant; what is None leaves none out.
-
-    Attributes:
-        where: a condition, see `calift_core.analysis.condition`.
-        lower: the confidence lies above it; 0 lets 0 in, as the first bin of a diagram does.
-        bin: index of a bin of the diagram of all samples, as `calibration.assign_bins` counts.
-    """
-
-    where: str | None = None
-    lower: float | None = None
-    upper: float | None = None
-    bin: int | None = None
-    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +111,7 @@ def _needs_baseline(what: str) -> SpecError:
 def ordered(
     scores: SampleScores,
     index: Ints,
-    order: Order,
+    order: SampleOrder,
     *,
     descending: bool,
     baseline: Baseline | None = None,
@@ -147,8 +129,8 @@ def ordered(
         UnknownNameError: an unknown order.
         SpecError: `change` without a baseline.
     """
-    if order not in get_args(Order):
-        raise UnknownNameError("order", order, get_args(Order))
+    if order not in get_args(SampleOrder):
+        raise UnknownNameError("order", order, get_args(SampleOrder))
     if order == "stored":
         return index[::-1] if descending else index
     values: Doubles

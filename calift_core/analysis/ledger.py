@@ -10,7 +10,8 @@ from calift_core.analysis.comparing import Shared
 from calift_core.calibration import SampleScores
 from calift_core.calibration.bins import Bools
 from calift_core.calibration.diagrams import wilson_interval
-from calift_core.schema.wire.answers import Outcome, Surer
+from calift_core.schema.wire.answers import Surer
+from calift_core.schema.wire.queries import Outcome
 
 
 def outcomes(before: Bools, after: Bools) -> dict[Outcome, Bools]:

@@ -85,6 +85,10 @@ class Subject:
     temperature: float
     open: Callable[[], PredictionsFile]
 
+    def degrees(self, temperature: float | None) -> float:
+        """A temperature that is asked for; None: the one of the evaluation."""
+        return self.temperature if temperature is None else temperature
+
 
 @dataclass(frozen=True)
 class FitSet:

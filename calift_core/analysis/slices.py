@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from scipy.special import ndtri
 
 from calift_core import calibration
-from calift_core.analysis.condition import MAX_CONDITION, Samples, matching
+from calift_core.analysis.condition import Samples, matching
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores, TopLabel
 from calift_core.calibration.bins import Doubles, Ints
 from calift_core.calibration.diagrams import wilson_interval
 from calift_core.errors import UnknownNameError
+from calift_core.schema.wire.queries import MAX_CONDITION, By, SliceOrder, SlicesQuery
 from calift_core.schema.wire.results import Slice, SlicePage, Source
 
-By = Literal["all", "class", "predicted", "confusion", "confidence", "cluster"]
-Sort = Literal["key", "n", "accuracy", "gap", "ece"]
 _Z95 = float(ndtri(0.975))
 
 
@@ -178,7 +177,7 @@ def slice_of(
 def sorted_groups(
     samples: Samples,
     groups: Sequence[Group],
-    sort: Sort,
+    sort: SliceOrder,
     binning: Binning,
     *,
     descending: bool,
@@ -188,8 +187,8 @@ def sorted_groups(
     Raises:
         UnknownNameError: an unknown `sort`.
     """
-    if sort not in get_args(Sort):
-        raise UnknownNameError("order", sort, get_args(Sort))
+    if sort not in get_args(SliceOrder):
+        raise UnknownNameError("order", sort, get_args(SliceOrder))
     if sort == "key":
         return list(reversed(groups)) if descending else list(groups)
     scores = samples.scores
@@ -215,30 +214,27 @@ def sorted_groups(
 def slice_page(
     samples: Samples,
     source: Source,
+    query: SlicesQuery,
     binning: Binning,
     draws: Draws = DEFAULT_DRAWS,
     *,
-    by: By = "class",
-    where: str | None = None,
-    sort: Sort = "key",
-    descending: bool = False,
-    min_n: int = 30,
-    offset: int = 0,
-    limit: int = 50,
     temperature: float = 1.0,
 ) -> SlicePage:
     """One page of slices of an evaluation.
 
     Args:
+        samples: N of them.
+        source: what they are of.
+        query: which slices, in which order.
         binning: of each slice's error, and of `by="confidence"`.
-        where: a condition that samples must meet; see `calift_core.analysis.condition`.
-        sort: of the slices; `key` is the order of classes, bins or names.
-        descending: largest first.
-        min_n: fewest samples that a calibration error is given for.
+        draws: behind each slice's floor and interval.
+        temperature: that the samples were scored at.
 
     Raises:
         SpecError: the condition or the grouping is not valid.
     """
+    where, by, sort, descending = query.where, query.by, query.sort, query.descending
+    min_n, offset = query.min_n, query.offset
     index = np.flatnonzero(matching(samples, where))
     groups = groups_by(samples, by, index, binning)
     groups = sorted_groups(samples, groups, sort, binning, descending=descending)
@@ -248,7 +244,7 @@ def slice_page(
             title=group.title, n_total=len(samples.scores), min_n=min_n,
             condition=_both(where, group.condition),
         )
-        for group in groups[offset : offset + limit]
+        for group in groups[offset : offset + query.limit]
     ]  # fmt: skip
     return SlicePage(
         source=source,

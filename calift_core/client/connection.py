@@ -26,6 +26,7 @@ from calift_core.files import atomic_path
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
 )
+from calift_core.schema.wire.queries import Query
 from calift_core.schema.wire.runs import (
     TERMINAL_PHASES,
     RunDetail,
@@ -223,6 +224,11 @@ class Connection:
             ) from error
 
     def _get(self, path: str, into: type[_T], **params: Any) -> _T:
+        return self._read(self._send("GET", path, params=params), into)
+
+    def _ask(self, path: str, into: type[_T], query: Query) -> _T:
+        """Ask with what differs from the defaults, which are the same on both sides."""
+        params = query.model_dump(mode="json", exclude_defaults=True)
         return self._read(self._send("GET", path, params=params), into)
 
     def _post(self, path: str, body: BaseModel | None) -> RunDetail:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 from calift_core.client.connection import Connection, at
+from calift_core.schema.wire.queries import (
+    DoubtfulQuery,
+    LooksQuery,
+    SampleAnswersQuery,
+    SampleFilter,
+    SamplesQuery,
+)
 from calift_core.schema.wire.results import (
-    AS_EVALUATED,
-    AskedBinning,
     CorrectedManifest,
     CorrectionsAsked,
     DoubtfulLabels,
@@ -24,129 +29,41 @@ class SampleCalls(Connection):
     """Samples of an evaluation."""
 
     def samples(
-        self,
-        evaluation_id: str,
-        *,
-        where: str | None = None,
-        lower: float | None = None,
-        upper: float | None = None,
-        bin: int | None = None,
-        binning: AskedBinning = AS_EVALUATED,
-        against: str | None = None,
-        outcome: Literal["gained", "lost", "both", "neither"] | None = None,
-        sort: Literal["stored", "confidence", "gap", "nll", "change"] = "stored",
-        descending: bool = False,
-        top: int = 5,
-        temperature: float | None = None,
-        cursor: str | None = None,
-        limit: int = 50,
+        self, evaluation_id: str, query: SamplesQuery | None = None, **params: Any
     ) -> SamplePage:
-        """Samples of an evaluation one by one, with what the model says of each.
-
-        Args:
-            evaluation_id: of an evaluation.
-            where: such as `confidence >= 0.9 and not correct`, as for `slices`.
-            lower: the confidence lies above it.
-            upper: the confidence is at most this; with `lower`, a bin of a diagram.
-            bin: index of a bin under `binning`, from 0 and empty ones counted.
-            binning: of `bin`.
-            against: another model's evaluation on the same samples.
-            outcome: against that one: right now and wrong before (`gained`), `lost`, right in
-                `both`, or `neither`.
-            sort: `change` is the gain in the true class's log-likelihood over `against`.
-            descending: largest first.
-            top: how many of the most probable classes each sample comes with, at most 10.
-            temperature: None is as it was evaluated.
-            cursor: `next_cursor` of the page before.
-            limit: at most 200.
-        """
-        return self._get(
-            at("/evaluations", evaluation_id, "samples"),
-            SamplePage,
-            where=where,
-            lower=lower,
-            upper=upper,
-            bin=bin,
-            **binning.model_dump(),
-            against=against,
-            outcome=outcome,
-            sort=sort,
-            descending=descending,
-            top=top,
-            temperature=temperature,
-            cursor=cursor,
-            limit=limit,
+        """Samples of an evaluation one by one, with what the model says of each."""
+        return self._ask(
+            at("/evaluations", evaluation_id, "samples"), SamplePage, SamplesQuery.of(query, params)
         )
 
     def sample_traits(
-        self,
-        evaluation_id: str,
-        *,
-        where: str | None = None,
-        lower: float | None = None,
-        upper: float | None = None,
-        bin: int | None = None,
-        binning: AskedBinning = AS_EVALUATED,
-        against: str | None = None,
-        outcome: Literal["gained", "lost", "both", "neither"] | None = None,
-        temperature: float | None = None,
+        self, evaluation_id: str, query: SampleFilter | None = None, **params: Any
     ) -> SampleTraits:
-        """Classes that the chosen samples have more often than the rest; see `samples`."""
-        return self._get(
+        """Classes that the chosen samples have more often than the rest."""
+        return self._ask(
             at("/evaluations", evaluation_id, "samples", "traits"),
             SampleTraits,
-            where=where,
-            lower=lower,
-            upper=upper,
-            bin=bin,
-            **binning.model_dump(),
-            against=against,
-            outcome=outcome,
-            temperature=temperature,
+            SampleFilter.of(query, params),
         )
 
     def sample_looks(
-        self,
-        evaluation_id: str,
-        *,
-        where: str | None = None,
-        lower: float | None = None,
-        upper: float | None = None,
-        bin: int | None = None,
-        binning: AskedBinning = AS_EVALUATED,
-        against: str | None = None,
-        outcome: Literal["gained", "lost", "both", "neither"] | None = None,
-        temperature: float | None = None,
-        most: int = 60,
+        self, evaluation_id: str, query: LooksQuery | None = None, **params: Any
     ) -> SampleLooks:
-        """How the chosen images look against the rest; see `samples`.
-
-        Of both sides at most `most` images are measured.
-        """
-        return self._get(
+        """How the chosen images look against the rest."""
+        return self._ask(
             at("/evaluations", evaluation_id, "samples", "looks"),
             SampleLooks,
-            where=where,
-            lower=lower,
-            upper=upper,
-            bin=bin,
-            **binning.model_dump(),
-            against=against,
-            outcome=outcome,
-            temperature=temperature,
-            most=most,
+            LooksQuery.of(query, params),
         )
 
     def doubtful_labels(
-        self, evaluation_id: str, *, threshold: float = 0.8, top: int = 5, limit: int = 50
+        self, evaluation_id: str, query: DoubtfulQuery | None = None, **params: Any
     ) -> DoubtfulLabels:
         """Likely label errors: all runs of the suite say the same other class, and surely."""
-        return self._get(
+        return self._ask(
             at("/evaluations", evaluation_id, "samples", "doubtful"),
             DoubtfulLabels,
-            threshold=threshold,
-            top=top,
-            limit=limit,
+            DoubtfulQuery.of(query, params),
         )
 
     def correct_labels(
@@ -166,18 +83,15 @@ class SampleCalls(Connection):
         return self._read(self._send("POST", path, body=asked), CorrectedManifest)
 
     def sample_answers(
-        self, evaluation_id: str, sample_id: str, *, run_id: str | None = None, top: int = 5
+        self,
+        evaluation_id: str,
+        sample_id: str,
+        query: SampleAnswersQuery | None = None,
+        **params: Any,
     ) -> SampleHistory:
-        """What a run says of one image on ID data and under each corruption.
-
-        Args:
-            evaluation_id: of an evaluation that has the sample.
-            sample_id: its id there.
-            run_id: whose answers; None: those of the evaluation's own run.
-            top: how many of the most probable classes each answer comes with.
-        """
+        """What a run says of one image on ID data and under each corruption."""
         path = at("/samples", evaluation_id, sample_id, "answers")
-        return self._get(path, SampleHistory, run_id=run_id, top=top)
+        return self._ask(path, SampleHistory, SampleAnswersQuery.of(query, params))
 
     def thumbnail(self, evaluation_id: str, sample_id: str, *, size: int = 160) -> bytes:
         """The image of a sample as the model saw it, as PNG or JPEG.

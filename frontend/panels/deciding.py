@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from calift_core.client import Client
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.answers import Decision, KeptSet, PromiseTest
+from calift_core.schema.wire.queries import DecisionQuery
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.tables import Run, analysis
@@ -44,7 +46,8 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
     decisions = []
     for run in runs:
         try:
-            found = api.decision(run.id, chosen[run.id].revision, risk, level)
+            query = DecisionQuery(risk=risk, level=level)
+            found = api.answer(Client.decision, run.id, chosen[run.id].revision, query)
         except CaliftError as error:
             st.warning(
                 f"**{text.md(run.label)}**: {text.md_prose(str(error))}",

@@ -18,7 +18,9 @@ from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
+from calift_core.client import Client
 from calift_core.errors import CaliftError
+from calift_core.schema.wire.queries import LooksQuery, SampleFilter, SamplesQuery
 from calift_core.schema.wire.results import (
     DoubtfulLabels,
     Evaluation,
@@ -80,16 +82,18 @@ class Chosen(NamedTuple):
     temperature: float | None = None
     doubtful: bool = False
 
-    def filters(self) -> dict[str, Any]:
-        """The client's own filters of samples."""
-        return {
-            "where": self.where or None,
-            "lower": self.lower,
-            "upper": self.upper,
-            "outcome": self.outcome or None,
-            "against": self.against or None,
-            "temperature": self.temperature,
-        }
+    def filter(self) -> SampleFilter:
+        """The service's own filter of samples."""
+        return SampleFilter.of(
+            params={
+                "where": self.where or None,
+                "lower": self.lower,
+                "upper": self.upper,
+                "outcome": self.outcome or None,
+                "against": self.against or None,
+                "temperature": self.temperature,
+            }
+        )
 
 
 def open_samples(chosen: Chosen | None) -> None:
@@ -354,20 +358,23 @@ def _page_of(
     evaluation: Evaluation, now: Chosen, order: str, top: bool
 ) -> tuple[SamplePage | None, list[str | None]]:
     """The samples of a page, None where they cannot be had; where the pages turned so far begin."""
-    asked = {
-        **now.filters(), "sort": order.removeprefix("-"), "descending": order.startswith("-"),
-    }  # fmt: skip
-    question = f"{evaluation.id}-{sorted(asked.items(), key=str)}"
-    cursors = _cursors(question)
+    query = SamplesQuery.of(
+        now.filter(),
+        {
+            "sort": order.removeprefix("-"),
+            "descending": order.startswith("-"),
+            "top": 5 if top else 0,
+            "limit": _ON_A_PAGE,
+        },
+    )
+    cursors = _cursors(f"{evaluation.id}-{query.model_copy(update={'top': 0})}")
     found = api.act(
         f"load samples of {evaluation.run_name} on {evaluation.dataset}",
-        lambda: api.samples(
+        lambda: api.answer(
+            Client.samples,
             evaluation.id,
             evaluation.predictions_sha256,
-            **asked,
-            top=5 if top else 0,
-            cursor=cursors[-1],
-            limit=_ON_A_PAGE,
+            query.model_copy(update={"cursor": cursors[-1]}),
         ),
     )
     return found, cursors
@@ -403,7 +410,12 @@ def _looks(evaluation: Evaluation, now: Chosen) -> SampleLooks | None:
     with st.spinner("Measuring images…"):
         return api.act(
             "measure the images",
-            lambda: api.sample_looks(evaluation.id, evaluation.predictions_sha256, **now.filters()),
+            lambda: api.answer(
+                Client.sample_looks,
+                evaluation.id,
+                evaluation.predictions_sha256,
+                LooksQuery.of(now.filter()),
+            ),
         )
 
 
@@ -478,7 +490,9 @@ def _turn(cursors: list[str | None], following: str | None) -> None:
 def _shared(evaluation: Evaluation, now: Chosen, looks: SampleLooks | None) -> None:
     found = api.act(
         "find what the samples share",
-        lambda: api.sample_traits(evaluation.id, evaluation.predictions_sha256, **now.filters()),
+        lambda: api.answer(
+            Client.sample_traits, evaluation.id, evaluation.predictions_sha256, now.filter()
+        ),
     )
     if found is None:
         return

@@ -111,7 +111,7 @@ def from_service(
     base = _baseline(told, baseline)
     if len(told) < 2 or not paired:
         return Gathered(told, base, why_none="Only one run is in this report.")
-    found = client.compare(ids, base)
+    found = client.compare(run_id=ids, baseline=base)
     differences = {c.run.id: c.differences for c in found.runs if c.run.id != base}
     return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from calift_core.client import Client
 from calift_core.errors import CaliftError
+from calift_core.schema.wire.queries import BudgetQuery
 from calift_core.schema.wire.results import Budget, Evaluation
 from frontend import api, figures, page, pickers, state, text
 from frontend.tables import Run
@@ -124,13 +126,18 @@ def _plan(
     for times in _TIMES:
         try:
             budgets.append(
-                api.budget(
+                api.answer(
+                    Client.budget,
                     evaluation.id,
                     evaluation.predictions_sha256,
-                    difference=difference * times,
-                    metric=metric,
-                    against=against and against.id,
-                    power=power,
+                    BudgetQuery.of(
+                        params={
+                            "difference": difference * times,
+                            "metric": metric,
+                            "against": against and against.id,
+                            "power": power,
+                        }
+                    ),
                 )
             )
         except CaliftError as error:

@@ -29,7 +29,8 @@ from calift_core.calibration import Binning
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report, Summary
-from calift_core.schema.wire.results import AskedBinning, Source
+from calift_core.schema.wire.queries import SlicesQuery
+from calift_core.schema.wire.results import Source
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 from tests.support import said
 
@@ -305,7 +306,11 @@ def test_slices__the_condition_of_each_holds_for_its_samples_alone(
     samples: Samples, by: Any, where: str | None
 ) -> None:
     page = slice_page(
-        samples, Source(), Binning(4), Draws(20, 0), by=by, where=where, min_n=10**6, limit=1000
+        samples,
+        Source(),
+        SlicesQuery(by=by, where=where, min_n=10**5, limit=200),
+        Binning(4),
+        Draws(20, 0),
     )
     assert page.items
     found = [matching(samples, one.condition or where) for one in page.items]
@@ -844,7 +849,7 @@ def test_compare__is_written_for_people(
     from calift.commands.service import show_comparison
 
     ids = [make_run(seed=s) for s in (0, 4)]
-    comparison = client.compare(ids)
+    comparison = client.compare(run_id=ids)
     show_comparison(comparison)
     said = capsys.readouterr().out
     (found,) = (d for d in comparison.runs[1].differences if (d.dataset, d.metric) == ("id", "ece"))
@@ -902,26 +907,20 @@ def test_client__asks_what_the_routes_take(
     run_id = make_run()
     e, shift = client.run_evaluations(run_id)[:2]
     assert client.reliability(e.id, calibrator="temperature").calibrator.oracle is False
-    assert client.measures(
-        e.id, binning=AskedBinning(n_bins=8, norm="l2"), classwise=False
-    ).measures
+    assert client.measures(e.id, n_bins=8, norm="l2", classwise=False).measures
     assert client.audit(e.id, temperature=2.0).temperature == 2
-    page = client.slices(
-        e.id, by="confidence", where="correct", binning=AskedBinning(n_bins=4), sort="n", limit=2
-    )
+    page = client.slices(e.id, by="confidence", where="correct", n_bins=4, sort="n", limit=2)
     assert (page.total, len(page.items), page.where) == (4, 2, "correct")
     assert client.run_slices(run_id, where="correct", role=["shift"]).total == 1
-    wide = client.run_slices(
-        run_id, binning=AskedBinning(n_bins=3, scheme="equal_width", norm="l2")
-    )
+    wide = client.run_slices(run_id, n_bins=3, scheme="equal_width", norm="l2")
     assert (wide.scheme, wide.norm, {s.n_bins for s in wide.items}) == ("equal_width", "l2", {3})
-    effect = client.calibrate(e.id, "isotonic", fit_on=shift.id, oracle=True)
+    effect = client.calibrate(e.id, kind="isotonic", fit_on=shift.id, oracle=True)
     assert effect.calibrator.oracle
     with pytest.raises(ServiceError) as refusal:
         client.calibrate(e.id, fit_on=shift.id)
     assert refusal.value.problem["code"] == "LEAKAGE"
     assert len(client.transfer(run_id, dataset=["id"]).rows) == 3
-    assert client.budget(e.id, 0.05, metric="accuracy", power=0.9).power == 0.9
+    assert client.budget(e.id, difference=0.05, metric="accuracy", power=0.9).power == 0.9
 
 
 def test_top_k__what_needs_all_logits_says_so(

@@ -27,7 +27,6 @@ from calift_core.errors import (
 )
 from calift_core.predictions.read import read_predictions
 from calift_core.schema import records as r
-from calift_core.schema.wire.results import AskedBinning
 from tests.conftest import example_predictions, free_port, serving, spec_of, until
 
 
@@ -72,7 +71,7 @@ def test_client__every_method_against_the_service(
     evaluations = client.run_evaluations(run_id)
     assert client.evaluation(evaluations[0].id) == evaluations[0]
     assert client.evaluations(run_id=[run_id]).total == 2
-    assert client.reliability(evaluations[0].id, binning=AskedBinning(n_bins=5)).n_bins == 5
+    assert client.reliability(evaluations[0].id, n_bins=5).n_bins == 5
     saved = client.download_predictions(evaluations[0].id, tmp_path / "p.parquet")
     assert (read_predictions(saved).logits == example_predictions(0).logits).all()
     assert [s.final for s in client.spectra(run_id)] == [False, True]
@@ -80,7 +79,7 @@ def test_client__every_method_against_the_service(
     with pytest.raises(ServiceError, match="no frontier") as none:
         client.frontier(run_id)
     assert none.value.status == 404
-    assert client.compare(done).parameters == {}
+    assert client.compare(run_id=done).parameters == {}
     assert client.methods()
     assert client.models()
     assert client.datasets()

@@ -26,7 +26,6 @@ from calift_core.predictions.read import read_predictions, read_top_k
 from calift_core.predictions.types import top_k
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report
-from calift_core.schema.wire.results import AskedBinning
 from tests.conftest import example_predictions, spec_of
 
 PATH = "/api/v1/predictions"
@@ -114,9 +113,7 @@ def test_import__digits_of_scikit_learn_are_a_run_like_any_other(
     (evaluation,) = client.run_evaluations(run.id)
     assert evaluation.n == len(labels)
     assert evaluation.accuracy == (probs.argmax(1) == labels).mean()
-    measured = client.reliability(
-        evaluation.id, binning=AskedBinning(n_bins=10, scheme="equal_width")
-    )
+    measured = client.reliability(evaluation.id, n_bins=10, scheme="equal_width")
     assert measured.ece == pytest.approx(
         calibration.ece(
             calibration.score_probs(probs, labels),
@@ -151,7 +148,7 @@ def test_import__two_models_are_compared_on_the_samples_that_both_saw(
             made = replace(made, logits=(made.logits + noise).astype(np.float32))
         write_predictions(tmp_path / f"{seed}.parquet", made)
         runs.append(client.import_predictions(tmp_path / f"{seed}.parquet", name=f"model {seed}"))
-    compared = client.compare([r.id for r in runs])
+    compared = client.compare(run_id=[r.id for r in runs])
     (accuracy,) = [d for d in compared.runs[1].differences if d.metric == "accuracy"]
     assert accuracy.n == 400
     first, second = (client.run_evaluations(r.id)[0].accuracy for r in runs)

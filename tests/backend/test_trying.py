@@ -33,6 +33,7 @@ from calift_core.predictions.training import TRAINING_IMAGES, read_training_imag
 from calift_core.predictions.types import Predictions, PredictionsMetadata
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.wire.answers import TriedPicture
+from calift_core.schema.wire.queries import DecisionQuery
 from calift_core.shipping.children import Child
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
@@ -380,7 +381,7 @@ def test_threshold__is_one_for_decide_the_command_try_export_and_predict(
     explorer = Explorer(FolderLibrary())
     for risk, threshold in shipped.items():
         served = api.get(f"/api/v1/runs/{run_id}/decision", params={"risk": risk}).json()
-        local = explorer.decide(str(run), risk=risk)
+        local = explorer.decision(str(run), DecisionQuery(risk=risk))
         assert served["threshold"] == local.threshold == threshold
         assert served["chosen_on"]["dataset"] == local.chosen_on.dataset == tried.promised_on
         assert served["calibrator"] == local.calibrator == tried.calibrator == model.calibrator.kind

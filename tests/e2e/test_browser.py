@@ -189,11 +189,10 @@ def evaluation_of(dashboard: Dashboard, run: str, dataset: str) -> Any:
 def samples_in(dashboard: Dashboard, evaluation: Any, first: int, last: int) -> int:
     """How many samples lie in bins of the diagram, from the first to the last."""
     from calift_core.client import Client
-    from calift_core.schema.wire.results import AskedBinning
 
-    asked = AskedBinning(n_bins=15, scheme="equal_mass", norm="l1")
+    asked = {"n_bins": 15, "scheme": "equal_mass", "norm": "l1"}
     with Client(dashboard.service.url, dashboard.admin_token) as calift:
-        bins = calift.reliability(evaluation.id, binning=asked, temperature=1.0).bins
+        bins = calift.reliability(evaluation.id, **asked, temperature=1.0).bins
     return sum(b.count for b in bins[first : last + 1])
 
 

@@ -108,7 +108,7 @@ def test_upgrade__curves_spectra_files_and_log_of_a_finished_run_open(client: Cl
     assert client.logs(run_id).complete
     kinds = {artifact.kind for artifact in client.artifacts(run_id)}
     assert {"report", "predictions", "checkpoint"} <= kinds
-    assert client.compare([run_id, IDS["killed"]]).runs
+    assert client.compare(run_id=[run_id, IDS["killed"]]).runs
 
 
 def test_upgrade__a_killed_run_goes_on_from_its_checkpoint_and_says_how_it_was_made(

@@ -19,6 +19,7 @@ from streamlit.components.v2 import manifest_scanner
 from calift_core.analysis import measures, slices
 from calift_core.calibration import evaluate_all
 from calift_core.schema.report import EvaluationReport
+from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import (
     ComparedRun,
     Comparison,
@@ -200,8 +201,8 @@ def pages() -> list[tuple[Run, SlicePage]]:
         (
             run,
             slices.slice_page(
-                samples_of(name), Source(dataset="sketch", role="shift"), BINNING, DRAWS,
-                sort="gap", min_n=55,
+                samples_of(name), Source(dataset="sketch", role="shift"),
+                SlicesQuery(sort="gap", min_n=55), BINNING, DRAWS,
             ),
         )
         for run, name in zip(RUNS, ("fine-tuning", "CaRot"), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calift_core.analysis import slices
+from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import SlicePage, Source
 from frontend import figures
 from frontend.tables import Run, analysis
@@ -37,9 +38,9 @@ def test_slices__none_is_said() -> None:
     page = slices.slice_page(
         samples_of("CaRot"),
         Source(dataset="sketch", role="shift"),
+        SlicesQuery(where="rank > 99"),
         BINNING,
         DRAWS,
-        where="rank > 99",
     )
     assert "no sample" in figures.style.alt_text(figures.slices.gaps([(RUNS[0], page)]))
     assert analysis.slices([(RUNS[0], page)]).rows == []

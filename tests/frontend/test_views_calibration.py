@@ -11,7 +11,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
-from calift_core.schema.wire.results import AskedBinning
 from frontend import text
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, components_of, page, three, words
@@ -71,8 +70,8 @@ def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard: 
             next(e for e in calift.run_evaluations(dashboard.ids[name]) if e.dataset == "sketch")
             for name in ("FLYP", "zero-shot")
         )
-        asked = AskedBinning(n_bins=5, scheme="equal_mass")
-        bins = calift.reliability(evaluation.id, binning=asked, temperature=1.0).bins[-2:]
+        asked = {"n_bins": 5, "scheme": "equal_mass"}
+        bins = calift.reliability(evaluation.id, **asked, temperature=1.0).bins[-2:]
         edges = {"lower": bins[0].lower, "upper": bins[1].upper}
         first = calift.samples(evaluation.id, **edges, sort="gap", descending=True, limit=24)
         lost = calift.samples(evaluation.id, against=other.id, outcome="lost")

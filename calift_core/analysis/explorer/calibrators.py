@@ -14,12 +14,14 @@ from calift_core.analysis.explorer.measures import MeasureAnswers
 from calift_core.analysis.explorer.scored import Fit, Scored, need_logits
 from calift_core.analysis.library import Subject
 from calift_core.calibration import Binning, SampleScores
-from calift_core.calibration.registry import known
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError
-from calift_core.schema.wire.results import (
-    AS_EVALUATED,
+from calift_core.schema.wire.queries import (
     TRANSFER_SETS,
-    AskedBinning,
+    CalibratorQuery,
+    ReliabilityQuery,
+    TransferQuery,
+)
+from calift_core.schema.wire.results import (
     CalibratorEffect,
     TransferCell,
     TransferMatrix,
@@ -33,45 +35,39 @@ class CalibratorAnswers(MeasureAnswers):
     def calibrate(
         self,
         subject: Subject,
-        kind: str,
-        binning: AskedBinning = AS_EVALUATED,
+        query: CalibratorQuery | None = None,
         *,
         fit_on: Sequence[str] = (),
-        oracle: bool = False,
     ) -> CalibratorEffect:
         """Fit a calibrator and show predictions before and after it; as `reliability`."""
-        after = self.reliability(subject, binning, calibrator=kind, fit_on=fit_on, oracle=oracle)
+        query = query or CalibratorQuery()
+        binning = query.model_dump(include={"n_bins", "scheme", "norm"})
+        through = ReliabilityQuery(
+            calibrator=query.kind, fit_on=query.fit_on, oracle=query.oracle, **binning
+        )
+        after = self.reliability(subject, through, fit_on=fit_on)
         assert after.calibrator is not None
         return CalibratorEffect(
             calibrator=after.calibrator,
-            before=self.reliability(subject, binning, temperature=1.0),
+            before=self.reliability(subject, ReliabilityQuery(temperature=1.0, **binning)),
             after=after,
         )
 
-    def transfer(
-        self,
-        run: str,
-        kind: str,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        datasets: Sequence[str] = (),
-    ) -> TransferMatrix:
+    def transfer(self, run: str, query: TransferQuery | None = None) -> TransferMatrix:
         """Fit a calibrator on every data set of a run and test each on all.
 
-        Args:
-            datasets: names; none: the ID data and the shifts.
-
         Raises:
-            SpecError: the kind or a data set does not exist, there are more than 12 of them, or
-                not all logits of one are stored.
+            SpecError: a data set does not exist, there are more than 12 of them, or not all logits
+                of one are stored.
             PredictionsError: predictions cannot be read.
         """
-        known(kind)
+        query = query or TransferQuery()
+        kind = query.kind
         source = self._library.run(run)
-        chosen, notes = self._chosen(run, datasets)
+        chosen, notes = self._chosen(run, query.dataset)
         fits, more = self._fits(chosen, kind)
-        columns = [self._transfer_column(s, fits, binning.over(s.binning)) for s in chosen]
-        first = binning.over(chosen[0].binning)
+        columns = [self._transfer_column(s, fits, query.over(s.binning)) for s in chosen]
+        first = query.over(chosen[0].binning)
         told = [None, *(fitted for _, _, fitted in fits)]
         return TransferMatrix(
             source=source,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,27 +16,21 @@ from calift_core.calibration.decisions import choose_threshold
 from calift_core.errors import NotFoundError, SpecError, UnknownNameError, UnpairedError
 from calift_core.predictions.shared import shared_samples
 from calift_core.schema.wire.answers import Decision, KeptSet, Ledger, LedgerSet, PromiseTest
-from calift_core.schema.wire.results import (
-    Budget,
-)
+from calift_core.schema.wire.queries import BudgetQuery, DecisionQuery, LedgerQuery
+from calift_core.schema.wire.results import Budget
 
 
 class DecisionAnswers(Scores):
     """Answers that a decision needs."""
 
-    def ledger(
-        self, run: str, against: str, *, datasets: Sequence[str] = (), step: float = 0.1
-    ) -> Ledger:
+    def ledger(self, run: str, query: LedgerQuery) -> Ledger:
         """What a run has gained and lost against another; see `ledger_of`.
-
-        Args:
-            datasets: names; none: all that both were tested on.
-            step: by how much a confidence must differ to have moved.
 
         Raises:
             PredictionsError: predictions cannot be read.
             UnknownNameError: a data set that not both were tested on.
         """
+        against, datasets, step = query.against, query.dataset, query.step
         base = {s.source.dataset: s for s in self._library.tested(against)}
         pairs = {
             name: (s, base[name])
@@ -82,25 +75,20 @@ class DecisionAnswers(Scores):
             **self._memory.remember("answers", key, make),
         )
 
-    def decide(
-        self, run: str, *, risk: float, level: float = 0.95, datasets: Sequence[str] = ()
-    ) -> Decision:
+    def decision(self, run: str, query: DecisionQuery | None = None) -> Decision:
         """A threshold for at most so many errors among what is kept; see `choose_threshold`.
 
         It is found as an exported model's is (`analysis.deciding`), held against the ID test set,
         and shown on every shift.
 
-        Args:
-            risk: the largest share of errors among what is kept.
-            datasets: names; none: all that the run was tested on.
-
         Raises:
             PredictionsError: predictions cannot be read.
             NotFoundError: the run was not tested, or has no ID part that its calibrator was not
                 fitted on.
-            SpecError: risk or level is not in (0, 1).
             UnknownNameError: a data set that the run was not tested on.
         """
+        query = query or DecisionQuery()
+        risk, level, datasets = query.risk, query.level, query.dataset
         tested = {s.source.dataset or s.target: s for s in self._library.tested(run)}
         if not tested:
             raise self._library.untested(run)
@@ -188,16 +176,7 @@ class DecisionAnswers(Scores):
             )
         return validation
 
-    def budget(
-        self,
-        subject: Subject,
-        *,
-        difference: float,
-        metric: str = "ece",
-        against: Subject | None = None,
-        level: float = 0.95,
-        power: float = 0.8,
-    ) -> Budget:
+    def budget(self, subject: Subject, query: BudgetQuery) -> Budget:
         """How many samples show a difference; see `budget_of`.
 
         Raises:
@@ -205,6 +184,7 @@ class DecisionAnswers(Scores):
             UnpairedError: the two share no samples.
             SpecError: an argument is not valid.
         """
+        against = None if query.against is None else self._library.subject(query.against)
         file = subject.open()
         other_file = against.open() if against is not None else None
         scores, clusters, paired = self.scored(file, subject.temperature), file.clusters, None
@@ -213,21 +193,18 @@ class DecisionAnswers(Scores):
             scores = scores.take(in_a)
             paired = self.scored(other_file, against.temperature).take(in_b)
             clusters = None if clusters is None else clusters[in_a]
-        asked = (metric, difference, level, power)
+        asked = query.model_dump(exclude={"against"})
         other = against and (against.target, other_file and other_file.digest)
         return self._memory.remember(
             "numbers",
-            ("budget", subject.target, file.digest, other, *asked),
+            ("budget", subject.target, file.digest, other, *asked.values()),
             lambda: budget_of(
                 scores,
                 subject.source,
-                metric=metric,
-                difference=difference,
                 against=paired,
                 against_source=against.source if against is not None else None,
                 clusters=clusters,
-                level=level,
-                power=power,
                 n_resamples=resamples_for(len(scores)),
+                **asked,
             ),
         )

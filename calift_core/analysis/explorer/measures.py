@@ -8,19 +8,17 @@ from calift_core.analysis.explorer.scored import Scored, Scores, need_logits
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.analysis.measures import audit_of, classwise_measure, measures_of
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
-from calift_core.analysis.slices import By, Sort, slice_of_set, slice_page
+from calift_core.analysis.slices import slice_of_set, slice_page
 from calift_core.calibration import Binning, SampleScores
 from calift_core.errors import SpecError
-from calift_core.schema.report import Role
-from calift_core.schema.wire.results import (
-    AS_EVALUATED,
-    AskedBinning,
-    Measure,
-    MeasureSet,
-    Reliability,
-    Slice,
-    SlicePage,
+from calift_core.schema.wire.queries import (
+    AuditQuery,
+    MetricsQuery,
+    ReliabilityQuery,
+    RunSlicesQuery,
+    SlicesQuery,
 )
+from calift_core.schema.wire.results import Measure, MeasureSet, Reliability, Slice, SlicePage
 
 
 class MeasureAnswers(Scores):
@@ -29,22 +27,17 @@ class MeasureAnswers(Scores):
     def reliability(
         self,
         subject: Subject,
-        binning: AskedBinning = AS_EVALUATED,
+        query: ReliabilityQuery | None = None,
         *,
-        temperature: float | None = None,
-        calibrator: str | None = None,
         fit_on: Sequence[str] = (),
-        oracle: bool = False,
-        prompts: str | None = None,
     ) -> Reliability:
         """The reliability diagram at any binning and temperature, or through a calibrator.
 
         Args:
-            temperature: divides the logits.
-            calibrator: its kind; the diagram is of what it makes of the logits.
-            fit_on: what the calibrator is fitted on, see `Library.fit_set`.
-            oracle: allow data other than the ID calibration split.
-            prompts: a name that `prompts` lists; the diagram is of what these would have said.
+            subject: what it is of.
+            query: how it is made.
+            fit_on: what the calibrator is fitted on, see `Library.fit_set`; none: as the query
+                says.
 
         Raises:
             PredictionsError: the predictions cannot be read.
@@ -53,8 +46,10 @@ class MeasureAnswers(Scores):
                 all logits.
             LeakageError: the calibrator's data are not the ID calibration split, without `oracle`.
         """
-        file, asked = subject.open(), binning.over(subject.binning)
-        degrees = temperature if temperature is not None else subject.temperature
+        query = query or ReliabilityQuery()
+        file, asked = subject.open(), query.over(subject.binning)
+        temperature, calibrator, prompts = query.temperature, query.calibrator, query.prompts
+        degrees = subject.degrees(temperature)
         if prompts is not None:
             if calibrator is not None:
                 raise SpecError(
@@ -83,7 +78,8 @@ class MeasureAnswers(Scores):
                 " as well.",
                 hint="A calibrator is fitted on the stored logits; leave temperature out.",
             )
-        key, fitted, told = self._calibrator(subject, calibrator, fit_on, oracle)
+        fit_on = fit_on or ([query.fit_on] if query.fit_on else [])
+        key, fitted, told = self._calibrator(subject, calibrator, fit_on, query.oracle)
         found = self._diagram(
             subject, file, asked, key, 1.0, lambda: self._calibrated(subject, file, key, fitted)
         )
@@ -125,22 +121,16 @@ class MeasureAnswers(Scores):
         # A run's name may change; what is remembered must not say the old one.
         return found.model_copy(update={"run_name": source.run_name})
 
-    def measures(
-        self,
-        subject: Subject,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        temperature: float | None = None,
-        classwise: bool = True,
-    ) -> MeasureSet:
+    def measures(self, subject: Subject, query: MetricsQuery | None = None) -> MeasureSet:
         """Every measure; the class-wise error only where all logits are stored.
 
         Raises:
             PredictionsError: the predictions cannot be read.
         """
-        file, asked = subject.open(), binning.over(subject.binning)
-        degrees = temperature if temperature is not None else subject.temperature
-        classwise = classwise and file.metadata.storage == "full"
+        query = query or MetricsQuery()
+        file, asked = subject.open(), query.over(subject.binning)
+        degrees = subject.degrees(query.temperature)
+        classwise = query.classwise and file.metadata.storage == "full"
         extra = self._classwise(subject, file, degrees, asked) if classwise else None
         found: list[Measure] = self._memory.remember(
             "numbers",
@@ -155,14 +145,14 @@ class MeasureAnswers(Scores):
         )
         return _measure_set(subject, file, degrees, found)
 
-    def audit(self, subject: Subject, *, temperature: float | None = None) -> MeasureSet:
+    def audit(self, subject: Subject, query: AuditQuery | None = None) -> MeasureSet:
         """The same predictions under the estimators in use; see `audit_of`.
 
         Raises:
             PredictionsError: the predictions cannot be read.
         """
-        file = subject.open()
-        degrees = temperature if temperature is not None else subject.temperature
+        query = query or AuditQuery()
+        file, degrees = subject.open(), subject.degrees(query.temperature)
         extra = [
             self._classwise(subject, file, degrees, binning)
             for binning in (Binning(scheme="equal_width"), Binning(scheme="equal_mass"))
@@ -185,53 +175,28 @@ class MeasureAnswers(Scores):
             long=True,
         )
 
-    def slices(
-        self,
-        subject: Subject,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        by: By = "class",
-        where: str | None = None,
-        sort: Sort = "key",
-        descending: bool = False,
-        min_n: int = 30,
-        temperature: float | None = None,
-        offset: int = 0,
-        limit: int = 50,
-    ) -> SlicePage:
+    def slices(self, subject: Subject, query: SlicesQuery | None = None) -> SlicePage:
         """A page of slices of one set of predictions; see `slice_page`.
 
         Raises:
             PredictionsError: the predictions cannot be read.
             SpecError: the condition or the grouping is not valid.
         """
-        file, asked = subject.open(), binning.over(subject.binning)
-        degrees = temperature if temperature is not None else subject.temperature
-        question = (by, where, sort, descending, min_n, offset, limit)
+        query = query or SlicesQuery()
+        file, asked = subject.open(), query.over(subject.binning)
+        degrees = subject.degrees(query.temperature)
         found: SlicePage = self._memory.remember(
             "numbers",
             ("slices", subject.source.evaluation_id, file.digest, asked, subject.draws, degrees,
-             *question),
+             query),
             lambda: slice_page(
-                self._samples(file, degrees), subject.source, asked, subject.draws, by=by,
-                where=where, sort=sort, descending=descending, min_n=min_n, offset=offset,
-                limit=limit, temperature=degrees,
+                self._samples(file, degrees), subject.source, query, asked, subject.draws,
+                temperature=degrees,
             ),
         )  # fmt: skip
         return found.model_copy(update={"source": subject.source})
 
-    def run_slices(
-        self,
-        run: str,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        where: str | None = None,
-        roles: Sequence[Role] = (),
-        min_n: int = 30,
-        temperature: float | None = None,
-        offset: int = 0,
-        limit: int = 50,
-    ) -> SlicePage:
+    def run_slices(self, run: str, query: RunSlicesQuery | None = None) -> SlicePage:
         """One slice per data set of a run: the samples that meet a condition on each.
 
         Data sets without such a sample are left out of the items.
@@ -240,45 +205,41 @@ class MeasureAnswers(Scores):
             PredictionsError: predictions cannot be read.
             SpecError: the condition is not valid.
         """
+        query = query or RunSlicesQuery()
         source = self._library.run(run)
+        roles = query.role
         tested = [s for s in self._library.tested(run) if not roles or s.source.role in roles]
-        page = tested[offset : offset + limit]
+        page = tested[query.offset : query.offset + query.limit]
         items = [
             one.model_copy(update={"evaluation_id": s.source.evaluation_id, "role": s.source.role})
             for s in page
-            for one in self._slice_of_set(s, binning.over(s.binning), where, min_n, temperature)
+            for one in self._slice_of_set(s, query)
         ]
-        first = binning.over(tested[0].binning if tested else Binning())
-        degrees = tested[0].temperature if tested else 1.0
+        first = query.over(tested[0].binning if tested else Binning())
+        degrees = tested[0].degrees(query.temperature) if tested else query.temperature or 1.0
         return SlicePage(
             source=source,
             by="dataset",
-            where=where or "",
+            where=query.where or "",
             sort="key",
             descending=False,
-            min_n=min_n,
+            min_n=query.min_n,
             scheme=first.scheme,
             norm=first.norm,
-            temperature=temperature if temperature is not None else degrees,
+            temperature=degrees,
             n=sum(s.n for s in page),
             n_matching=sum(one.n for one in items),
             total=len(tested),
-            offset=offset,
+            offset=query.offset,
             items=items,
         )
 
-    def _slice_of_set(
-        self,
-        subject: Subject,
-        binning: Binning,
-        where: str | None,
-        min_n: int,
-        temperature: float | None,
-    ) -> list[Slice]:
+    def _slice_of_set(self, subject: Subject, query: RunSlicesQuery) -> list[Slice]:
         """The slice, or nothing where no sample meets the condition."""
-        file = subject.open()
-        degrees = temperature if temperature is not None else subject.temperature
+        file, binning = subject.open(), query.over(subject.binning)
+        degrees = subject.degrees(query.temperature)
         title = subject.source.dataset or file.metadata.dataset
+        where, min_n = query.where, query.min_n
 
         def make() -> list[Slice]:
             one = slice_of_set(

@@ -6,29 +6,22 @@ from calift_core.analysis.explorer.scored import Scores
 from calift_core.analysis.library import Subject
 from calift_core.calibration import accuracy, brier, ece, nll, null_floor
 from calift_core.errors import NotFoundError, SpecError
-from calift_core.schema.wire.results import AS_EVALUATED, AskedBinning, PromptEffect, PromptEffects
+from calift_core.schema.wire.queries import PromptsQuery
+from calift_core.schema.wire.results import PromptEffect, PromptEffects
 
 
 class PromptAnswers(Scores):
     """The classifier made anew of other prompts, on stored features."""
 
-    def prompts(
-        self,
-        subject: Subject,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        temperature: float | None = None,
-    ) -> PromptEffects:
+    def prompts(self, subject: Subject, query: PromptsQuery | None = None) -> PromptEffects:
         """Every kept set of prompts on the subject's data; none, and why, where none can be told.
-
-        Args:
-            temperature: divides the logits.
 
         Raises:
             PredictionsError: the predictions or the prompts cannot be read.
         """
-        file, asked = subject.open(), binning.over(subject.binning)
-        degrees = temperature if temperature is not None else subject.temperature
+        query = query or PromptsQuery()
+        file, asked = subject.open(), query.over(subject.binning)
+        degrees = subject.degrees(query.temperature)
 
         def told(items: list[PromptEffect], why: str | None = None) -> PromptEffects:
             return PromptEffects(

@@ -10,8 +10,6 @@ from calift_core.analysis.clusters import Clusters, clustered, nearest_prompts
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.explorer.scored import Scores
 from calift_core.analysis.gallery import (
-    Order,
-    SampleFilter,
     chosen,
     contradicted,
     described,
@@ -23,9 +21,13 @@ from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.bins import Ints
 from calift_core.errors import NotFoundError, UnpairedError
 from calift_core.predictions.rows import read_features, read_scores_at, read_top
+from calift_core.schema.wire.queries import (
+    DoubtfulQuery,
+    LooksQuery,
+    SampleFilter,
+    SamplesQuery,
+)
 from calift_core.schema.wire.results import (
-    AS_EVALUATED,
-    AskedBinning,
     DoubtfulLabels,
     Sample,
     SampleHistory,
@@ -44,43 +46,28 @@ class SampleAnswers(Scores):
     """Samples one by one."""
 
     def samples(
-        self,
-        subject: Subject,
-        wanted: SampleFilter,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        against: Subject | None = None,
-        sort: Order = "stored",
-        descending: bool = False,
-        top: int = 5,
-        temperature: float | None = None,
-        offset: int = 0,
-        limit: int = 50,
+        self, subject: Subject, query: SamplesQuery | None = None, *, offset: int = 0
     ) -> SamplePage:
-        """A page of samples one by one.
-
-        Args:
-            binning: of `wanted.bin`.
-            against: another model's predictions of the same samples, shown beside and compared to.
-            descending: largest first.
-            top: how many of the most probable classes each sample comes with.
-            temperature: divides the subject's logits.
+        """A page of samples one by one; `offset`: samples before it, whatever the cursor says.
 
         Raises:
             PredictionsError: the predictions cannot be read.
             SpecError: the condition, the bin or the order is not valid.
             UnpairedError: `against` shares no samples.
         """
-        file, samples, degrees = self._opened(subject, temperature)
+        query = query or SamplesQuery()
+        sort, descending, top = query.sort, query.descending, query.top
+        file, samples, degrees = self._opened(subject, query.temperature)
+        against = self._against(query)
         baseline = self._baseline(file, against)
-        index = chosen(samples, wanted, binning.over(subject.binning), baseline)
+        index = chosen(samples, query, query.over(subject.binning), baseline)
         index = ordered(samples.scores, index, sort, descending=descending, baseline=baseline)
-        page = index[offset : offset + limit]
+        page = index[offset : offset + query.limit]
         likely = read_top(file.path, page, top, degrees) if top and len(page) else []
         return SamplePage(
             source=subject.source,
             against=against and against.source,
-            where=wanted.where or "",
+            where=query.where or "",
             sort=sort,
             descending=descending,
             temperature=degrees,
@@ -115,15 +102,10 @@ class SampleAnswers(Scores):
 
         return self._memory.remember("fits", ("clusters", file.digest), make, long=True)
 
-    def traits(
-        self,
-        subject: Subject,
-        wanted: SampleFilter,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        against: Subject | None = None,
-        temperature: float | None = None,
-    ) -> SampleTraits:
+    def _against(self, query: SampleFilter) -> Subject | None:
+        return None if query.against is None else self._library.subject(query.against)
+
+    def sample_traits(self, subject: Subject, query: SampleFilter | None = None) -> SampleTraits:
         """What samples share that the rest of the data set does not; see `shared_traits`.
 
         Raises:
@@ -131,17 +113,18 @@ class SampleAnswers(Scores):
             SpecError: the condition or the bin is not valid.
             UnpairedError: `against` shares no samples.
         """
-        file, samples, degrees = self._opened(subject, temperature)
-        asked = binning.over(subject.binning)
+        query = query or SampleFilter()
+        file, samples, degrees = self._opened(subject, query.temperature)
+        asked, against = query.over(subject.binning), self._against(query)
         other = against and (against.target, against.open().digest)
 
         clusters = self._clusters(file)  # before the short turn: it takes the long one
 
         def make() -> tuple[int, list[SharedTrait]]:
-            index = chosen(samples, wanted, asked, self._baseline(file, against))
+            index = chosen(samples, query, asked, self._baseline(file, against))
             return len(index), shared_traits(samples, index, clusters)
 
-        key = ("traits", file.digest, wanted, asked, other, degrees)
+        key = ("traits", file.digest, query, asked, other, degrees)
         n, items = self._memory.remember("numbers", key, make)
         return SampleTraits(source=subject.source, n=len(file), n_matching=n, items=items)
 
@@ -186,14 +169,16 @@ class SampleAnswers(Scores):
         likely = read_top(file.path, at, top, temperature) if top else []
         return described(alone, np.zeros(1, dtype=np.int64), likely, None)[0]
 
-    def doubtful(
-        self, subject: Subject, *, threshold: float = 0.8, top: int = 5, limit: int = 50
+    def doubtful_labels(
+        self, subject: Subject, query: DoubtfulQuery | None = None
     ) -> DoubtfulLabels:
         """Labels that this run and the others of its suite surely contradict; see `contradicted`.
 
         Raises:
             PredictionsError: predictions cannot be read.
         """
+        query = query or DoubtfulQuery()
+        threshold, top = query.threshold, query.top
         file, samples, degrees = self._opened(subject, None)
         every = [subject, *self._library.peers(subject)]
         digests = tuple(s.open().digest for s in every)
@@ -208,7 +193,7 @@ class SampleAnswers(Scores):
 
         key = ("doubtful", digests, threshold, degrees)
         index, runs = self._memory.remember("numbers", key, make)
-        page = index[:limit]
+        page = index[: query.limit]
         likely = read_top(file.path, page, top, degrees) if top and len(page) else []
         return DoubtfulLabels(
             source=subject.source,
@@ -219,24 +204,18 @@ class SampleAnswers(Scores):
         )
 
     def to_look_at(
-        self,
-        subject: Subject,
-        wanted: SampleFilter,
-        binning: AskedBinning = AS_EVALUATED,
-        *,
-        against: Subject | None = None,
-        temperature: float | None = None,
-        most: int = 60,
+        self, subject: Subject, query: LooksQuery | None = None
     ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """Ids and labels of chosen samples and of others, at most so many of each; see `drawn`."""
-        file, samples, _ = self._opened(subject, temperature)
-        baseline = self._baseline(file, against)
-        index = chosen(samples, wanted, binning.over(subject.binning), baseline)
+        query = query or LooksQuery()
+        file, samples, _ = self._opened(subject, query.temperature)
+        baseline = self._baseline(file, self._against(query))
+        index = chosen(samples, query, query.over(subject.binning), baseline)
 
         def named(part: Ints) -> list[tuple[str, int]]:
             return [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]
 
-        own, rest = drawn(index, len(file), most)
+        own, rest = drawn(index, len(file), query.most)
         return named(own), named(rest)
 
     def label_of(self, subject: Subject, sample: str) -> int:

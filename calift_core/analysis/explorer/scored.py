@@ -120,7 +120,7 @@ class Scores:
         self, subject: Subject, temperature: float | None
     ) -> tuple[PredictionsFile, Samples, float]:
         file = subject.open()
-        degrees = temperature if temperature is not None else subject.temperature
+        degrees = subject.degrees(temperature)
         return file, self._samples(file, degrees), degrees
 
     def _baseline(self, file: PredictionsFile, against: Subject | None) -> Baseline | None:

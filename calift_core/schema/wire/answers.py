@@ -8,11 +8,9 @@ from pydantic import Field
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import Role
+from calift_core.schema.wire.queries import Outcome
 from calift_core.schema.wire.results import Source
 
-#: A sample's answer against the baseline's: right now and wrong before, wrong now and right before,
-#: right or wrong in both.
-Outcome = Literal["gained", "lost", "both", "neither"]
 #: How a confidence moved: up or down by more than asked for, or neither.
 Surer = Literal["surer", "alike", "less_sure"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,13 +16,8 @@ from calift_core.schema.report import (
 )
 from calift_core.schema.wire.runs import RunSummary
 
-if TYPE_CHECKING:
-    from calift_core.calibration.bins import Binning
-
 #: Roles of predictions: those of evaluations, and the ID parts that calibrators are fitted on.
 PredictedRole = Literal["id", "shift", "corruption", "calibration", "validation"]
-#: Data sets that a calibrator's transfer matrix takes at most.
-TRANSFER_SETS = 12
 
 
 class Evaluation(EvaluationReport):
@@ -64,31 +58,6 @@ class Frontier(Frozen):
     input_run: str
     alpha: float
     points: list[FrontierPoint]
-
-
-class AskedBinning(Frozen):
-    """How a binned error is to be measured: what is None is as it was evaluated."""
-
-    n_bins: int | None = None
-    scheme: Literal["equal_mass", "equal_width"] | None = None
-    norm: Literal["l1", "l2", "max"] = "l1"
-
-    def over(self, evaluated: Binning) -> Binning:
-        """This binning with what is None filled in as evaluated.
-
-        Raises:
-            SpecError: n_bins < 1.
-        """
-        return replace(
-            evaluated,
-            n_bins=evaluated.n_bins if self.n_bins is None else self.n_bins,
-            scheme=evaluated.scheme if self.scheme is None else self.scheme,
-            norm=self.norm,
-        )
-
-
-#: Everything as it was evaluated.
-AS_EVALUATED = AskedBinning()
 
 
 class ReliabilityBin(Frozen):

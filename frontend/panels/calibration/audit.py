@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from calift_core.client import Client
+from calift_core.schema.wire.queries import AuditQuery
 from calift_core.schema.wire.results import Evaluation, MeasureSet
 from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import temperature_slider
@@ -20,10 +22,12 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
     sets: list[tuple[Run, MeasureSet]] = []
     for run_id, evaluation in found.items():
         with st.spinner(f"Auditing {labels[run_id]}"):
-            audited = api.fetch(
+            audited = api.fetched(
                 f"audit {labels[run_id]} on {evaluation.dataset}",
-                lambda e=evaluation: api.audit(e.id, e.predictions_sha256, temperature),  # type: ignore[misc]
-                key=f"audit-{evaluation.id}-{temperature}",
+                Client.audit,
+                evaluation.id,
+                evaluation.predictions_sha256,
+                AuditQuery(temperature=temperature),
             )
         sets.append((Run(run_id, labels[run_id]), audited))
     page.chart(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import streamlit as st
 
+from calift_core.client import Client
 from calift_core.errors import ServiceError
-from calift_core.schema.wire.results import TRANSFER_SETS, CalibratorEffect, Evaluation, Reliability
+from calift_core.schema.wire.queries import TRANSFER_SETS, CalibratorQuery, TransferQuery
+from calift_core.schema.wire.results import CalibratorEffect, Evaluation, Reliability
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import controls
@@ -82,14 +84,13 @@ def draw(
     # A calibrator starts from the stored logits, so there is no temperature to choose.
     asked = controls(with_temperature=False)
     evaluation, run = found[run_id], runs[run_id]
-    binning: dict[str, Any] = {"binning": asked.binning, "kind": kind}
-    oracle: dict[str, Any] = (
-        {} if fit_on == "calibration" else {"fit_on": own[fit_on].id, "oracle": True}
-    )
+    binning = asked.model_dump(include={"n_bins", "scheme", "norm"})
+    oracle = {} if fit_on == "calibration" else {"fit_on": own[fit_on].id, "oracle": True}
+    query = CalibratorQuery.of(params={**binning, "kind": kind, **oracle})
 
     def ask() -> CalibratorEffect | str:
         try:
-            return api.calibrated(evaluation.id, evaluation.predictions_sha256, **binning, **oracle)
+            return api.answer(Client.calibrate, evaluation.id, evaluation.predictions_sha256, query)
         except ServiceError as error:
             if error.status != 404:
                 raise
@@ -98,7 +99,7 @@ def draw(
     effect = api.fetch(
         f"calibrate {run.name} on {evaluation.dataset}",
         ask,
-        key=f"calibrator-{evaluation.id}-{binning}-{oracle}",
+        key=f"calibrator-{evaluation.id}-{query}",
     )
     if isinstance(effect, str):
         st.info(text.md_prose(effect), icon=":material/info:")
@@ -117,7 +118,8 @@ def draw(
     with right:
         _effect_words(effect)
         page.table(analysis.calibrator_effect(effect), caption=f"Before and after {kind}")
-    _show_matrix(run, evaluations[run_id], binning, labels[run_id])
+    transfer = TransferQuery.of(params={**binning, "kind": kind})
+    _show_matrix(run, evaluations[run_id], transfer, labels[run_id])
 
 
 def _effect_words(effect: CalibratorEffect) -> None:
@@ -161,7 +163,7 @@ def _effect_words(effect: CalibratorEffect) -> None:
 
 
 def _show_matrix(
-    run: RunSummary, evaluations: Sequence[Evaluation], binning: dict[str, Any], label: str
+    run: RunSummary, evaluations: Sequence[Evaluation], query: TransferQuery, label: str
 ) -> None:
     st.header("Fitted on A, tested on B", anchor=False)
     titles = {e.dataset: text.evaluation_title(e) for e in evaluations if e.role == "corruption"}
@@ -185,15 +187,13 @@ def _show_matrix(
             return
         st.session_state[f"matrix-{run.id}"] = True
     with st.spinner("Fitting and testing on every data set"):
-        matrix = api.fetch(
+        chosen = named if any(name in titles for name in named) else []
+        matrix = api.fetched(
             f"compute the transfer matrix of {run.name}",
-            lambda: api.transfer(
-                run.id,
-                run.revision,
-                dataset=named if any(name in titles for name in named) else [],
-                **binning,
-            ),
-            key=f"transfer-{run.id}-{binning}-{named}",
+            Client.transfer,
+            run.id,
+            run.revision,
+            TransferQuery.of(query, {"dataset": chosen}),
         )
     by = state.choice(
         st.segmented_control,

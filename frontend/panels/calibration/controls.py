@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import streamlit as st
 
-from calift_core.schema.wire.results import AskedBinning
+from calift_core.schema.wire.queries import PromptsQuery
 from frontend import state, text
 
 
-class Asked(NamedTuple):
-    """How an error is measured."""
-
-    binning: AskedBinning
-    temperature: float
-
-
-def controls(*, with_temperature: bool = True) -> Asked:
+def controls(*, with_temperature: bool = True) -> PromptsQuery:
     """Widgets for binning, norm and, where it may be chosen, temperature."""
     with st.container(border=True, key="diagram-controls"):
         columns = st.columns([2, 2, 2, 3] if with_temperature else [2, 2, 2])
@@ -56,8 +47,11 @@ def controls(*, with_temperature: bool = True) -> Asked:
         if with_temperature:
             with columns[3]:
                 temperature = temperature_slider()
-    binning = AskedBinning(n_bins=n_bins, scheme=scheme, norm=norm)
-    return Asked(binning, round(temperature, 4))
+    return PromptsQuery.of(
+        params={
+            "n_bins": n_bins, "scheme": scheme, "norm": norm, "temperature": round(temperature, 4)
+        }
+    )  # fmt: skip
 
 
 def temperature_slider() -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from calift_core.schema.wire.queries import ReliabilityQuery
 from calift_core.schema.wire.results import Evaluation, Reliability
 from frontend import api, figures, page, state, text
 from frontend.panels import gallery, reliability
@@ -27,9 +28,9 @@ def draw(
         overlay: one pair of axes.
         title: of the data.
     """
-    asked = controls()
+    query = ReliabilityQuery.of(controls())
     diagrams = [
-        api.reliability(match, **asked._asdict()).model_copy(update={"run_name": labels[run_id]})
+        api.reliability(match, query).model_copy(update={"run_name": labels[run_id]})
         for run_id, match in matches.items()
     ]
     if len(diagrams) == 1:

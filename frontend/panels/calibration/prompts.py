@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from calift_core.client import Client
+from calift_core.schema.wire.queries import ReliabilityQuery
 from calift_core.schema.wire.results import Evaluation, PromptEffects
 from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import controls
@@ -18,10 +20,12 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
     sets: list[tuple[Run, PromptEffects]] = []
     for run_id, evaluation in found.items():
         with st.spinner(f"Reading {labels[run_id]} under other prompts"):
-            effects = api.fetch(
+            effects = api.fetched(
                 f"read {labels[run_id]} on {evaluation.dataset} under other prompts",
-                lambda e=evaluation: api.prompts(e.id, e.predictions_sha256, *asked),  # type: ignore[misc]
-                key=f"prompts-{evaluation.id}-{asked}",
+                Client.prompts,
+                evaluation.id,
+                evaluation.predictions_sha256,
+                asked,
             )
         if effects.items:
             sets.append((Run(run_id, labels[run_id]), effects))
@@ -43,7 +47,7 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
             continue
         evaluation, look = found[run.id], state.styles(list(found))[run.id]
         for place, prompts in zip(st.columns(2), ("own", wanted), strict=True):
-            diagram = api.reliability(evaluation, **asked._asdict(), prompts=prompts)
+            diagram = api.reliability(evaluation, ReliabilityQuery.of(asked, {"prompts": prompts}))
             title = f"{run.label}, {_called(prompts)}"
             with place:
                 page.chart(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 
+from calift_core.client import Client
+from calift_core.schema.wire.queries import PromptsQuery, RunSlicesQuery, SlicesQuery
 from calift_core.schema.wire.results import Evaluation, SlicePage
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
 from frontend.panels import gallery
-from frontend.panels.calibration.controls import Asked, controls
+from frontend.panels.calibration.controls import controls
 from frontend.tables import Run, analysis
 
 GROUPINGS = {
@@ -122,30 +123,25 @@ def _slices_of(
     by: str,
     order: str,
     where: str,
-    asked: Asked,
+    asked: PromptsQuery,
     *,
     first: bool,
 ) -> SlicePage:
     """The slices of one run; those after the first are matched to its keys, so all are loaded."""
     condition = where.strip() or None
     if by == "dataset":
-        return api.fetch(
-            f"slice {run.name} by data set",
-            lambda: api.run_slices(
-                run.id, run.revision, where=condition, limit=200, **asked._asdict()
-            ),
-            key=f"run-slices-{run.id}-{condition}-{asked}",
-        )
-    options: dict[str, Any] = {
-        **asked._asdict(),
-        "by": by,
-        "where": condition,
-        "sort": order.removeprefix("-") if first else "key",
-        "descending": first and order.startswith("-"),
-        "limit": 200,
-    }
-    return api.fetch(
-        f"slice {run.name} on {evaluation.dataset}",
-        lambda: api.slices(evaluation.id, evaluation.predictions_sha256, **options),
-        key=f"slices-{evaluation.id}-{sorted(options.items(), key=str)}",
+        of_run = RunSlicesQuery.of(asked, {"where": condition, "limit": 200})
+        what = f"slice {run.name} by data set"
+        return api.fetched(what, Client.run_slices, run.id, run.revision, of_run)
+    query = SlicesQuery.of(
+        asked,
+        {
+            "by": by,
+            "where": condition,
+            "sort": order.removeprefix("-") if first else "key",
+            "descending": first and order.startswith("-"),
+            "limit": 200,
+        },
     )
+    what = f"slice {run.name} on {evaluation.dataset}"
+    return api.fetched(what, Client.slices, evaluation.id, evaluation.predictions_sha256, query)

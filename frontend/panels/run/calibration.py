@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from calift_core.schema.wire.results import AS_EVALUATED
+from calift_core.schema.wire.queries import ReliabilityQuery
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, state, text
 from frontend.panels import gallery, reliability
@@ -25,11 +25,7 @@ def draw(run: RunDetail) -> None:
     look = state.styles([run.id])[run.id]
     for place, evaluation in zip(st.columns(2), chosen, strict=False):
         with place:
-            diagram = api.reliability(
-                evaluation,
-                binning=AS_EVALUATED,
-                temperature=evaluation.temperature,
-            )
+            diagram = api.reliability(evaluation, ReliabilityQuery())
             title = text.evaluation_title(evaluation)
             if evaluation.role != "id":
                 title += ", the worst calibrated"

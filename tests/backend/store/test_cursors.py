@@ -18,11 +18,12 @@ from starlette.testclient import TestClient
 
 import backend
 from backend.main import create_app
-from backend.store.cursors import MAX_CURSOR, CursorError, Cursors, scope_of
+from backend.store.cursors import CursorError, Cursors, scope_of
 from backend.store.engine import reading, writing
 from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.errors import NotFoundError
+from calift_core.schema.wire.queries import MAX_CURSOR
 from tests.backend.test_api import problem, submit
 from tests.conftest import spec_of
 
@@ -209,7 +210,7 @@ def test_backend__connections_are_opened_in_two_places_alone() -> None:
         if (text := path.read_text(encoding="utf-8"))
         and re.search(r"engine\.(?:connect|begin)\(\)", text)
     }
-    assert set(found) == {"store/engine.py", "migrations/__init__.py"}
+    assert set(found) == {"store/engine.py", "store/migrations/__init__.py"}
     opened = re.findall(
         r"engine\.(?:connect|begin)\(\)",
         (folder / "store" / "engine.py").read_text(encoding="utf-8"),

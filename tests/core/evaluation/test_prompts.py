@@ -13,7 +13,7 @@ from calift_core.analysis.clusters import clustered
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
-from calift_core.analysis.gallery import SampleFilter, shared_traits
+from calift_core.analysis.gallery import shared_traits
 from calift_core.calibration import score_probs
 from calift_core.errors import NotFoundError, PredictionsError, SpecError, UnknownNameError
 from calift_core.jobs.folder import run_in_folder
@@ -21,6 +21,7 @@ from calift_core.predictions.prompts import PROMPTS, read_prompts
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.rows import read_features
 from calift_core.schema.report import EvaluationReport, Report
+from calift_core.schema.wire.queries import ReliabilityQuery, SamplesQuery
 from tests.core.conftest import PHOTO, tiny_spec, write_classes
 
 
@@ -94,7 +95,7 @@ def test_one_template__is_what_a_run_with_that_template_says(ran: Callable[..., 
         expected = judged_of(alone)[role]
         assert found[PHOTO[1]].nll == pytest.approx(expected.nll, abs=2e-3)
         assert found[PHOTO[1]].ece == pytest.approx(expected.ece.value, abs=0.02)
-        diagram = explorer.reliability(subject, prompts=PHOTO[1])
+        diagram = explorer.reliability(subject, ReliabilityQuery(prompts=PHOTO[1]))
         assert diagram.prompts == PHOTO[1]
         assert diagram.accuracy == found[PHOTO[1]].accuracy
         assert diagram.null_mean == found[PHOTO[1]].null_mean
@@ -112,12 +113,12 @@ def test_why__is_told_where_other_prompts_say_nothing(ran: Callable[..., Path]) 
     corrupted = library.subject(str(file_of(ran("zero_shot"), "corruption")))
     assert "the image features of contrast/3 are not stored" in str(explorer.prompts(corrupted).why)
     with pytest.raises(NotFoundError, match="features of contrast/3 are not stored"):
-        explorer.reliability(corrupted, prompts="own")
+        explorer.reliability(corrupted, ReliabilityQuery(prompts="own"))
     subject = library.subject(str(file_of(ran("zero_shot"), "id")))
     with pytest.raises(UnknownNameError, match="a painting"):
-        explorer.reliability(subject, prompts="a painting of {}")
+        explorer.reliability(subject, ReliabilityQuery(prompts="a painting of {}"))
     with pytest.raises(SpecError, match="must stand alone, got the prompts"):
-        explorer.reliability(subject, prompts="own", calibrator="temperature")
+        explorer.reliability(subject, ReliabilityQuery(prompts="own", calibrator="temperature"))
 
 
 def test_heads__of_fewer_and_of_strange_classes(ran: Callable[..., Path]) -> None:
@@ -152,7 +153,7 @@ def test_gallery__has_the_nearest_prompts(ran: Callable[..., Path]) -> None:
     heads = read_prompts(run / "checkpoint" / PROMPTS)
     features = read_features(path)
     assert features is not None
-    page = explorer.samples(subject, SampleFilter(), sort="nll", descending=True, limit=7)
+    page = explorer.samples(subject, SamplesQuery(sort="nll", descending=True, limit=7))
     stored = read_predictions(path)
     for sample in page.items:
         (at,) = np.flatnonzero(stored.ids == sample.id)
@@ -171,7 +172,7 @@ def test_gallery__has_the_nearest_prompts(ran: Callable[..., Path]) -> None:
         }
         cosines = [p.cosine for p in sample.prompts]
         assert cosines == sorted(cosines, reverse=True)
-    assert explorer.samples(subject, SampleFilter(), top=0).items[0].prompts == []
+    assert explorer.samples(subject, SamplesQuery(top=0)).items[0].prompts == []
 
 
 def test_clusters__of_separate_groups_are_found_and_told_by_fishers_test() -> None:

@@ -1,0 +1,334 @@
+"""What each operation on stored results takes, declared once.
+
+The route reads it from the address, the client and the command validate by it, and the explorer
+answers it. Whatever is None is as the predictions were evaluated, or leaves nothing out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from calift_core.errors import SpecError
+from calift_core.schema.base import Frozen
+from calift_core.schema.report import Role
+from calift_core.schema.spec import problems_of
+
+if TYPE_CHECKING:
+    from calift_core.calibration.bins import Binning
+
+#: Values that one filter takes at most; SQL has limits of its own, and answers worse.
+MAX_CHOICES = 200
+MAX_CONDITION = 500
+#: Longest cursor that is looked at; the longest name makes one of half of that.
+MAX_CURSOR = 1000
+#: Data sets that a calibrator's transfer matrix takes at most.
+TRANSFER_SETS = 12
+
+By = Literal["all", "class", "predicted", "confusion", "confidence", "cluster"]
+SliceOrder = Literal["key", "n", "accuracy", "gap", "ece"]
+SampleOrder = Literal["stored", "confidence", "gap", "nll", "change"]
+#: A sample's answer against the baseline's: right now and wrong before, wrong now and right before,
+#: right or wrong in both.
+Outcome = Literal["gained", "lost", "both", "neither"]
+CalibratorKind = Literal[
+    "temperature", "vector", "ets", "svs", "sms", "histogram", "isotonic", "tsp", "disagreement",
+    "cautious", "sals", "ensemble",
+]  # fmt: skip
+
+Names = Annotated[tuple[str, ...], Field(max_length=MAX_CHOICES)]
+Roles = Annotated[tuple[Role, ...], Field(max_length=MAX_CHOICES, description="Any of these")]
+#: An evaluation's id; of files on this machine, a path.
+Target = Annotated[str, Field(max_length=4096)]
+RunIds = Annotated[tuple[str, ...], Field(min_length=2, max_length=10, description="The runs")]
+Cursor = Annotated[
+    str | None, Field(max_length=MAX_CURSOR, description="`next_cursor` of the page before")
+]
+Limit = Annotated[int, Field(ge=1, le=200, description="Items on a page")]
+Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Slices before the page")]
+Temperature = Annotated[
+    float | None, Field(ge=0.01, le=100, description="Divides the logits; none: as evaluated")
+]
+Condition = Annotated[
+    str | None,
+    Field(
+        max_length=MAX_CONDITION,
+        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id "
+        "and cluster",
+        examples=[
+            "confidence >= 0.9 and not correct",
+            'label in ("shirt", "coat") or predicted == 3',
+        ],
+    ),
+]
+MinSamples = Annotated[
+    int, Field(ge=10, le=100_000, description="Fewest samples that a slice's ECE is given for")
+]
+Kind = Annotated[CalibratorKind, Field(description="What is fitted")]
+FitOn = Annotated[
+    Target | None,
+    Field(
+        description="An evaluation of the same run, with `oracle=true`; none: the run's ID "
+        "calibration split"
+    ),
+]
+Oracle = Annotated[
+    bool, Field(description="Allow `fit_on`: the calibrator then counts as an oracle")
+]
+Top = Annotated[int, Field(ge=0, le=10, description="Most probable classes of each")]
+
+
+class Query(Frozen):
+    """Parameters of one operation."""
+
+    @classmethod
+    def of(cls, query: Self | None = None, params: Mapping[str, Any] | None = None) -> Self:
+        """A query that is at hand, with its parameters by name, or one made of these alone.
+
+        Raises:
+            SpecError: a parameter does not exist or is not allowed.
+        """
+        given = {} if query is None else query.model_dump(exclude_unset=True)
+        try:
+            return cls.model_validate({**given, **(params or {})})
+        except ValidationError as error:
+            faults = [
+                f"{p['pointer'].removeprefix('#/')}: {p['message']}" for p in problems_of(error)
+            ]
+            raise SpecError("; ".join(faults)) from error
+
+
+class BinningQuery(Query):
+    """How a binned error is to be measured."""
+
+    n_bins: int | None = Field(
+        default=None, ge=1, le=1000, description="Bins of a binned error; none: as evaluated"
+    )
+    scheme: Literal["equal_mass", "equal_width"] | None = Field(
+        default=None, description="How bins are cut; none: as evaluated"
+    )
+    norm: Literal["l1", "l2", "max"] = Field(
+        default="l1", description="Mean gap, root mean square, largest"
+    )
+
+    def over(self, evaluated: Binning) -> Binning:
+        """This binning with what is None filled in as evaluated."""
+        return replace(
+            evaluated,
+            n_bins=evaluated.n_bins if self.n_bins is None else self.n_bins,
+            scheme=evaluated.scheme if self.scheme is None else self.scheme,
+            norm=self.norm,
+        )
+
+
+class AuditQuery(Query):
+    """The same predictions under the estimators in use."""
+
+    temperature: Temperature = None
+
+
+class PromptsQuery(BinningQuery):
+    """What other prompts would have said."""
+
+    temperature: Temperature = None
+
+
+class MetricsQuery(PromptsQuery):
+    """Every measure of one evaluation."""
+
+    classwise: bool = Field(
+        default=True, description="With the class-wise error, which takes all logits"
+    )
+
+
+class ReliabilityQuery(PromptsQuery):
+    """A reliability diagram, at a temperature, through a calibrator or under other prompts."""
+
+    calibrator: CalibratorKind | None = Field(
+        default=None, description="Show what a fitted calibrator makes of the predictions"
+    )
+    fit_on: FitOn = None
+    oracle: Oracle = False
+    prompts: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="What other prompts would have said, see `/prompts`",
+    )
+
+
+class _SlicePage(PromptsQuery):
+    where: Condition = None
+    min_n: MinSamples = 30
+    offset: Offset = 0
+    limit: Limit = 50
+
+
+class SlicesQuery(_SlicePage):
+    """Slices of one evaluation."""
+
+    by: By = Field(default="class", description="What makes a slice")
+    sort: SliceOrder = Field(default="key", description="`key` is the order of classes or bins")
+    descending: bool = Field(default=False, description="Largest first")
+
+
+class RunSlicesQuery(_SlicePage):
+    """The data sets of a run as slices."""
+
+    role: Roles = ()
+
+
+class CalibratorQuery(BinningQuery):
+    """A calibrator, and the diagram before and after it."""
+
+    kind: Kind = "temperature"
+    fit_on: FitOn = None
+    oracle: Oracle = False
+
+
+class TransferQuery(BinningQuery):
+    """A calibrator fitted on A and tested on B."""
+
+    kind: Kind = "temperature"
+    dataset: tuple[str, ...] = Field(
+        default=(),
+        max_length=TRANSFER_SETS,
+        description="Any of these; none: ID data and shifts",
+    )
+
+
+class BudgetQuery(Query):
+    """How many samples a difference takes."""
+
+    difference: float = Field(
+        gt=0, le=100, description="To be shown, in the metric's unit: 0.01 is one point"
+    )
+    metric: Literal["accuracy", "ece", "nll", "brier", "confidence"] = Field(
+        default="ece", description="What differs"
+    )
+    against: Target | None = Field(
+        default=None,
+        description="Another model's evaluation on the same samples; none: samples of its own",
+    )
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="Of the two-sided test")
+    power: float = Field(
+        default=0.8, gt=0.1, lt=1, description="How often a real difference is to be found"
+    )
+
+
+class SampleFilter(PromptsQuery):
+    """Which samples of an evaluation are meant."""
+
+    where: Condition = None
+    lower: float | None = Field(
+        default=None, ge=0, le=1, description="The confidence lies above it"
+    )
+    upper: float | None = Field(
+        default=None, ge=0, le=1, description="The confidence is at most this"
+    )
+    bin: int | None = Field(
+        default=None, ge=0, lt=1000, description="A bin of the diagram of all samples, from 0"
+    )
+    outcome: Outcome | None = Field(
+        default=None, description="Right or wrong, here and in `against`"
+    )
+    against: Target | None = Field(
+        default=None, description="Another model's evaluation on the same samples"
+    )
+
+
+class SamplesQuery(SampleFilter):
+    """Samples one by one."""
+
+    sort: SampleOrder = Field(
+        default="stored",
+        description="`gap` is confidence − correctness, `change` the gain in the true class's "
+        "log-likelihood over `against`",
+    )
+    descending: bool = Field(default=False, description="Largest first")
+    top: Top = 5
+    cursor: Cursor = None
+    limit: Limit = 50
+
+
+class LooksQuery(SampleFilter):
+    """How the images of samples look against the rest."""
+
+    most: int = Field(
+        default=60, ge=2, le=100, description="Images measured of the chosen and of the others"
+    )
+
+
+class DoubtfulQuery(Query):
+    """Likely label errors."""
+
+    threshold: float = Field(
+        default=0.8, ge=0, le=1, description="Least confidence of each run in the other class"
+    )
+    top: Top = 5
+    limit: Limit = 50
+
+
+class SampleAnswersQuery(Query):
+    """What a run says of one image wherever it met it."""
+
+    run_id: str | None = Field(
+        default=None, max_length=64, description="Whose answers; default: the evaluation's run"
+    )
+    top: Top = 5
+
+
+class EvaluationsQuery(Query):
+    """Evaluations of all runs."""
+
+    run_id: Names = Field(default=(), description="Any of these")
+    dataset: Names = Field(default=(), description="Any of these")
+    role: Roles = ()
+    cursor: Cursor = None
+    limit: Limit = 50
+
+
+class LeadersQuery(Query):
+    """Which runs may be the best."""
+
+    run_id: RunIds
+
+
+class CompareQuery(LeadersQuery):
+    """Runs side by side."""
+
+    baseline: Target | None = Field(default=None, description="One of the runs; none: the first")
+    dataset: Names = Field(
+        default=(), description="Differences and confidence sets on these alone; none: on all"
+    )
+    paired: bool = Field(
+        default=True, description="With differences and confidence sets, which take time"
+    )
+
+
+class LedgerQuery(Query):
+    """What a run has gained and lost against another."""
+
+    against: Target = Field(description="Another run, such as its zero-shot model")
+    dataset: Names = Field(default=(), description="None: all that both were tested on")
+    step: float = Field(
+        default=0.1, ge=0, le=1, description="A confidence that moved by no more has not moved"
+    )
+
+
+class DecisionQuery(Query):
+    """A threshold on the confidence with a promise."""
+
+    risk: float = Field(
+        default=0.05, gt=0, lt=1, description="Largest share of errors among what is kept"
+    )
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="How often the promise holds")
+    dataset: Names = Field(default=(), description="None: all that it was tested on")
+
+
+class BoundQuery(Query):
+    """The newest finished runs on a suite with the bound's terms."""
+
+    suite: str = Field(min_length=1, max_length=500, description="As `/suites` names it")
