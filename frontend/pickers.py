@@ -181,7 +181,7 @@ def _workspace(name: str, label: str, most: int) -> dict[str, RunSummary]:
         st.stop()
     state.remember_runs(chosen)
     picked = {run_id: found[run_id] for run_id in chosen}
-    state.know_looks({run_id: run.look for run_id, run in picked.items()})
+    state.know_colors({run_id: run.color_index for run_id, run in picked.items()})
     _held(picked)
     return picked
 

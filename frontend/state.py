@@ -213,7 +213,7 @@ def remembered_runs() -> list[str]:
     return list(st.session_state.get("chosen-runs", []))
 
 
-def know_looks(looks: Mapping[str, int]) -> None:
+def know_colors(looks: Mapping[str, int]) -> None:
     """Take over the looks that the service gave to runs: they are the same for everybody."""
     known: dict[str, int] = st.session_state.setdefault("run-slots", {})
     known.update({run_id: look % len(style.PALETTE) for run_id, look in looks.items()})

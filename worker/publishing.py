@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend.storage.artifacts import ArtifactStore, check_name
 from backend.store.claims import Claim
-from backend.store.judged import JudgedRuns
+from backend.store.evaluated import EvaluatedRuns
 from calift_core.errors import StorageError
 from calift_core.schema.records import EvaluationRecord
 from worker.lease import FencedError
@@ -23,7 +23,7 @@ class Publisher:
     """
 
     def __init__(
-        self, store: JudgedRuns, artifacts: ArtifactStore, claim: Claim, folder: Path
+        self, store: EvaluatedRuns, artifacts: ArtifactStore, claim: Claim, folder: Path
     ) -> None:
         self._store, self._artifacts = store, artifacts
         self._claim, self._folder = claim, folder

@@ -32,8 +32,8 @@ from backend.storage.artifacts import ArtifactKind, ArtifactStore, publish_artif
 from backend.storage.health import Storage
 from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
+from backend.store.evaluated import EvaluatedRuns
 from backend.store.files import Files
-from backend.store.judged import JudgedRuns
 from backend.store.records import Records
 from calift_core.errors import CaliftError, DiskFullError, ModelUnavailableError, StorageError
 from calift_core.files import atomic_write_json, storage_error
@@ -171,7 +171,7 @@ class _Attempt:
         self._superseded = False
         self._states: StateKeeper | None = None
         self._evaluates = claim.kind == "evaluation"
-        self._publisher = Publisher(JudgedRuns(engine), artifacts, claim, folder)
+        self._publisher = Publisher(EvaluatedRuns(engine), artifacts, claim, folder)
         self._gone: set[str] = set()
 
     def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> Outcome:

@@ -35,7 +35,7 @@ class Monitor:
                     variant=method_label(spec),
                     model=run.model,
                     seed=run.seed,
-                    look=run.look,
+                    color_index=run.look,
                 )
                 for run, spec, spectrum in found
             ]

@@ -44,7 +44,7 @@ from calift_core.schema.records import JobKind
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress, RunPhase
 
 #: A run fails after it could not be stored where it ran so many times: there is no room for it.
-MAX_SETBACKS = 5
+MAX_STORAGE_REQUEUES = 5
 
 
 @dataclass(frozen=True)
@@ -213,15 +213,21 @@ class Claims:
             lost: the attempt's process vanished. Only this counts against `max_attempts`, and the
                 run fails when it has lost as many; an orderly stop may happen any number of times.
             setback: the machine could not store what the run made. The run fails after
-                `MAX_SETBACKS` of these, which costs it no attempt.
+                `MAX_STORAGE_REQUEUES` of these, which costs it no attempt.
         """
         message, hint = plain(message), plain(hint) or ""
         spent: ColumnElement[bool] = false()
-        count: dict[str, Any] = {"drains": Run.drains + 1}
+        count: dict[str, Any] = {"drain_requeues": Run.drain_requeues + 1}
         if lost:
-            spent, count = Run.losses + 1 >= Run.max_attempts, {"losses": Run.losses + 1}
+            spent, count = (
+                Run.lost_attempts + 1 >= Run.max_attempts,
+                {"lost_attempts": Run.lost_attempts + 1},
+            )
         elif setback:
-            spent, count = Run.setbacks + 1 >= MAX_SETBACKS, {"setbacks": Run.setbacks + 1}
+            spent, count = (
+                Run.storage_requeues + 1 >= MAX_STORAGE_REQUEUES,
+                {"storage_requeues": Run.storage_requeues + 1},
+            )
         ends = or_(Run.cancel_requested, spent)
         with writing(self._engine) as connection:
             row = fenced(

@@ -16,7 +16,7 @@ from backend.store.cursors import Cursors, scope_of
 from backend.store.engine import NOW, moment, reading, when
 from backend.store.errors import ConflictError
 from backend.store.fairness import Quotas
-from backend.store.models import EvaluationRow, JudgedRun, Run
+from backend.store.models import EvaluatedRun, EvaluationRow, Run
 from backend.store.outbox import enqueue
 from backend.store.queues import queue_of_device
 from backend.store.runs import RETRYABLE_PHASES, Runs
@@ -116,7 +116,7 @@ class EvaluationJobs:
         if phases:
             where.append(Run.phase.in_(list(phases)))
         if run_ids:
-            judging = select(JudgedRun.job_id).where(JudgedRun.run_id.in_(list(run_ids)))
+            judging = select(EvaluatedRun.job_id).where(EvaluatedRun.run_id.in_(list(run_ids)))
             where.append(Run.id.in_(judging))
         scope = scope_of("evaluation jobs", sorted(run_ids), sorted(phases))
         with reading(self._engine) as connection:
@@ -200,7 +200,7 @@ def _queue(connection: Connection, spec: EvaluationJobSpec, **values: Any) -> st
         )
     )
     connection.execute(
-        insert(JudgedRun), [{"job_id": job_id, "run_id": run_id} for run_id in spec.runs]
+        insert(EvaluatedRun), [{"job_id": job_id, "run_id": run_id} for run_id in spec.runs]
     )
     add_state_event(connection, job_id, 1, 0, "QUEUED", now)
     enqueue(connection, job_id, values["priority"], now)
@@ -227,9 +227,9 @@ def _job(row: Row[*tuple[Any, ...]], waits: Mapping[str, str]) -> EvaluationJob:
         priority=row.priority,
         attempt=row.attempt,
         max_attempts=row.max_attempts,
-        losses=row.losses,
-        drains=row.drains,
-        setbacks=row.setbacks,
+        lost_attempts=row.lost_attempts,
+        drain_requeues=row.drain_requeues,
+        storage_requeues=row.storage_requeues,
         owner=row.submitted_by,
         worker=row.owner,
         waiting=waits.get(row.id, ""),

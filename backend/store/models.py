@@ -55,27 +55,26 @@ def _run_key() -> Mapped[str]:
 class Run(Base):
     """A submitted run.
 
-    `attempt` is the fence: it rises at each claim and never falls. `losses` counts attempts that
-    vanished (expired leases) and is what `max_attempts` bounds; `drains` counts orderly stops of a
-    worker, `setbacks` the times that a machine could not store what the run made, and `failures`
-    the run's own errors, which are never retried without being asked. `line_at` is its place in
-    line, which it keeps when it is given back.
-    `owner` is the worker that holds the lease; `submitted_by` the person whose run it is, null for
-    runs from before that was kept. `request_id` is of the request that submitted it, for logs.
+    `attempt` is the fence: it rises at each claim and never falls. `lost_attempts` counts attempts
+    that vanished (expired leases) and is what `max_attempts` bounds; `drain_requeues` counts
+    orderly stops of a worker, `storage_requeues` the times that a machine could not store what the
+    run made, and `failures` the run's own errors, which are never retried without being asked.
+    `line_at` is its place in line, which it keeps when it is given back.
+    `owner` is the worker that holds the lease; `submitted_by` the person whose run it is.
+    `request_id` is of the request that submitted it, for logs.
 
     `kind` is `training` or `evaluation`: a job that judges finished runs lives by the same rules,
     and has an EvaluationJobSpec for a spec. Lists of runs leave it out.
-    `look` is its place among the runs of its suite, which dashboards make its colour from.
+    `color_index` is its place among the runs of its suite, which dashboards make its colour from.
     `sweep_key` names it within its sweep, so that no sweep queues a run twice.
     """
 
     __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("token_id", "idempotency_key"),
-        # `LOST` has never been written; the check is what stands in databases that exist.
         CheckConstraint(
             "phase IN ('QUEUED','STARTING','RUNNING','CANCELLING',"
-            "'SUCCEEDED','FAILED','CANCELLED','LOST')",
+            "'SUCCEEDED','FAILED','CANCELLED')",
             name="phase",
         ),
         Index("ix_runs_kind_phase", "kind", "phase"),
@@ -129,7 +128,7 @@ class Run(Base):
     model: Mapped[str] = mapped_column(Text)
     suite: Mapped[str] = mapped_column(Text)
     seed: Mapped[int] = mapped_column(BigInteger)
-    look: Mapped[int] = mapped_column(Integer, default=0)
+    color_index: Mapped[int] = mapped_column(Integer, default=0)
 
     phase: Mapped[str] = mapped_column(String(16), default="QUEUED")
     reason: Mapped[str | None] = mapped_column(String(64))
@@ -139,9 +138,9 @@ class Run(Base):
     queue: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     max_attempts: Mapped[int] = mapped_column(Integer, default=3)
-    losses: Mapped[int] = mapped_column(Integer, default=0)
-    drains: Mapped[int] = mapped_column(Integer, default=0)
-    setbacks: Mapped[int] = mapped_column(Integer, default=0)
+    lost_attempts: Mapped[int] = mapped_column(Integer, default=0)
+    drain_requeues: Mapped[int] = mapped_column(Integer, default=0)
+    storage_requeues: Mapped[int] = mapped_column(Integer, default=0)
     failures: Mapped[int] = mapped_column(Integer, default=0)
     owner: Mapped[str | None] = mapped_column(String(200))
     lease_expires: Mapped[float | None] = mapped_column(Double)
@@ -254,10 +253,10 @@ class Metric(Base):
     attempt: Mapped[int] = mapped_column(Integer)
 
 
-class JudgedRun(Base):
+class EvaluatedRun(Base):
     """A run that an evaluation job judges."""
 
-    __tablename__ = "judged_runs"
+    __tablename__ = "evaluated_runs"
 
     job_id: Mapped[str] = mapped_column(
         String(32), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True

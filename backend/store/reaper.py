@@ -82,7 +82,7 @@ class LeaseReaper:
     def _expire(
         self, run_id: str, attempt: int
     ) -> Literal["requeued", "failed", "cancelled"] | None:
-        spent = Run.losses + 1 >= Run.max_attempts
+        spent = Run.lost_attempts + 1 >= Run.max_attempts
         lost = "the worker stopped answering"
         with writing(self._engine) as connection:
             # The lease is looked at again: a heartbeat may have come since it was read.
@@ -112,7 +112,7 @@ class LeaseReaper:
                         else_="",
                     ),
                     finished_at=case((or_(Run.cancel_requested, spent), NOW), else_=None),
-                    losses=Run.losses + 1,
+                    lost_attempts=Run.lost_attempts + 1,
                     queued_at=NOW,
                     dispatched_at=None,
                     owner=None,

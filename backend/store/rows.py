@@ -142,7 +142,7 @@ class Batch:
             "accuracy": e.accuracy,
             "ece": e.ece.value,
         }
-        if record.run is not None:  # the row is that run's, see `backend.store.judged`
+        if record.run is not None:  # the row is that run's, see `backend.store.evaluated`
             self._event("evaluation", {"run_id": record.run, **told})
             return
         self.evaluations[e.dataset] = {

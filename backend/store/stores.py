@@ -11,12 +11,12 @@ from sqlalchemy import Engine
 from backend.store.audit import Audit
 from backend.store.claims import Claims
 from backend.store.cursors import Cursors
+from backend.store.evaluated import EvaluatedRuns
 from backend.store.evaluation_jobs import EvaluationJobs
 from backend.store.fairness import Quotas
 from backend.store.files import Files
 from backend.store.history import History
 from backend.store.imports import ImportedRuns
-from backend.store.judged import JudgedRuns
 from backend.store.outbox import OutboxStore
 from backend.store.reaper import LeaseReaper
 from backend.store.records import Records
@@ -43,7 +43,7 @@ class Stores:
     files: Files
     history: History
     imports: ImportedRuns
-    judged: JudgedRuns
+    evaluated: EvaluatedRuns
     records: Records
     results: Results
     retention: Retention
@@ -77,7 +77,7 @@ class Stores:
             files=Files(engine),
             history=History(engine),
             imports=ImportedRuns(engine),
-            judged=JudgedRuns(engine),
+            evaluated=EvaluatedRuns(engine),
             records=Records(engine),
             results=Results(engine, cursors),
             retention=Retention(engine),

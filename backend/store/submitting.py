@@ -201,7 +201,7 @@ def insert_row(
             spec_sha256=spec.content_hash(),
             method=spec.method.kind,
             suite=spec.suite.id,
-            look=_next_look(connection, spec.suite.id),
+            color_index=_next_color_index(connection, spec.suite.id),
             # One moment: created_at and queued_at of a new run are the same.
             created_at=now,
             queued_at=now,
@@ -214,16 +214,18 @@ def insert_row(
     return run_id
 
 
-def _next_look(connection: Connection, suite: str) -> int:
+def _next_color_index(connection: Connection, suite: str) -> int:
     """One more than the newest run on the suite has; two that come at once may have the same."""
     newest = (
-        select(Run.suite, Run.look)
+        select(Run.suite, Run.color_index)
         .where(Run.kind == "training")
         .order_by(Run.created_at.desc(), Run.id.desc())
         .limit(_RECENT)
         .subquery()
     )
-    found = connection.execute(select(func.max(newest.c.look)).where(newest.c.suite == suite))
+    found = connection.execute(
+        select(func.max(newest.c.color_index)).where(newest.c.suite == suite)
+    )
     last = found.scalar()
     return 0 if last is None else int(last) + 1
 

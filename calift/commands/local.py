@@ -262,8 +262,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _is_finished(folder: Path, spec: RunSpec) -> bool:
     if not ((folder / "report.json").is_file() and (folder / "spec.json").is_file()):
         return False
-    begun = load_spec(folder / "spec.json")
-    if begun.content_hash() != spec.as_begun(begun)[0].content_hash():
+    if load_spec(folder / "spec.json").content_hash() != spec.content_hash():
         return False
     return not spec.method.input_runs or _inputs_unchanged(folder, spec)
 

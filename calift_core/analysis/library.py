@@ -102,8 +102,7 @@ def no_prompts(subject: Subject) -> NotFoundError:
     """A run whose text tower under other prompts was not kept."""
     return NotFoundError(
         f"{subject.source.run_name or subject.target} keeps no other prompts.",
-        hint="Runs keep them whose classifier is their text tower's; those of earlier versions and "
-        "imported predictions have none.",
+        hint="Runs keep them whose classifier is their text tower's; imported ones have none.",
     )
 
 

@@ -330,8 +330,7 @@ class _Work:
                 f"{str(self.shards.folder)!r}",
                 hint="Start again: what is missing is predicted anew.",
             )
-        # An earlier version's shards have none; then the set has none.
-        if not self.keeps_features or any("features" not in shard.tensors for shard in shards):
+        if not self.keeps_features:
             return logits, None
         kept = [shard.tensors["features"].numpy() for shard in shards]
         return logits, np.concatenate([*kept, *self.unsaved_features])

@@ -27,7 +27,6 @@ from calift_core.models.finished import (
     differences,
     load_finished,
     made_of,
-    outdated,
     read_finished,
     weights_of,
 )
@@ -81,7 +80,6 @@ class TrainedModel:
         classifier: C classes on its features, on the device.
         make: what it must share with others that are evaluated with it.
         weights: file that holds the weights, or None where no file has all of them.
-        note: a sentence where it is not made as its name would be today, else empty.
     """
 
     clip: Clip
@@ -91,7 +89,6 @@ class TrainedModel:
     name: str
     pretrained: str | None
     weights: Path | None = None
-    note: str = ""
 
 
 def run_folder_of(path: Path) -> Path:
@@ -182,7 +179,6 @@ def _evaluated(
         name,
         pretrained,
         weights_of(path),
-        outdated(name, pretrained, made) if description["format"] == 1 else "",
     )
 
 
@@ -191,7 +187,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
     run = run_folder_of(path)
     state = load_state(path)
     spec = load_spec(run / "spec.json")
-    if state.spec_sha256 not in {spec.content_hash(), *spec.earlier_hashes()}:
+    if state.spec_sha256 != spec.content_hash():
         raise CheckpointError(
             f"{str(path)!r} must belong to the RunSpec in {str(run)!r}, it does not"
         )
@@ -226,8 +222,7 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
     classifier = classifier_of(method, captions)
     make = ForwardConfig.of(clip.made)
     sha256 = weights_sha256(clip.net)
-    note = "" if state.made else outdated(spec.model.name, spec.model.pretrained, clip.made)
-    return TrainedModel(clip, classifier, sha256, make, clip.name, clip.pretrained, note=note)
+    return TrainedModel(clip, classifier, sha256, make, clip.name, clip.pretrained)
 
 
 def classifier_of(method: Method, captions: Captions) -> Classifier:
@@ -275,9 +270,8 @@ def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Gene
         CheckpointError: the model's name stands for something else than when the run began.
         ModelError: as `load_clip`.
     """
-    legacy = state is not None and state.made is None
-    clip = load_clip(model.name, model.pretrained, generator=generator, legacy=legacy)
-    if state is None or state.made is None or state.made == clip.made.described():
+    clip = load_clip(model.name, model.pretrained, generator=generator)
+    if state is None or state.made == clip.made.described():
         return clip
     then = ModelConfig(
         {"quick_gelu": state.made["activation"] == "quick_gelu"},

@@ -17,7 +17,7 @@ from calift_core.evaluation.subjects import (
     load_like,
     load_trained,
 )
-from calift_core.jobs.job import Job, Stop, never, require_space, warnings_of
+from calift_core.jobs.job import Job, Stop, never, require_space
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.spec import RunSpec
 
@@ -100,7 +100,6 @@ def evaluate_many(
             turns = TowerSwitcher(model.clip)
         else:
             model = load_like(path, first_model, (names[0], name), suite)
-        yield from warnings_of(f"{name}: {model.note}" if model.note else "")
         placed = PlacedModel(turns.add(model), model.classifier)
         subjects.append(Subject(placed, model.sha256, folder / name, name))
         loaded.append((model.name, model.pretrained))

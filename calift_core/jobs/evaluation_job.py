@@ -45,7 +45,7 @@ from calift_core.evaluation.subjects import (
 )
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import JsonlAppender
-from calift_core.jobs.job import Stop, never, require_space, warnings_of
+from calift_core.jobs.job import Stop, never, require_space
 from calift_core.models.finished import made_of, read_finished
 from calift_core.models.precision import Precision, resolve_device, resolve_precision
 from calift_core.models.zeroshot import resolve_templates
@@ -360,7 +360,6 @@ class _Pass:
                 raise InterruptedRunError("stopped while loading models")
             if run is not first:
                 model = load_like(run.folder, lead, (first.id, run.id), stub)
-            yield from warnings_of(f"{run.id}: {model.note}" if model.note else "")
             place = turns.add(model) if turns is not None else lambda: lead.clip
             self.subjects[run.id] = Subject(
                 PlacedModel(place, model.classifier),

@@ -15,7 +15,6 @@ The folder of a run::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 
 from calift_core.data.ranks import ALONE, Ranks
@@ -23,7 +22,7 @@ from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import Curves, JsonlAppender
-from calift_core.jobs.job import Job, Stop, never, require_space, warnings_of, work_on
+from calift_core.jobs.job import Job, Stop, never, require_space, work_on
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
 from calift_core.models.loading import TINY
 from calift_core.packaged import packaged
@@ -103,13 +102,12 @@ def run_in_folder(
         )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    spec_file, note = folder / "spec.json", ""
+    spec_file = folder / "spec.json"
     if spec_file.is_file():
         try:
             old = load_spec(spec_file)
         except SpecError as error:
             raise CheckpointError(f"the spec in {str(folder)!r} is damaged: {error}") from None
-        spec, note = spec.as_begun(old)
         if old.content_hash() != spec.content_hash():
             raise CheckpointError(
                 f"{str(folder)!r} holds a run of another RunSpec ({old.name!r})",
@@ -132,7 +130,7 @@ def run_in_folder(
             keep_states=keep_states,
             ranks=ranks,
         )
-        for record in chain(warnings_of(note), worked):
+        for record in worked:
             curves.take(record)
             if isinstance(record, DoneRecord) and after is not None:
                 after()

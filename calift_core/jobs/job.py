@@ -35,7 +35,6 @@ from calift_core.jobs.training import Training
 from calift_core.methods import Classifier, Method, RunLength, finish_training, make_method
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.models.finished import outdated
 from calift_core.models.loading import weights_sha256
 from calift_core.models.precision import resolve_device, resolve_precision
 from calift_core.models.shared import share_batch_norm
@@ -140,7 +139,7 @@ class Job:
         generator = torch.Generator().manual_seed(spec.train.seed)
         state = (yield from self._find_state()) if spec.method.trains else None
         clip = load_begun(spec.model, state, generator)
-        yield from warnings_of(self._note_on(clip, state))
+        yield from warnings_of(clip.made.note)
         clip.to(self.device)
         if spec.method.trains:
             self._fit_for_training(clip)
@@ -202,12 +201,6 @@ class Job:
         if train.compile:
             clip.compile_towers()
 
-    def _note_on(self, clip: Clip, state: TrainState | None) -> str:
-        """What a person should know of how the model is made."""
-        if state is not None and state.made is None:
-            return outdated(self.spec.model.name, self.spec.model.pretrained, clip.made)
-        return clip.made.note
-
     def _merge(
         self, clip: Clip, captions: Captions, suite: Suite, start_hash: str
     ) -> Iterator[Record]:
@@ -247,7 +240,6 @@ class Job:
         yield PhaseRecord(phase="loading", detail=f"the model in {finished}")
         suite = load_suite(self.spec.suite)
         model = load_trained(finished, suite, self.device)
-        yield from warnings_of(model.note)
         yield from self._evaluate(
             model.clip,
             model.classifier,
@@ -421,12 +413,10 @@ class Job:
 
     def _find_state(self) -> Generator[Record, None, TrainState | None]:
         """Yields a warning for each damaged checkpoint; returns the one to go on from, if any."""
-        sha256, earlier = self.spec.content_hash(), self.spec.earlier_hashes()
+        sha256 = self.spec.content_hash()
         folders = [self.folder] + ([self.resume_from] if self.resume_from else [])
         for folder in folders:
-            state, problems = newest_state(
-                folder / "checkpoint", spec_sha256=sha256, earlier=earlier
-            )
+            state, problems = newest_state(folder / "checkpoint", spec_sha256=sha256)
             for problem in problems:
                 yield LogRecord(
                     level="warning", message=f"A damaged checkpoint is passed over: {problem}."

@@ -208,7 +208,7 @@ def _load(
         raise ModelError(
             f"the run {name!r} ({report.name}) and {spec.model.name} with the weights "
             f"{spec.model.pretrained} must be made alike to be merged, they differ in {differs}",
-            hint="Models of earlier versions keep what they were trained with: fine-tune again.",
+            hint="The model's configuration has changed since: fine-tune again.",
         )
     found = weights_sha256(clip.net)
     if found != ended:

@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from calift_core.data.preprocess import Preprocess
-from calift_core.errors import CheckpointError, ModelError, SpecError
+from calift_core.errors import CheckpointError, ModelError
 from calift_core.models.clip import Clip, ModelConfig
 from calift_core.models.hub import FOLDER_PREFIX
 from calift_core.models.loading import (
     construct,
     load_weights,
     made_with,
-    resolve,
     tokenizer_of,
 )
 from calift_core.untrusted import parse_json
@@ -48,8 +47,7 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         folder: the run's folder, which holds `checkpoint/model.json`, or an exported one.
 
     Returns:
-        Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`, that of
-        an earlier version as the present one writes it.
+        Its classifier's tensors (`weights` (C, D), perhaps `bias` (C,)) and `model.json`.
 
     Raises:
         CheckpointError: there is no finished model, it is damaged, or it is two models.
@@ -63,8 +61,6 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         else:
             description = parse_json((checkpoint / "model.json").read_text(encoding="utf-8"))
             tensors = load_file(checkpoint / "classifier.safetensors")
-        if description["format"] == 1:
-            description = _from_format_1(description)
         for key in ("config", "name", "pretrained", "activation", "preprocess"):
             description[key]
     except FileNotFoundError:
@@ -78,24 +74,6 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             hint="Its predictions can be looked at; judge, merge or export the run it was made of.",
         )
     return tensors, description
-
-
-def _from_format_1(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description without a preprocessing: what the version that wrote it did.
-
-    Whatever its weights needed, the model was trained with the activation of its config, and on
-    images that were resized to the shorter side by bicubic interpolation.
-    """
-    config, past = description["config"], dict(description)
-    said = {"size": past.pop("image_size"), "mean": past.pop("mean"), "std": past.pop("std")}
-    if config is None:  # of a hub model, whose own config was not kept; it was followed
-        config = dict(resolve(description["name"], None).config)
-    return {
-        **past,
-        "config": config,
-        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
-        "preprocess": Preprocess.of(said).described(),
-    }
 
 
 def made_of(description: Mapping[str, Any]) -> ModelConfig:
@@ -145,30 +123,6 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
         pretrained=description["pretrained"],
     )
     return clip, tensors, description
-
-
-def outdated(name: str, pretrained: str | None, made: ModelConfig) -> str:
-    """Say in what a model differs from what its name stands for today.
-
-    Args:
-        name: of the model, as its RunSpec has it.
-
-    Returns:
-        A sentence, of models that an earlier version made; empty where nothing differs, or where
-        what the model started from is not here any more.
-    """
-    try:
-        differs = differences(made, resolve(name, pretrained))
-    except (ModelError, SpecError):
-        return ""
-    if not differs:
-        return ""
-    what = f"{name} with the weights {pretrained}" if pretrained else name
-    return (
-        f"This model was made by an earlier version of calift, otherwise than {what} is made "
-        f"today: {differs}. It is gone on with and judged as it was made; train it anew for what "
-        "the weights need."
-    )
 
 
 _NAMES = {"gelu": "GELU", "quick_gelu": "QuickGELU"}

@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,6 @@ def load_clip(
     generator: torch.Generator | None = None,
     models: Path | None = None,
     weights: bool = True,
-    legacy: bool = False,
 ) -> Clip:
     """Build a model and load its weights, on the CPU in float32.
 
@@ -73,16 +71,13 @@ def load_clip(
         generator: source of random weights; only used where none are loaded.
         models: folder of weights that calift made itself (default: `CALIFT_HOME/models`).
         weights: false to build what the weights belong to with random ones in their place.
-        legacy: build it as calift did before checkpoints said how, see `resolve`.
 
     Raises:
         UnknownNameError: the architecture or the tag does not exist.
         ModelUnavailableError: the weights are neither here nor reachable.
         ModelError: the config or the weights file cannot be used.
     """
-    made = resolve(name, pretrained, legacy=legacy)
-    if is_folder(name):
-        pretrained = None
+    made = resolve(name, pretrained)
     if weights and is_folder(name):
         net = _from_folder(name, generator)
     elif weights and pretrained is not None:
@@ -104,14 +99,14 @@ def load_clip(
     else:
         net = construct(made, generator)
     found = Preprocess.of(open_clip.get_model_preprocess_cfg(net))
-    if found != made.preprocess and not legacy:
+    if found != made.preprocess:
         raise ModelError(
             f"{name} must be preprocessed by {made.preprocess}, open_clip has made it for {found}"
         )
     return Clip(net, tokenizer_of(name, made), made=made, name=name, pretrained=pretrained)
 
 
-def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> ModelConfig:
+def resolve(name: str, pretrained: str | None) -> ModelConfig:
     """How a model is built and what its images go through, without building it.
 
     A tag's own configuration decides activation, mean, deviation, interpolation and resize mode;
@@ -122,9 +117,6 @@ def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> Model
     Args:
         name: as for `load_clip`.
         pretrained: as for `load_clip`.
-        legacy: as calift did before checkpoints said how. Tags had the architecture's activation;
-            all was resized to the shorter side and bicubic; `preprocess_cfg` of a config JSON was
-            not read.
 
     Raises:
         UnknownNameError, ModelUnavailableError, ModelError: as for `load_clip`.
@@ -139,19 +131,16 @@ def resolve(name: str, pretrained: str | None, *, legacy: bool = False) -> Model
                 f"preprocess_cfg in {name!r} must have keys among {', '.join(_PREPROCESS_KEYS)}, "
                 f"got {', '.join(map(repr, unknown))}"
             )
-        return made_with(config, {} if legacy else preprocess)
+        return made_with(config, preprocess)
     if is_folder(name):
-        if pretrained not in (None, *_UNSAID):
+        if pretrained is not None:
             raise ModelError(
                 f"{name} brings its own weights: model.pretrained must be null, got {pretrained!r}"
             )
-        made = made_with(*_read_config(config_file(name)))
-        return replace(made, preprocess=_as_before(made.preprocess)) if legacy else made
-    return _registered(name, pretrained, legacy)
+        return made_with(*_read_config(config_file(name)))
+    return _registered(name, pretrained)
 
 
-#: What specs say of weights where nothing was said, those of earlier versions last.
-_UNSAID = ("typefaces", "fashion-mnist")
 _PREPROCESS_KEYS = (
     "size",
     "mode",
@@ -173,11 +162,7 @@ def made_with(
     return ModelConfig(config, Preprocess.of({**preprocess, "size": size}), note)
 
 
-def _as_before(preprocess: Preprocess) -> Preprocess:
-    return replace(preprocess, interpolation="bicubic", resize_mode="shortest", fill_color=0)
-
-
-def _registered(name: str, pretrained: str | None, legacy: bool) -> ModelConfig:
+def _registered(name: str, pretrained: str | None) -> ModelConfig:
     """A model of open_clip's own list."""
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
@@ -197,10 +182,7 @@ def _registered(name: str, pretrained: str | None, legacy: bool) -> ModelConfig:
                 raise ModelUnavailableError(f"no weights file at {pretrained!r}")
             known = open_clip.list_pretrained_tags_by_model(name)
             raise UnknownNameError(f"weights of {name}", pretrained, known)
-        return made_with(config, {}, "" if legacy else _note_on_file(name, config))
-    if legacy:
-        made = made_with(config, tag)
-        return replace(made, preprocess=_as_before(made.preprocess))
+        return made_with(config, {}, _note_on_file(name, config))
     # A tag that says nothing has the activation of its architecture.
     if tag.get("quick_gelu", config.get("quick_gelu", False)):
         config["quick_gelu"] = True

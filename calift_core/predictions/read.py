@@ -76,13 +76,11 @@ def _metadata(parquet: pq.ParquetFile) -> PredictionsMetadata:
     if not isinstance(stored, dict):
         raise PredictionsError(f"calift metadata must be an object, got {type(stored).__name__}")
     version = stored.get("format_version")
-    if version not in (1, FORMAT_VERSION):
+    if version != FORMAT_VERSION:
         raise PredictionsError(
-            f"format_version must be 1 or {FORMAT_VERSION}, got {version!r}.",
+            f"format_version must be {FORMAT_VERSION}, got {version!r}.",
             hint="A newer calift wrote this file; update to read it.",
         )
-    if version == 1:  # knew one storage
-        stored |= {"storage": "full", "k": None}
     known = {item.name for item in fields(PredictionsMetadata)}
     try:
         metadata = PredictionsMetadata(**{k: v for k, v in stored.items() if k in known})

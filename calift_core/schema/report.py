@@ -44,9 +44,7 @@ class EvaluationReport(Frozen):
     n_classes: int
     accuracy: float
     mean_per_class_accuracy: float
-    macro_f1: float | None = Field(
-        default=None, description="Null in reports of earlier versions; see calift_core.calibration"
-    )
+    macro_f1: float
     top5_accuracy: float | None = None
     nll: float
     brier: float

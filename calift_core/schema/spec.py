@@ -125,30 +125,6 @@ class ResourcesSpec(Frozen):
         return max(self.gpus, self.cpu_processes)
 
 
-#: Fields that came after runs had been stored: at these values a spec's hash is as it was before.
-#: By their place; a method's are left out of the forms of methods that have them.
-_ADDED_LATER: dict[str, dict[str, Any]] = {
-    "suite": {"n_shot": None, "n_shot_seed": 0, "group_by": None},
-    "evaluation": {"precision": "train", "perturbed_calibration": False},
-    "train": {
-        "activation_checkpointing": False,
-        "draft_decoding": False,
-        "watch_shifts": 0,
-        "keep_features": 10_000,
-        "adapt": "full",
-        "lora_rank": 8,
-        "lora_alpha": 8.0,
-    },
-    "train.confidence": {"entropy": 0.0},
-    "method": {
-        "vague_captions": 0.0,
-        "coarse_captions": 0.0,
-        "wrong_captions": 0.0,
-        "coarse_names": {},
-    },
-}
-
-
 class RunSpec(Frozen):
     """A run: model, method, data, optimisation, evaluation."""
 
@@ -255,68 +231,10 @@ class RunSpec(Frozen):
         )
 
     def content_hash(self) -> str:
-        """SHA-256 (hex) of what determines the result: without name, tags, notes and resources."""
-        return self._hash_with(self._method_form())
-
-    def earlier_hashes(self) -> list[str]:
-        """What `content_hash` was where an earlier version wrote the spec otherwise."""
-        forms = self.method.earlier_forms()
-        hashes = [self._hash_with(form) for form in forms]
-        if self.evaluation.precision == EvaluationSpec().precision:
-            # Left open it was once the precision of training.
-            evaluation = self.evaluation.model_copy(update={"precision": "train"})
-            earlier = self.model_copy(update={"evaluation": evaluation})
-            hashes += [earlier._hash_with(form) for form in (*forms, self._method_form())]
-        return hashes
-
-    def as_begun(self, begun: RunSpec) -> tuple[RunSpec, str]:
-        """What this spec asks of a folder whose run has begun.
-
-        An option of method or evaluation that is left open stays as it was: another version may
-        have begun the run, with other defaults.
-
-        Returns:
-            The spec, and a sentence on what differs from today's defaults; this one and nothing
-            where it asks for another run, or for the very same.
-        """
-        if begun.method.kind != self.method.kind:
-            return self, ""
-        kept: dict[str, MethodSpec | EvaluationSpec] = {}
-        differs = []
-        for group in ("method", "evaluation"):
-            asked = getattr(self, group)
-            then, now = getattr(begun, group).model_dump(), asked.model_dump()
-            values = then | asked.model_dump(exclude_unset=True)
-            kept[group] = type(asked)(**values)
-            differs += [
-                f"{name} {then[name]} ({'open' if now[name] is None else now[name]} today)"
-                for name in now
-                if now[name] != values[name]
-            ]
-        so = self.model_copy(update=kept)
-        if not differs or so.content_hash() != begun.content_hash():
-            return self, ""
-        named = ", ".join(differs)
-        return so, (
-            f"The run in this folder was begun with {named}, which the RunSpec leaves open. "
-            "It goes on as it was begun; --overwrite starts anew."
-        )
-
-    def _method_form(self) -> dict[str, Any]:
-        return self.method.model_dump(mode="json")
-
-    def _hash_with(self, method: dict[str, Any]) -> str:
-        body = self.model_dump(mode="json", exclude={"name", "tags", "notes", "resources"})
-        body["method"] = method
-        # Open once meant none; what decodes an image does not change it.
-        body["train"]["workers"] = body["train"]["workers"] or 0
-        for place, fields in _ADDED_LATER.items():
-            group = body
-            for name in place.split("."):
-                group = group[name]
-            for field, default in fields.items():
-                if field in group and group[field] == default:
-                    del group[field]
+        """SHA-256 (hex) of what determines the result: without name, tags, notes, resources."""
+        left_out = dict.fromkeys(("name", "tags", "notes", "resources"), True)
+        # Processes that decode images do not change them.
+        body = self.model_dump(mode="json", exclude={**left_out, "train": {"workers"}})
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -128,7 +128,7 @@ def read_reference(folder: Path) -> Reference:
     if exported.reference is None:
         raise DataError(
             f"{str(folder)!r} holds no answers on ID data to compare with.",
-            hint="Its run had no ID validation part, or an earlier version exported it.",
+            hint="Its run had no ID validation part.",
         )
     try:
         tensors = load_file(folder / REFERENCE_NAME)

@@ -84,7 +84,7 @@ def feature_set_of(folder: Path, report: Report) -> Iterator[FeatureSet]:
 def trained_on(folder: Path) -> tuple[FeatureSet, int] | None:
     """A run's training images whose features are kept, and how many the whole part has.
 
-    None where none are: earlier versions kept none, and a run may ask for none.
+    None where none are: a run may ask for none.
 
     Raises:
         PredictionsError: the file is damaged.

@@ -16,7 +16,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,7 @@ class TrainState:
         method: tensors of the method beside them (the teacher).
         optimizer: `torch.optim.Optimizer.state_dict()`.
         scaler: `GradScaler.state_dict()`, empty without one.
-        made: how the model is made beside its weights (`clip.Made.described()`); None in states
-            of versions that did not say it.
+        made: how the model is made beside its weights (`ModelConfig.described()`).
     """
 
     step: int
@@ -58,9 +57,9 @@ class TrainState:
     modules: dict[str, dict[str, Tensor]]
     method: dict[str, Tensor]
     optimizer: dict[str, Any]
+    made: dict[str, Any]
     scaler: dict[str, Any] = field(default_factory=dict)
     rng: dict[str, Tensor] = field(default_factory=dict)
-    made: dict[str, Any] | None = None
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,7 +196,7 @@ def load_state(path: Path) -> TrainState:
             optimizer={"state": entries, "param_groups": body["param_groups"]},
             scaler=body["scaler"],
             rng=load_file(path / "rng.safetensors"),
-            made=body.get("made"),
+            made=body["made"],
         )
     except (
         OSError,
@@ -211,14 +210,11 @@ def load_state(path: Path) -> TrainState:
         raise CheckpointError(f"the checkpoint {path.name} cannot be read: {error}") from error
 
 
-def newest_state(
-    folder: Path, *, spec_sha256: str, earlier: Collection[str] = ()
-) -> tuple[TrainState | None, list[str]]:
+def newest_state(folder: Path, *, spec_sha256: str) -> tuple[TrainState | None, list[str]]:
     """The newest checkpoint that verifies, and a sentence for each that did not.
 
     Args:
         folder: holds `steps`.
-        earlier: hashes that the same spec had in earlier versions.
 
     Raises:
         CheckpointError: a good checkpoint belongs to another spec.
@@ -230,7 +226,7 @@ def newest_state(
         except CheckpointError as error:
             problems.append(error.message)
             continue
-        if state.spec_sha256 not in {spec_sha256, *earlier}:
+        if state.spec_sha256 != spec_sha256:
             raise CheckpointError(
                 f"the checkpoint of step {state.step} belongs to another RunSpec",
                 hint="Give another --out folder, or --overwrite to start anew.",

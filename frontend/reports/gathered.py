@@ -39,7 +39,7 @@ class Told:
         model: `name/weights`.
         suite: its data.
         seed: of its training; None where it was made elsewhere.
-        look: its place among the runs of its suite, which its colour is made from.
+        color_index: its place among the runs of its suite, which its colour is made from.
         summary: the headline.
         evaluations: in the order of `text.evaluation_order`.
         spectra: by step, the finished model's last.
@@ -53,7 +53,7 @@ class Told:
     model: str
     suite: str
     seed: int | None
-    look: int | None
+    color_index: int | None
     summary: Summary | None
     evaluations: list[Evaluation]
     spectra: list[Spectrum]
@@ -80,7 +80,9 @@ class Gathered:
     @property
     def styles(self) -> dict[str, RunStyle]:
         """The looks of the runs: as on the pages, where the service gave them."""
-        known = {t.run.id: t.look % len(PALETTE) for t in self.runs if t.look is not None}
+        known = {
+            t.run.id: t.color_index % len(PALETTE) for t in self.runs if t.color_index is not None
+        }
         return run_styles([t.run.id for t in self.runs], known)
 
 
@@ -189,7 +191,7 @@ def _asked(client: Client, run: RunDetail, label: str) -> Told:
         model=run.model,
         suite=run.suite,
         seed=None if run.method == "imported" else run.seed,
-        look=run.look,
+        color_index=run.color_index,
         summary=run.summary,
         evaluations=sorted(evaluations, key=text.evaluation_order),
         spectra=client.spectra(run.id),
@@ -254,7 +256,7 @@ def _read(
         model="/".join(str(model[k]) for k in ("name", "pretrained") if model.get(k)),
         suite=str((spec.get("suite") or {}).get("id", "")),
         seed=None if method == "imported" else (spec.get("train") or {}).get("seed"),
-        look=None,
+        color_index=None,
         summary=report.summary,
         evaluations=sorted(evaluations, key=text.evaluation_order),
         spectra=spectra,

@@ -88,7 +88,7 @@ def _styles(found: BoundMonitor) -> Mapping[str, figures.style.RunStyle] | None:
     """The looks that the runs have on every page, where they are few enough to be told apart."""
     if len(found.runs) > figures.bound.MOST_RUNS:
         return None
-    state.know_looks({point.run_id: point.look for point in found.runs})
+    state.know_colors({point.run_id: point.color_index for point in found.runs})
     return state.styles([point.run_id for point in found.runs])
 
 

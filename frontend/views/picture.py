@@ -183,8 +183,8 @@ def _without_training(runs: Sequence[Run], with_training: Sequence[Run]) -> str:
     """Which runs keep nothing of their training images."""
     if not with_training:
         return (
-            "No training images are shown: no features of them were kept. Runs of earlier versions "
-            "kept none, and some have no training part."
+            "No training images are shown: no features of them were kept, or there is no training "
+            "part."
         )
     names = ", ".join(run.label for run in runs if run not in with_training)
     return f"No training images of {names}: no features of them were kept."

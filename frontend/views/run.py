@@ -48,7 +48,7 @@ def main() -> None:
         evaluation_jobs.draw(run_id)
         return
     run = _load(run_id)
-    state.know_looks({run.id: run.look})
+    state.know_colors({run.id: run.color_index})
     page.head(run.name)
     working = api.is_working(run.phase)
     every = page.LIVE_S if working else None

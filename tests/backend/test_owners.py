@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
-from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from backend.http.authentication import hash_token
 from backend.main import create_app
 from backend.routes.deps import allow
-from backend.store.engine import writing
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.sweep import parse_sweep
 from calift_core.schema.wire.operations import ViewSave
@@ -289,39 +287,3 @@ def test_owner__nobody_is_called_admin(services: Any, api: TestClient) -> None:
         add_token(services, "t_x", "admin", "submit")
     with pytest.raises(SpecError, match="name"):
         add_token(services, "t_y", "  ", "submit")
-
-
-def test_owner__runs_from_before_belong_to_the_token_that_made_them_where_it_is_known(
-    tmp_path: Any,
-) -> None:
-    from backend.store import migrations
-    from backend.store.engine import open_engine
-    from backend.store.stores import Stores
-
-    engine = open_engine(f"sqlite:///{tmp_path / 'old.db'}")
-    migrations.upgrade(engine, "0001")
-    columns = "id name notes tags archived token_id spec spec_sha256 method model suite seed phase"
-    columns += " hint priority queue attempt max_attempts losses drains failures cancel_requested"
-    columns += " created_at queued_at event_seq log_bytes stage"
-    names = columns.split()
-    with writing(engine) as connection:
-        connection.execute(
-            text(
-                "INSERT INTO tokens (id, name, secret_sha256, scope, created_at)"
-                " VALUES ('t_ann', 'ann', 'x', 'submit', 0)"
-            )
-        )
-        for run_id, token in (("a", "t_ann"), ("b", "t_gone"), ("c", "")):
-            values = dict.fromkeys(names, 0) | {
-                "id": run_id, "name": "old", "notes": "", "tags": "[]", "token_id": token,
-                "spec": "{}", "spec_sha256": "", "method": "carot", "model": "", "suite": "",
-                "phase": "FAILED", "hint": "", "queue": "cpu", "stage": "",
-            }  # fmt: skip
-            connection.execute(
-                text(f"INSERT INTO runs ({', '.join(names)}) VALUES (:{', :'.join(names)})"),
-                values,
-            )
-    migrations.upgrade(engine)
-    store = Stores.on(engine)
-    assert [store.runs.get(run_id).owner for run_id in "abc"] == ["ann", None, None]
-    store.close()

@@ -191,7 +191,7 @@ def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
                 if event.kind == "resumed"
             ]
             assert resumed == [15]
-            assert store.runs.get(mine).losses == 1
+            assert store.runs.get(mine).lost_attempts == 1
             (curve,) = store.history.metrics(mine, names=["loss"]).series
             assert curve.steps == list(range(1, 21))
             (lab.home(one) / "jobs").rename(lab.folder / "what the cut host had")

@@ -206,7 +206,7 @@ def test_workspace__runs_baseline_and_data_go_along(dashboard: Service) -> None:
 
 
 def test_workspace__a_run_has_the_colour_that_the_service_gave_it(dashboard: Service) -> None:
-    looks = {run.id: run.look for run in api.client().runs(limit=200).items}
+    looks = {run.id: run.color_index for run in api.client().runs(limit=200).items}
     one = {run: looks[run] for run in (dashboard.ids["FLYP"], dashboard.ids["CaRot"])}
     assert len(set(one.values())) == 2
     for run, look in one.items():

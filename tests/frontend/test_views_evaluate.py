@@ -106,7 +106,7 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(
         blob = looking.artifacts.put_bytes(data)
         return blob.sha256, blob.size_bytes
 
-    assert store.judged.publish(
+    assert store.evaluated.publish(
         job.id, claim.attempt, run, record, sha256=file.sha256, size_bytes=file.size_bytes, put=put
     ) == "published"  # fmt: skip
     # The page knew the run's evaluations; the new one is there all the same.

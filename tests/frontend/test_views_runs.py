@@ -187,10 +187,10 @@ def test_run__without_an_id_the_next_step_is_shown(dashboard: Service) -> None:
 def test_run__looks_on_its_own_page_as_the_service_says(dashboard: Service) -> None:
     run_id = dashboard.ids["CaRot"]
     with Client() as client:
-        look = client.run(run_id).look
+        index = client.run(run_id).color_index
     for tab in ("Shifts", "Calibration"):
         app = page("run", id=run_id, tab=tab)
-        assert app.session_state["run-slots"][run_id] == look % len(PALETTE)
+        assert app.session_state["run-slots"][run_id] == index % len(PALETTE)
 
 
 def test_files__one_that_the_service_refuses_says_why_and_the_next_try_saves_it(

@@ -130,7 +130,7 @@ def test_job__killed_in_mid_set_cancelled_and_retried_is_equal_to_the_last_digit
     finally:
         os.kill(pid, signal.SIGCONT)
     job = until(lambda: ended(service, job_id), timeout_s=240, what="the job to end")
-    found = (job.phase, job.attempt, job.losses, job.results)
+    found = (job.phase, job.attempt, job.lost_attempts, job.results)
     assert found == ("CANCELLED", 2, 1, 2), log()
     assert [e.dataset for e in service.results.run_evaluations(zs)][1:] == ["small"]
 

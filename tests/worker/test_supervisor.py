@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from backend.storage.artifacts import ArtifactStore
-from backend.store.claims import MAX_SETBACKS, Claim
+from backend.store.claims import MAX_STORAGE_REQUEUES, Claim
 from backend.store.engine import writing
 from backend.store.stores import Stores
 from calift_core.errors import DiskFullError
@@ -378,7 +378,7 @@ def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(
     run_id = bench.submit(max_attempts=1)
     assert bench.attempt(run_id) == "requeued"
     run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason, run.setbacks) == ("QUEUED", "DISK_FULL", 1)
+    assert (run.phase, run.reason, run.storage_requeues) == ("QUEUED", "DISK_FULL", 1)
     assert bench.store.files.of_run(run_id) == []
     assert "report.json" not in {path.name for path in full.root.rglob("*")}
     bench.artifacts = good  # there is room again: what was finished is stored
@@ -392,7 +392,7 @@ def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench)
     run_id = bench.submit(max_attempts=1)
     assert bench.attempt(run_id) == "requeued"
     run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason, run.losses) == ("QUEUED", "STORAGE_FAILED", 0)
+    assert (run.phase, run.reason, run.lost_attempts) == ("QUEUED", "STORAGE_FAILED", 0)
 
 
 def test_supervise__a_file_of_the_run_that_cannot_be_read_is_its_own_fault(bench: Bench) -> None:
@@ -403,7 +403,7 @@ def test_supervise__a_file_of_the_run_that_cannot_be_read_is_its_own_fault(bench
 
 def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(bench: Bench) -> None:
     run_id = bench.submit(end="badly", code="DISK_FULL", checkpoint_every=99)
-    for _ in range(MAX_SETBACKS):
+    for _ in range(MAX_STORAGE_REQUEUES):
         assert bench.attempt(run_id) == "requeued"
         assert not any(bench.folder(run_id).parent.iterdir()), "nobody goes on from that"
     run = bench.store.runs.get(run_id)
@@ -511,7 +511,7 @@ def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench:
     bench.artifacts = Full(bench.artifacts.root)
     run_id = bench.submit()
     assert bench.attempt(run_id) == "succeeded"
-    assert bench.store.runs.get(run_id).setbacks == 0
+    assert bench.store.runs.get(run_id).storage_requeues == 0
 
 
 def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench: Bench) -> None:

@@ -233,7 +233,12 @@ def test_worker__a_full_disk_takes_the_worker_out_fails_no_run_and_does_not_keep
         )
         assert "MiB are free" in trouble
         run = store.runs.get(first)
-        assert (run.phase, run.reason, run.setbacks, run.losses) == ("QUEUED", "DISK_FULL", 1, 0)
+        assert (run.phase, run.reason, run.storage_requeues, run.lost_attempts) == (
+            "QUEUED",
+            "DISK_FULL",
+            1,
+            0,
+        )
         assert trouble in run.waiting
         others = [submit(store) for _ in range(4)]
         large = start_worker(database_url, host=tmp_path / "large")

@@ -67,7 +67,7 @@ def _revision_of(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
+def upgrade(engine: Engine) -> None:
     """Apply what is missing, all or nothing.
 
     On SQLite a table is changed by copying it, and dropping the old copy would delete all child
@@ -82,7 +82,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _ADVISORY_LOCK})
             check_known(_revision_of(connection), "the database")
-            command.upgrade(config(connection), revision)
+            command.upgrade(config(connection), "head")
         return
     with engine.connect().execution_options(calift_writes=True) as connection:
         # The pragma has no effect inside a transaction, hence on the bare connection.
@@ -93,7 +93,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             with connection.begin():
                 check_known(_revision_of(connection), "the database")
                 before = _row_counts(connection)
-                command.upgrade(config(connection), revision)
+                command.upgrade(config(connection), "head")
                 _check(connection, before)
         finally:
             raw.execute("PRAGMA foreign_keys=ON")

@@ -188,7 +188,7 @@ def no_features(file: PredictionsFile) -> NotFoundError:
     return NotFoundError(
         f"the image features of {file.metadata.dataset} are not stored.",
         hint="They are kept of ID data and shifts, as long as they take no more room than the "
-        "logits; corruptions and sets of earlier versions have none.",
+        "logits; corruptions have none.",
     )
 
 

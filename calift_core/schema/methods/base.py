@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -54,10 +54,6 @@ class MethodBase(Frozen):
     fitted_on: ClassVar[tuple[str, ...]] = ()
 
     kind: str
-
-    def earlier_forms(self) -> list[dict[str, Any]]:
-        """How earlier versions wrote these options, where that was otherwise."""
-        return []
 
     @property
     def rate(self) -> float:

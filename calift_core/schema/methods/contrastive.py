@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -174,22 +174,6 @@ class Tracer(Contrastive):
         "Teacher averages BatchNorm statistics",
         "With the weights of the iterates; off: they stay the initial ones [calift]",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _first_presets(cls, value: Any) -> Any:
-        """Specs from before there were presets by tower: `code` had α_FD = 2000 at any width."""
-        if not isinstance(value, dict) or value.get("preset") != "code":
-            return value
-        alpha = value.get("alpha_fd")
-        return value | {"preset": "ViT-B-16", "alpha_fd": 2000.0 if alpha is None else alpha}
-
-    def earlier_forms(self) -> list[dict[str, Any]]:
-        """`_first_presets` undone."""
-        if self.preset != "ViT-B-16" or self.alpha_fd is None:
-            return []
-        body = self.model_dump(mode="json") | {"preset": "code"}
-        return [body, body | {"alpha_fd": None}] if self.alpha_fd == 2000.0 else [body]
 
     def fitted(self, tower: Tower, embed_dim: int) -> Tracer:
         """These options with the preset filled in.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -56,12 +56,6 @@ class WiseFt(OfRun):
         "The α at which the frontier is measured; empty: only α itself",
         max_length=101,
     )
-
-    def earlier_forms(self) -> list[dict[str, Any]]:
-        """Before α could be chosen, nothing was said of that."""
-        if self.choose != "fixed":
-            return []
-        return [self.model_dump(mode="json", exclude={"choose"})]
 
     @property
     def evaluated_models(self) -> int:

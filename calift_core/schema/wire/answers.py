@@ -192,7 +192,7 @@ class RunPoint(Frozen):
     variant: str
     model: str
     seed: int
-    look: int = Field(
+    color_index: int = Field(
         default=0, description="Place among the runs of its suite; what its colour is made from"
     )
     n_features: int
@@ -287,7 +287,7 @@ class TriedPicture(Frozen):
     ID calibration part `fitted_on` and chosen as `calift calibrate` does; `none` where the run's
     own probabilities were better, or, with a `note`, where nothing could be fitted. `kept` is
     promised for data like `promised_on` alone. `trained` are training images by the run's own
-    features; null where the run kept none, as earlier versions did. `nearest` are evaluated images
+    features; null where the run kept none. `nearest` are evaluated images
     of the sets that were `searched`, none of them a training image. `seen` is the picture as the
     model saw it, a PNG in base64.
     """

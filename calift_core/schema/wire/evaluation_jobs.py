@@ -43,9 +43,9 @@ class EvaluationJob(Frozen):
     priority: int = 0
     attempt: int = 0
     max_attempts: int = 3
-    losses: int = 0
-    drains: int = 0
-    setbacks: int = 0
+    lost_attempts: int = 0
+    drain_requeues: int = 0
+    storage_requeues: int = 0
     owner: str | None = None
     worker: str | None = None
     waiting: str = ""

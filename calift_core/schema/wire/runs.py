@@ -10,12 +10,10 @@ from pydantic import Field
 from calift_core.schema.base import Frozen, JsonObject
 from calift_core.schema.report import Summary
 
-#: `LOST` was never written: it stays because scripts may ask for the published list of phases, and
-#: the database of an older version allows it. A run whose worker is lost ends `FAILED`.
 RunPhase = Literal[
-    "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST"
+    "QUEUED", "STARTING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"
 ]
-TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
+TERMINAL_PHASES: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 #: Lists count their matches so far; a count of all would take longer than the page.
 COUNTED = 10_000
@@ -83,15 +81,14 @@ class Progress(Frozen):
 class RunSummary(Frozen):
     """One row of the run list. `reason` is for machines, `message` a sentence for people.
 
-    `owner` is the name of the token that submitted it; null where that was not kept yet. The owner
-    and admins may change a run.
+    `owner` is the name of the token that submitted it. The owner and admins may change a run.
 
     `revision` rises with whatever happens to the run, such as a result that an evaluation job adds
     to a finished one: what was received at the same revision is up to date.
 
-    `attempt` counts starts. `losses` counts those whose process vanished, and only they are bounded
-    by `max_attempts`; `drains` counts orderly stops of a worker, `setbacks` the times that a
-    machine had no room for what the run made.
+    `attempt` counts starts. `lost_attempts` counts those whose process vanished, and only they are
+    bounded by `max_attempts`; `drain_requeues` counts orderly stops of a worker, `storage_requeues`
+    the times that a machine had no room for what the run made.
     """
 
     id: str
@@ -103,7 +100,7 @@ class RunSummary(Frozen):
     model: str
     suite: str
     seed: int
-    look: int = Field(
+    color_index: int = Field(
         default=0, description="Place among the runs of its suite; what its colour is made from"
     )
     tags: list[str]
@@ -111,9 +108,9 @@ class RunSummary(Frozen):
     priority: int = 0
     attempt: int = 0
     max_attempts: int = 3
-    losses: int = 0
-    drains: int = 0
-    setbacks: int = 0
+    lost_attempts: int = 0
+    drain_requeues: int = 0
+    storage_requeues: int = 0
     revision: int = 0
     owner: str | None = None
     sweep_id: str | None = Field(default=None, description="The sweep that it is a run of")
@@ -130,11 +127,11 @@ class RunSummary(Frozen):
     @property
     def attempts(self) -> str:
         """`2 of 3`: the attempt among those that may be lost, and what else stopped the run."""
-        words = f"{min(self.losses + 1, self.max_attempts)} of {self.max_attempts}"
-        if self.drains:
-            words += f", stopped with its worker {_times(self.drains)}"
-        if self.setbacks:
-            words += f", put back for lack of room {_times(self.setbacks)}"
+        words = f"{min(self.lost_attempts + 1, self.max_attempts)} of {self.max_attempts}"
+        if self.drain_requeues:
+            words += f", stopped with its worker {_times(self.drain_requeues)}"
+        if self.storage_requeues:
+            words += f", put back for lack of room {_times(self.storage_requeues)}"
         return words
 
 

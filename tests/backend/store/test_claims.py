@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.store.claims import MAX_SETBACKS, Claim
+from backend.store.claims import MAX_STORAGE_REQUEUES, Claim
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.schema import records as r
@@ -306,7 +306,12 @@ def test_attempts__drains_and_setbacks_cost_none(store: Stores) -> None:
         assert store.claims.requeue(run_id, attempt, setback=attempt == 3, reason="DISK_FULL")
     assert store.claims.claim(run_id, **WORKER) is not None
     run = store.runs.get(run_id)
-    assert (run.attempt, run.losses, run.drains, run.setbacks) == (4, 0, 2, 1)
+    assert (run.attempt, run.lost_attempts, run.drain_requeues, run.storage_requeues) == (
+        4,
+        0,
+        2,
+        1,
+    )
     assert run.attempts.startswith("1 of 3, stopped with its worker twice")
     assert store.claims.requeue(run_id, 4, lost=True)
     assert store.runs.get(run_id).attempts.startswith("2 of 3")
@@ -314,7 +319,7 @@ def test_attempts__drains_and_setbacks_cost_none(store: Stores) -> None:
 
 def test_attempts__a_run_that_fits_nowhere_fails_at_last(store: Stores) -> None:
     run_id = store.runs.submit(spec_of(), max_attempts=20)
-    for attempt in range(1, MAX_SETBACKS + 1):
+    for attempt in range(1, MAX_STORAGE_REQUEUES + 1):
         assert store.claims.claim(run_id, **WORKER) is not None
         assert store.claims.requeue(
             run_id, attempt, setback=True, reason="DISK_FULL", message="full", hint="Free some."
@@ -323,7 +328,7 @@ def test_attempts__a_run_that_fits_nowhere_fails_at_last(store: Stores) -> None:
     assert (run.phase, run.reason, run.message, run.hint) == (
         "FAILED", "DISK_FULL", "full", "Free some.",
     )  # fmt: skip
-    assert store.runs.retry(run_id).setbacks == 0
+    assert store.runs.retry(run_id).storage_requeues == 0
 
 
 def test_requeue__of_a_run_that_was_cancelled_ends_it(store: Stores) -> None:

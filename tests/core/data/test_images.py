@@ -698,7 +698,7 @@ def test_batches__a_damaged_image_is_one_sentence(tmp_path: Path, kind: str, wor
 def test_epoch_order__is_a_permutation_of_seed_and_epoch(n: int, seed: int, epoch: int) -> None:
     order = epoch_order(n, seed=seed, epoch=epoch)
     assert sorted(order.tolist()) == list(range(n))
-    # What a checkpoint of an earlier version goes on with.
+    # What a checkpoint goes on with.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     assert order.tolist() == torch.randperm(n, generator=generator).tolist()
 

@@ -6,7 +6,6 @@ A stopped or killed evaluation, gone on with, must leave the very bytes of one l
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -748,28 +747,6 @@ def test_stop__says_where_and_that_it_is_kept(
     source = evaluate_finished(spec_of(runs["one"]), runs["one"], tmp_path / "o", stop=Stopper(2))
     with pytest.raises(InterruptedRunError, match=r"validation, after 8 of its \d+ images; they"):
         list(source)
-
-
-def test_spec__new_options_at_their_defaults_leave_the_hash_of_earlier_runs() -> None:
-    plain = RunSpec.model_validate({"name": "a", "method": {"kind": "zero_shot"}})
-    body = plain.model_dump(mode="json", exclude={"name", "tags", "notes", "resources"})
-    for name in ("precision", "perturbed_calibration"):
-        del body["evaluation"][name]
-    for name in ("activation_checkpointing", "draft_decoding", "watch_shifts"):
-        del body["train"][name]
-    for name in ("adapt", "lora_rank", "lora_alpha", "keep_features"):
-        del body["train"][name]
-    for name in ("n_shot", "n_shot_seed", "group_by"):
-        del body["suite"][name]
-    del body["train"]["confidence"]["entropy"]
-    body["train"]["workers"] = 0  # what an open number of workers meant
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    assert plain.earlier_hashes() == [hashlib.sha256(text.encode()).hexdigest()]
-    for change in ({"precision": "bf16"}, {"perturbed_calibration": True}):
-        changed = RunSpec.model_validate(
-            {"name": "a", "method": {"kind": "zero_shot"}, "evaluation": change}
-        )
-        assert changed.content_hash() != plain.content_hash()
 
 
 def test_precision__of_the_evaluation_is_its_own_and_told(

@@ -238,7 +238,7 @@ def test_spec__adapt_is_refused_where_there_is_nothing_to_choose(
         run_spec(kind, train={"adapt": "lora"})
 
 
-def test_spec__its_hash_is_as_before_where_all_is_trained(run_spec: Callable[..., RunSpec]) -> None:
+def test_spec__what_is_trained_is_in_the_hash(run_spec: Callable[..., RunSpec]) -> None:
     full, lora = run_spec("flyp"), run_spec("flyp", train={"adapt": "lora"})
     assert full.content_hash() != lora.content_hash()
     assert full.content_hash() == run_spec("flyp", train={"adapt": "full"}).content_hash()

@@ -518,13 +518,11 @@ def finish(clip: Clip, folder: Path) -> Path:
         clip.net,
         {"weights": torch.eye(3, 16), "bias": torch.zeros(3)},
         {
-            "format": 1,
+            "format": 2,
             "name": "tiny",
             "pretrained": None,
             "config": clip.config,
-            "image_size": clip.image_size,
-            "mean": list(clip.mean),
-            "std": list(clip.std),
+            **clip.made.described(),
         },
     )
     return folder

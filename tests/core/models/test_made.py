@@ -18,16 +18,13 @@ from safetensors.torch import load_file, save_file
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, ModelError
-from calift_core.evaluation.subjects import load_trained
-from calift_core.files import sha256_file
-from calift_core.jobs.evaluate import Evaluated, evaluate_finished, evaluate_many
-from calift_core.models.finished import load_finished
+from calift_core.jobs.evaluate import Evaluated, evaluate_many
 from calift_core.models.loading import load_clip
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.records import Record
 from calift_core.schema.spec import RunSpec
 from tests.core.conftest import CLASSES, VIT, known_to_open_clip
-from tests.core.jobs.test_job import assert_equal_runs, at_step, go, go_until, report_in
+from tests.core.jobs.test_job import at_step, go, go_until, report_in
 
 #: Everything otherwise than where nothing is said.
 PREPROCESS = {
@@ -113,37 +110,6 @@ def test_run__predictions_are_those_of_open_clips_own_model_and_transform(
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
 
 
-def forget(run: Path) -> None:
-    """Make the checkpoints of a run those of a version that did not say how a model is made."""
-    for state in (run / "checkpoint" / "steps").iterdir():
-        body = json.loads((state / "state.json").read_text())
-        assert body.pop("made")
-        (state / "state.json").write_text(json.dumps(body))
-        manifest = json.loads((state / "manifest.json").read_text())
-        manifest["state.json"] = sha256_file(state / "state.json")
-        (state / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_resume__of_an_earlier_versions_run_goes_on_as_it_was_begun_and_says_so(
-    make: Any, model: Path, tmp_path: Path
-) -> None:
-    """Then `preprocess_cfg` was not read."""
-    spec = make("flyp")
-    go(spec, tmp_path / "alone")
-    go_until(spec, tmp_path / "run", at_step(3))
-    forget(tmp_path / "run")
-    say(model)
-    (state,) = (tmp_path / "run" / "checkpoint" / "steps").iterdir()
-    judged = load_trained(state, load_suite(spec.suite), torch.device("cpu"))
-    assert judged.clip.preprocess == Preprocess(16)
-    assert "resize mode (shortest and squash)" in judged.note
-    (told,) = warnings_in(go(spec, tmp_path / "run"))
-    assert "made by an earlier version" in told
-    assert "interpolation (bicubic and bilinear)" in told
-    assert_equal_runs(tmp_path / "run", tmp_path / "alone")
-    assert load_finished(tmp_path / "run")[0].preprocess == Preprocess(16)
-
-
 def test_resume__of_a_model_that_is_made_otherwise_today_is_refused(
     make: Any, model: Path, tmp_path: Path
 ) -> None:
@@ -156,26 +122,6 @@ def test_resume__of_a_model_that_is_made_otherwise_today_is_refused(
     assert "resize mode (shortest and squash)" in caught.value.message
     model.write_text(json.dumps(VIT))  # what the model was then
     assert not warnings_in(go(spec, tmp_path / "run"))
-
-
-def test_evaluate__of_an_earlier_versions_model_judges_it_as_it_was_trained(
-    make: Any, model: Path, tmp_path: Path
-) -> None:
-    spec = make("zero_shot")
-    go(spec, tmp_path / "run")
-    before = report_in(tmp_path / "run")
-    path = tmp_path / "run" / "checkpoint" / "model.json"
-    old = json.loads(path.read_text())
-    said = old.pop("preprocess")
-    old |= {"format": 1, "image_size": said["size"], "mean": said["mean"], "std": said["std"]}
-    del old["activation"]
-    path.write_text(json.dumps(old))
-    say(model)
-    records = list(evaluate_finished(spec, tmp_path / "run", tmp_path / "again"))
-    assert "judged as it was made" in warnings_in(records)[0]
-    again = report_in(tmp_path / "again")
-    assert again.summary == before.summary
-    assert again.model["preprocess"] == before.model["preprocess"]
 
 
 def test_models_made_otherwise__are_neither_merged_nor_judged_in_one_pass(

@@ -30,7 +30,7 @@ from calift_core.catalogue import OPEN_CLIP
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError, ModelUnavailableError
 from calift_core.models.clip import Clip, ModelConfig
-from calift_core.models.finished import load_finished, outdated
+from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, resolve, weights_sha256
 from calift_core.training.checkpoint import save_final
 from tests.core.conftest import VIT, environment, known_to_open_clip
@@ -461,7 +461,7 @@ def test_hub__what_cannot_be_had_is_a_sentence(
     assert re.search(words, from_hub[model]["error"])
 
 
-# ----------------------------------------------------------- finished models, old and new
+# ----------------------------------------------------------- finished models
 
 
 def save_run(folder: Path, clip: Clip, description: dict[str, Any]) -> Path:
@@ -504,34 +504,3 @@ def test_load_finished__a_description_that_contradicts_itself_is_refused(tmp_pat
         run = save_run(tmp_path / "run", clip, description_of(clip, **change))
         with pytest.raises(CheckpointError, match=words):
             load_finished(run)
-
-
-@pytest.mark.usefixtures("cut_short")
-def test_load_finished__of_an_earlier_version_keeps_what_it_was_trained_with(
-    tmp_path: Path,
-) -> None:
-    """Fine-tuned from OpenAI's weights with GELU: that activation belongs to its weights now."""
-    clip = load_clip("MobileCLIP-B", "datacompdr", weights=False, legacy=True)
-    assert clip.preprocess == Preprocess(224, (0.0,) * 3, (1.0,) * 3)  # not bilinear
-    clip = load_clip("ViT-B-16", "openai", weights=False, legacy=True).eval()
-    assert clip.made.activation == "gelu"
-    old = {
-        "format": 1,
-        "name": "ViT-B-16",
-        "pretrained": "openai",
-        "config": open_clip.get_model_config("ViT-B-16"),
-        "image_size": 224,
-        "mean": list(clip.mean),
-        "std": list(clip.std),
-    }
-    run = save_run(tmp_path / "run", clip, old)
-    again, _, description = load_finished(run)
-    assert again.made == clip.made
-    assert description["activation"] == "gelu"
-    batch = batch_of(clip.net, old["config"])
-    assert largest_difference(ours(again.eval(), *batch), ours(clip, *batch)) == 0
-    told = outdated("ViT-B-16", "openai", again.made)
-    assert "activation (GELU and QuickGELU)" in told
-    assert "judged as it was made" in told
-    assert outdated("ViT-B-16", "laion2b_s34b_b88k", again.made) == ""
-    assert outdated("ViT-B-16", str(tmp_path / "gone.pt"), again.made) == ""

@@ -392,19 +392,6 @@ def test_read_top_k__numbers_that_contradict_each_other_are_named() -> None:
         replace(make(), metadata=metadata(storage="top_k", k=2))
 
 
-def test_read_predictions__files_of_format_one_are_read(tmp_path: Path) -> None:
-    written = make(5)
-    described = asdict(written.metadata) | {"format_version": 1}
-    for name in ("storage", "k", "provenance"):
-        del described[name]
-    store(tmp_path / "x.parquet", table_of(written), described)
-    found = read_predictions(tmp_path / "x.parquet")
-    assert (found.metadata.format_version, found.metadata.storage) == (1, "full")
-    assert same(replace(found, metadata=written.metadata), written)
-    write_predictions(tmp_path / "y.parquet", found)  # written anew, it is of today's format
-    assert read_metadata(tmp_path / "y.parquet") == written.metadata
-
-
 # Damage
 
 
@@ -482,8 +469,8 @@ def test_read_predictions__another_writer_is_welcome(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, "format_version must be 1 or 2, got 3"),
-        ({"format_version": None}, "format_version must be 1 or 2, got None"),
+        ({"format_version": 3}, "format_version must be 2, got 3"),
+        ({"format_version": None}, "format_version must be 2, got None"),
         ({"role": "train"}, "unknown role 'train'"),
         ({"logit_scale": -1}, "logit_scale must be positive and finite, got -1"),
         ({"logit_scale": "100"}, "logit_scale must be a number, got '100'"),

@@ -59,7 +59,7 @@ class Job:
             blob = self.artifacts.put_bytes(data)
             return blob.sha256, blob.size_bytes
 
-        return self.store.judged.publish(
+        return self.store.evaluated.publish(
             self.id,
             attempt or self.attempt,
             run_id,

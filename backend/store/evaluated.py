@@ -26,7 +26,7 @@ from calift_core.schema.report import EvaluationReport
 Put = Callable[[bytes], tuple[str, int]]
 
 
-class JudgedRuns:
+class EvaluatedRuns:
     """Takes results for finished runs from the workers of evaluation jobs.
 
     Args:
