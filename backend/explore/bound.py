@@ -35,7 +35,7 @@ class Monitor:
                     variant=method_label(spec),
                     model=run.model,
                     seed=run.seed,
-                    color_index=run.look,
+                    color_index=run.color_index,
                 )
                 for run, spec, spectrum in found
             ]

@@ -309,7 +309,7 @@ class _Pass:
     def work(self, folder: Path, stop: Stop, progress: Progress) -> Iterator[Record]:
         """Judge; what a run was evaluated on already is passed over."""
         first, alike = self.runs[0], self.runs[0].alike
-        yield from self._load(folder, stop)
+        self._load(folder, stop)
         settings = Settings(
             spec=alike.evaluation,
             templates=alike.templates,
@@ -348,7 +348,7 @@ class _Pass:
                 for run in runs:
                     run.known[name] = images.sha256
 
-    def _load(self, folder: Path, stop: Stop) -> Iterator[Record]:
+    def _load(self, folder: Path, stop: Stop) -> None:
         """The models as subjects: one network whose image towers take turns, if there are more."""
         first, alike = self.runs[0], self.runs[0].alike
         stub = Suite(first.suite.id, alike.classes, alike.class_names, parts={})
