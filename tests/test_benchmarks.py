@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from calift_core.schema.methods import CaRot
 from tests.conftest import free_port
@@ -39,14 +37,12 @@ TOYS = {
 DEAR = {"two_towers", "serve", "evaluate", "api", "threads", "load", "load_one_owner"}
 #: Those that other tests run, or whose parts they run.
 ELSEWHERE = {
-    "fleet": "tests/backend/store/test_fleet.py",
-    "calibration_simulation": "tests/core/calibration/test_simulation.py",
     "imagenet_size": "tests/core/data/test_names.py",
     "gpu": "tests/gpu/test_kit.py",
     "scale": "tests/test_scale.py",
 }
 #: Those of which a run takes minutes, a browser, or data that do not come along.
-BY_HAND = {"adapt", "browser_way", "dashboard", "gallery", "hostile", "tasks"}
+BY_HAND = {"adapt", "dashboard", "gallery"}
 
 
 def run(
@@ -111,36 +107,13 @@ def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(
     assert max(sum(found["loss_differences"].values(), [])) < 1e-3
 
 
-def test_copies__that_were_planted_are_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rng = np.random.default_rng(0)
-    for i in range(30):
-        path = tmp_path / f"class{i % 3}" / f"{i}.png"
-        path.parent.mkdir(exist_ok=True)
-        small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(path)
-    arguments = f"--source {tmp_path} --train 20 --test 10"
-    found = last_json(run("copies", arguments, monkeypatch, capsys))
-    assert all(way["found"].endswith(" of 30") for way in found["ways"].values())
-
-
-def test_shards__are_read_to_their_last_image(
-    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = runpy.run_path(str(BENCHMARKS / "shards_memory.py"))
-    script["write_shards"](tmp_path / "shards", 60)
-    script["read_all"](str(tmp_path / "shards"))
-    assert last_json(capsys.readouterr().out)["images"] == 60
-
-
 def test_scripts__are_all_run_somewhere() -> None:
     scripts = {
         path.stem
         for path in BENCHMARKS.glob("*.py")
         if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
-    here = {"train_step", "copies", "shards_memory", *TOYS}
+    here = {"train_step", *TOYS}
     assert scripts == here | set(ELSEWHERE) | BY_HAND
     for name, test in ELSEWHERE.items():
         assert name in (BENCHMARKS.parent / test).read_text(encoding="utf-8")

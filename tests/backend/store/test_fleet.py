@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.store.claims import Claims
 from backend.store.engine import open_engine, seconds_now
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-
-import fleet  # noqa: E402
+from research.measurements import fleet
 
 #: Every fault several times within minutes.
 HARSH = fleet.Plan(

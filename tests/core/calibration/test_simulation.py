@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import calibration_simulation as simulation  # noqa: E402
-
-from calift_core import calibration as cal  # noqa: E402
+from calift_core import calibration as cal
+from research.measurements import calibration_simulation as simulation
 
 # Four standard errors of a share of 0.95 over 60 repeats are 0.11: a run this small can see an
 # interval that fails, not one that is a little off. Seeds are fixed.

@@ -1,8 +1,8 @@
 """Do the floors, intervals and comparisons hold what they promise? Simulated models of known truth.
 
-    python benchmarks/calibration_simulation.py            # full size, written into the docs
-    python benchmarks/calibration_simulation.py --quick    # a tenth of it, printed only
-    python benchmarks/calibration_simulation.py --only intervals
+    python -m research.measurements.calibration_simulation  # full size, written into the docs
+    python -m research.measurements.calibration_simulation --quick    # a tenth of it, printed only
+    python -m research.measurements.calibration_simulation --only intervals
 
 A simulated model is a distribution of confidences and a truth: the chance to be right at each
 confidence. The population's own binned errors are computed from 100,000 further samples in the very
@@ -20,7 +20,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import calibration_first_rules as first_rules
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,12 +28,13 @@ from calift_core.calibration.measures import debiased_squared_error
 from calift_core.calibration.planning import SquaredPlan
 from calift_core.calibration.registry import CALIBRATORS
 from calift_core.calibration.squared import SquaredError
+from research.measurements import calibration_first_rules as first_rules
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Truth = Callable[[Doubles], Doubles]
 
-DOCS = Path(__file__).parent.parent / "docs" / "calibration.md"
+DOCS = Path(__file__).parents[2] / "docs" / "calibration.md"
 POPULATION = 100_000
 
 #: Confidences: a model that hesitates, and one that is fine-tuned and mostly sure.

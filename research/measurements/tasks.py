@@ -1,8 +1,8 @@
 """Seven tasks as somebody new would do them, in a real Chromium: clicks, typed fields, seconds.
 
-    python benchmarks/tasks.py --home ~/.local/share/calift    # a home with the runs of `make demo`
-    python benchmarks/tasks.py --home HOME --write             # and put the table into docs/tour.md
-    python benchmarks/tasks.py --home HOME --only worst export --pictures FOLDER
+    python -m research.measurements.tasks --home HOME    # a home with the runs of `make demo`
+    python -m research.measurements.tasks --home HOME --write  # and put the table into docs/tour.md
+    python -m research.measurements.tasks --home HOME --only worst export --pictures FOLDER
 
 The home is copied, API and dashboard are processes of their own, and each task begins on the
 Overview page in a browser that has seen nothing before. It goes on by clicks and keys alone, along
@@ -32,15 +32,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from api import served
-from gallery import FLAGS, dashboard, make_photos
-from scale import put
-
 from backend.settings import Settings
 from calift_core.client import Client
 from calift_core.schema.wire.results import Evaluation
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "tour.md"
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from api import served  # noqa: E402
+from gallery import FLAGS, dashboard, make_photos  # noqa: E402
+from scale import put  # noqa: E402
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tour.md"
 MARKS = "<!-- tasks.py: begin -->", "<!-- tasks.py: end -->"
 #: None may take more.
 MOST_CLICKS, MOST_S = 6, 45.0

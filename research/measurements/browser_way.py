@@ -1,7 +1,7 @@
 """From a zip of one's own pictures to a model that answers, by browser alone: clicks and seconds.
 
-    python benchmarks/browser_way.py                           # a table of the steps
-    python benchmarks/browser_way.py --pictures FOLDER --json  # and the screen after each
+    python -m research.measurements.browser_way  # a table of the steps
+    python -m research.measurements.browser_way --pictures FOLDER --json  # and screens
 
 A zip of printed letters, 20 class folders with 60 images each and no parts, is dropped on New run
 of a `calift up` whose home is new. Three methods are compared in a sweep with one seed, the model
@@ -35,13 +35,13 @@ from typing import Any
 
 from gallery import FLAGS
 from PIL import Image
-from tasks import Person, TaskError
 
 from calift_core.client import Client
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError
 from calift_core.schema.suite import SuiteSpec
+from research.measurements.tasks import Person, TaskError
 
 CLASSES, EACH = 20, 60
 #: For a page on a machine that others use too.

@@ -1,8 +1,8 @@
 """A thousand workers and a hundred thousand runs, simulated against the real queue.
 
-    python benchmarks/fleet.py                          # 1,000 workers, 100,000 runs, SQLite
-    python benchmarks/fleet.py --workers 50 --runs 2000
-    python benchmarks/fleet.py --database postgresql://…   # an empty database of its own
+    python -m research.measurements.fleet  # 1,000 workers, 100,000 runs, SQLite
+    python -m research.measurements.fleet --workers 50 --runs 2000
+    python -m research.measurements.fleet --database postgresql://…   # an empty database of its own
 
 What is real: the database and every statement of submit, relay, claim, lease, finish and sweep
 (`backend.store`). What is simulated: time, the workers, their broker and their faults. The

@@ -1,7 +1,7 @@
 """Memory of `calift serve` under thousands of hostile uploads: how large it gets, what it answers.
 
-    python benchmarks/hostile.py MODEL             # an exported folder or a finished run
-    python benchmarks/hostile.py MODEL --uploads 2000 --clients 8
+    python -m research.measurements.hostile MODEL             # an exported folder or a finished run
+    python -m research.measurements.hostile MODEL --uploads 2000 --clients 8
 
 `calift serve MODEL` is started with its defaults. Clients send damaged and truncated PNG, JPEG and
 TIFF files, files with something in front or behind, and PNGs of a few kilobytes that claim 10,000 ×

@@ -1,6 +1,6 @@
 """Near-copies that were planted between two parts: how many are found, and how many are no copies.
 
-    python benchmarks/copies.py --source FOLDER    # class folders, such as Caltech-101's
+    python -m research.measurements.copies --source FOLDER    # class folders, such as Caltech-101's
 
 Of the folder's images, `--train` are one part and `--test` others are another. 200 images of the
 first are changed and put among the second: a sixth each cropped to 90 % of their sides, made half

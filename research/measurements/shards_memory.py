@@ -1,7 +1,8 @@
 """Memory of a process that reads every image of a large set of shards, listed and listed before.
 
-`python benchmarks/shards_memory.py [--images 100000] [--folder FOLDER]` writes shards of small
-JPEGs (1,000 in each), then reads the set in fresh processes: at a tenth of the images and at all
+`python -m research.measurements.shards_memory [--images 100000] [--folder FOLDER]` writes shards of
+small JPEGs (1,000 in each), then reads the set in fresh processes: at a tenth of the images and at
+all
 of them. Flat memory means that the last is no larger than the first but for the columns that say
 where each image lies.
 """
