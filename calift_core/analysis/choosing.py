@@ -131,9 +131,9 @@ def choose(
     """
     clean = parts[0]
     fitted: dict[str, Calibrator | None] = {}
-    candidates = CANDIDATES if kind == AUTO else tuple(dict.fromkeys((kind, NONE)))
-    lacking = {name: _lacking(name, clean) for name in candidates}
-    allowed = [name for name in candidates if kind != AUTO or not lacking[name]]
+    kinds = CANDIDATES if kind == AUTO else tuple(dict.fromkeys((kind, NONE)))
+    lacking = {name: _lacking(name, clean) for name in kinds}
+    allowed = [name for name in kinds if kind != AUTO or not lacking[name]]
     notes = _lacking_words(kind, lacking)
     for name in allowed:
         own = parts if name == "tsp" else parts[:1]
