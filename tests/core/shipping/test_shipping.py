@@ -625,7 +625,7 @@ def test_watch__of_an_export_says_what_its_run_says(
     bad.write_bytes(b"none")
     paths = listed([str(paintings), str(bad)])
     told: list[int] = []
-    found = watch(model, reference, paths, batch_size=10, told=told.append)
+    found = watch(model, reference, paths, batch_size=10, on_progress=told.append)
     assert (found.n, list(found.unreadable), told[-1]) == (24, [str(bad)], 25)
     probs = model.predict(paths[:24]).probs
     values = {one.estimator: one for one in found.expected}
