@@ -39,7 +39,7 @@ from train_step import Setting, build_clip, clocked, exhaust, measure, show  # n
 from calift_core.data.crops import smallest_side  # noqa: E402
 from calift_core.data.images import ImageSet  # noqa: E402
 from calift_core.data.loader import Normalise, TrainView, train_batches  # noqa: E402
-from calift_core.data.sources import FileSource, drafted  # noqa: E402
+from calift_core.data.sources import FileSource, with_draft_decoding  # noqa: E402
 from calift_core.jobs.environment import environment  # noqa: E402
 from calift_core.models.precision import resolve_precision  # noqa: E402
 from calift_core.threads import loader_workers  # noqa: E402
@@ -70,7 +70,7 @@ def loader_rates(setting: Setting, *, photos: int, workers: Sequence[int]) -> li
         ):
             images = photos_in(Path(folder), photos, size)
             if draft:
-                images = drafted(images, smallest_side(clip.preprocess, CROP))
+                images = with_draft_decoding(images, smallest_side(clip.preprocess, CROP))
             loaded = train_batches(
                 TrainView(images, clip.preprocess, setting.templates, 0, CROP, False),
                 batch_size=setting.batch_size,

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from calift_core.data.suites import SUITES
-from calift_core.data.suites.base import Family, variable_of
+from calift_core.data.suites.base import SuiteFamily, variable_of
 from calift_core.errors import StorageError
 from calift_core.files import sha256_file
 from calift_core.packaged import packaged
@@ -171,7 +171,7 @@ def available_suites() -> list[DatasetInfo]:
     return [_info(family) for family in SUITES.values()]
 
 
-def _info(family: Family) -> DatasetInfo:
+def _info(family: SuiteFamily) -> DatasetInfo:
     missing = family.missing(None)
     detail = "on this machine"
     if missing:

@@ -26,7 +26,7 @@ from backend.settings import Settings
 from calift_core.data.browsing import browse
 from calift_core.data.counting import count_suite
 from calift_core.data.images import ImageSet
-from calift_core.data.suites.base import Counted, Family, Loaded, Wanted
+from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest, SuiteSizes
 from calift_core.errors import NotFoundError, SpecError, UnreadableImageError
 from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.service import (
@@ -175,14 +175,14 @@ class Scanner:
     ) -> tuple[SuiteScan, list[dict[str, Any]]]:
         """What can be said without opening an image, and which ones are to be opened."""
         spec = self._spec(suite_id, group_by)
-        listed: list[Loaded] = []
+        listed: list[LoadedSuite] = []
 
-        def count_listed(family: Family, wanted: Wanted) -> Counted:
+        def count_listed(family: SuiteFamily, wanted: SuiteRequest) -> SuiteSizes:
             # What is known by its name alone may have to be fetched before it can be listed.
             if wanted.path is None:
                 return family.count(wanted)
             listed.append(family.load(wanted))
-            return Counted.of(listed[0])
+            return SuiteSizes.of(listed[0])
 
         counts = count_suite(spec, scan_budget(), count=count_listed)
         found = SuiteScan(

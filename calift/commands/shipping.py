@@ -245,14 +245,14 @@ def predict(
     Exit status 1 if an image could not be read; all others are answered.
     """
     require_torch()
-    from calift_core.data.listing import LeftOut
+    from calift_core.data.listing import SkippedFiles
     from calift_core.shipping.classifier import CalibratedClassifier
     from calift_core.shipping.predicting import AnswerFile, listed, predict_files
 
     model = folder_of(model)
-    left_out = LeftOut()
-    paths = listed(images, left_out=left_out)
-    for note in left_out.notes:
+    skipped = SkippedFiles()
+    paths = listed(images, skipped=skipped)
+    for note in skipped.notes:
         err.print(note, markup=False)
     classifier = CalibratedClassifier.load(model, device=device)
     if errors is not None and (why := classifier.promised().why_not(errors)):
@@ -427,7 +427,7 @@ def watch(
     Images that are further off than those, or unlike them, have an unknown accuracy.
     """
     require_torch()
-    from calift_core.data.listing import LeftOut
+    from calift_core.data.listing import SkippedFiles
     from calift_core.files import atomic_write_bytes
     from calift_core.shipping import watching
     from calift_core.shipping.classifier import CalibratedClassifier
@@ -435,9 +435,9 @@ def watch(
     from calift_core.shipping.reference import read_reference
 
     model = folder_of(model)
-    left_out = LeftOut()
-    paths = listed(images, left_out=left_out)
-    for note in left_out.notes:
+    skipped = SkippedFiles()
+    paths = listed(images, skipped=skipped)
+    for note in skipped.notes:
         err.print(note, markup=False)
     reference = read_reference(model)
     classifier = CalibratedClassifier.load(model, device=device)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, Budget, LeftOut, TooManyFilesError
+from calift_core.data.listing import EXTENSIONS, Budget, SkippedFiles, TooManyFilesError
 from calift_core.data.names import Names
 from calift_core.data.packed import PackedSource
-from calift_core.data.sources import state_of
+from calift_core.data.sources import file_state
 from calift_core.errors import DataError, DataUnavailableError, UnreadableImageError, reason_of
 
 #: An image that unpacks to more than this is refused: a small zip can hold petabytes.
@@ -90,7 +90,7 @@ class ZipSource(PackedSource):
         return int(self.sizes[index])
 
     def _state(self, indices: NDArray[np.int64]) -> str:
-        state = hashlib.sha256(f"zip;{state_of(self.file)};".encode())
+        state = hashlib.sha256(f"zip;{file_state(self.file)};".encode())
         state.update(self.starts[indices].astype("<i8").tobytes())
         return state.hexdigest()
 
@@ -107,7 +107,7 @@ class ZipSource(PackedSource):
 
 
 def open_zip(
-    file: Path, budget: Budget | None = None, left_out: LeftOut | None = None
+    file: Path, budget: Budget | None = None, skipped: SkippedFiles | None = None
 ) -> ZipSource:
     """The images of a zip, by what its table says; none is read.
 
@@ -137,8 +137,8 @@ def open_zip(
         if member.is_dir() or is_hidden:
             continue
         if not member.filename.lower().endswith(EXTENSIONS):
-            if left_out is not None:
-                left_out.add(member.filename, steps[-1])
+            if skipped is not None:
+                skipped.add(member.filename, steps[-1])
             continue
         if member.filename in seen:
             raise DataError(f"{file.name}: {member.filename!r} is in it twice")

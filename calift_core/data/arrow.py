@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from calift_core.data.packed import PackedSource
-from calift_core.data.sources import state_of
+from calift_core.data.sources import file_state
 from calift_core.errors import DataError, reason_of
 from calift_core.untrusted import parse_json
 
@@ -139,7 +139,7 @@ class ArrowSource(PackedSource):
     def _state(self, indices: NDArray[np.int64]) -> str:
         state = hashlib.sha256(f"arrow;{self.column};".encode())
         for path in self.files:
-            state.update(f"{state_of(path)};".encode())
+            state.update(f"{file_state(path)};".encode())
         state.update(self.rows[indices].astype("<i8").tobytes())
         return state.hexdigest()
 

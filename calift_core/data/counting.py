@@ -15,7 +15,7 @@ from calift_core.data.listing import (
     corruption_plan,
 )
 from calift_core.data.suites import OFF, named_suite, shift_images
-from calift_core.data.suites.base import Counted, Family, Wanted
+from calift_core.data.suites.base import SuiteFamily, SuiteRequest, SuiteSizes
 from calift_core.data.suites.huggingface import hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, SpecError
 from calift_core.schema.suite import SuiteSpec
@@ -89,7 +89,7 @@ def count_suite(
     spec: SuiteSpec,
     budget: Budget | None = None,
     *,
-    count: Callable[[Family, Wanted], Counted] | None = None,
+    count: Callable[[SuiteFamily, SuiteRequest], SuiteSizes] | None = None,
 ) -> SuiteCounts:
     """Count a suite's images.
 
@@ -101,21 +101,21 @@ def count_suite(
         SpecError: no suite, domain or shift has this name.
     """
     budget = budget or Budget()
-    family, wanted = named_suite(spec, budget)
+    family, request = named_suite(spec, budget)
     absent: list[MissingData] = []
     problems: list[MissingData] = []
     basis = "counted on this machine"
-    found: Counted | None
+    found: SuiteSizes | None
     try:
-        found = count(family, wanted) if count is not None else family.count(wanted)
+        found = count(family, request) if count is not None else family.count(request)
     except DataUnavailableError as error:
-        usual = wanted.path is None or hub_name_of(spec.id) is not None
-        fetched = usual and family.fetchable(wanted.path) == family.name
+        usual = request.path is None or hub_name_of(spec.id) is not None
+        fetched = usual and family.fetchable(request.path) == family.name
         absent.append(MissingData("#/suite/id", str(error), fetched))
-        found = family.published(wanted)
+        found = family.published(request)
         basis = "published sizes, as the data is not here"
     except TooManyFilesError as error:
-        found = family.published(wanted)
+        found = family.published(request)
         basis = f"published sizes: there are {error.message}"
     except DataError as error:
         problems.append(MissingData("#/suite/id", str(error)))

@@ -20,7 +20,7 @@ from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import Budget, corruption_plan
 from calift_core.data.suites import OFF, named_suite, parse_suite_id, shift_images
-from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest
 from calift_core.errors import CaliftError, DataError, NotFoundError
 from calift_core.schema.suite import SuiteSpec
 
@@ -81,7 +81,9 @@ class Finder:
 
     def __init__(self) -> None:
         self._sets: OrderedDict[str, tuple[float, _Set | CaliftError]] = OrderedDict()
-        self._suites: OrderedDict[str, tuple[float, tuple[Family, Wanted, Loaded]]] = OrderedDict()
+        self._suites: OrderedDict[
+            str, tuple[float, tuple[SuiteFamily, SuiteRequest, LoadedSuite]]
+        ] = OrderedDict()
 
     def find(self, request: ThumbnailRequest) -> Place:
         """Find an image.
@@ -137,15 +139,15 @@ class Finder:
         if request.role == "shift" and uri is not None and uri != OFF:
             classes = self._loaded(spec)[2].classes
             return shift_images(request.dataset, uri, classes, _budget()), parse_suite_id(uri).path
-        _, wanted, found = self._loaded(spec)
+        _, suite_request, found = self._loaded(spec)
         if request.role == "shift" and request.dataset in found.shifts:
-            return found.shifts[request.dataset], wanted.path
+            return found.shifts[request.dataset], suite_request.path
         if request.role == "train":
-            return (found.parts["train"], wanted.path) if "train" in found.parts else None
+            return (found.parts["train"], suite_request.path) if "train" in found.parts else None
         if request.role != "corruption":
             named = (found.name, f"{found.name}/test")
             is_test = request.dataset in named and "test" in found.parts
-            return (_test(found, spec), wanted.path) if is_test else None
+            return (_test(found, spec), suite_request.path) if is_test else None
         if request.corruption is None or request.severity is None:
             return None
         at = (request.corruption, request.severity)
@@ -153,10 +155,10 @@ class Finder:
             return None
         base = _test(found, spec).limited(spec.corruptions.limit)
         if at in found.stored:
-            return replace(base, name=request.dataset, source=found.stored[at]), wanted.path
-        return corrupted(base, *at, seed=spec.corruptions.seed), wanted.path
+            return replace(base, name=request.dataset, source=found.stored[at]), suite_request.path
+        return corrupted(base, *at, seed=spec.corruptions.seed), suite_request.path
 
-    def _loaded(self, spec: SuiteSpec) -> tuple[Family, Wanted, Loaded]:
+    def _loaded(self, spec: SuiteSpec) -> tuple[SuiteFamily, SuiteRequest, LoadedSuite]:
         id_spec = spec.model_copy(
             update={
                 "shifts": {name: uri for name, uri in spec.shifts.items() if uri == OFF},
@@ -166,13 +168,13 @@ class Finder:
         key = id_spec.model_dump_json()
         kept = self._suites.get(key)
         if kept is None or time.monotonic() >= kept[0]:
-            family, wanted = named_suite(id_spec, _budget())
-            kept = (time.monotonic() + _KEPT_S, (family, wanted, family.load(wanted)))
+            family, suite_request = named_suite(id_spec, _budget())
+            kept = (time.monotonic() + _KEPT_S, (family, suite_request, family.load(suite_request)))
             _keep(self._suites, key, kept)
         return kept[1]
 
 
-def _test(found: Loaded, spec: SuiteSpec) -> ImageSet:
+def _test(found: LoadedSuite, spec: SuiteSpec) -> ImageSet:
     return found.parts["test"].limited(spec.limits.get("test"), "test")
 
 

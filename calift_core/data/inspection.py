@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from calift_core.checks import Check
 from calift_core.data.counting import few_images
 from calift_core.data.sources import decode_all
-from calift_core.data.suites import UNNAMED, family_of, parse_suite_id
+from calift_core.data.suites import PATH_SUITES, family_of, parse_suite_id
 from calift_core.data.suites.base import Published, by_class
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError
@@ -30,7 +30,7 @@ def examine_suite(text: str, *, published: Published | None = None) -> list[Chec
     suite = parse_suite_id(text)
     family = family_of(suite.name)
     parts = list(family.inspect(suite.path, published or {}))
-    loads = [] if family.missing(suite.path) else list(_loads(text, suite.name in UNNAMED))
+    loads = [] if family.missing(suite.path) else list(_loads(text, suite.name in PATH_SUITES))
     checks = [*parts, *loads]
     wrong = any(check.state == "fail" for check in checks) or not checks
     hint = family.how_to_get if wrong else ""

@@ -78,7 +78,7 @@ def parts_among(folders: Iterable[str], where: str) -> dict[str, str]:
     return {part: found[part] for part in PARTS if part in found}
 
 
-class LeftOut:
+class SkippedFiles:
     """What a folder holds beside the images that are taken from it."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class Budget:
 def images_below(
     folder: Path,
     budget: Budget | None = None,
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
     endings: tuple[str, ...] = EXTENSIONS,
     prefix: str = "",
 ) -> list[str]:
@@ -188,8 +188,8 @@ def images_below(
             # Hidden files such as macOS's `._photo.jpg` are no images.
             if file.lower().endswith(endings) and not file.startswith("."):
                 found.append((*inner, file))
-            elif left_out is not None:
-                left_out.add(prefix + "/".join((folder.name, *inner, file)), file)
+            elif skipped is not None:
+                skipped.add(prefix + "/".join((folder.name, *inner, file)), file)
     return ["/".join(parts) for parts in sorted(found)]
 
 
@@ -198,7 +198,7 @@ def images_by_class(
     classes: Sequence[str],
     name: str,
     budget: Budget | None = None,
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
     prefix: str = "",
 ) -> tuple[Names, NDArray[np.int64]]:
     """Paths of a tree of class folders relative to it, and the label (N,) of each.
@@ -211,10 +211,10 @@ def images_by_class(
 
     def each() -> Iterator[str]:
         for folder in classes:
-            found = images_below(root / folder, budget, left_out, prefix=prefix)
+            found = images_below(root / folder, budget, skipped, prefix=prefix)
             if not found:
-                there = LeftOut()
-                images_below(root / folder, left_out=there)
+                there = SkippedFiles()
+                images_below(root / folder, skipped=there)
                 also = "".join(f"; {note}" for note in there.notes)
                 raise DataError(
                     f"{name}: the class folder {folder!r} in {str(root)!r} has no images{also}"

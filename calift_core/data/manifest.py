@@ -173,9 +173,9 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         with parquet.ParquetFile(file) as table:
             have = table.schema_arrow.names
             _require_columns(file, have)
-            wanted = [c for c in ("path", "label", "split", "domain", "group") if c in have]
+            columns = [c for c in ("path", "label", "split", "domain", "group") if c in have]
             number = 0
-            for batch in table.iter_batches(8192, columns=wanted):
+            for batch in table.iter_batches(8192, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row

@@ -13,7 +13,7 @@ from PIL import Image
 
 from calift_core.data.decode import decode, open_image
 from calift_core.data.images import Pixels
-from calift_core.data.sources import hashed_bytes, kept_key, key_of_all, key_of_encoded
+from calift_core.data.sources import bytes_hashed, cached_key, key_of_image, key_of_set
 
 
 class PackedSource(ABC):
@@ -44,7 +44,7 @@ class PackedSource(ABC):
 
     def _key(self, index: int) -> bytes:
         data = self._bytes(index)
-        return key_of_encoded(len(data), lambda start, n: data[start : start + n])
+        return key_of_image(len(data), lambda start, n: data[start : start + n])
 
     def opened(self, index: int) -> Image.Image:
         """An image whose header has been read; see `EncodedSource`."""
@@ -65,5 +65,5 @@ class PackedSource(ABC):
     def fingerprint(self, indices: NDArray[np.int64]) -> str:
         """Hash of what the images hold: the same as of files with these bytes."""
         positions = indices.tolist()
-        to_read = sum(hashed_bytes(self._size(i)) for i in positions)
-        return kept_key(self._state(indices), to_read, lambda: key_of_all(positions, self._key))
+        to_read = sum(bytes_hashed(self._size(i)) for i in positions)
+        return cached_key(self._state(indices), to_read, lambda: key_of_set(positions, self._key))

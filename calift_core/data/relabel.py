@@ -175,8 +175,8 @@ def _rows(source: str) -> Iterator[_Row]:
         assert suite.path is not None
         yield from _rows_of_manifest(suite.path)
         return
-    family, wanted = named_suite(SuiteSpec(id=source))
-    found = family.load(wanted)
+    family, request = named_suite(SuiteSpec(id=source))
+    found = family.load(request)
     everything = [("", part, images) for part, images in found.parts.items()]
     everything += [(shift, "", images) for shift, images in found.shifts.items()]
     for domain, split, images in everything:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from calift_core.data.listing import EXTENSIONS, Budget
 from calift_core.data.names import Names
 from calift_core.data.packed import PackedSource
-from calift_core.data.sources import key_of_encoded, state_of
+from calift_core.data.sources import file_state, key_of_image
 from calift_core.errors import DataError, StorageError, UnreadableImageError
 from calift_core.files import atomic_path
 from calift_core.home import cache_dir
@@ -93,12 +93,12 @@ class ShardSource(PackedSource):
         return int(self.sizes[index])
 
     def _key(self, index: int) -> bytes:  # a few pieces of a large image, not all of it
-        return key_of_encoded(self._size(index), lambda at, n: self._read(index, at, n))
+        return key_of_image(self._size(index), lambda at, n: self._read(index, at, n))
 
     def _state(self, indices: NDArray[np.int64]) -> str:
         state = hashlib.sha256(b"shards")
         for shard in np.unique(self.shards[indices]):
-            state.update(f"{state_of(self.files[int(shard)])};".encode())
+            state.update(f"{file_state(self.files[int(shard)])};".encode())
         for column in (self.shards, self.starts, self.sizes):
             state.update(column[indices].astype("<i8").tobytes())
         return state.hexdigest()
@@ -121,7 +121,7 @@ def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:
         DataError: it is no tar, is cut short, or holds samples without an image or a label.
         TooManyFilesError: the budget is spent.
     """
-    key = hashlib.sha256(f"{_INDEX_VERSION}:{state_of(path)}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_INDEX_VERSION}:{file_state(path)}".encode()).hexdigest()
     kept = cache_dir() / "shards" / f"{key}.npz"
     try:
         with np.load(kept, allow_pickle=False) as stored:

@@ -210,7 +210,7 @@ class _Paths(Sequence[Path]):
         return self.source.path(int(self.indices[index]))
 
 
-def drafted(images: ImageSet, side: int) -> ImageSet:
+def with_draft_decoding(images: ImageSet, side: int) -> ImageSet:
     """The same set, whose JPEGs are decoded smaller where both sides stay `side` pixels or more.
 
     Images that are not in files, or that lose a border, stay as they are.
@@ -255,14 +255,14 @@ def content_key(paths: Sequence[Path], *, whole: bool = False, folder: Path | No
             stat = path.stat()
             state.update(f"{path}:{stat.st_size}:{stat.st_mtime_ns};".encode())
             to_read += stat.st_size if whole else min(stat.st_size, _HASHED_BYTES)
-        return kept_key(
+        return cached_key(
             state.hexdigest(), to_read, lambda: _hash_of_files(paths, whole), folder=folder
         )
     except OSError as error:
         raise UnreadableImageError(f"{error.filename!r} cannot be read: {error.strerror}") from None
 
 
-def kept_key(
+def cached_key(
     state: str, to_read: int, make: Callable[[], str], *, folder: Path | None = None
 ) -> str:
     """A key (64 hex digits) that took long to make, from the cache if it is there.
@@ -285,12 +285,12 @@ def kept_key(
     return key
 
 
-def hashed_bytes(size: int) -> int:
+def bytes_hashed(size: int) -> int:
     """How many of an encoded image's bytes count in its key."""
     return min(size, _HASHED_BYTES)
 
 
-def key_of_encoded(size: int, read: Callable[[int, int], bytes]) -> bytes:
+def key_of_image(size: int, read: Callable[[int, int], bytes]) -> bytes:
     """What one encoded image adds to the key of its set.
 
     Args:
@@ -307,7 +307,7 @@ def key_of_encoded(size: int, read: Callable[[int, int], bytes]) -> bytes:
     return digest.digest()
 
 
-def key_of_all(items: Sequence[_Item], one: Callable[[_Item], bytes]) -> str:
+def key_of_set(items: Sequence[_Item], one: Callable[[_Item], bytes]) -> str:
     """The key (hex) of a set; several of its images are read at once.
 
     Args:
@@ -325,7 +325,7 @@ def key_of_all(items: Sequence[_Item], one: Callable[[_Item], bytes]) -> str:
     return total.hexdigest()
 
 
-def state_of(path: Path) -> str:
+def file_state(path: Path) -> str:
     """Name, size and time of a file: changes when it does.
 
     Raises:
@@ -347,9 +347,9 @@ def _hash_of_files(paths: Sequence[Path], whole: bool) -> str:
                 while block := file.read(2**20):
                     digest.update(block)
                 return digest.digest()
-            return key_of_encoded(size, lambda at, n: _read_at(file, at, n))
+            return key_of_image(size, lambda at, n: _read_at(file, at, n))
 
-    return key_of_all(paths, one)
+    return key_of_set(paths, one)
 
 
 def _read_at(file: BinaryIO, at: int, n: int) -> bytes:
@@ -387,14 +387,16 @@ def check_headers(images: ImageSet) -> None:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodeCheck:
     """What became of a set's images when they were decoded."""
 
     n: int
     unreadable: Mapping[str, str]
 
 
-def decode_all(images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 60.0) -> Decoded:
+def decode_all(
+    images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 60.0
+) -> DecodeCheck:
     """Decode the images of a set, or as many as may be, and say which cannot be.
 
     Args:
@@ -404,7 +406,7 @@ def decode_all(images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 
     """
     source = encoded(images)
     if source is None:
-        return Decoded(len(images), {})
+        return DecodeCheck(len(images), {})
     small = (
         source if source.border else source.at_side(1)
     )  # a JPEG shows at an eighth of its size whether it is whole
@@ -422,7 +424,7 @@ def decode_all(images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 
 
     with ThreadPoolExecutor(4) as pool:
         reasons = dict(zip(positions.tolist(), pool.map(problem, positions.tolist()), strict=True))
-    return Decoded(
+    return DecodeCheck(
         sum(why is not None for why in reasons.values()),
         {images.ids[position]: why for position, why in reasons.items() if why},
     )

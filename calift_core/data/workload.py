@@ -310,29 +310,29 @@ class _Done:
 
 
 def _of_like_size(
-    runs: Sequence[_Done], size: Callable[[_Done], int], wanted: int | None
+    runs: Sequence[_Done], size: Callable[[_Done], int], n_images: int | None
 ) -> list[_Done]:
     """The newest runs of like size, at most `PACE_RUNS`; where there is none, the nearest in size.
 
     Where it is not known how much there is to do, any of them.
     """
-    if not wanted:
+    if not n_images:
         return list(runs[:PACE_RUNS])
     known = [run for run in runs if size(run)]
 
     def factor(run: _Done) -> float:
-        return max(size(run) / wanted, wanted / size(run))
+        return max(size(run) / n_images, n_images / size(run))
 
     alike = [run for run in known if factor(run) <= _LIKE_SIZE]
     return alike[:PACE_RUNS] or sorted(known, key=factor)[:1]
 
 
-def _unlike(sizes: Sequence[int], wanted: int | None) -> str:
+def _unlike(sizes: Sequence[int], n_images: int | None) -> str:
     """How much smaller or larger the only runs are, where they are not of like size."""
     size = median(sizes) if sizes else 0
-    if not wanted or not size or max(size / wanted, wanted / size) <= _LIKE_SIZE:
+    if not n_images or not size or max(size / n_images, n_images / size) <= _LIKE_SIZE:
         return ""
-    times, word = (wanted / size, "smaller") if size < wanted else (size / wanted, "larger")
+    times, word = (n_images / size, "smaller") if size < n_images else (size / n_images, "larger")
     return f", the nearest in size and still {times:,.0f} times {word}"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from calift_core.data.cache import available_memory, cached_in_memory
 from calift_core.data.crops import smallest_side
 from calift_core.data.loader import Normalise, TrainView, feature_batches, train_batches
-from calift_core.data.sources import drafted
+from calift_core.data.sources import with_draft_decoding
 from calift_core.data.suites.load import Suite
 from calift_core.evaluation.forward import encode, predict, validation_values
 from calift_core.evaluation.items import Settings
@@ -116,7 +116,7 @@ class Training:
         pretrain = spec.method if isinstance(spec.method, Pretrain) else None
         images = suite.part("train" if pretrain is None else "pretrain")
         if spec.train.draft_decoding:
-            images = drafted(images, smallest_side(preprocess, spec.train.crop_scale))
+            images = with_draft_decoding(images, smallest_side(preprocess, spec.train.crop_scale))
         if spec.train.cache_images:  # the ranks of a host share its memory out among them
             available = available_memory() // self._ranks.local_world
             images = cached_in_memory(images, available=available)

@@ -17,7 +17,7 @@ from calift_core.data.styles import LEARNED, LETTERS, STYLES
 from calift_core.errors import UnknownNameError
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.models.zeroshot_cache import kept_head
+from calift_core.models.zeroshot_cache import cached_head
 
 #: What CLIP's authors put before and after the class in their prompts for CIFAR-10 and -100.
 _CIFAR_PHOTOS = (
@@ -74,7 +74,7 @@ def zero_shot_weights(clip: Clip, captions: Captions, *, batch_size: int = 512) 
     """
     if captions.cache is None:
         return _encoded(clip, captions, batch_size)
-    return kept_head(
+    return cached_head(
         captions.cache,
         clip,
         captions,

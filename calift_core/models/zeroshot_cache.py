@@ -80,7 +80,7 @@ def head_key(clip: Clip, captions: Captions, *, batch_size: int) -> str:
     return digest.hexdigest()
 
 
-def kept_head(
+def cached_head(
     folder: Path,
     clip: Clip,
     captions: Captions,

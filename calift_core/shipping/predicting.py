@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, UNREAD_PICTURES, LeftOut, images_below
+from calift_core.data.listing import EXTENSIONS, UNREAD_PICTURES, SkippedFiles, images_below
 from calift_core.data.manifest import SUFFIXES, read_manifest
 from calift_core.errors import DataError, InterruptedRunError, UnreadableImageError
 from calift_core.files import atomic_path
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def listed(
-    sources: Sequence[str], stdin: TextIO | None = None, left_out: LeftOut | None = None
+    sources: Sequence[str], stdin: TextIO | None = None, skipped: SkippedFiles | None = None
 ) -> list[str]:
     """The image files that sources name, in their order, each once.
 
@@ -44,7 +44,7 @@ def listed(
     """
     found: dict[str, None] = {}
     for source in sources:
-        found.update(dict.fromkeys(_of(source, stdin or sys.stdin, left_out)))
+        found.update(dict.fromkeys(_of(source, stdin or sys.stdin, skipped)))
     if not found:
         raise DataError(
             f"there must be at least one image, {', '.join(sources)} has none "
@@ -53,7 +53,7 @@ def listed(
     return list(found)
 
 
-def _of(source: str, stdin: TextIO, left_out: LeftOut | None) -> Iterable[str]:
+def _of(source: str, stdin: TextIO, skipped: SkippedFiles | None) -> Iterable[str]:
     if source == "-":
         return [line.rstrip("\r\n") for line in stdin if line.strip()]
     path = Path(source.removeprefix("manifest:"))
@@ -61,7 +61,7 @@ def _of(source: str, stdin: TextIO, left_out: LeftOut | None) -> Iterable[str]:
         return [str(path.parent / name) for name in read_manifest(path).paths]
     if path.is_dir():
         endings = (*EXTENSIONS, *UNREAD_PICTURES)  # these have an error for an answer
-        return [str(path / name) for name in images_below(path, None, left_out, endings)]
+        return [str(path / name) for name in images_below(path, None, skipped, endings)]
     if path.is_file():
         return [str(path)]
     raise DataError(

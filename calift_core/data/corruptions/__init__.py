@@ -65,7 +65,7 @@ from calift_core.data.corruptions.noise import (
 from calift_core.data.corruptions.weather import brightness, fog, frost, snow, spatter
 from calift_core.errors import DataError, SpecError, UnknownNameError
 
-Family = Literal["noise", "blur", "weather", "digital"]
+SuiteFamily = Literal["noise", "blur", "weather", "digital"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Corruption:
     """
 
     name: str
-    family: Family
+    family: SuiteFamily
     extra: bool
     function: Callable[[Pixels, int, np.random.Generator], Pixels | Floats]
     stochastic: bool

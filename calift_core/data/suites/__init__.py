@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import Budget
-from calift_core.data.suites.base import Family, SuiteId, Wanted, require_known_shifts
+from calift_core.data.suites.base import SuiteFamily, SuiteId, SuiteRequest, require_known_shifts
 from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
 from calift_core.data.suites.fashion import FashionMnist
@@ -25,7 +25,7 @@ from calift_core.schema.places import expanded
 from calift_core.schema.suite import CorruptionSpec, SuiteSpec
 
 #: What a catalogue lists.
-SUITES: dict[str, Family] = {
+SUITES: dict[str, SuiteFamily] = {
     "typefaces": Typefaces(),
     "fashion-mnist": FashionMnist(),
     "imagenet": ImageNet(),
@@ -38,7 +38,7 @@ SUITES: dict[str, Family] = {
     **WILDS_SUITES,
 }
 #: What anybody may have, by the words before a path.
-UNNAMED: dict[str, Family] = {
+PATH_SUITES: dict[str, SuiteFamily] = {
     "folder": Folder(),
     "domains": Domains(),
     "manifest": ManifestFile(),
@@ -61,7 +61,7 @@ _FORMS = {
 }
 
 #: Those that a shift may be.
-SHIFTED = ("folder", "manifest", "wds", "zip", "hf", "torchvision")
+SHIFT_KINDS = ("folder", "manifest", "wds", "zip", "hf", "torchvision")
 
 #: The value in `suite.shifts` that leaves out a shift which the suite has by itself.
 OFF = "none"
@@ -82,7 +82,7 @@ def parse_suite_id(text: str) -> SuiteId:
         if not (kind and root):
             raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
         return SuiteId(name, _path(root), known_kind(kind))
-    if name not in SUITES and (name not in UNNAMED or name == "folder"):
+    if name not in SUITES and (name not in PATH_SUITES or name == "folder"):
         raise UnknownNameError("suite", text, [*SUITES, *_FORMS.values()])
     if name in ("manifest", "wds", "zip", "hf") and not rest.partition("#")[0]:
         raise SpecError(f"expected {_FORMS[name]}, got {text!r}")
@@ -114,9 +114,9 @@ def _path(text: str) -> Path:
     return path
 
 
-def family_of(name: str) -> Family:
+def family_of(name: str) -> SuiteFamily:
     """The family of a parsed name."""
-    return SUITES.get(name) or UNNAMED[name]
+    return SUITES.get(name) or PATH_SUITES[name]
 
 
 def shift_images(
@@ -125,7 +125,7 @@ def shift_images(
     """The images that a shift's source stands for.
 
     Args:
-        source: `folder:PATH` or another of `UNNAMED` that can be one.
+        source: `folder:PATH` or another of `PATH_SUITES` that can be one.
         classes: of the ID data, which they must be of; None where they are not known.
         budget: how much of the disk may be looked at.
 
@@ -136,10 +136,10 @@ def shift_images(
         TooManyFilesError: the budget is spent.
     """
     kind = source.partition(":")[0]
-    if kind not in SHIFTED or source == f"{kind}:":
-        forms = ", ".join(_FORMS[k] for k in SHIFTED[:-1])
+    if kind not in SHIFT_KINDS or source == f"{kind}:":
+        forms = ", ".join(_FORMS[k] for k in SHIFT_KINDS[:-1])
         raise SpecError(
-            f"the shift {name!r}: expected {forms} or {_FORMS[SHIFTED[-1]]}, got {source!r}"
+            f"the shift {name!r}: expected {forms} or {_FORMS[SHIFT_KINDS[-1]]}, got {source!r}"
         )
     suite = parse_suite_id(source)
     assert suite.path is not None
@@ -160,7 +160,7 @@ def id_data(spec: SuiteSpec) -> SuiteSpec:
     return spec.model_copy(update={"shifts": off, "corruptions": CorruptionSpec()})
 
 
-def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, Wanted]:
+def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[SuiteFamily, SuiteRequest]:
     """The family of the suite that a spec names, and what the spec asks of it.
 
     Args:
@@ -180,6 +180,6 @@ def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[Family, 
             f"group_by must be for {' or '.join(GROUPED_BY_PATH)}, whose paths name groups, got "
             f"{suite.name}"
         )
-    return family, Wanted(
+    return family, SuiteRequest(
         suite.path, suite.domain, spec.fractions, turned_off, budget, spec.group_by
     )

@@ -25,7 +25,7 @@ class SuiteId:
     """A suite as a RunSpec names it: `NAME`, `NAME:PATH`, `NAME:PATH#DOMAIN` or `NAME:DOMAIN`.
 
     Attributes:
-        name: a key of `SUITES` or `UNNAMED`.
+        name: a key of `SUITES` or `PATH_SUITES`.
         path: where it is; None for the usual place.
         domain: the ID domain of a suite of domains; None for its default.
     """
@@ -61,7 +61,7 @@ def require_known_shifts(suite: str, names: Iterable[str], known: Iterable[str])
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SuiteRequest:
     """What a spec asks of a family.
 
     Attributes:
@@ -86,7 +86,7 @@ Stored = Mapping[tuple[str, int], PixelSource]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedSuite:
     """What a family finds, before the spec's own names, limits and shifts.
 
     Attributes:
@@ -105,7 +105,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Counted:
+class SuiteSizes:
     """What a suite holds, in numbers of images.
 
     Attributes:
@@ -121,7 +121,7 @@ class Counted:
     by_class: Mapping[str, Sequence[int]] | None = None
 
     @classmethod
-    def of(cls, found: Loaded) -> Counted:
+    def of(cls, found: LoadedSuite) -> SuiteSizes:
         """The numbers of what was listed."""
         return cls(
             {part: len(images) for part, images in found.parts.items()},
@@ -162,7 +162,7 @@ def by_class(parts: Mapping[str, ImageSet], n_classes: int) -> dict[str, list[in
 Published = Mapping[str, Sequence[int]]
 
 
-class Family(ABC):
+class SuiteFamily(ABC):
     """A suite, or one of several that lie on disk in the same way.
 
     Attributes:
@@ -203,7 +203,7 @@ class Family(ABC):
         """What that place lacks, one sentence each. A quick look."""
 
     @abstractmethod
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """List the images; none is decoded.
 
         Raises:
@@ -213,9 +213,9 @@ class Family(ABC):
             TooManyFilesError: the budget is spent.
         """
 
-    def count(self, wanted: Wanted) -> Counted:
+    def count(self, request: SuiteRequest) -> SuiteSizes:
         """The numbers of images that `load` finds; overridden where that would read pixels."""
-        return Counted.of(self.load(wanted))
+        return SuiteSizes.of(self.load(request))
 
     def shift(
         self,
@@ -240,7 +240,7 @@ class Family(ABC):
         """
         raise SpecError(f"{self.name} is a suite and cannot be named as a shift")
 
-    def published(self, wanted: Wanted) -> Counted | None:
+    def published(self, request: SuiteRequest) -> SuiteSizes | None:
         """What it would hold as its authors publish it, where that is known."""
         return None
 
@@ -252,7 +252,7 @@ class Family(ABC):
         """The suite that has to be downloaded, and can be, for this one to be complete."""
         return None
 
-    def demand(self, path: Path | None, problems: Sequence[str]) -> None:
+    def require_present(self, path: Path | None, problems: Sequence[str]) -> None:
         """Make sure that the suite is complete.
 
         Raises:
@@ -268,7 +268,7 @@ class Family(ABC):
             )
 
 
-class AtPath(Family):
+class AtPath(SuiteFamily):
     """Data that is where its name says, and nowhere else."""
 
     def find(self, path: Path | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""Checks of folders of class folders, for `Family.inspect`. Torch-free."""
+"""Checks of folders of class folders, for `SuiteFamily.inspect`. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DECODED = 8
 def check_tree(
     name: str,
     root: Path | None,
-    wanted: str,
+    expected_name: str,
     classes: Sequence[str] | int,
     published: Sequence[int],
 ) -> Check:
@@ -31,7 +31,7 @@ def check_tree(
         published: numbers of images that it may have; any, if there are none.
     """
     if root is None or not root.is_dir():
-        return Check(name, "fail", f"no folder {wanted}/")
+        return Check(name, "fail", f"no folder {expected_name}/")
     have = class_folders(root)
     if isinstance(classes, int):
         lacking, needed = [], have

@@ -32,11 +32,11 @@ from calift_core.data.listing import (
 )
 from calift_core.data.sources import NpySource, array_set
 from calift_core.data.suites.base import (
-    Counted,
-    Family,
-    Loaded,
+    LoadedSuite,
     Published,
-    Wanted,
+    SuiteFamily,
+    SuiteRequest,
+    SuiteSizes,
     suite_folder,
     variable_of,
 )
@@ -232,7 +232,7 @@ def _length_of_batch(path: Path, name: str, _size: int, _mtime_ns: int) -> int:
     return len(read_batch(path, CIFAR[name])[1])
 
 
-class Cifar(Family):
+class Cifar(SuiteFamily):
     """CIFAR-10 or -100, as batches or as class folders.
 
     Args:
@@ -297,47 +297,47 @@ class Cifar(Family):
     def _batches(self, path: Path | None) -> list[Path] | None:
         """The batches that are here, the test batch last; None where there are class folders."""
         root = self.find(path)
-        self.demand(root, self.missing(path))
+        self.require_present(root, self.missing(path))
         found = find_batches(self.facts, root)
         return None if found is None else [found[0] / file for file in found[1]]
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """Batches or class folders; validation and calibration images come off the 50,000."""
-        batches = self._batches(wanted.path)
+        batches = self._batches(request.path)
         if batches is None:
             train, test = (
-                _cifar_folders(self.find(wanted.path) / part, self.classes, part, wanted.budget)
+                _cifar_folders(self.find(request.path) / part, self.classes, part, request.budget)
                 for part in ("train", "test")
             )
         else:
             train = _cifar_set("train", [read_batch(file, self.facts) for file in batches[:-1]])
             test = _cifar_set("test", [read_batch(batches[-1], self.facts)])
         parts = {
-            **split_by_hash(train, shares_of(wanted.fractions, ("test",)), "train"),
+            **split_by_hash(train, shares_of(request.fractions, ("test",)), "train"),
             "test": test,
         }
-        return Loaded(self.name, self.classes, self.classes, parts)
+        return LoadedSuite(self.name, self.classes, self.classes, parts)
 
-    def count(self, wanted: Wanted) -> Counted:
+    def count(self, request: SuiteRequest) -> SuiteSizes:
         """Each batch is read once by a process."""
-        batches = self._batches(wanted.path)
+        batches = self._batches(request.path)
         if batches is None:
-            return super().count(wanted)
+            return super().count(request)
         states = [(file, file.stat()) for file in batches]
         *train, test = (
             _length_of_batch(file, self.name, state.st_size, state.st_mtime_ns)
             for file, state in states
         )
-        return self._counted(sum(train), test, wanted.fractions)
+        return self._counted(sum(train), test, request.fractions)
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """The images' names are known, and so is their split."""
-        return replace(self._counted(50_000, 10_000, wanted.fractions), classes=None)
+        return replace(self._counted(50_000, 10_000, request.fractions), classes=None)
 
-    def _counted(self, train: int, test: int, fractions: FractionSpec) -> Counted:
+    def _counted(self, train: int, test: int, fractions: FractionSpec) -> SuiteSizes:
         ids = (f"train/{i:05d}" for i in range(train))
         parts = split_sizes(ids, fractions, ("test",)) | {"test": test}
-        return Counted(parts, classes=self.classes)
+        return SuiteSizes(parts, classes=self.classes)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
         """Each batch by its published MD5, or both class folders."""
@@ -350,8 +350,8 @@ class Cifar(Family):
             yield Check(self.name, "fail", "; ".join(missing))
         else:
             for part, count in self.parts.items():
-                wanted = published.get(part, (count,))
-                yield check_tree(part, root / part, part, len(self.classes), wanted)
+                counts = published.get(part, (count,))
+                yield check_tree(part, root / part, part, len(self.classes), counts)
 
 
 def _check_batch(path: Path, md5: str | None) -> Check:
@@ -365,7 +365,7 @@ def _check_batch(path: Path, md5: str | None) -> Check:
     return Check(path.name, "ok", f"{size}, MD5 as published")
 
 
-class CifarC(Family):
+class CifarC(SuiteFamily):
     """CIFAR-10-C or -100-C: each file holds the test images five times, severity after severity.
 
     Args:
@@ -414,11 +414,11 @@ class CifarC(Family):
         absent = [f"no file {file}" for file in files if not (root / file).is_file()]
         return self.clean.missing(None) + absent
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """The clean images, and each file as a source of its own."""
-        root = self.find(wanted.path)
-        self.demand(root, self.missing(wanted.path))
-        clean = self.clean.load(replace(wanted, path=None))
+        root = self.find(request.path)
+        self.require_present(root, self.missing(request.path))
+        clean = self.clean.load(replace(request, path=None))
         test = clean.parts["test"]
         labels = _npy_labels(root / "labels.npy")
         if not np.array_equal(labels, np.tile(test.labels, len(SEVERITIES))):
@@ -428,16 +428,16 @@ class CifarC(Family):
             )
         return replace(clean, name=self.name, stored=self._stored(root, len(test)))
 
-    def count(self, wanted: Wanted) -> Counted:
+    def count(self, request: SuiteRequest) -> SuiteSizes:
         """The clean images, and the length of each file."""
-        root = self.find(wanted.path)
-        self.demand(root, self.missing(wanted.path))
-        clean = self.clean.count(replace(wanted, path=None))
+        root = self.find(request.path)
+        self.require_present(root, self.missing(request.path))
+        clean = self.clean.count(replace(request, path=None))
         return replace(clean, stored=self._stored(root, clean.parts["test"]).keys())
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """The clean images and all of the benchmark."""
-        clean = self.clean.published(wanted)
+        clean = self.clean.published(request)
         return replace(clean, stored=BENCHMARK)
 
     def _stored(self, root: Path, n_test: int) -> dict[tuple[str, int], NpySource]:

@@ -21,11 +21,11 @@ from calift_core.data.listing import (
     shares_of,
 )
 from calift_core.data.suites.base import (
-    Counted,
-    Family,
-    Loaded,
+    LoadedSuite,
     Published,
-    Wanted,
+    SuiteFamily,
+    SuiteRequest,
+    SuiteSizes,
     require_known_shifts,
     suite_folder,
     variable_of,
@@ -60,7 +60,7 @@ def _among(images: ImageSet, listed: set[str], prefix: str) -> NDArray[np.bool_]
     return mask
 
 
-class Domains(Family):
+class Domains(SuiteFamily):
     """Any folder of domains that have the same classes: `domains:PATH#DOMAIN`.
 
     Attributes:
@@ -87,25 +87,25 @@ class Domains(Family):
         root = require_folder(path)
         return root, domain_folders(root)
 
-    def choose(self, wanted: Wanted, domains: Iterable[str]) -> tuple[str, list[str]]:
+    def choose(self, request: SuiteRequest, domains: Iterable[str]) -> tuple[str, list[str]]:
         """The ID domain and those that are shifts, without those that are turned off.
 
         Raises:
             UnknownNameError: there is no such domain or shift.
         """
         domains = list(domains)
-        own = domain_name(wanted.domain or self.id_domain)
+        own = domain_name(request.domain or self.id_domain)
         if own not in domains:
-            raise UnknownNameError("domain", wanted.domain or own, domains)
+            raise UnknownNameError("domain", request.domain or own, domains)
         others = [name for name in domains if name != own]
-        require_known_shifts(self.name, wanted.turned_off, others)
-        return own, [name for name in others if name not in wanted.turned_off]
+        require_known_shifts(self.name, request.turned_off, others)
+        return own, [name for name in others if name not in request.turned_off]
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """One domain is the ID data, every other one a shift."""
-        fractions, budget = wanted.fractions, wanted.budget
-        root, folders = self.folders(wanted.path)
-        own, others = self.choose(wanted, folders)
+        fractions, budget = request.fractions, request.budget
+        root, folders = self.folders(request.path)
+        own, others = self.choose(request, folders)
         where = root / folders[own]
         found = load_folder(where, fractions, budget, n_classes=self.n_classes)
         listed = listed_test(root, folders[own])
@@ -181,15 +181,15 @@ class KnownDomains(Domains):
     def folders(self, path: Path | None) -> tuple[Path, dict[str, str]]:
         """The published domains alone, in their order."""
         root = suite_folder(self.name, path)
-        self.demand(root, self.missing(path))
+        self.require_present(root, self.missing(path))
         there = domain_folders(root, self.images)
         return root, {domain: there[domain] for domain in self.images}
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """By domain."""
-        own, others = self.choose(wanted, self.parts)
+        own, others = self.choose(request, self.parts)
         shifts = {name: self.parts[name] for name in others}
-        return Counted(expected_sizes(self.parts[own], wanted.fractions), shifts)
+        return SuiteSizes(expected_sizes(self.parts[own], request.fractions), shifts)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
         """Each domain."""

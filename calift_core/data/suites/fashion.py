@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calift_core.data.images import ImageSet
 from calift_core.data.sources import array_set
-from calift_core.data.suites.base import Counted, Family, Loaded, Wanted
+from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest, SuiteSizes
 from calift_core.errors import DataError, DataUnavailableError
 from calift_core.home import cache_dir
 
@@ -100,7 +100,7 @@ _COARSE = {
 }
 
 
-class FashionMnist(Family):
+class FashionMnist(SuiteFamily):
     """Fashion-MNIST."""
 
     name = "fashion-mnist"
@@ -137,7 +137,7 @@ class FashionMnist(Family):
             )
         return {key: _idx_file(folder, stem) for key, stem in FASHION_FILES.items()}
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """Its own parts, whatever the fractions."""
         arrays = {key: _read_idx(path) for key, path in self._files().items()}
         keys = {
@@ -155,14 +155,14 @@ class FashionMnist(Family):
             parts[part] = train.take(np.sort(order[start : start + size]), part)
             start += size
         parts["test"] = test
-        return Loaded(self.name, FASHION_CLASSES, FASHION_CLASSES, parts)
+        return LoadedSuite(self.name, FASHION_CLASSES, FASHION_CLASSES, parts)
 
-    def count(self, wanted: Wanted) -> Counted:
+    def count(self, request: SuiteRequest) -> SuiteSizes:
         """By the headers of the files."""
         files = self._files()
         train, test = (_idx_length(files[f"{part}_images"]) for part in ("train", "test"))
-        return Counted(_sizes(train, test), classes=FASHION_CLASSES)
+        return SuiteSizes(_sizes(train, test), classes=FASHION_CLASSES)
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """Of 60,000 training images and 10,000 test images."""
-        return Counted(_sizes(60_000, 10_000))
+        return SuiteSizes(_sizes(60_000, 10_000))

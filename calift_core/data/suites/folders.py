@@ -18,7 +18,7 @@ from calift_core.data.grouped import (
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import (
     Budget,
-    LeftOut,
+    SkippedFiles,
     class_folders,
     folder_layout,
     images_by_class,
@@ -29,7 +29,7 @@ from calift_core.data.listing import (
 )
 from calift_core.data.matching import plain_form
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import Family, Loaded, Wanted
+from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest
 from calift_core.schema.suite import FractionSpec
 
 
@@ -41,10 +41,10 @@ def scan(
     *,
     border: int = 0,
     budget: Budget | None = None,
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
 ) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
-    paths, labels = images_by_class(root, classes, name, budget, left_out, prefix)
+    paths, labels = images_by_class(root, classes, name, budget, skipped, prefix)
     return ImageSet(
         name=name,
         source=FileSource(paths, root, border),
@@ -60,7 +60,7 @@ def load_folder(
     budget: Budget | None = None,
     group_by: str | None = None,
     n_classes: int | None = None,
-) -> Loaded:
+) -> LoadedSuite:
     """A folder of class folders, or of part folders of them.
 
     Args:
@@ -69,31 +69,31 @@ def load_folder(
         n_classes: where it is known; see `folder_layout`.
     """
     train, classes, others = folder_layout(root, n_classes)
-    left_out = LeftOut()
-    left_out.add_files_of(root)
+    skipped = SkippedFiles()
+    skipped.add_files_of(root)
     parts: dict[str, ImageSet] = {}
     for part, where in others.items():
         prefix = f"{where.name}/"
-        left_out.add_files_of(where, prefix)
-        parts[part] = scan(where, classes, part, prefix, budget=budget, left_out=left_out)
+        skipped.add_files_of(where, prefix)
+        parts[part] = scan(where, classes, part, prefix, budget=budget, skipped=skipped)
     prefix = "" if train == root else f"{train.name}/"
     if prefix:
-        left_out.add_files_of(train, prefix)
-    whole = scan(train, classes, "train", prefix, budget=budget, left_out=left_out)
+        skipped.add_files_of(train, prefix)
+    whole = scan(train, classes, "train", prefix, budget=budget, skipped=skipped)
     groups = None
     if group_by is not None:
         found = {part: _groups(group_by, images) for part, images in parts.items()}
         groups = groups_by(group_by, whole.ids, root.name)
         require_whole_groups({"train": groups, **found}, root.name)
     parts |= split_whole(whole, groups, shares_of(fractions, parts), "train")
-    notes = left_out.notes
+    notes = skipped.notes
     if train != root:
         strange = sorted(
             set(class_folders(root)) - {train.name, *(p.name for p in others.values())}
         )
         notes += (f"no part is called {', '.join(strange)}: left out",) if strange else ()
     names = tuple(c.replace("_", " ") for c in classes)
-    return Loaded(root.name, classes, names, parts, notes=notes)
+    return LoadedSuite(root.name, classes, names, parts, notes=notes)
 
 
 def _groups(group_by: str, images: ImageSet) -> Groups:
@@ -110,11 +110,11 @@ def shift_in(
         DataError: it has others.
     """
     root = shift_folder(root)
-    left_out = LeftOut()
-    left_out.add_files_of(root, f"{name}/")
+    skipped = SkippedFiles()
+    skipped.add_files_of(root, f"{name}/")
     folders = _folders_of(root, classes, name)
-    found = scan(root, folders, name, f"{name}/", budget=budget, left_out=left_out)
-    return replace(found, notes=tuple(f"the shift {name!r}: {n}" for n in left_out.notes))
+    found = scan(root, folders, name, f"{name}/", budget=budget, skipped=skipped)
+    return replace(found, notes=tuple(f"the shift {name!r}: {n}" for n in skipped.notes))
 
 
 def _folders_of(root: Path, classes: Sequence[str], name: str) -> Sequence[str]:
@@ -127,7 +127,7 @@ def _folders_of(root: Path, classes: Sequence[str], name: str) -> Sequence[str]:
     return classes
 
 
-class Folder(Family):
+class Folder(SuiteFamily):
     """Any folder of class folders: `folder:PATH`."""
 
     name = "folder"
@@ -136,10 +136,10 @@ class Folder(Family):
         """Nothing is known of it before it is loaded."""
         return []
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """The folder's parts; what it lacks is split off."""
-        assert wanted.path is not None
-        return load_folder(wanted.path, wanted.fractions, wanted.budget, wanted.group_by)
+        assert request.path is not None
+        return load_folder(request.path, request.fractions, request.budget, request.group_by)
 
     def shift(
         self,

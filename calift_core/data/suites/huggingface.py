@@ -24,7 +24,7 @@ from calift_core.data.images import ImageSet
 from calift_core.data.listing import PARTS, Budget, part_named, shares_of
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
-from calift_core.data.suites.base import AtPath, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
 from calift_core.home import cache_dir
 from calift_core.installed import install_extra
@@ -114,13 +114,13 @@ class HuggingFace(AtPath):
         """Itself, where it is one of the hub."""
         return self.name if path is not None and is_hub_name(path) else None
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """Its splits as parts; what they lack is split off the training images."""
-        assert wanted.path is not None
-        choice, place = Choice.of(wanted.domain), str(wanted.path)
+        assert request.path is not None
+        choice, place = Choice.of(request.domain), str(request.path)
         if choice.split:
             raise SpecError(f"{place!r}: split= is for shifts; ID data has its splits as parts")
-        files, notes = _splits(wanted.path, choice.config), list[str]()
+        files, notes = _splits(request.path, choice.config), list[str]()
         named = {split: part_named(split) for split in files}
         unused = [split for split, part in named.items() if part is None]
         if unused:
@@ -134,14 +134,14 @@ class HuggingFace(AtPath):
         for split, part in named.items():
             if part is None:
                 continue
-            found = _rows(split, files[split], choice, place, wanted.budget)
+            found = _rows(split, files[split], choice, place, request.budget)
             if found is None:
                 notes.append(f"{place!r}: the split {split!r} has no labels and is left out")
             elif part in rows:
                 raise DataError(f"{place!r}: {rows[part].name!r} and {split!r} are both {part}")
             else:
                 rows[part] = found
-        return _loaded(wanted, rows, place, tuple(notes))
+        return _loaded(request, rows, place, tuple(notes))
 
     def shift(
         self,
@@ -183,11 +183,13 @@ def hub_name_of(uri: str) -> str | None:
     return name if kind == "hf" and is_hub_name(Path(name)) else None
 
 
-def _loaded(wanted: Wanted, rows: dict[str, Rows], place: str, notes: tuple[str, ...]) -> Loaded:
-    assert wanted.path is not None
+def _loaded(
+    request: SuiteRequest, rows: dict[str, Rows], place: str, notes: tuple[str, ...]
+) -> LoadedSuite:
+    assert request.path is not None
     if "train" not in rows:
         raise DataError(f"{place!r}: the split train has no labels")
-    has_ids = bool(Choice.of(wanted.domain).id)
+    has_ids = bool(Choice.of(request.domain).id)
     train_rows, names = rows["train"], rows["train"].names
     if len(names) < 2:
         raise DataError(f"{place!r} must have at least 2 classes, it has {list(names)}")
@@ -200,11 +202,11 @@ def _loaded(wanted: Wanted, rows: dict[str, Rows], place: str, notes: tuple[str,
     grouped = {part: found.groups for part, found in rows.items() if found.groups is not None}
     require_whole_groups(grouped, repr(place))
     train = parts.pop("train")
-    shares = shares_of(wanted.fractions, parts)
+    shares = shares_of(request.fractions, parts)
     parts |= split_whole(train, train_rows.groups, shares, "train")
     parts = {part: parts[part] for part in PARTS if part in parts}
     words = tuple(name.replace("_", " ") for name in names)
-    return Loaded(wanted.path.name, names, words, parts, notes=notes)
+    return LoadedSuite(request.path.name, names, words, parts, notes=notes)
 
 
 def _rows(

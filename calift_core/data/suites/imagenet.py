@@ -30,11 +30,11 @@ from calift_core.data.listing import (
 )
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import (
-    Counted,
-    Family,
-    Loaded,
+    LoadedSuite,
     Published,
-    Wanted,
+    SuiteFamily,
+    SuiteRequest,
+    SuiteSizes,
     suite_folder,
     variable_of,
 )
@@ -182,7 +182,7 @@ def _objectnet(root: Path, budget: Budget | None) -> ImageSet:
     )
 
 
-class ImageNet(Family):
+class ImageNet(SuiteFamily):
     """ILSVRC-2012 by WordNet id, V2 by class number, R, A and Sketch by WordNet id, ObjectNet.
 
     R and A have 200 of the classes and are evaluated on those logits; ObjectNet has 113 objects,
@@ -212,12 +212,12 @@ class ImageNet(Family):
         root = suite_folder(self.name, path)
         return [problem for name in names for problem in _missing(name, root)]
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """Both parts and the shifts."""
-        budget = wanted.budget
-        shifts = [name for name in IMAGENET_SHIFTS if name not in wanted.turned_off]
-        self.demand(wanted.path, self.missing(wanted.path, ("train", "test", *shifts)))
-        root = suite_folder(self.name, wanted.path)
+        budget = request.budget
+        shifts = [name for name in IMAGENET_SHIFTS if name not in request.turned_off]
+        self.require_present(request.path, self.missing(request.path, ("train", "test", *shifts)))
+        root = suite_folder(self.name, request.path)
         where = {name: tree.find(root) or root for name, tree in IMAGENET.items()}
         classes = imagenet_wnids()
         for part in ("train", "test"):
@@ -225,7 +225,7 @@ class ImageNet(Family):
         train = scan(where["train"], classes, "train", "train/", budget=budget)
         test = scan(where["test"], classes, "test", "val/", budget=budget)
         parts = {
-            **split_by_hash(train, shares_of(wanted.fractions, ("test",)), "train"),
+            **split_by_hash(train, shares_of(request.fractions, ("test",)), "train"),
             "test": test,
         }
         found: dict[str, ImageSet] = {}
@@ -238,13 +238,13 @@ class ImageNet(Family):
                     found[name] = _objectnet(where[name], budget)
                 case _:
                     found[name] = _subset_shift(where[name], classes, name, budget)
-        return Loaded(self.name, classes, "openai_imagenet", parts, found)
+        return LoadedSuite(self.name, classes, "openai_imagenet", parts, found)
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """The training images are split as they are on average."""
-        shifts = {n: self.parts[n] for n in IMAGENET_SHIFTS if n not in wanted.turned_off}
+        shifts = {n: self.parts[n] for n in IMAGENET_SHIFTS if n not in request.turned_off}
         parts = {"test": self.parts["test"]}
-        return Counted(expected_sizes(self.parts["train"], wanted.fractions, parts), shifts)
+        return SuiteSizes(expected_sizes(self.parts["train"], request.fractions, parts), shifts)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
         """Both parts and every shift."""
@@ -300,7 +300,7 @@ def _check_part(name: str, root: Path, published: Published) -> Check:
     return Check(name, check.state, check.detail + detail, hint)
 
 
-class ImageNetC(Family):
+class ImageNetC(SuiteFamily):
     """ImageNet-C: the test images' names again, below CORRUPTION/SEVERITY/."""
 
     name = "imagenet-c"
@@ -339,11 +339,11 @@ class ImageNetC(Family):
                 problems.append(f"{corruption}: no folder {which}")
         return problems
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """ImageNet's two parts, and the test part's files under each corruption's folder."""
-        root = self.find(wanted.path)
-        self.demand(root, self.missing(wanted.path))
-        clean = self.clean.load(replace(wanted, path=None, turned_off=IMAGENET_SHIFTS))
+        root = self.find(request.path)
+        self.require_present(root, self.missing(request.path))
+        clean = self.clean.load(replace(request, path=None, turned_off=IMAGENET_SHIFTS))
         source = clean.parts["test"].source
         assert isinstance(source, FileSource)
         stored: dict[tuple[str, int], PixelSource] = {}
@@ -361,9 +361,9 @@ class ImageNetC(Family):
                 stored[name, severity] = replace(source, root=folder)
         return replace(clean, name=self.name, stored=stored)
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """ImageNet's two parts and all of the benchmark."""
-        clean = self.clean.published(replace(wanted, turned_off=IMAGENET_SHIFTS))
+        clean = self.clean.published(replace(request, turned_off=IMAGENET_SHIFTS))
         return replace(clean, stored=BENCHMARK)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:

@@ -105,13 +105,13 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         DataError: folders do not agree on classes, or a part is empty.
         UnreadableImageError: a file is not an image.
     """
-    family, wanted = named_suite(spec)
+    family, request = named_suite(spec)
     if fetch:
         _fetch_of_hub(spec.id)
-        absent = family.fetchable(wanted.path)
+        absent = family.fetchable(request.path)
         if absent in SUITES and SUITES[absent].missing(None):
             _download(absent)
-    found = family.load(wanted)
+    found = family.load(request)
     own = found.parts
     if spec.n_shot is not None and "train" in own:
         own = own | {"train": own["train"].of_each_class(spec.n_shot, spec.n_shot_seed)}

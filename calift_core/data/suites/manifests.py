@@ -15,7 +15,7 @@ from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.manifest import Column, Manifest, read_manifest
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import AtPath, Loaded, Wanted, require_known_shifts
+from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest, require_known_shifts
 from calift_core.errors import DataError, SpecError, UnknownNameError
 from calift_core.schema.suite import FractionSpec
 
@@ -30,12 +30,12 @@ class ManifestFile(AtPath):
     shifts = None
     has_domains = True
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """The rows of the ID domain in their parts; every other domain is a shift."""
-        assert wanted.path is not None
-        whole = read_manifest(wanted.path, wanted.budget)
-        own, others = _domains(whole, wanted.domain)
-        require_known_shifts(self.name, wanted.turned_off, others)
+        assert request.path is not None
+        whole = read_manifest(request.path, request.budget)
+        own, others = _domains(whole, request.domain)
+        require_known_shifts(self.name, request.turned_off, others)
         classes = own.labels.names
         if len(classes) < 2:
             raise DataError(
@@ -45,13 +45,13 @@ class ManifestFile(AtPath):
         shifts = {
             name: _as_shift(name, rows, classes)
             for name, rows in others.items()
-            if name not in wanted.turned_off
+            if name not in request.turned_off
         }
-        return Loaded(
-            name=wanted.domain or whole.file.stem,
+        return LoadedSuite(
+            name=request.domain or whole.file.stem,
             classes=classes,
             class_names=tuple(c.replace("_", " ") for c in classes),
-            parts=_parts(_grouped(own, wanted.group_by), wanted.fractions),
+            parts=_parts(_grouped(own, request.group_by), request.fractions),
             shifts=shifts,
             notes=whole.notes,
         )

@@ -23,7 +23,7 @@ from calift_core.data.listing import (
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.shards import ShardIndex, ShardSource, shard_index
-from calift_core.data.suites.base import AtPath, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
 from calift_core.errors import DataError, DataUnavailableError
 
 _CLASSES, _TYPE, _COUNT = "classnames.txt", "dataset_type.txt", "nshards.txt"
@@ -38,10 +38,10 @@ class Shards(AtPath):
 
     name = "wds"
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """The folders of shards as parts; what they lack is split off the training images."""
-        assert wanted.path is not None
-        root, names = wanted.path, _class_names(wanted.path)
+        assert request.path is not None
+        root, names = request.path, _class_names(request.path)
         folders = _splits(root)
         if "train" not in folders:
             raise DataError(
@@ -49,15 +49,15 @@ class Shards(AtPath):
                 hint=_LAYOUT + " Shards that are for testing alone can be a shift.",
             )
         parts = {
-            part: _image_set(part, folder, f"{folder.name}/", len(names), wanted.budget)
+            part: _image_set(part, folder, f"{folder.name}/", len(names), request.budget)
             for part, folder in folders.items()
         }
         for part, images in parts.items():
             require_every_class(images.labels, names, f"{str(root)!r}: {part}")
         train = parts.pop("train")
-        parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
+        parts |= split_by_hash(train, shares_of(request.fractions, parts), "train")
         words = tuple(name.replace("_", " ") for name in names)
-        return Loaded(root.absolute().name, _unique(names), words, parts)
+        return LoadedSuite(root.absolute().name, _unique(names), words, parts)
 
     def shift(
         self,

@@ -25,7 +25,7 @@ from calift_core.data.listing import PARTS, Budget, shares_of
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource, NpySource
-from calift_core.data.suites.base import AtPath, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
 from calift_core.errors import DataError, DataUnavailableError, UnknownNameError, reason_of
 from calift_core.home import cache_dir
 
@@ -78,19 +78,19 @@ class Torchvision(AtPath):
     name = "torchvision"
     has_domains = True  # the name of the data set
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """The parts that torchvision has; what they lack is split off the training images."""
-        assert wanted.path is not None
-        name, listing = known_kind(wanted.domain or ""), _listing(wanted)
+        assert request.path is not None
+        name, listing = known_kind(request.domain or ""), _listing(request)
         classes = listing.classes
         parts = {part: listing.image_set(part, f"{part}/") for part in KINDS[name].parts}
         for part, images in parts.items():
             require_every_class(images.labels, classes, f"torchvision's {name}: {part}")
         train = parts.pop("train")
-        parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
+        parts |= split_by_hash(train, shares_of(request.fractions, parts), "train")
         words = tuple(c.replace("_", " ") for c in classes)
         parts = {part: parts[part] for part in PARTS if part in parts}
-        return Loaded(name.lower(), classes, words, parts)
+        return LoadedSuite(name.lower(), classes, words, parts)
 
     def shift(
         self,
@@ -154,9 +154,9 @@ class _Listing:
         return ImageSet(part, source, ids.below(prefix), labels, at)
 
 
-def _listing(wanted: Wanted) -> _Listing:
-    assert wanted.path is not None
-    return _listed(known_kind(wanted.domain or ""), wanted.path, wanted.budget)
+def _listing(request: SuiteRequest) -> _Listing:
+    assert request.path is not None
+    return _listed(known_kind(request.domain or ""), request.path, request.budget)
 
 
 def _listed(name: str, root: Path, budget: Budget | None) -> _Listing:

@@ -17,7 +17,14 @@ from calift_core.checks import Check, State
 from calift_core.data.glyphs import Glyphs, read_glyphs
 from calift_core.data.images import ImageSet
 from calift_core.data.names import Names
-from calift_core.data.suites.base import Counted, Family, Loaded, Published, Wanted, suite_folder
+from calift_core.data.suites.base import (
+    LoadedSuite,
+    Published,
+    SuiteFamily,
+    SuiteRequest,
+    SuiteSizes,
+    suite_folder,
+)
 from calift_core.errors import DataError
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -66,7 +73,7 @@ def _part(glyphs: Glyphs, part: str) -> ImageSet:
     return ImageSet(part, glyphs, ids, glyphs.labels[indices].astype(np.int64), indices)
 
 
-class Typefaces(Family):
+class Typefaces(SuiteFamily):
     """Letters and digits; sans-serif fonts are ID."""
 
     name = "typefaces"
@@ -104,14 +111,14 @@ class Typefaces(Family):
         """Nothing: the letters come with the package."""
         return [] if STORED.is_file() else [f"no file {STORED.name} beside calift's own"]
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """Its own parts, whatever the fractions; pre-training's where its file is in the folder.
 
         A folder that holds another draw of the letters (`typefaces.xz`) takes the place of what
         comes with calift.
         """
-        self.demand(None, self.missing(wanted.path))
-        folder = self.find(wanted.path)
+        self.require_present(None, self.missing(request.path))
+        folder = self.find(request.path)
         file = next(f for f in (folder / STORED.name, STORED) if f.is_file())
         stored = _glyphs(file)
         if file == STORED and stored.key != STORED_SHA256:
@@ -123,16 +130,16 @@ class Typefaces(Family):
         pretrain = folder / PRETRAIN
         if pretrain.is_file():
             parts = {"pretrain": _part(_glyphs(pretrain), "pretrain"), **parts}
-        elif wanted.path is not None and file == STORED:
-            self.demand(wanted.path, [f"no file {PRETRAIN} and none {STORED.name}"])
-        shifts = {name: _part(stored, name) for name in SHIFTS if name not in wanted.turned_off}
-        return Loaded(self.name, self.classes, tuple(map(_name, CHARACTERS)), parts, shifts)
+        elif request.path is not None and file == STORED:
+            self.require_present(request.path, [f"no file {PRETRAIN} and none {STORED.name}"])
+        shifts = {name: _part(stored, name) for name in SHIFTS if name not in request.turned_off}
+        return LoadedSuite(self.name, self.classes, tuple(map(_name, CHARACTERS)), parts, shifts)
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """As it comes with calift."""
         parts = {part: n for part, n in self.parts.items() if part in _PARTS}
-        shifts = {name: self.parts[name] for name in SHIFTS if name not in wanted.turned_off}
-        return Counted(parts, shifts, classes=self.classes)
+        shifts = {name: self.parts[name] for name in SHIFTS if name not in request.turned_off}
+        return SuiteSizes(parts, shifts, classes=self.classes)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
         """The file by its hash, and whether pre-training's is there."""

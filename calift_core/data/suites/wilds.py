@@ -25,11 +25,11 @@ from calift_core.data.listing import shares_of
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import (
-    Counted,
-    Family,
-    Loaded,
+    LoadedSuite,
     Published,
-    Wanted,
+    SuiteFamily,
+    SuiteRequest,
+    SuiteSizes,
     require_known_shifts,
     suite_folder,
 )
@@ -60,7 +60,7 @@ class Row:
     group: str
 
 
-class Wilds(Family):
+class Wilds(SuiteFamily):
     """A data set of WILDS that lies in one folder with a table of its images."""
 
     shifts = SHIFTS
@@ -94,23 +94,23 @@ class Wilds(Family):
     def files(self) -> tuple[str, ...]:
         """What must be there, below the folder."""
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """The official parts; calibration images come off the training images."""
-        root = self.find(wanted.path)
-        self.demand(root, self.missing(wanted.path))
-        require_known_shifts(self.name, wanted.turned_off, SHIFTS)
+        root = self.find(request.path)
+        self.require_present(root, self.missing(request.path))
+        require_known_shifts(self.name, request.turned_off, SHIFTS)
         classes = self.class_list(root)
-        parts = self._parts(root, len(classes), wanted)
+        parts = self._parts(root, len(classes), request)
         shifts = {name: parts.pop(name) for name in SHIFTS}
         words = tuple(name.replace("_", " ").strip() for name in classes)
-        kept = {name: images for name, images in shifts.items() if name not in wanted.turned_off}
-        return Loaded(self.name, classes, words, parts, kept)
+        kept = {name: images for name, images in shifts.items() if name not in request.turned_off}
+        return LoadedSuite(self.name, classes, words, parts, kept)
 
-    def _parts(self, root: Path, n_classes: int, wanted: Wanted) -> dict[str, ImageSet]:
+    def _parts(self, root: Path, n_classes: int, request: SuiteRequest) -> dict[str, ImageSet]:
         found: dict[str, list[Row]] = {name: [] for name in OFFICIAL.values()}
         for row in self.rows(root):
-            if wanted.budget is not None:
-                wanted.budget.take(1)
+            if request.budget is not None:
+                request.budget.take(1)
             if not 0 <= row.label < n_classes:
                 raise DataError(
                     f"{self.table}: {row.path!r} has the class {row.label}, there are 0 to "
@@ -122,17 +122,17 @@ class Wilds(Family):
             raise DataError(f"{self.table} has no images for {', '.join(empty)}")
         sets = {name: _image_set(name, root, rows) for name, rows in found.items()}
         groups = Groups.of(row.group for row in found["train"])
-        shares = shares_of(wanted.fractions, ("validation", "test"))
+        shares = shares_of(request.fractions, ("validation", "test"))
         return sets | split_whole(sets["train"], groups, shares, "train")
 
-    def published(self, wanted: Wanted) -> Counted:
+    def published(self, request: SuiteRequest) -> SuiteSizes:
         """The official sizes; calibration images by their share."""
-        shares = shares_of(wanted.fractions, ("validation", "test"))
+        shares = shares_of(request.fractions, ("validation", "test"))
         cut = {part: round(self.parts["train"] * share) for part, share in shares.items()}
         parts = {**cut, "train": self.parts["train"] - sum(cut.values())}
         parts |= {part: self.parts[part] for part in ("validation", "test")}
-        shifts = {name: self.parts[name] for name in SHIFTS if name not in wanted.turned_off}
-        return Counted(parts, shifts)
+        shifts = {name: self.parts[name] for name in SHIFTS if name not in request.turned_off}
+        return SuiteSizes(parts, shifts)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
         """The official parts by their sizes, and whether their images are there."""
@@ -299,4 +299,4 @@ def _inside(folder: str, name: str) -> str:
     return f"{folder}/{name}"
 
 
-WILDS_SUITES: dict[str, Family] = {"iwildcam": IWildCam(), "fmow": FMoW()}
+WILDS_SUITES: dict[str, SuiteFamily] = {"iwildcam": IWildCam(), "fmow": FMoW()}

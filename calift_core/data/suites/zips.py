@@ -13,7 +13,7 @@ from calift_core.data.archives import ZipSource, open_zip, require_bounded_size
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
     Budget,
-    LeftOut,
+    SkippedFiles,
     TooManyFilesError,
     part_named,
     parts_among,
@@ -21,7 +21,7 @@ from calift_core.data.listing import (
 )
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
-from calift_core.data.suites.base import AtPath, Loaded, Wanted
+from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
 from calift_core.errors import DataError
 from calift_core.schema.suite import FractionSpec
 
@@ -36,15 +36,15 @@ class Zip(AtPath):
 
     name = "zip"
 
-    def load(self, wanted: Wanted) -> Loaded:
+    def load(self, request: SuiteRequest) -> LoadedSuite:
         """Its parts, as those of the folder that it would be unpacked to; the rest is split off."""
-        assert wanted.path is not None
-        found = _Contents(wanted.path, wanted.budget)
+        assert request.path is not None
+        found = _Contents(request.path, request.budget)
         folders = found.parts or {"train": ""}
         classes = found.classes(folders["train"])
         if len(classes) < 2:
             raise DataError(
-                f"{wanted.path.name} must hold at least 2 class folders, it has {list(classes)}.",
+                f"{request.path.name} must hold at least 2 class folders, it has {list(classes)}.",
                 hint=_LAYOUT,
             )
         parts = {}
@@ -52,16 +52,16 @@ class Zip(AtPath):
             strange = sorted(set(found.classes(folder)) - set(classes))
             if strange:
                 raise DataError(
-                    f"{wanted.path.name}: {folder}/ has the class folders {', '.join(strange[:5])}"
+                    f"{request.path.name}: {folder}/ has the class folders {', '.join(strange[:5])}"
                     ", which train/ does not.",
                     hint=_LAYOUT,
                 )
             parts[part] = found.image_set(part, folder, classes, f"{folder}/" if folder else "")
-            require_every_class(parts[part].labels, classes, f"{wanted.path.name}: {part}")
+            require_every_class(parts[part].labels, classes, f"{request.path.name}: {part}")
         train = parts.pop("train")
-        parts |= split_by_hash(train, shares_of(wanted.fractions, parts), "train")
+        parts |= split_by_hash(train, shares_of(request.fractions, parts), "train")
         words = tuple(c.replace("_", " ") for c in classes)
-        return Loaded(found.title, classes, words, parts, notes=found.notes)
+        return LoadedSuite(found.title, classes, words, parts, notes=found.notes)
 
     def shift(
         self,
@@ -96,7 +96,7 @@ def examine(file: Path, *, max_files: int) -> tuple[int, int]:
             f"{file.name} holds {error.message}.", hint="Leave it a folder, or pack it in parts."
         ) from None
     require_bounded_size(found.source)
-    loaded = Zip().load(Wanted(file, None, FractionSpec(), budget=Budget(entries=max_files)))
+    loaded = Zip().load(SuiteRequest(file, None, FractionSpec(), budget=Budget(entries=max_files)))
     return len(loaded.classes), sum(len(images) for images in loaded.parts.values())
 
 
@@ -104,8 +104,8 @@ class _Contents:
     """A zip's images by folder and class, below the one folder that all may lie in."""
 
     def __init__(self, file: Path, budget: Budget | None) -> None:
-        left_out = LeftOut()
-        self.source: ZipSource = open_zip(file, budget, left_out)
+        skipped = SkippedFiles()
+        self.source: ZipSource = open_zip(file, budget, skipped)
         steps = [name.split("/") for name in self.source.names]
         self.title = file.stem
         shared = os.path.commonprefix(steps)[: max(0, min(map(len, steps)) - 2)]
@@ -133,10 +133,10 @@ class _Contents:
             path = steps[position]
             folder = path[0] if self.parts else ""
             if len(path) < depth + 2 or (self.parts and folder not in self.parts.values()):
-                left_out.add(self.source.names[position], path[-1])
+                skipped.add(self.source.names[position], path[-1])
                 continue
             self._at.setdefault(folder, {}).setdefault(path[depth], []).append(position)
-        self.notes = tuple(f"{file.name}: {note}" for note in left_out.notes)
+        self.notes = tuple(f"{file.name}: {note}" for note in skipped.notes)
         if not self._at:
             raise DataError(f"{file.name} has no class folders.", hint=_LAYOUT)
 

@@ -35,7 +35,13 @@ from calift_core.data.loader import (
     train_batches,
 )
 from calift_core.data.preprocess import Preprocess
-from calift_core.data.sources import ArraySource, FileSource, check_headers, decode_all, drafted
+from calift_core.data.sources import (
+    ArraySource,
+    FileSource,
+    check_headers,
+    decode_all,
+    with_draft_decoding,
+)
 from calift_core.data.styles import STYLES
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.fashion import FASHION_SPLIT, fashion_mnist_folder
@@ -715,7 +721,7 @@ def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_pa
         np.zeros(2, np.int64),
         np.arange(2),
     )
-    quick = drafted(images, smallest_side(Preprocess(64), (0.9, 1.0)))  # 78 pixels
+    quick = with_draft_decoding(images, smallest_side(Preprocess(64), (0.9, 1.0)))  # 78 pixels
     assert quick.image(0).shape == (100, 150, 3)
     whole = np.asarray(Image.fromarray(images.image(0)).resize((150, 100), Image.Resampling.BOX))
     assert np.abs(quick.image(0).astype(int) - whole).mean() < 3

@@ -28,7 +28,7 @@ from calift_core.data.cache import cached_in_memory
 from calift_core.data.counting import count_suite
 from calift_core.data.grouped import PathPattern, split_groups
 from calift_core.data.matching import match_classes
-from calift_core.data.sources import drafted
+from calift_core.data.sources import with_draft_decoding
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CaliftError, DataError, SpecError, UnreadableImageError
 from calift_core.jobs.folder import run_job
@@ -203,7 +203,7 @@ def test_shards__exporters_keys_become_ids_and_pictures_stay(
     assert images.source.fingerprint(images.indices) == plain.source.fingerprint(plain.indices)
     copy = pickle.loads(pickle.dumps(images))  # noqa: S301
     assert np.array_equal(copy.image(3), plain.image(3))
-    kept = cached_in_memory(drafted(images.take([5, 2], "some"), 8))
+    kept = cached_in_memory(with_draft_decoding(images.take([5, 2], "some"), 8))
     assert np.array_equal(kept.image(1), plain.image(2))
 
 
