@@ -239,10 +239,10 @@ def _evaluation_client(*targets: str) -> Iterator[Client]:
             for target in targets:
                 found = client.evaluations(run_id=[target], limit=_MOST_TOLD)
                 if found.items:
-                    told = ", ".join(f"{e.id} ({e.dataset})" for e in found.items)
+                    evaluations = ", ".join(f"{e.id} ({e.dataset})" for e in found.items)
                     raise DataError(
                         f"{target!r} is a run, and this is asked of one of its evaluations.",
-                        hint=f"It has {told}{' and more' if found.next_cursor else ''}.",
+                        hint=f"It has {evaluations}{' and more' if found.next_cursor else ''}.",
                     ) from error
             raise
 

@@ -68,7 +68,7 @@ class CalibratorAnswers(MeasureAnswers):
         fits, more = self._fits(chosen, kind)
         columns = [self._transfer_column(s, fits, query.over(s.binning)) for s in chosen]
         first = query.over(chosen[0].binning)
-        told = [None, *(fitted for _, _, fitted in fits)]
+        fitted_on = [None, *(fitted for _, _, fitted in fits)]
         return TransferMatrix(
             source=source,
             kind=kind,
@@ -77,7 +77,7 @@ class CalibratorAnswers(MeasureAnswers):
             norm=first.norm,
             rows=[
                 TransferRow(calibrator=fitted, cells=[column[i] for column in columns])
-                for i, fitted in enumerate(told)
+                for i, fitted in enumerate(fitted_on)
             ],
             notes=notes + more,
         )

@@ -193,11 +193,11 @@ class DecisionAnswers(Scores):
             scores = scores.take(in_a)
             paired = self.scored(other_file, against.temperature).take(in_b)
             clusters = None if clusters is None else clusters[in_a]
-        asked = query.model_dump(exclude={"against"})
+        options = query.model_dump(exclude={"against"})
         other = against and (against.target, other_file and other_file.digest)
         return self._memory.remember(
             "numbers",
-            ("budget", subject.target, file.digest, other, *asked.values()),
+            ("budget", subject.target, file.digest, other, *options.values()),
             lambda: budget_of(
                 scores,
                 subject.source,
@@ -205,6 +205,6 @@ class DecisionAnswers(Scores):
                 against_source=against.source if against is not None else None,
                 clusters=clusters,
                 n_resamples=resamples_for(len(scores)),
-                **asked,
+                **options,
             ),
         )

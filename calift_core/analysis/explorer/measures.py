@@ -47,7 +47,7 @@ class MeasureAnswers(Scores):
             LeakageError: the calibrator's data are not the ID calibration split, without `oracle`.
         """
         query = query or ReliabilityQuery()
-        file, asked = subject.open(), query.over(subject.binning)
+        file, binning = subject.open(), query.over(subject.binning)
         temperature, calibrator, prompts = query.temperature, query.calibrator, query.prompts
         degrees = subject.degrees(temperature)
         if prompts is not None:
@@ -61,7 +61,7 @@ class MeasureAnswers(Scores):
             found = self._diagram(
                 subject,
                 file,
-                asked,
+                binning,
                 ("prompts", digest, prompts, f"{degrees!r}"),
                 degrees,
                 lambda: self.prompted(subject, file, prompts, degrees),
@@ -69,7 +69,7 @@ class MeasureAnswers(Scores):
             return found.model_copy(update={"prompts": prompts})
         if calibrator is None:
             return self._diagram(
-                subject, file, asked, degrees, degrees, lambda: self.scored(file, degrees)
+                subject, file, binning, degrees, degrees, lambda: self.scored(file, degrees)
             )
         need_logits(file)
         if temperature is not None:
@@ -79,11 +79,11 @@ class MeasureAnswers(Scores):
                 hint="A calibrator is fitted on the stored logits; leave temperature out.",
             )
         fit_on = fit_on or ([query.fit_on] if query.fit_on else [])
-        key, fitted, told = self._calibrator(subject, calibrator, fit_on, query.oracle)
+        key, fitted, description = self._calibrator(subject, calibrator, fit_on, query.oracle)
         found = self._diagram(
-            subject, file, asked, key, 1.0, lambda: self._calibrated(subject, file, key, fitted)
+            subject, file, binning, key, 1.0, lambda: self._calibrated(subject, file, key, fitted)
         )
-        return found.model_copy(update={"calibrator": told, "in_sample": file.digest in key})
+        return found.model_copy(update={"calibrator": description, "in_sample": file.digest in key})
 
     def _diagram(
         self,
@@ -128,16 +128,16 @@ class MeasureAnswers(Scores):
             PredictionsError: the predictions cannot be read.
         """
         query = query or MetricsQuery()
-        file, asked = subject.open(), query.over(subject.binning)
+        file, binning = subject.open(), query.over(subject.binning)
         degrees = subject.degrees(query.temperature)
         classwise = query.classwise and file.metadata.storage == "full"
-        extra = self._classwise(subject, file, degrees, asked) if classwise else None
+        extra = self._classwise(subject, file, degrees, binning) if classwise else None
         found: list[Measure] = self._memory.remember(
             "numbers",
-            ("measures", file.digest, asked, subject.draws, degrees, classwise),
+            ("measures", file.digest, binning, subject.draws, degrees, classwise),
             lambda: measures_of(
                 self.scored(file, degrees),
-                asked,
+                binning,
                 subject.draws,
                 n_classes=len(file.metadata.class_names),
                 classwise=extra,
@@ -183,14 +183,14 @@ class MeasureAnswers(Scores):
             SpecError: the condition or the grouping is not valid.
         """
         query = query or SlicesQuery()
-        file, asked = subject.open(), query.over(subject.binning)
+        file, binning = subject.open(), query.over(subject.binning)
         degrees = subject.degrees(query.temperature)
         found: SlicePage = self._memory.remember(
             "numbers",
-            ("slices", subject.source.evaluation_id, file.digest, asked, subject.draws, degrees,
+            ("slices", subject.source.evaluation_id, file.digest, binning, subject.draws, degrees,
              query),
             lambda: slice_page(
-                self._samples(file, degrees), subject.source, query, asked, subject.draws,
+                self._samples(file, degrees), subject.source, query, binning, subject.draws,
                 temperature=degrees,
             ),
         )  # fmt: skip

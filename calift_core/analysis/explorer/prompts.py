@@ -20,10 +20,10 @@ class PromptAnswers(Scores):
             PredictionsError: the predictions or the prompts cannot be read.
         """
         query = query or PromptsQuery()
-        file, asked = subject.open(), query.over(subject.binning)
+        file, binning = subject.open(), query.over(subject.binning)
         degrees = subject.degrees(query.temperature)
 
-        def told(items: list[PromptEffect], why: str | None = None) -> PromptEffects:
+        def effects(items: list[PromptEffect], why: str | None = None) -> PromptEffects:
             return PromptEffects(
                 source=subject.source, n=len(file), temperature=degrees, items=items, why=why
             )
@@ -32,25 +32,25 @@ class PromptAnswers(Scores):
             digest, heads = self._heads(subject)
             own = self.prompted(subject, file, "own", degrees).predicted
         except (NotFoundError, SpecError) as error:
-            return told([], f"{error.message} {error.hint or ''}".strip())
+            return effects([], f"{error.message} {error.hint or ''}".strip())
 
         def effect(name: str) -> PromptEffect:
             scores = self.prompted(subject, file, name, degrees)
             draws = subject.draws
-            floor = null_floor(scores, asked, n_resamples=draws.n_resamples, seed=draws.seed)
+            floor = null_floor(scores, binning, n_resamples=draws.n_resamples, seed=draws.seed)
             return PromptEffect(
                 name=name,
                 accuracy=accuracy(scores),
                 nll=nll(scores),
                 brier=brier(scores),
-                ece=ece(scores, asked),
+                ece=ece(scores, binning),
                 null_mean=floor.mean,
                 mean_confidence=float(scores.confidences.mean()),
                 changed=float((scores.predicted != own).mean()),
             )
 
-        key = ("prompts", file.digest, digest, asked, subject.draws, degrees)
-        return told(
+        key = ("prompts", file.digest, digest, binning, subject.draws, degrees)
+        return effects(
             self._memory.remember(
                 "numbers", key, lambda: [effect(name) for name in heads.names], long=True
             )

@@ -115,16 +115,16 @@ class SampleAnswers(Scores):
         """
         query = query or SampleFilter()
         file, samples, degrees = self._opened(subject, query.temperature)
-        asked, against = query.over(subject.binning), self._against(query)
+        binning, against = query.over(subject.binning), self._against(query)
         other = against and (against.target, against.open().digest)
 
         clusters = self._clusters(file)  # before the short turn: it takes the long one
 
         def make() -> tuple[int, list[SharedTrait]]:
-            index = chosen(samples, query, asked, self._baseline(file, against))
+            index = chosen(samples, query, binning, self._baseline(file, against))
             return len(index), shared_traits(samples, index, clusters)
 
-        key = ("traits", file.digest, query, asked, other, degrees)
+        key = ("traits", file.digest, query, binning, other, degrees)
         n, items = self._memory.remember("numbers", key, make)
         return SampleTraits(source=subject.source, n=len(file), n_matching=n, items=items)
 

@@ -243,26 +243,26 @@ def compare_contenders(
             "no method of the sweep has all of its evaluated runs yet",
             hint="The verdict comes with the first method whose seeds have all finished.",
         )
-    judge = _RunScores(contenders)
+    scored = _RunScores(contenders)
     values = {
         metric: {
-            label: np.stack([v.metrics[metric] for v in runs]) for label, runs in judge.own.items()
+            label: np.stack([v.metrics[metric] for v in runs]) for label, runs in scored.own.items()
         }
         for metric in METRICS
     }
-    rows = [_row(c, judge.own[c.label]) for c in contenders]
+    rows = [_row(c, scored.own[c.label]) for c in contenders]
     sets = _sets(values)
-    equal = _equal(contenders, judge)
-    notes = _notes(contenders, judge, seeds)
+    equal = _equal(contenders, scored)
+    notes = _notes(contenders, scored, seeds)
     return SweepVerdict(
         sweep_id=sweep_id,
         name=name,
         complete=complete,
-        sentence=sentence_of(rows, sets, equal, judge.evaluated_on, complete=complete),
-        evaluated_on=judge.evaluated_on,
-        datasets=judge.datasets,
-        n_images=judge.images.n_images,
-        n_resamples=judge.images.n_resamples,
+        sentence=sentence_of(rows, sets, equal, scored.evaluated_on, complete=complete),
+        evaluated_on=scored.evaluated_on,
+        datasets=scored.datasets,
+        n_images=scored.images.n_images,
+        n_resamples=scored.images.n_resamples,
         level=LEVEL,
         rows=rows,
         sets=sets,
@@ -331,7 +331,7 @@ def _sets(values: Mapping[VerdictMetric, Mapping[str, Doubles]]) -> list[Verdict
     return found
 
 
-def _notes(contenders: Sequence[Contender], judge: _RunScores, seeds: Sequence[int]) -> list[str]:
+def _notes(contenders: Sequence[Contender], scored: _RunScores, seeds: Sequence[int]) -> list[str]:
     notes = []
     edges = [f"{c.label} ({c.at_edge} edge, {c.lr:g})" for c in contenders if c.at_edge and c.lr]
     if edges:
@@ -340,7 +340,7 @@ def _notes(contenders: Sequence[Contender], judge: _RunScores, seeds: Sequence[i
         )
     if len(seeds) == 1:
         notes.append("There is one seed: the intervals cover images alone.")
-    if judge.evaluated_on == "id":
+    if scored.evaluated_on == "id":
         notes.append("No shifted data was evaluated; what stands for OOD is the ID test set.")
     return notes
 
@@ -375,20 +375,20 @@ class _Branch:
         return float(self.accuracy.min()), float(self.accuracy[-1])
 
 
-def _branch(c: Contender, judge: _RunScores) -> _Branch:
+def _branch(c: Contender, scored: _RunScores) -> _Branch:
     rates = sorted(c.ladder)
-    runs = [[judge(run) for run in c.ladder[lr]] for lr in rates]
+    runs = [[scored(run) for run in c.ladder[lr]] for lr in rates]
     accuracy = np.array([np.mean([v.id_accuracy[0] for v in some]) for some in runs])
     top = int(accuracy.argmax()) + 1
     return _Branch(rates[:top], accuracy[:top], runs[:top])
 
 
-def _equal(contenders: Sequence[Contender], judge: _RunScores) -> EqualAccuracy | None:
+def _equal(contenders: Sequence[Contender], scored: _RunScores) -> EqualAccuracy | None:
     """The contenders at one ID accuracy; None where at most one has a ladder."""
     climbing = [c for c in contenders if c.ladder]
     if len(climbing) < 2:
         return None
-    branches = {c.label: _branch(c, judge) for c in climbing}
+    branches = {c.label: _branch(c, scored) for c in climbing}
     every = all(len(some) > 1 for b in branches.values() for some in b.runs)
     covers: Literal["seeds and images", "images"] = "seeds and images" if every else "images"
     left_out = [
@@ -399,7 +399,7 @@ def _equal(contenders: Sequence[Contender], judge: _RunScores) -> EqualAccuracy 
     target = _target(branches)
     rows: list[EqualRow] = []
     values: dict[VerdictMetric, dict[str, Doubles]] = {
-        m: {} for m in METRICS if judge.evaluated_on != "id" or m != "accuracy"
+        m: {} for m in METRICS if scored.evaluated_on != "id" or m != "accuracy"
     }
     for label, branch in branches.items():
         at = branch.segment(target) if len(branch.rates) > 1 else None
