@@ -10,11 +10,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from backend.http.problems import HttpError
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
+from calift_core.child_process import Child, ChildEndedError, ChildTimeoutError, ask_once
 from calift_core.errors import NotFoundError, SpecError, StorageError
 from calift_core.files import storage_error
 
@@ -61,38 +61,40 @@ def environment(settings: Settings) -> dict[str, str]:
     return passed | {"CALIFT_HOME": str(settings.home), "HF_HUB_OFFLINE": "1"}
 
 
-def run_once(
-    module: str, words: Sequence[str], settings: Settings, *, timeout_s: float
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a module with what such a process sees, to its end; the kernel takes it first.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer; it is killed.
-    """
-    return subprocess.run(
+def child(
+    module: str, *words: str, environment: Mapping[str, str], timeout_s: float, **options: Any
+) -> Child:
+    """A process of a module, tied to the thread that asks it; the kernel takes it first."""
+    return Child(
         die_with_parent([sys.executable, "-m", module, *words], oom_score_adj=500),
-        env=environment(settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout_s,
-        check=False,
+        f"the process of {module}",
+        timeout_s=timeout_s,
+        environment=environment,
+        **options,
     )
 
 
-def look_through(kind: str, *words: str, settings: Settings, timeout_s: float) -> dict[str, Any]:
+def look_through(asked: Mapping[str, Any], *, settings: Settings, timeout_s: float) -> Any:
     """What a process of `calift_core.data.looking` says of somebody's data.
 
     Raises:
         SpecError: the data cannot be used.
-        subprocess.TimeoutExpired: it took longer; it is killed.
+        ChildTimeoutError: it took longer; it is killed.
     """
-    module, argv = "calift_core.data.looking", (str(_LOOKING_BYTES), kind, *words)
-    done = run_once(module, argv, settings, timeout_s=timeout_s)
-    lines = done.stdout.splitlines()
-    told = json.loads(lines[-1]) if lines else {"error": "the process ended", "hint": ""}
-    if "error" in told:
-        raise SpecError(told["error"], hint=told["hint"])
-    return dict(told)
+    looker = child(
+        "calift_core.data.looking",
+        str(_LOOKING_BYTES),
+        environment=environment(settings),
+        timeout_s=timeout_s,
+        start_s=timeout_s,
+        refusal=SpecError,
+    )
+    try:
+        return json.loads(ask_once(looker, json.dumps(asked).encode()))
+    except ChildTimeoutError:
+        raise
+    except ChildEndedError as error:
+        raise SpecError("the process ended") from error
 
 
 def model_files(store: Stores, run_id: str) -> dict[str, str]:

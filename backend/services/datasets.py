@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from backend.http.problems import HttpError
 from backend.services.imports import Upload
 from backend.settings import Settings
 from backend.store.stores import Stores
+from calift_core.child_process import ChildTimeoutError
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.files import atomic_write_bytes, storage_error
 from calift_core.schema.wire.service import DatasetInfo, UploadedData
@@ -81,12 +81,12 @@ class Datasets:
 
     def _counted(self, file: Path) -> tuple[int, int]:
         """Classes and images of a zip, by a process of its own: it may be made to harm."""
-        most = str(self._settings.max_upload_files)
+        asked = {"zip": str(file), "max_files": self._settings.max_upload_files}
         try:
-            told = look_through("zip", str(file), most, settings=self._settings, timeout_s=_LOOK_S)
+            told = look_through(asked, settings=self._settings, timeout_s=_LOOK_S)
         except SpecError as error:
             raise HttpError(422, "ZIP_REFUSED", error.message, hint=error.hint) from error
-        except subprocess.TimeoutExpired:
+        except ChildTimeoutError:
             raise HttpError(
                 422, "ZIP_REFUSED", f"{file.name} took more than {_LOOK_S:g} s to look through."
             ) from None

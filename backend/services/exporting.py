@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from backend.children.model_process import lay_out, model_files, require_torch, run_once
+from backend.children.model_process import child, environment, lay_out, model_files, require_torch
 from backend.http.problems import HttpError
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from calift_core.calibration.registry import require_initial
+from calift_core.child_process import ChildEndedError, ChildTimeoutError, ask_once
+from calift_core.errors import ModelError, SpecError
 from calift_core.files import sha256_file
 
 #: Zips that are kept, and what making one may take.
@@ -89,29 +90,32 @@ class Exports:
 
     def _run(self, folders: Mapping[str, Path], path: Path, calibrator: str) -> None:
         run, *initial = map(str, folders.values())
-        words = (run, str(path), calibrator, *initial)
-        module = "calift_core.shipping.packing"
+        asked = {
+            "run": run, "target": str(path), "calibrator": calibrator,
+            "initial": initial[0] if initial else None,
+        }  # fmt: skip
+        packer = child(
+            "calift_core.shipping.packing",
+            environment=environment(self._settings),
+            timeout_s=_TIMEOUT_S,
+            refusal=ModelError,
+        )
         try:
-            done = run_once(module, words, self._settings, timeout_s=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+            ask_once(packer, json.dumps(asked).encode())
+        except ChildTimeoutError:
             raise HttpError(
                 503, "EXPORT_FAILED", f"the export took more than {_TIMEOUT_S:g} s."
             ) from None
-        try:
-            told = json.loads(done.stdout.splitlines()[-1])
-        except (IndexError, ValueError):
+        except (ChildEndedError, SpecError) as error:
             raise HttpError(
-                503,
-                "EXPORT_FAILED",
-                f"the process that exports ended with status {done.returncode} and said nothing.",
-                hint="It may have met a limit of memory.",
+                503, "EXPORT_FAILED", error.message, hint="It may have met a limit of memory."
             ) from None
-        if told:
-            message, hint = told["message"], told["hint"]
+        except ModelError as error:
+            message, hint = error.message, error.hint
             for run_id, folder in folders.items():  # a folder that is gone says nothing to anybody
                 message = message.replace(repr(str(folder)), f"run {run_id}")
                 hint = hint.replace(str(folder), run_id)
-            raise HttpError(409, "NO_MODEL", message, hint=hint)
+            raise HttpError(409, "NO_MODEL", message, hint=hint) from None
 
 
 def _age(path: Path) -> float:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from backend.children.process import Child
+from backend.children.model_process import child
 from backend.http.problems import HttpError
 from backend.services.submission import body_hash
 from backend.settings import Settings
@@ -30,8 +29,9 @@ from backend.storage.artifacts import ArtifactStore
 from backend.store.imports import ImportedPredictions
 from backend.store.stores import Stores
 from calift_core.analysis.imported import imported_report, imported_spec, run_name
-from calift_core.analysis.upload_check import Checked, read_check
-from calift_core.errors import DiskFullError, PredictionsError, StorageError
+from calift_core.analysis.upload_check import Checked, checked
+from calift_core.child_process import ChildEndedError, ChildTimeoutError, ask_once
+from calift_core.errors import DiskFullError, PredictionsError, SpecError
 from calift_core.files import storage_error
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.imported import ImportedSpec, ImportedSuite
@@ -154,21 +154,21 @@ class Imports:
                 return earlier
         with self._turn:
             try:
-                checked = self._check(upload)
+                found = self._check(upload)
             except PredictionsError as error:
                 # A stored file that is bad is our fault, an uploaded one is not.
                 raise HttpError(422, error.code, error.message, hint=error.hint) from error
         spec: ImportedSpec | None = None
         if upload.run_id is None:
-            name = upload.name or run_name(f"imported {checked.metadata.dataset}")
-            spec = imported_spec(name, checked.metadata)
-        blob = self._artifacts.put_file(checked.stored)
+            name = upload.name or run_name(f"imported {found.metadata.dataset}")
+            spec = imported_spec(name, found.metadata)
+        blob = self._artifacts.put_file(found.stored)
         predictions = ImportedPredictions(
-            dataset=checked.metadata.dataset,
-            name=predictions_name(checked.metadata.dataset),
+            dataset=found.metadata.dataset,
+            name=predictions_name(found.metadata.dataset),
             sha256=blob.sha256,
             size_bytes=blob.size_bytes,
-            evaluation=checked.evaluation,
+            evaluation=found.evaluation,
         )
         if spec is None:
             assert upload.run_id is not None
@@ -186,35 +186,36 @@ class Imports:
             )
         if not self._artifacts.has(blob.sha256):
             # Collected between the two; now that a row names it, it stays.
-            self._artifacts.put_file(checked.stored)
+            self._artifacts.put_file(found.stored)
         return run_id
 
     def _check(self, upload: Upload) -> Checked:
         folder = upload.folder
-        job = {"dataset": upload.dataset, "role": upload.role}
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        argv = [sys.executable, "-m", "calift_core.analysis.upload_check", str(folder)]
-        argv.append(str(self._settings.import_memory_bytes))
+        asked = {"folder": str(folder), "dataset": upload.dataset, "role": upload.role}
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # One thread and the system's allocator: others reserve address space that is never used.
         environment |= dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
         ) | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+        checker = child(
+            "calift_core.analysis.upload_check",
+            str(self._settings.import_memory_bytes),
+            environment=environment,
+            timeout_s=self._settings.import_timeout_s,
+            start_s=self._settings.import_timeout_s,
+            refusal=PredictionsError,
+            quiet=True,
+        )
         try:
-            child = Child(
-                argv,
-                output=folder / "output",
-                environment=environment,
-                oom_score_adj=500,
-            )
-        except OSError as error:
-            raise StorageError(f"the check of the upload cannot be started: {error}") from error
-        in_time = child.wait(self._settings.import_timeout_s)
-        child.reap()
-        if not in_time:
+            return checked(folder, json.loads(ask_once(checker, json.dumps(asked).encode())))
+        except ChildTimeoutError:
             raise PredictionsError(
                 f"the upload must be checked within {self._settings.import_timeout_s:g} s, it took "
                 "longer",
                 hint="Import it in parts, or raise CALIFT_IMPORT_TIMEOUT_S.",
-            )
-        return read_check(folder)
+            ) from None
+        except (ChildEndedError, SpecError):
+            raise PredictionsError(
+                "the upload must be a predictions file that can be decoded, got one that ended the "
+                "decoder"
+            ) from None

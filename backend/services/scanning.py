@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from backend.http.problems import HttpError
 from backend.services.submission import Submission, path_of, scan_budget
 from backend.services.thumbnails import Thumbnails
 from backend.settings import Settings
+from calift_core.child_process import ChildTimeoutError
 from calift_core.data.browsing import browse
 from calift_core.data.counting import count_suite
 from calift_core.data.images import ImageSet
@@ -133,9 +133,9 @@ class Scanner:
             )
         try:
             told = look_through(
-                "copies", spec.model_dump_json(), settings=self._settings, timeout_s=_LOOK_S
+                {"copies": spec.model_dump(mode="json")}, settings=self._settings, timeout_s=_LOOK_S
             )
-        except subprocess.TimeoutExpired:
+        except ChildTimeoutError:
             raise HttpError(
                 503,
                 "TOO_SLOW",

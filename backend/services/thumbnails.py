@@ -13,31 +13,27 @@ import json
 import logging
 import math
 import os
-import selectors
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 from fastapi.concurrency import run_in_threadpool
 
-from backend.children.process import die_with_parent
+from backend.children.model_process import child
 from backend.http.concurrency import Turn
 from backend.http.problems import HttpError
 from backend.services.submission import Submission, path_of
 from backend.settings import Settings
 from backend.store.stores import Stores
 from calift_core.analysis.gallery import Measured
+from calift_core.child_process import Child, ChildEndedError
 from calift_core.data.suites import SUITES
 from calift_core.data.suites.base import variable_of
-from calift_core.errors import NotFoundError, StorageError, UnreadableImageError
+from calift_core.errors import NotFoundError, SpecError, StorageError, UnreadableImageError
 from calift_core.files.disk_cache import DiskCache
 from calift_core.schema.wire.results import Evaluation
-from calift_core.shipping.children import end_process
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,7 +46,7 @@ _LINES = 2
 _TIMEOUT_S = 90.0
 #: Images whose looks are remembered, and the longer side that they are decoded at.
 _LOOKS, _MEASURED, _HASH_BYTES = 20_000, 256, 16
-_MAX_LINE, _MAX_BODY = 64 << 10, 4 << 20
+_MAX_BODY = 4 << 20
 #: How long a request may wait. What is drawn after somebody has given up is kept, so who asks again
 #: has it.
 _PATIENCE_S, _AGAIN_S = 20.0, 2
@@ -208,7 +204,7 @@ class Thumbnails:
         return found
 
     async def _in_line(
-        self, work: Callable[[_Drawer], T], turn: Turn, patience_s: float | None = None
+        self, work: Callable[[Child], T], turn: Turn, patience_s: float | None = None
     ) -> T:
         """Have a child do something, when it is its turn.
 
@@ -225,7 +221,7 @@ class Thumbnails:
         except TimeoutError:
             raise _busy() from None
 
-    def _draw(self, drawer: _Drawer, key: str, request: Mapping[str, Any]) -> bytes:
+    def _draw(self, drawer: Child, key: str, request: Mapping[str, Any]) -> bytes:
         _, body = _answered(drawer, request)
         if _media_type(body) is None:
             raise UnreadableImageError("the image cannot be drawn")
@@ -236,11 +232,20 @@ class Thumbnails:
         """End the children; requests that wait are given up."""
         for line in self._workers:
             line.thread.shutdown(wait=False, cancel_futures=True)
-            line.drawer.end()
+            line.drawer.stop()
 
 
-def _answered(drawer: _Drawer, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    header, body = drawer.ask(request)
+def _answered(drawer: Child, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    try:
+        line, _, body = drawer.ask(json.dumps(request).encode()).partition(b"\n")
+        header = dict(json.loads(line))
+    except (ChildEndedError, ValueError, TypeError) as error:
+        _log.warning("no thumbnail was drawn: %s", error)
+        raise UnreadableImageError(
+            "the image cannot be drawn within the memory and the time that one may take"
+        ) from None
+    except SpecError as error:
+        raise StorageError(f"no process can be started to draw: {error}") from error
     if "code" in header:
         raise _refused(header)
     return header, body
@@ -304,7 +309,15 @@ class _ThumbnailWorker:
     def __init__(self, environment: Mapping[str, str]) -> None:
         # The kernel ties a child to the thread that started it: this one lives as long as we do.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="thumbnails")
-        self.drawer = _Drawer(environment)
+        self.drawer = child(
+            "calift_core.data.thumbnails",
+            str(_MEMORY_BYTES),
+            environment=environment,
+            timeout_s=_TIMEOUT_S,
+            start_s=_TIMEOUT_S,
+            most_bytes=_MAX_BODY,
+            quiet=True,
+        )
         self.waiting = 0
         self._lock = threading.Lock()
 
@@ -317,116 +330,3 @@ class _ThumbnailWorker:
         """One request less, whoever still waits for its answer."""
         with self._lock:
             self.waiting -= 1
-
-
-class _Drawer:
-    """The process that draws: begun when it is first needed, and anew when it ended or hung.
-
-    Asked by one thread alone, the one that begins it.
-    """
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-        self._over = False
-        self.begun = 0
-
-    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """Header and bytes of an answer.
-
-        Raises:
-            UnreadableImageError: there was none in time.
-            StorageError: the process cannot be started.
-        """
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            pipe = _Timed(process.stdout, time.monotonic() + _TIMEOUT_S)
-            header = json.loads(pipe.line())
-            length = int(header["length"])
-            if not 0 <= length <= _MAX_BODY:
-                raise ValueError("an answer of that length")
-            return header, pipe.exactly(length)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            self._kill()
-            _log.warning("the process that draws thumbnails is begun anew: %s", error)
-            raise UnreadableImageError(
-                "the image cannot be drawn within the memory and the time that one may take"
-            ) from None
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process, while there is one."""
-        return None if self._process is None else self._process.pid
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._over:
-                raise StorageError("the service is stopping")
-            if self._process is None or self._process.poll() is not None:
-                argv = [sys.executable, "-m", "calift_core.data.thumbnails", str(_MEMORY_BYTES)]
-                try:
-                    self._process = subprocess.Popen(
-                        die_with_parent(argv, oom_score_adj=500),
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.DEVNULL,
-                        env=dict(self._environment),
-                        start_new_session=True,
-                        bufsize=0,
-                    )
-                    self.begun += 1
-                except OSError as error:
-                    raise StorageError(f"no process can be started to draw: {error}") from error
-            return self._process
-
-    def _kill(self) -> None:
-        with self._lock:
-            process, self._process = self._process, None
-        if process is not None:
-            end_process(process)
-
-    def end(self) -> None:
-        """Kill it, for good."""
-        self._over = True
-        self._kill()
-
-
-class _Timed:
-    """Reads a pipe until a deadline."""
-
-    def __init__(self, pipe: IO[bytes], deadline: float) -> None:
-        self._pipe, self._deadline, self._held = pipe, deadline, bytearray()
-
-    def _more(self) -> None:
-        with selectors.DefaultSelector() as waits:
-            waits.register(self._pipe, selectors.EVENT_READ)
-            if not waits.select(max(0.0, self._deadline - time.monotonic())):
-                raise TimeoutError("no answer in time")
-        piece = os.read(self._pipe.fileno(), 1 << 16)
-        if not piece:
-            raise EOFError("it ended")
-        self._held += piece
-
-    def line(self) -> bytes:
-        """One line."""
-        while (end := self._held.find(b"\n")) < 0:
-            if len(self._held) > _MAX_LINE:
-                raise ValueError("an answer without an end")
-            self._more()
-        return self._take(end + 1)
-
-    def exactly(self, n: int) -> bytes:
-        """So many bytes."""
-        while len(self._held) < n:
-            self._more()
-        return self._take(n)
-
-    def _take(self, n: int) -> bytes:
-        found = bytes(self._held[:n])
-        del self._held[:n]
-        return found

@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import shutil
-import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,16 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.children.model_process import environment, lay_out, model_files, require_torch
-from backend.children.process import die_with_parent
+from backend.children.model_process import child, environment, lay_out, model_files, require_torch
 from backend.http.problems import HttpError
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
+from calift_core.child_process import Child, ChildEndedError
 from calift_core.errors import SpecError, UnreadableImageError
 from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.results import Source
-from calift_core.shipping.children import Child, ChildEndedError
 from calift_core.shipping.questions import ASK, FORGET, OPEN, question
 
 #: Models that are kept at once, the newest: as many as the page asks about a picture. With fewer,
@@ -64,7 +62,7 @@ class Trials:
         # The kernel ties a child to the thread that started it: this one lives as long as we do.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trying")
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
-        self._models = self._child("trying", ("cpu",), "the models' process", _ANSWER_S)
+        self._models = self._child("trying", "cpu", timeout_s=_ANSWER_S)
         self._decoders: OrderedDict[str, Child] = OrderedDict()
 
     async def ask(self, run_id: str, picture: bytes) -> TriedPicture:
@@ -157,18 +155,17 @@ class Trials:
             while len(self._decoders) >= _MODELS:
                 self._decoders.popitem(last=False)[1].stop()
             words = (takes, str(MAX_PIXELS), str(_DECODER_BYTES))
-            self._decoders[takes] = self._child("decoder", words, "the decoder", _DECODE_S)
+            self._decoders[takes] = self._child("decoder", *words, timeout_s=_DECODE_S)
         self._decoders.move_to_end(takes)
         return self._decoders[takes]
 
-    def _child(self, module: str, words: tuple[str, ...], name: str, timeout_s: float) -> Child:
-        argv = [sys.executable, "-m", f"calift_core.shipping.{module}", *words]
-        return Child(
-            die_with_parent(argv, oom_score_adj=500),
-            name,
+    def _child(self, module: str, *words: str, timeout_s: float) -> Child:
+        return child(
+            f"calift_core.shipping.{module}",
+            *words,
+            environment=environment(self._settings),
             timeout_s=timeout_s,
             start_s=_START_S,
-            environment=environment(self._settings),
         )
 
     def _drop(self, run_id: str) -> None:
@@ -183,7 +180,7 @@ class Trials:
     def stop(self) -> None:
         """End the processes; pictures that wait are given up."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-        for child in (self._models, *list(self._decoders.values())):
-            child.stop()
+        for process in (self._models, *list(self._decoders.values())):
+            process.stop()
         for host in list(self._hosts.values()):
             shutil.rmtree(host.folder, ignore_errors=True)

@@ -31,8 +31,8 @@ from starlette.exceptions import HTTPException
 
 from calift.serving.batches import Batches, BusyError
 from calift_core import __version__
+from calift_core.child_process import Child, ChildEndedError
 from calift_core.errors import CaliftError, UnreadableImageError
-from calift_core.shipping.children import Child, ChildEndedError
 
 _MIB = 1 << 20
 #: How often an image is decoded before it is blamed for a decoder that ended under it.

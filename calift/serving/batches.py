@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.shipping.children import Child, ChildEndedError
+from calift_core.child_process import Child, ChildEndedError
 
 #: How often a batch is tried on a process that ends under it.
 TRIES = 3

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from calift_core.analysis.imported import evaluation_of
+from calift_core.child_process import answer_all, limit
 from calift_core.errors import CaliftError, PredictionsError
-from calift_core.files import atomic_write_json
 from calift_core.predictions.foreign.load import load_predictions
 from calift_core.predictions.foreign.source import MAX_BYTES
 from calift_core.predictions.types import PredictionsMetadata
@@ -29,56 +29,38 @@ class Checked:
     evaluation: EvaluationReport | None
 
 
-def check_upload(folder: Path, memory_bytes: int | None) -> None:
-    """Check `folder/upload`; leave `stored.parquet` and `checked.json`, or an error in the latter.
+def check_upload(folder: Path, dataset: str | None, role: str | None) -> dict[str, Any]:
+    """Check `folder/upload` and leave `stored.parquet`; what is known of it, as JSON knows it.
 
     For a process of its own: a hostile file may make the decoder take all memory that it may have,
     or end it.
-    """
-    if memory_bytes is not None and sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    job = json.loads((folder / "job.json").read_bytes())
-    try:
-        predictions = load_predictions(
-            folder / "upload", dataset=job["dataset"], role=job["role"], max_bytes=MAX_BYTES
-        )
-        stored = folder / "stored.parquet"
-        sha256 = write_predictions(stored, predictions)
-        evaluation = evaluation_of(predictions, EvaluationSpec(), sha256)
-        answer: dict[str, Any] = {
-            "sha256": sha256,
-            "metadata": asdict(predictions.metadata),
-            "evaluation": evaluation.model_dump(mode="json") if evaluation else None,
-        }
-    except CaliftError as error:
-        message = error.message.replace(f"{folder / 'upload'}", "the upload")
-        answer = {"code": error.code, "message": message, "hint": error.hint}
-    except MemoryError:
-        answer = {
-            "code": PredictionsError.code,
-            "message": "the upload must be decoded within the memory that an import may take",
-            "hint": "",
-        }
-    atomic_write_json(folder / "checked.json", answer)
-
-
-def read_check(folder: Path) -> Checked:
-    """Read what `check_upload` left.
 
     Raises:
-        PredictionsError: the upload was refused, or the check left nothing.
+        CaliftError: the upload is refused.
+        PredictionsError: it takes too much memory.
     """
     try:
-        answer = json.loads((folder / "checked.json").read_bytes())
-    except FileNotFoundError:
+        predictions = load_predictions(
+            folder / "upload", dataset=dataset, role=role, max_bytes=MAX_BYTES
+        )
+        sha256 = write_predictions(folder / "stored.parquet", predictions)
+        evaluation = evaluation_of(predictions, EvaluationSpec(), sha256)
+    except CaliftError as error:
+        message = error.message.replace(f"{folder / 'upload'}", "the upload")
+        raise PredictionsError(message, hint=error.hint) from None
+    except MemoryError:
         raise PredictionsError(
-            "the upload must be a predictions file that can be decoded, got one that ended the "
-            "decoder"
+            "the upload must be decoded within the memory that an import may take"
         ) from None
-    if "code" in answer:
-        raise PredictionsError(answer["message"], hint=answer["hint"])
+    return {
+        "sha256": sha256,
+        "metadata": asdict(predictions.metadata),
+        "evaluation": evaluation.model_dump(mode="json") if evaluation else None,
+    }
+
+
+def checked(folder: Path, answer: dict[str, Any]) -> Checked:
+    """What `check_upload` said of a folder."""
     evaluation = answer["evaluation"]
     return Checked(
         stored=folder / "stored.parquet",
@@ -88,5 +70,11 @@ def read_check(folder: Path) -> Checked:
     )
 
 
+def _answer(question: bytes) -> bytes:
+    asked = json.loads(question)
+    return json.dumps(check_upload(Path(asked.pop("folder")), **asked)).encode()
+
+
 if __name__ == "__main__":
-    check_upload(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    limit(int(sys.argv[1]))
+    answer_all(b"{}", _answer)

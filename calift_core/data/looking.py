@@ -1,25 +1,20 @@
 """The process that looks through somebody's data for the service. Torch-free.
 
-::
-
-    python -m calift_core.data.looking MEMORY_BYTES copies SUITE       a SuiteSpec as JSON
-    python -m calift_core.data.looking MEMORY_BYTES zip FILE MOST_FILES
-
-`copies` decodes every image once and says a `SuiteCopies` as JSON on its last line; `zip` reads the
-table of a zip and says how many classes and images it has. Both say `{"error": …}` where they fail.
+`python -m calift_core.data.looking MEMORY_BYTES` answers in JSON: `copies` with a SuiteSpec decodes
+every image once and gives a `SuiteCopies`; `zip` with a file and its most files reads the table of
+a zip and gives how many classes and images it has.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from calift_core.child_process import answer_all, limit
 from calift_core.data.duplicates import between, perceptual_hashes
 from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.zips import examine
-from calift_core.errors import CaliftError
 from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.service import Copies, SuiteCopies
 
@@ -61,34 +56,19 @@ def copies_in(spec: SuiteSpec) -> SuiteCopies:
     )
 
 
-def _zip(words: Sequence[str]) -> str:
-    n_classes, images = examine(Path(words[0]), max_files=int(words[1]))
-    return json.dumps({"n_classes": n_classes, "images": images})
+def answer(question: bytes) -> bytes:
+    """What was found, as JSON.
 
-
-def _copies(words: Sequence[str]) -> str:
-    return copies_in(SuiteSpec.model_validate_json(words[0])).model_dump_json()
-
-
-_LOOKS = {"copies": _copies, "zip": _zip}
-
-
-def main(argv: list[str]) -> None:
-    """Limit this process, look, and say what was found."""
-    import resource
-
-    memory, kind, *words = argv
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answers, sys.stdout = sys.stdout, sys.stderr
-    try:
-        said = _LOOKS[kind](words)
-    except MemoryError:
-        said = json.dumps({"error": "it takes more memory than it may", "hint": ""})
-    except CaliftError as error:
-        said = json.dumps({"error": error.message, "hint": error.hint})
-    answers.write(f"{said}\n")
+    Raises:
+        CaliftError: the data cannot be used.
+    """
+    asked = json.loads(question)
+    if "zip" in asked:
+        n_classes, images = examine(Path(asked["zip"]), max_files=asked["max_files"])
+        return json.dumps({"n_classes": n_classes, "images": images}).encode()
+    return copies_in(SuiteSpec.model_validate(asked["copies"])).model_dump_json().encode()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    limit(int(sys.argv[1]))
+    answer_all(b"{}", answer)

@@ -1,11 +1,11 @@
 """Small pictures of samples, drawn in processes that may take little and reach nothing else.
 
-`python -m calift_core.data.thumbnails BYTES` answers requests, one JSON line each, on its standard
-input. It lists folders itself and leaves every decoder to a child that it forks for one image: with
-limits on memory, processor time and files, without its parent's pipes. A file that ends, hangs or
-takes over a decoder costs that one image. Torch-free.
+`python -m calift_core.data.thumbnails BYTES` answers requests, JSON each. It lists folders itself
+and leaves every decoder to a child that it forks for one image: with limits on memory, processor
+time and files, without its parent's pipes. A file that ends, hangs or takes over a decoder costs
+that one image. Torch-free.
 
-An answer is a JSON line with `length`, and `type` or `code` and `message`, then so many bytes.
+An answer is a JSON line with `type`, or `code` and `message`, and then the picture.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from calift_core.child_process import answer_all, limit, told
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.duplicates import perceptual_hash
@@ -210,7 +211,7 @@ class Answerer:
             _make_ready(place)
             return _forked(lambda: make(pixels_of(place, roots, size)))
         except CaliftError as error:
-            return _told(error), b""
+            return told(error), b""
 
 
 def _make_ready(place: Place) -> None:
@@ -225,10 +226,6 @@ def _make_ready(place: Place) -> None:
         for side in (32, 33):
             blank = np.zeros((side, side, 3), np.uint8)
             corrupt(blank, source.name, source.severity, seed=seed)
-
-
-def _told(error: CaliftError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 _Made = tuple[dict[str, Any], bytes]
@@ -255,7 +252,7 @@ def _forked(make: Callable[[], _Made]) -> _Made:
         error = UnreadableImageError(
             "the image cannot be drawn within the memory and the time that one may take"
         )
-        return _told(error), b""
+        return told(error), b""
 
 
 def _make_and_end(make: Callable[[], _Made], writer: int) -> None:
@@ -267,9 +264,9 @@ def _make_and_end(make: Callable[[], _Made], writer: int) -> None:
         try:
             header, body = make()
         except CaliftError as error:
-            header, body = _told(_without_path(error)), b""
+            header, body = told(_without_path(error)), b""
         except MemoryError:
-            header, body = _told(UnreadableImageError("the image takes too much memory")), b""
+            header, body = told(UnreadableImageError("the image takes too much memory")), b""
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(json.dumps(header).encode() + b"\n" + body)
     finally:
@@ -305,29 +302,22 @@ def _read_all(reader: int, deadline: float) -> bytes:
     return bytes(found) if len(found) <= _MAX_ANSWER_BYTES else b""
 
 
-def serve(asked: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until there is nothing more to read."""
-    answerer = Answerer()
-    for line in asked:
-        try:
-            header, body = answerer.answer(json.loads(line))
-        except MemoryError:
-            error = DataError("the data has too many files to find its images")
-            header, body = _told(error), b""
-        except Exception as error:  # one request must not end the others
-            header = {"code": "CALIFT_ERROR", "hint": "", "message": f"{type(error).__name__}"}
-            body = b""
-        answers.write(json.dumps(header | {"length": len(body)}).encode() + b"\n" + body)
-        answers.flush()
+def answer(answerer: Answerer, question: bytes) -> bytes:
+    """The answer to one request, which must not end the others."""
+    try:
+        header, body = answerer.answer(json.loads(question))
+    except MemoryError:
+        header, body = told(DataError("the data has too many files to find its images")), b""
+    except Exception as error:
+        header, body = {"code": "CALIFT_ERROR", "hint": "", "message": type(error).__name__}, b""
+    return json.dumps(header).encode() + b"\n" + body
 
 
 def main(memory_bytes: int) -> None:
     """Limit the memory of this process and its children, and serve."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    limit(memory_bytes)
     Image.init()  # every decoder is imported here, once, and not by the child of each image
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    answer_all(b"{}", partial(answer, Answerer()))
 
 
 if __name__ == "__main__":

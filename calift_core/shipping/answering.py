@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from calift_core import threads
-from calift_core.shipping.frames import answer_all
+from calift_core.child_process import answer_all
 
 
 def main(argv: list[str]) -> None:

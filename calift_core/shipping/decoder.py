@@ -12,10 +12,10 @@ import json
 import sys
 import warnings
 
+from calift_core.child_process import answer_all, limit
 from calift_core.data.decode import open_image, pixels_of
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import UnreadableImageError
-from calift_core.shipping.frames import answer_all
 
 
 def fitted(data: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
@@ -33,16 +33,12 @@ def fitted(data: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
 
 def main(argv: list[str]) -> None:
     """Limit this process, and answer."""
-    import resource
-
     from PIL import Image
 
     preprocess, max_pixels, memory = Preprocess.of(json.loads(argv[0])), int(argv[1]), int(argv[2])
     warnings.simplefilter("ignore")  # what is odd about a stranger's file would fill the log
     Image.init()
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit(memory, writes=False)
     answer_all(b"{}", lambda data: fitted(data, preprocess, max_pixels))
 
 

@@ -1,19 +1,17 @@
 """The process that exports a finished run for the service, as a zip.
 
-`python -m calift_core.shipping.packing RUN FILE.zip CALIBRATOR [INITIAL]` chooses the calibrator as
-`calift calibrate` does, writes what `calift export` writes, and packs it; its last line is `{}`, or
-what stands in the way as JSON.
+Its question is JSON, the arguments of `pack`: it chooses the calibrator as `calift calibrate` does,
+writes what `calift export` writes, and packs it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 from calift_core import threads
-from calift_core.errors import CaliftError
+from calift_core.child_process import answer_all
 from calift_core.files import atomic_path
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 
@@ -40,17 +38,14 @@ def pack(run: Path, target: Path, calibrator: str, initial: Path | None = None) 
             packed.write(file, f"model/{file.relative_to(made).as_posix()}")
 
 
-def main(argv: list[str]) -> None:
-    """Export, pack, and say how it went."""
-    threads.settle()
-    answers, sys.stdout = sys.stdout, sys.stderr
-    told: dict[str, str] = {}
-    try:
-        pack(Path(argv[0]), Path(argv[1]), argv[2], *map(Path, argv[3:4]))
-    except CaliftError as error:
-        told = {"message": error.message, "hint": error.hint}
-    answers.write(f"{json.dumps(told)}\n")
+def answer(question: bytes) -> bytes:
+    """Export and pack; the answer is empty."""
+    asked = json.loads(question)
+    initial = asked["initial"] and Path(asked["initial"])
+    pack(Path(asked["run"]), Path(asked["target"]), asked["calibrator"], initial)
+    return b""
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    threads.settle()
+    answer_all(b"{}", answer)

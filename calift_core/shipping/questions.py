@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from calift_core.shipping.frames import LENGTH
+from calift_core.child_process import LENGTH
 
 OPEN: Literal["open"] = "open"
 ASK: Literal["ask"] = "ask"

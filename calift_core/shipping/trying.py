@@ -27,6 +27,7 @@ from calift_core import threads
 from calift_core.analysis.choosing import NONE, Choice, choose_or_none, read_choice
 from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.report import read_report
+from calift_core.child_process import LENGTH, answer_all
 from calift_core.errors import CaliftError, DataError
 from calift_core.predictions.read import read_index, read_metadata
 from calift_core.predictions.rows import read_features
@@ -42,7 +43,6 @@ from calift_core.schema.wire.answers import (
     TriedPicture,
 )
 from calift_core.shipping.choosing import part_of, save_choice
-from calift_core.shipping.frames import LENGTH, answer_all
 from calift_core.shipping.promises import chosen_thresholds, promising_part
 from calift_core.shipping.questions import ASK, FORGET
 

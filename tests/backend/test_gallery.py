@@ -543,7 +543,7 @@ def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
     assert len(answers) == FUZZED
     assert set(answers.values()) == {200, 422}
     # The processes that draw outlived all of them, and none of them took much.
-    assert max(line.drawer.begun for line in lines) == 1
+    assert max(line.drawer.starts for line in lines) == 1
     for line in (one for one in lines if one.drawer.pid):
         status = Path(f"/proc/{line.drawer.pid}/status").read_text()
         assert int(status.partition("VmHWM:")[2].split()[0]) < 400 << 10
@@ -567,7 +567,7 @@ def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
     until(lambda: first.waiting == 0, timeout_s=60, what="the picture that nobody waited for")
     monkeypatch.setattr("backend.services.thumbnails._PATIENCE_S", 60.0)
     assert thumbnail(api, evaluation, "test/cat/1 ü.png").status_code == 200
-    assert first.drawer.begun == 1
+    assert first.drawer.starts == 1
 
 
 def test_thumbnail__only_registered_folders_are_read_where_they_are_named(

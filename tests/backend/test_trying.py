@@ -28,13 +28,13 @@ from calift_core.analysis.folder import FolderLibrary
 from calift_core.analysis.report import read_report
 from calift_core.calibration import score_probs
 from calift_core.calibration.decisions import choose_threshold
+from calift_core.child_process import Child
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.predictions.types import Predictions, PredictionsMetadata
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.queries import DecisionQuery
-from calift_core.shipping.children import Child
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run

@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 
 from calift.commands.main import app
 from calift.serving.app import Limits, Server, make_app
+from calift_core.child_process import Child, ChildEndedError
 from calift_core.errors import SpecError
 from calift_core.jobs.folder import run_in_folder
-from calift_core.shipping.children import Child, ChildEndedError
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
 from tests.conftest import SEARCH, free_port, until
@@ -288,7 +288,7 @@ def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced() -> None
         Child([sys.executable, "-c", "raise SystemExit"], "the cook", timeout_s=5).start()
     echo = (
         "import sys, time\n"
-        "from calift_core.shipping.frames import answer_all\n"
+        "from calift_core.child_process import answer_all\n"
         "answer_all(b'{}', lambda q: q if q != b'sleep' else time.sleep(600))"
     )
     child = Child([sys.executable, "-c", echo], "the echo", timeout_s=0.5)
