@@ -513,7 +513,7 @@ def numbers(client: Client, ids: Mapping[str, str]) -> dict[str, list[str]]:
     errors = [_points(e.ece.value) for e in display.values()]
     headline = three["CaRot"].summary
     threshold = client.decision(ids["CaRot"], risk=0.2, level=0.95).threshold
-    scan = client.scan("typefaces")
+    scan = client.scan(suite="typefaces")
     plan = client.budget(display["CaRot"].id, difference=0.01, metric="accuracy")
     path = client.frontier(ids["WiSE-FT"]).points
     ends = path[0], path[-1]

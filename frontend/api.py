@@ -346,7 +346,7 @@ def frontier(run_id: str, attempt: int, _finished: str) -> Frontier | None:
 @st.cache_data(ttl=30, max_entries=50, show_spinner=False)
 def scan(suite: str, group_by: str | None = None) -> SuiteScan:
     """A look at data that a run could name; kept for a short time, as folders change."""
-    return client().scan(suite, group_by=group_by)
+    return client().scan(suite=suite, group_by=group_by)
 
 
 @st.cache_data(ttl=30, max_entries=50, show_spinner=False)

@@ -30,6 +30,7 @@ from backend.routes.deps import (
 from backend.services.readiness import CHECKS
 from backend.services.scanning import Scanner
 from calift_core import __version__, catalogue
+from calift_core.schema.wire.queries import SuiteQuery
 from calift_core.schema.wire.runs import RunPhase
 from calift_core.schema.wire.service import (
     DatasetInfo,
@@ -47,17 +48,6 @@ from calift_core.schema.wire.service import (
 )
 
 router = APIRouter(tags=["catalogue"])
-Named = Annotated[
-    str, Query(min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`")
-]
-GroupBy = Annotated[
-    str | None,
-    Query(
-        min_length=2,
-        max_length=200,
-        description="As `suite.group_by`: what splits must not tear apart, `patient{}_*`",
-    ),
-]
 #: What load balancers and health checks ask, however often: every application of this service has
 #: it, without a token and beyond all rates.
 probes = APIRouter(tags=["catalogue"])
@@ -207,8 +197,7 @@ def delete_dataset(
 async def scan_dataset(
     services: ServicesDep,
     principal: PrincipalDep,
-    suite: Named,
-    group_by: GroupBy = None,
+    query: Annotated[SuiteQuery, Query()],
 ) -> SuiteScan:
     """A look at data before anything runs on it: classes, numbers, a few of its images.
 
@@ -217,22 +206,18 @@ async def scan_dataset(
     """
     scanner = Scanner(services.settings, services.submission, services.thumbnails)
     turn = partial(services.limits["thumbnails"].turn, principal.name)
-    return await scanner.scan(suite, group_by, turn=turn)
+    return await scanner.scan(query.suite, query.group_by, turn=turn)
 
 
 @router.get("/datasets/copies", dependencies=[turn_for("copies")])
 @allow("submit")
-def find_copies(
-    services: ServicesDep,
-    suite: Named,
-    group_by: GroupBy = None,
-) -> SuiteCopies:
+def find_copies(services: ServicesDep, query: Annotated[SuiteQuery, Query()]) -> SuiteCopies:
     """Equal and nearly equal images in several parts of a suite, and what they can be worth.
 
     Every image is decoded once, in a process with limits; one request at a time is answered.
     """
     scanner = Scanner(services.settings, services.submission, services.thumbnails)
-    return scanner.copies(suite, group_by)
+    return scanner.copies(query.suite, query.group_by)
 
 
 @router.get("/suites")

@@ -22,7 +22,7 @@ from backend.routes.deps import (
     place_for,
 )
 from calift_core.errors import NotFoundError
-from calift_core.schema.wire.queries import MAX_CHOICES, Limit
+from calift_core.schema.wire.queries import CurvesQuery, Limit
 from calift_core.schema.wire.runs import TERMINAL_PHASES, LogPage, Metrics, RunEvent
 
 router = APIRouter(tags=["runs"])
@@ -37,19 +37,9 @@ _STEP_MAX = 2**53
 
 @router.get("/runs/{run_id}/metrics")
 @allow("read")
-def get_metrics(
-    run_id: RunId,
-    store: StoreDep,
-    names: Annotated[
-        list[str], Query(max_length=MAX_CHOICES, description="These curves; none: all")
-    ] = [],  # noqa: B006
-    since_step: Annotated[int, Query(ge=-1, le=_STEP_MAX, description="Only later steps")] = -1,
-    max_points: Annotated[
-        int | None, Query(ge=1, le=100_000, description="Points per curve, extremes kept")
-    ] = None,
-) -> Metrics:
+def get_metrics(run_id: RunId, store: StoreDep, query: Annotated[CurvesQuery, Query()]) -> Metrics:
     """Curves. Poll with `since_step` set to the last answer's `last_step`."""
-    return store.history.metrics(run_id, names=names, since_step=since_step, max_points=max_points)
+    return store.history.metrics(run_id, **query.model_dump())
 
 
 def _start_after(

@@ -32,7 +32,7 @@ from calift_core.schema.wire.operations import (
     TokenMake,
     ViewSave,
 )
-from calift_core.schema.wire.queries import Limit
+from calift_core.schema.wire.queries import AuditLogQuery
 from calift_core.schema.wire.service import WorkerInfo
 
 router = APIRouter(tags=["operations"])
@@ -167,18 +167,9 @@ def _token_info(token: StoredToken) -> TokenInfo:
 
 @router.get("/audit")
 @allow("admin")
-def list_audit(
-    store: StoreDep,
-    actor: Annotated[str | None, Query(max_length=120, description="Whose actions")] = None,
-    action: Annotated[str | None, Query(max_length=64, description="Such as `cancel_run`")] = None,
-    target: Annotated[str | None, Query(max_length=300, description="An object's id")] = None,
-    before: Annotated[
-        int | None, Query(ge=0, le=2**63 - 1, description="Older than this entry")
-    ] = None,
-    limit: Limit = 50,
-) -> AuditPage:
+def list_audit(store: StoreDep, query: Annotated[AuditLogQuery, Query()]) -> AuditPage:
     """Who did what to which object, the newest first. Kept for `CALIFT_AUDIT_DAYS`."""
-    return store.audit.page(actor=actor, action=action, target=target, before=before, limit=limit)
+    return store.audit.page(**query.model_dump())
 
 
 @router.post("/retention/preview")

@@ -8,7 +8,9 @@ import typer
 from rich.table import Table
 
 from calift.commands.console import JsonFlag, err, make_client, out, percent, plain_text, print_json
+from calift.commands.query_options import takes
 from calift_core.schema.wire.operations import Prunable, PruneAsked, Pruned, TokenMake
+from calift_core.schema.wire.queries import AuditLogQuery
 from calift_core.schema.wire.service import WorkerInfo
 
 workers_app = typer.Typer(no_args_is_help=True, help="Workers of the service.")
@@ -176,16 +178,11 @@ def _words(found: Pruned) -> str:
     return f"{verb}: {what}. {found.freed_bytes / 1e6:,.1f} MB become free."
 
 
-def audit(
-    actor: Annotated[str | None, typer.Option(help="Only what this one did.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this, such as delete_run.")] = None,
-    target: Annotated[str | None, typer.Option(help="Only to this run, view or token.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
-    as_json: JsonFlag = False,
-) -> None:
+@takes(AuditLogQuery, without=("before",))
+def audit(query: AuditLogQuery, as_json: JsonFlag = False) -> None:
     """Who did what to which object, the newest first. Needs the scope admin."""
     with make_client() as client:
-        page = client.audit_log(actor=actor, action=action, target=target, limit=limit)
+        page = client.audit_log(query)
     if as_json:
         print_json(page.model_dump(mode="json"))
         return

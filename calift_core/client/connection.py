@@ -226,10 +226,10 @@ class Connection:
     def _get(self, path: str, into: type[_T], **params: Any) -> _T:
         return self._read(self._send("GET", path, params=params), into)
 
-    def _ask(self, path: str, into: type[_T], query: Query) -> _T:
+    def _ask(self, path: str, into: type[_T], query: Query, *, wait_s: float | None = None) -> _T:
         """Ask with what differs from the defaults, which are the same on both sides."""
         params = query.model_dump(mode="json", exclude_defaults=True)
-        return self._read(self._send("GET", path, params=params), into)
+        return self._read(self._send("GET", path, params=params, wait_s=wait_s), into)
 
     def _post(self, path: str, body: BaseModel | None) -> RunDetail:
         return self._read(self._send("POST", path, body=body), RunDetail)

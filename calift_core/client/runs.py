@@ -20,6 +20,7 @@ from calift_core.schema.wire.operations import (
     BulkDone,
     BulkFilter,
 )
+from calift_core.schema.wire.queries import CurvesQuery
 from calift_core.schema.wire.results import (
     Evaluation,
     Frontier,
@@ -182,22 +183,9 @@ class RunCalls(Connection):
         """
         return self._wait(lambda: self.run(run_id), f"run {run_id}", poll_s, timeout_s)
 
-    def metrics(
-        self,
-        run_id: str,
-        *,
-        names: Sequence[str] = (),
-        since_step: int = -1,
-        max_points: int | None = None,
-    ) -> Metrics:
+    def metrics(self, run_id: str, query: CurvesQuery | None = None, **params: Any) -> Metrics:
         """Curves after a step, thinned to `max_points` with their extremes kept."""
-        return self._get(
-            at("/runs", run_id, "metrics"),
-            Metrics,
-            names=list(names),
-            since_step=since_step,
-            max_points=max_points,
-        )
+        return self._ask(at("/runs", run_id, "metrics"), Metrics, CurvesQuery.of(query, params))
 
     def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
         """Events as they happen, until the run ends. A dropped connection is taken up again."""

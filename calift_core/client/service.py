@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from calift_core.client.connection import Connection, at
 from calift_core.files import storage_error
@@ -20,6 +20,7 @@ from calift_core.schema.wire.operations import (
     TokenMake,
     ViewSave,
 )
+from calift_core.schema.wire.queries import AuditLogQuery, SuiteQuery
 from calift_core.schema.wire.service import (
     DatasetInfo,
     FolderList,
@@ -53,34 +54,22 @@ class ServiceCalls(Connection):
         """Suites, and which of them are on the service's machine."""
         return self._get("/datasets", list[DatasetInfo])
 
-    def scan(self, suite: str, *, group_by: str | None = None) -> SuiteScan:
+    def scan(self, query: SuiteQuery | None = None, **params: Any) -> SuiteScan:
         """A look at data that a run could name: classes, numbers, a few images.
-
-        Args:
-            suite: as `suite.id` names it.
-            group_by: as `suite.group_by`.
 
         Raises:
             ServiceError: no suite has this name, or its path may not be read there.
         """
-        return self._get("/datasets/scan", SuiteScan, suite=suite, group_by=group_by)
+        return self._ask("/datasets/scan", SuiteScan, SuiteQuery.of(query, params))
 
-    def copies(self, suite: str, *, group_by: str | None = None) -> SuiteCopies:
+    def copies(self, query: SuiteQuery | None = None, **params: Any) -> SuiteCopies:
         """Equal and nearly equal images in several parts of a suite; every image is decoded.
 
-        Args:
-            suite: as `suite.id` names it.
-            group_by: as `suite.group_by`.
-
         Raises:
-            SpecError: the suite cannot be loaded.
             ServiceError: it has too many images, or somebody else's are being looked at.
         """
-        path = "/datasets/copies"
-        return self._read(
-            self._send("GET", path, params={"suite": suite, "group_by": group_by}, wait_s=330.0),
-            SuiteCopies,
-        )
+        asked = SuiteQuery.of(query, params)
+        return self._ask("/datasets/copies", SuiteCopies, asked, wait_s=330.0)
 
     def folders(self, path: str | None = None) -> FolderList:
         """The registered folders of the service's machine, or the folders in one of them.
@@ -162,25 +151,9 @@ class ServiceCalls(Connection):
         """Make a token worthless; repeatable."""
         self._send("DELETE", at("/tokens", token_id))
 
-    def audit_log(
-        self,
-        *,
-        actor: str | None = None,
-        action: str | None = None,
-        target: str | None = None,
-        before: int | None = None,
-        limit: int = 50,
-    ) -> AuditPage:
+    def audit_log(self, query: AuditLogQuery | None = None, **params: Any) -> AuditPage:
         """Who did what to which object, the newest first; for admins."""
-        return self._get(
-            "/audit",
-            AuditPage,
-            actor=actor,
-            action=action,
-            target=target,
-            before=before,
-            limit=limit,
-        )
+        return self._ask("/audit", AuditPage, AuditLogQuery.of(query, params))
 
     def prune(self, asked: PruneAsked, *, preview: bool = False) -> Pruned:
         """Remove what is old, or with `preview` only say what that would be; for admins."""

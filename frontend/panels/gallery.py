@@ -4,7 +4,7 @@ What is chosen is one parameter of the address, so links, reloads and saved view
 that lets people choose calls `open_samples` in a callback (before it is drawn again) and `draw`
 where the images belong::
 
-    gallery.open_samples(Chosen(evaluation.id, where="label == 3"))
+    gallery.open_samples(Chosen(evaluation=evaluation.id, where="label == 3"))
     ...
     gallery.draw()
 """
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
+from pydantic import Field
 
 from calift_core.client import Client
-from calift_core.errors import CaliftError
+from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.wire.queries import LooksQuery, SampleFilter, SamplesQuery
 from calift_core.schema.wire.results import (
     DoubtfulLabels,
@@ -58,42 +59,24 @@ OUTCOMES = {
 }
 
 
-class Chosen(NamedTuple):
+class Chosen(SampleFilter):
     """Samples that are to be shown: those of an evaluation that meet every condition.
 
-    Attributes:
-        evaluation: its id.
-        where: a condition, as slices know them.
-        lower: the confidence lies above it.
-        upper: the confidence is at most this.
-        outcome: a key of `OUTCOMES`; needs `against`.
-        against: id of another model's evaluation on the same samples.
-        temperature: that the confidences are at; None: as evaluated.
-        doubtful: only those whose label all runs of the suite surely contradict; the other
-            conditions then count no more.
+    `doubtful`: only those whose label all runs of the suite surely contradict; the other conditions
+    then count no more.
     """
 
-    evaluation: str
-    where: str = ""
-    lower: float | None = None
-    upper: float | None = None
-    outcome: str = ""
-    against: str = ""
-    temperature: float | None = None
+    evaluation: str = Field(min_length=1, max_length=64)
     doubtful: bool = False
 
+    def but(self, **changes: Any) -> Chosen:
+        """The same with some of it changed; empty texts leave nothing out."""
+        return self.model_copy(update={k: v if v != "" else None for k, v in changes.items()})
+
     def filter(self) -> SampleFilter:
-        """The service's own filter of samples."""
-        return SampleFilter.of(
-            params={
-                "where": self.where or None,
-                "lower": self.lower,
-                "upper": self.upper,
-                "outcome": self.outcome or None,
-                "against": self.against or None,
-                "temperature": self.temperature,
-            }
-        )
+        """Which samples of the evaluation."""
+        own = set(SampleFilter.model_fields)
+        return SampleFilter.of(params=self.model_dump(include=own, exclude_defaults=True))
 
 
 def open_samples(chosen: Chosen | None) -> None:
@@ -108,40 +91,17 @@ def chosen_samples() -> Chosen | None:
 
 def as_text(chosen: Chosen) -> str:
     """A choice as the address holds it, for links to a page that draws a gallery."""
-    fields = {k: v for k, v in chosen._asdict().items() if v not in (None, "") and v is not False}
     # A float's own text is exact: a sample at the edge of a bin stays on its side.
-    return urlencode(fields)
+    return urlencode(chosen.model_dump(exclude_defaults=True))
 
 
-def from_text(given_text: str) -> Chosen | None:
-    """What an address says; None where it names no evaluation."""
-    given = dict(parse_qsl(given_text))
-    evaluation = given.get("evaluation", "")
-    if not evaluation:
-        return None
-    outcome, against = given.get("outcome", ""), given.get("against", "")
-    return Chosen(
-        evaluation=evaluation[:64],
-        where=given.get("where", "")[:500],
-        lower=_fraction(given.get("lower")),
-        upper=_fraction(given.get("upper")),
-        outcome=outcome if outcome in OUTCOMES and against else "",
-        against=against[:64],
-        temperature=_number(given.get("temperature"), 1e-6, 1000),
-        doubtful=given.get("doubtful") == "True",
-    )
-
-
-def _fraction(given: str | None) -> float | None:
-    return _number(given, 0.0, 1.0)
-
-
-def _number(given: str | None, low: float, high: float) -> float | None:
+def from_text(given: str) -> Chosen | None:
+    """What an address says; None where it says nothing that could be shown."""
     try:
-        value = float(given or "")
-    except ValueError:
+        found = Chosen.of(params=dict(parse_qsl(given)))
+    except SpecError:
         return None
-    return value if low <= value <= high else None
+    return found if found.against else found.but(outcome=None)
 
 
 # ---- What is shown -----------------------------------------------------------------------------
@@ -159,10 +119,10 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
     if now is None:
         return
     if here and now.evaluation not in {e.id for e in here}:
-        now = now._replace(evaluation=here[0].id, against="", outcome="")
+        now = now.but(evaluation=here[0].id, against=None, outcome=None)
         open_samples(now)
     if temperature is not None:
-        now = now._replace(temperature=temperature)
+        now = now.but(temperature=temperature)
     evaluation = next((e for e in here if e.id == now.evaluation), None) or api.act(
         "load the evaluation whose samples are chosen", partial(api.evaluation, now.evaluation)
     )
@@ -225,21 +185,21 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             sets.setdefault(evaluation.id, text.evaluation_title(evaluation))
             _choose(
                 "Data", sets, evaluation.id,
-                lambda v: open_samples(now._replace(evaluation=v, against="", outcome="")),
+                lambda v: open_samples(now.but(evaluation=v, against=None, outcome=None)),
             )  # fmt: skip
     with next(columns):
         offered = {"": "none"} | {e.id: e.run_name for e in others(evaluation)}
         if now.against:
             offered.setdefault(now.against, "the link's own")
         _choose(
-            "Beside", offered, now.against,
-            lambda v: open_samples(now._replace(against=v, outcome=now.outcome if v else "")),
+            "Beside", offered, now.against or "",
+            lambda v: open_samples(now.but(against=v, outcome=now.outcome if v else None)),
             help="Another model's answers on the same samples",
             disabled=now.doubtful,
         )  # fmt: skip
     with next(columns):
         _choose(
-            "Which", OUTCOMES, now.outcome, lambda v: open_samples(now._replace(outcome=v)),
+            "Which", OUTCOMES, now.outcome or "", lambda v: open_samples(now.but(outcome=v)),
             disabled=not now.against or now.doubtful,
         )  # fmt: skip
     with next(columns):
@@ -322,7 +282,7 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
                 key="gallery-doubtful",
                 help="" if doubtful is None else _doubt_words(doubtful),
                 on_click=open_samples,
-                args=(Chosen(evaluation.id, doubtful=True),),
+                args=(Chosen(evaluation=evaluation.id, doubtful=True),),
             )
     if now.doubtful and doubtful is not None:
         st.caption(_doubt_words(doubtful))

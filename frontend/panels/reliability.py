@@ -41,8 +41,8 @@ def draw(
         if edges is None:
             gallery.open_samples(None)
             return
-        kept = now if now is not None and here else gallery.Chosen(evaluation.id)
-        gallery.open_samples(kept._replace(lower=edges[0], upper=edges[1]))
+        kept = now if now is not None and here else gallery.Chosen(evaluation=evaluation.id)
+        gallery.open_samples(kept.but(lower=edges[0], upper=edges[1]))
 
     page.chart(
         figures.reliability.diagram(

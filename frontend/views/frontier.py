@@ -106,7 +106,7 @@ def _open(chosen: dict[str, RunSummary], mark: list[str | float], shifted: bool)
     evaluations = evaluations or api.evaluations(run)
     if evaluations:
         worst = min(evaluations, key=lambda e: e.accuracy)
-        gallery.open_samples(gallery.Chosen(worst.id))
+        gallery.open_samples(gallery.Chosen(evaluation=worst.id))
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def main() -> None:
     def open_cell(run_id: str, dataset: str, *, below: bool = False) -> None:
         # The images stand beside the chart that they were opened from.
         st.session_state["cell-below"] = below
-        gallery.open_samples(gallery.Chosen(by_name[run_id, dataset].id))
+        gallery.open_samples(gallery.Chosen(evaluation=by_name[run_id, dataset].id))
 
     squares = figures.shifts.by_run(found, metric=metric)
     page.chart(

@@ -26,6 +26,7 @@ from calift_core.analysis.condition import Samples, matching
 from calift_core.analysis.draws import Draws
 from calift_core.analysis.slices import slice_page
 from calift_core.calibration import Binning
+from calift_core.errors import ServiceError, SpecError
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report, Summary
@@ -397,7 +398,6 @@ def test_condition__follows_the_laws_of_logic(samples: Samples, a: str, b: str) 
 @given(text=st.text(max_size=60))
 @hypothesis_settings(max_examples=100)
 def test_condition__any_text_is_a_condition_or_refused(samples: Samples, text: str) -> None:
-    from calift_core.errors import SpecError
 
     try:
         found = matching(samples, text)
@@ -899,28 +899,23 @@ def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(
     assert together == alone
 
 
-def test_client__asks_what_the_routes_take(
-    client: Any, api: TestClient, make_run: Callable[..., str]
+def test_client__parameters_are_those_of_the_query_and_checked_before_anything_is_asked(
+    client: Any, make_run: Callable[..., str]
 ) -> None:
-    from calift_core.errors import ServiceError
-
-    run_id = make_run()
-    e, shift = client.run_evaluations(run_id)[:2]
-    assert client.reliability(e.id, calibrator="temperature").calibrator.oracle is False
-    assert client.measures(e.id, n_bins=8, norm="l2", classwise=False).measures
-    assert client.audit(e.id, temperature=2.0).temperature == 2
+    e, shift = client.run_evaluations(make_run())[:2]
     page = client.slices(e.id, by="confidence", where="correct", n_bins=4, sort="n", limit=2)
     assert (page.total, len(page.items), page.where) == (4, 2, "correct")
-    assert client.run_slices(run_id, where="correct", role=["shift"]).total == 1
-    wide = client.run_slices(run_id, n_bins=3, scheme="equal_width", norm="l2")
-    assert (wide.scheme, wide.norm, {s.n_bins for s in wide.items}) == ("equal_width", "l2", {3})
-    effect = client.calibrate(e.id, kind="isotonic", fit_on=shift.id, oracle=True)
-    assert effect.calibrator.oracle
+    assert page == client.slices(e.id, SlicesQuery(by="confidence", where="correct"), n_bins=4,
+                                 sort="n", limit=2)  # fmt: skip
+    assert client.run_slices(e.run_id, where="correct", role=["shift"]).total == 1
+    assert client.calibrate(e.id, kind="isotonic", fit_on=shift.id, oracle=True).calibrator.oracle
     with pytest.raises(ServiceError) as refusal:
         client.calibrate(e.id, fit_on=shift.id)
     assert refusal.value.problem["code"] == "LEAKAGE"
-    assert len(client.transfer(run_id, dataset=["id"]).rows) == 3
-    assert client.budget(e.id, difference=0.05, metric="accuracy", power=0.9).power == 0.9
+    with pytest.raises(SpecError, match="n_bins: .* greater than or equal to 1, got 0"):
+        client.measures("nobody", n_bins=0)
+    with pytest.raises(SpecError, match="colour: Extra inputs are not permitted"):
+        client.measures("nobody", colour=1)
 
 
 def test_top_k__what_needs_all_logits_says_so(

@@ -353,7 +353,7 @@ def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
     with serving(app) as url, Client(url, settings.admin_token()) as client:
         made = client.upload_zip(tmp_path / "birds.zip", "birds.zip")
         assert client.upload_zip(io.BytesIO(body), "birds.zip") == made
-        assert client.scan(made.suite).n_classes == 2
+        assert client.scan(suite=made.suite).n_classes == 2
         with pytest.raises(ServiceError, match="no whole zip"):
             client.upload_zip(io.BytesIO(b"nothing"), "birds.zip")
         with pytest.raises(StorageError):

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import plotly.graph_objects as go
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
+from calift_core.schema.wire.queries import Outcome
 from frontend import components
 from frontend.panels import gallery
 
@@ -88,10 +89,10 @@ def test_chart__is_drawn_by_the_script_that_plotly_published_with_its_licence() 
 CHOSEN = st.builds(
     gallery.Chosen,
     evaluation=st.text("abcdef0123456789-", min_size=1, max_size=40),
-    where=st.text(max_size=60).map(str.strip),
+    where=st.none() | st.text(min_size=1, max_size=60),
     lower=st.none() | st.floats(0, 1),
     upper=st.none() | st.floats(1e-9, 1),
-    outcome=st.sampled_from(list(gallery.OUTCOMES)),
+    outcome=st.none() | st.sampled_from(get_args(Outcome)),
     against=st.text("abcdef0123456789-", min_size=1, max_size=40),
     temperature=st.none() | st.floats(0.25, 4),
     doubtful=st.booleans(),

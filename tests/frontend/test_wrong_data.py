@@ -149,7 +149,7 @@ def inspected(source: str) -> str:
 
 def scanned(source: str) -> str:
     with Client() as client:
-        found = client.scan(source)
+        found = client.scan(suite=source)
     assert found.images == []
     (problem,) = found.problems
     return problem
@@ -207,7 +207,7 @@ def test_door__lets_the_same_data_in_where_nothing_is_wrong(
     assert inspect.exit_code == 0, inspect.output
     spec = parse_spec({"name": "r", "method": {"kind": "zero_shot"}, "suite": {"id": source}})
     with Client() as client:
-        found = client.scan(source)
+        found = client.scan(suite=source)
         assert client.validate(spec).errors == []
     assert found.problems == []
     assert {one.name for one in found.classes} == set(CLASSES)

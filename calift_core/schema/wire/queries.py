@@ -332,3 +332,39 @@ class BoundQuery(Query):
     """The newest finished runs on a suite with the bound's terms."""
 
     suite: str = Field(min_length=1, max_length=500, description="As `/suites` names it")
+
+
+class SuiteQuery(Query):
+    """Data that a run could name."""
+
+    suite: str = Field(
+        min_length=1, max_length=4096, description="As a RunSpec names it: `folder:PATH`"
+    )
+    group_by: str | None = Field(
+        default=None,
+        min_length=2,
+        max_length=200,
+        description="As `suite.group_by`: what splits must not tear apart, `patient{}_*`",
+    )
+
+
+class AuditLogQuery(Query):
+    """Who did what to which object."""
+
+    actor: str | None = Field(default=None, max_length=120, description="Whose actions")
+    action: str | None = Field(default=None, max_length=64, description="Such as `cancel_run`")
+    target: str | None = Field(default=None, max_length=300, description="An object's id")
+    before: int | None = Field(
+        default=None, ge=0, le=2**63 - 1, description="Older than this entry"
+    )
+    limit: Limit = 50
+
+
+class CurvesQuery(Query):
+    """The curves of a run."""
+
+    names: Names = Field(default=(), description="These curves; none: all")
+    since_step: int = Field(default=-1, ge=-1, le=2**53, description="Only later steps")
+    max_points: int | None = Field(
+        default=None, ge=1, le=100_000, description="Points per curve, extremes kept"
+    )

@@ -82,7 +82,9 @@ def draw(
             s for run, shown in pages for s in shown.items if (run.id, s.key) == (run_id, key)
         )
         gallery.open_samples(
-            gallery.Chosen(one.evaluation_id or found[run_id].id, where=one.condition)
+            gallery.Chosen(
+                evaluation=one.evaluation_id or found[run_id].id, where=one.condition or None
+            )
         )
 
     page.chart(

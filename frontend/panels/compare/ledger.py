@@ -79,7 +79,7 @@ def _images(found: LedgerSet) -> None:
                     key=f"ledger-{outcome}",
                     icon=":material/image:",
                     on_click=gallery.open_samples,
-                    args=[gallery.Chosen(own, outcome=outcome, against=other)],
+                    args=[gallery.Chosen(evaluation=own, outcome=outcome, against=other)],
                 )
     chosen = gallery.chosen_samples()
     if chosen is not None and chosen.evaluation == own:

@@ -91,7 +91,7 @@ def _copies(suite: str, group_by: str | None) -> None:
     if asked:
         try:
             with st.spinner("Looking at every image"):
-                kept[suite, group_by] = api.client().copies(suite, group_by=group_by)
+                kept[suite, group_by] = api.client().copies(suite=suite, group_by=group_by)
         except CaliftError as error:
             kept.pop((suite, group_by), None)
             st.warning(text.md_prose(error.message), icon=":material/content_copy:")

@@ -31,7 +31,7 @@ def draw(run: RunDetail) -> None:
     by_name = {e.dataset: e for e in found}
 
     def open_images(mark: list[str]) -> None:
-        gallery.open_samples(gallery.Chosen(by_name[mark[-1]].id))
+        gallery.open_samples(gallery.Chosen(evaluation=by_name[mark[-1]].id))
 
     corrupted = any(e.corruption for e in found)
     left, right = st.columns(2) if corrupted else (st.container(), None)

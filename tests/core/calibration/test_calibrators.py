@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from calift_core.calibration.calibrators import (
 from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import LeakageError, SpecError, UnknownNameError
+from calift_core.schema.wire.queries import CalibratorKind
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer]
@@ -37,6 +39,10 @@ def overconfident(n: int, seed: int, n_classes: int = 4) -> tuple[Doubles, Ints]
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(n, n_classes)) * 1.5
     return 2 * truth, draw_labels(truth, rng)
+
+
+def test_registry__is_what_may_be_asked_for() -> None:
+    assert get_args(CalibratorKind) == (*cal.CALIBRATORS, *cal.BESIDE_CALIBRATORS)
 
 
 @pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
