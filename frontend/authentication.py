@@ -18,10 +18,11 @@ import html
 import posixpath
 import re
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from cachetools import LRUCache, TTLCache
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -29,10 +30,10 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calift_core.client import Client
-from calift_core.errors import CaliftError, ServiceError
-from calift_core.schema.wire.operations import SavedView
+from calift_core.errors import CaliftError
 from frontend.html_page import html_page
 
+T = TypeVar("T")
 #: What is served to everybody: the log-in, Streamlit's own scripts, fonts and settings.
 _OPEN = (
     "/login",
@@ -114,27 +115,29 @@ class Sessions:
 
     def __init__(self, api_url: str | None = None) -> None:
         self._api_url = api_url
-        self._known: dict[str, float] = {}
-        self._clients: dict[str, Client] = {}
+        self._known: TTLCache[str, bool] = TTLCache(_KNOWN, _TRUST_S)
+        self._clients: LRUCache[str, Client] = LRUCache(_CLIENTS)
         self._lock = threading.Lock()
+
+    async def _ask(self, credential: str, call: Callable[[Client], T]) -> T:
+        """What the API answers to whoever has a credential."""
+
+        def ask() -> T:
+            with Client(self._api_url, credential, timeout_s=10.0) as client:
+                return call(client)
+
+        return await run_in_threadpool(ask)
 
     async def holds(self, token: str) -> bool | None:
         """Whether a session is valid; None when the API does not say."""
         key = hashlib.sha256(token.encode()).hexdigest()
-        now = time.monotonic()
-        if self._known.get(key, 0.0) > now:
+        if key in self._known:
             return True
         try:
-            await run_in_threadpool(self._ask, token)
-        except ServiceError as error:
-            if error.status in (401, 403):
-                return False
-            return None
-        except CaliftError:
-            return None
-        while len(self._known) >= _KNOWN:
-            self._known.pop(next(iter(self._known)))
-        self._known[key] = now + _TRUST_S
+            await self._ask(token, Client.visitor)
+        except CaliftError as error:
+            return False if getattr(error, "status", 0) in (401, 403) else None
+        self._known[key] = True
         return True
 
     async def open(self, credential: str) -> str:
@@ -143,7 +146,7 @@ class Sessions:
         Raises:
             ServiceError: the API refuses it, or does not answer.
         """
-        return await run_in_threadpool(self._open, credential)
+        return (await self._ask(credential, Client.open_session)).token
 
     async def place_of(self, token: str, view_id: str) -> str:
         """The address of a saved view in the dashboard.
@@ -151,7 +154,7 @@ class Sessions:
         Raises:
             ServiceError: there is no such view, or the API does not answer.
         """
-        view = await run_in_threadpool(self._view, token, view_id)
+        view = await self._ask(token, lambda client: client.view(view_id))
         path = "" if view.page == "overview" else view.page
         return f"/{path}?{view.query}" if view.query else f"/{path}"
 
@@ -163,42 +166,24 @@ class Sessions:
         Raises:
             ServiceError: there is none, or the API does not answer.
         """
-        return await run_in_threadpool(self._picture, token, owner, sample, size, training)
+
+        def ask() -> bytes:
+            with self._lock:
+                # A page asks for many at once, and a client is dear to make. One that makes room
+                # loses its connections when the last answer has been read.
+                client = self._clients.get(token)
+                if client is None:
+                    client = Client(self._api_url, token, timeout_s=_PICTURE_S)
+                    self._clients[token] = client
+            draw = client.training_thumbnail if training else client.thumbnail
+            return draw(owner, sample, size=size)
+
+        return await run_in_threadpool(ask)
 
     async def end(self, token: str) -> None:
         """Log out, as far as the API can be reached."""
         self._known.pop(hashlib.sha256(token.encode()).hexdigest(), None)
-        await run_in_threadpool(self._end, token)
-
-    def _client(self, credential: str, wait_s: float = 10.0) -> Client:
-        return Client(self._api_url, credential, timeout_s=wait_s)
-
-    def _ask(self, token: str) -> None:
-        with self._client(token) as client:
-            client.visitor()
-
-    def _view(self, token: str, view_id: str) -> SavedView:
-        with self._client(token) as client:
-            return client.view(view_id)
-
-    def _picture(self, token: str, owner: str, sample: str, size: int, training: bool) -> bytes:
-        with self._lock:
-            # A page asks for many at once, and a client is dear to make.
-            client = self._clients.pop(token, None) or self._client(token, _PICTURE_S)
-            self._clients[token] = client
-            while len(self._clients) > _CLIENTS:
-                # Its connections go when the last answer has been read.
-                self._clients.pop(next(iter(self._clients)))
-        draw = client.training_thumbnail if training else client.thumbnail
-        return draw(owner, sample, size=size)
-
-    def _open(self, credential: str) -> str:
-        with self._client(credential) as client:
-            return client.open_session().token
-
-    def _end(self, token: str) -> None:
-        with self._client(token) as client:
-            client.end_session()
+        await self._ask(token, Client.end_session)
 
 
 class AuthMiddleware:
