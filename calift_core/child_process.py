@@ -230,7 +230,6 @@ def read_exactly(stream: IO[bytes], n: int) -> bytes | None:
 def answer_all(
     hello: bytes,
     answer: Callable[[bytes], bytes],
-    questions: IO[bytes] | None = None,
     answers: IO[bytes] | None = None,
 ) -> None:
     """Say hello, then answer until there is nothing more to read.
@@ -238,10 +237,9 @@ def answer_all(
     Args:
         hello: what the server is told first, as an answer.
         answer: of one question; a `CaliftError` is told, others end the process.
-        questions: standard input if not given.
         answers: standard output if not given.
     """
-    questions = questions or sys.stdin.buffer
+    questions = sys.stdin.buffer
     if answers is None:
         answers, sys.stdout = sys.stdout.buffer, sys.stderr  # libraries print
     _write(answers, 0, hello)
@@ -254,8 +252,7 @@ def answer_all(
         except CaliftError as error:
             status, body = 1, json.dumps(told(error)).encode()
         except MemoryError:
-            error = DataError("it takes more memory than it may")
-            status, body = 1, json.dumps(told(error)).encode()
+            status, body = 1, json.dumps(told(DataError("it takes too much memory"))).encode()
         _write(answers, status, body)
 
 

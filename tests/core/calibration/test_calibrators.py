@@ -42,7 +42,7 @@ def overconfident(n: int, seed: int, n_classes: int = 4) -> tuple[Doubles, Ints]
 
 
 def test_registry__is_what_may_be_asked_for() -> None:
-    assert get_args(CalibratorKind) == (*cal.CALIBRATORS, *cal.BESIDE_CALIBRATORS)
+    assert get_args(CalibratorKind) == (*cal.CALIBRATORS, *cal.INITIAL_MODEL_CALIBRATORS)
 
 
 @pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
