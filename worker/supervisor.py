@@ -27,7 +27,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from backend.children.process import Child
+from backend.children.process import ManagedProcess
 from backend.storage.artifacts import ArtifactKind, ArtifactStore, publish_artifact
 from backend.storage.health import Storage
 from backend.store.claims import Claim, Claims
@@ -163,7 +163,7 @@ class _Attempt:
         self._folder = folder
         self._limits = limits
         self._draining = draining
-        self._runner: Child | None = None
+        self._runner: ManagedProcess | None = None
         self._lease = LeaseKeeper(
             self._claims, claim, limits, claimed_at=claimed_at, on_lost=self._kill
         )
@@ -205,7 +205,7 @@ class _Attempt:
         if left is not None:
             return self._adopt(left)
         self._prepare()
-        self._runner = Child(
+        self._runner = ManagedProcess(
             [*self._command(argv), str(self._folder)],
             output=self._folder / "runner.log",
             environment=environment,
@@ -304,7 +304,7 @@ class _Attempt:
 
     # -- while it runs
 
-    def _follow(self, runner: Child) -> int:
+    def _follow(self, runner: ManagedProcess) -> int:
         """Store what the runner says until it has ended; return its exit status."""
         follower = Follower(
             self._records,

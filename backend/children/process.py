@@ -90,7 +90,7 @@ class Pulse:
                 return
 
 
-class Child:
+class ManagedProcess:
     """A process in a session of its own, tied to us; its output goes to a file, never to a pipe.
 
     A pipe that nobody empties stops its writer. Safe to use from several threads.

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from backend.children.process import Child, pulse_path
+from backend.children.process import ManagedProcess, pulse_path
 from backend.settings import Settings
 from backend.stack.broker import broker_argv, broker_pings, socket_path
 from backend.stack.ports import HOST
@@ -64,7 +64,7 @@ class Service:
     sign: Callable[[Service], object] | None = None
     without: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
-    child: Child | None = None
+    child: ManagedProcess | None = None
     is_ready: bool = False
     well_at: float | None = None
     last_sign: object = None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backend.children.process import Child, pulse_path
+from backend.children.process import ManagedProcess, pulse_path
 from backend.stack.broker import broker_pings, socket_path
 from backend.stack.services import LONGEST_DELAY_S, Plan, Service
 from calift_core.errors import StorageError
@@ -153,7 +153,9 @@ class Supervisor:
                 path.replace(path.with_suffix(".log.1"))
             environment = {k: v for k, v in self._environment.items() if k not in service.without}
             environment |= service.beside
-            service.child = Child(service.argv, output=path, environment=environment, cwd=self._run)
+            service.child = ManagedProcess(
+                service.argv, output=path, environment=environment, cwd=self._run
+            )
         except (OSError, StorageError) as error:
             service.deaths += 1
             service.start_at = service.started_at + LONGEST_DELAY_S

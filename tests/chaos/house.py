@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.children.process import Child
+from backend.children.process import ManagedProcess
 from backend.stack.broker import broker_argv, broker_pings
 from backend.store import migrations
 from backend.store.engine import open_engine
@@ -53,9 +53,9 @@ class House:
         self.socket = self.folder / "broker.sock"
         self.broker_url = f"redis+socket://{self.socket}?virtual_host=0"
         self.address = f"http://127.0.0.1:{free_port()}"
-        self.broker: Child | None = None
-        self.api: Child | None = None
-        self.workers: list[Child | None] = [None] * workers
+        self.broker: ManagedProcess | None = None
+        self.api: ManagedProcess | None = None
+        self.workers: list[ManagedProcess | None] = [None] * workers
         self._clocks = [0.0] * workers
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -100,7 +100,7 @@ class House:
     def start_broker(self) -> None:
         if self.broker is None:
             self.socket.unlink(missing_ok=True)
-            self.broker = Child(
+            self.broker = ManagedProcess(
                 broker_argv(self.socket, self.folder / "broker"),
                 output=self.logs / "broker.log",
                 environment=os.environ | {"CHAOS_HOUSE": str(self.folder)},
@@ -111,7 +111,7 @@ class House:
 
     def start_api(self) -> None:
         if self.api is None:
-            self.api = Child(
+            self.api = ManagedProcess(
                 [sys.executable, "-m", "backend"],
                 output=self.logs / "api.log",
                 environment=self._environment(self.home),
@@ -139,7 +139,7 @@ class House:
             "group_s": 0.7,  # so seldom that a kill mostly falls between two groups
             "tick_s": 0.05,
         }
-        self.workers[index] = Child(
+        self.workers[index] = ManagedProcess(
             [sys.executable, str(ROOT / "tests" / "chaos" / "victim.py"), json.dumps(times)],
             output=self.logs / f"worker-{index}.log",
             environment=self._environment(home)

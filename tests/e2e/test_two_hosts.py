@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from backend.children.process import Child
+from backend.children.process import ManagedProcess
 from backend.settings import Settings
 from backend.storage.bucket import BucketStore, open_artifacts
 from backend.store.engine import open_engine
@@ -68,7 +68,7 @@ class Lab:
     def __init__(self, folder: Path, url: str, broker: Broker, s3: radosgw.Server) -> None:
         self.folder, self.url, self.broker, self.s3 = folder, url, broker, s3
         self._relays: list[Relay] = []
-        self._children: list[Child] = []
+        self._children: list[ManagedProcess] = []
 
     def home(self, host: Host) -> Path:
         """What is the host's alone."""
@@ -112,7 +112,9 @@ class Lab:
         }
         worker = [sys.executable, str(ROOT / "tests/worker/standin_worker.py"), json.dumps(TIMES)]
         output = self.folder / f"{host.name}.log"
-        self._children.append(Child(host.argv(worker), output=output, environment=environment))
+        self._children.append(
+            ManagedProcess(host.argv(worker), output=output, environment=environment)
+        )
 
     def logs(self) -> str:
         return "\n".join(p.read_text(errors="replace")[-3000:] for p in self.folder.glob("*.log"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backend.children.process import Child
+from backend.children.process import ManagedProcess
 from backend.stack.broker import broker_argv, broker_pings
 from tests.conftest import until
 from tests.support.forked import Forked
@@ -30,10 +30,10 @@ class Broker:
         self.folder = folder
         self.socket = folder / "broker.sock"
         self.url = f"redis+socket://{self.socket}?virtual_host=0"
-        self._child: Child | None = None
+        self._child: ManagedProcess | None = None
 
     def start(self) -> None:
-        self._child = Child(
+        self._child = ManagedProcess(
             broker_argv(self.socket, self.folder / "data"),
             output=self.folder / "broker.log",
             environment=os.environ,
