@@ -13,7 +13,7 @@ from calift_core.child_process import answer_all, limit
 from calift_core.errors import CaliftError, PredictionsError
 from calift_core.predictions.foreign.load import load_predictions
 from calift_core.predictions.foreign.source import MAX_BYTES
-from calift_core.predictions.types import PredictionsMetadata
+from calift_core.predictions.types import PredictionsMetadata, Role
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import EvaluationReport
 from calift_core.schema.spec import EvaluationSpec
@@ -29,7 +29,7 @@ class Checked:
     evaluation: EvaluationReport | None
 
 
-def check_upload(folder: Path, dataset: str | None, role: str | None) -> dict[str, Any]:
+def check_upload(folder: Path, dataset: str | None, role: Role | None) -> dict[str, Any]:
     """Check `folder/upload` and leave `stored.parquet`; what is known of it, as JSON knows it.
 
     For a process of its own: a hostile file may make the decoder take all memory that it may have,

@@ -23,9 +23,9 @@ def shared_drawers(lines: int = 1) -> Iterator[None]:
         at = next(turn)
         if at == len(made):
             one = begin(environment)
-            one.ends = one.drawer.end, one.thread.shutdown
+            one.ends = one.drawer.stop, one.thread.shutdown
             # Another service goes on with it.
-            one.drawer.end, one.thread.shutdown = lambda: None, lambda **_: None
+            one.drawer.stop, one.thread.shutdown = lambda: None, lambda **_: None
             made.append(one)
         return made[at]
 
