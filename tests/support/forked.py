@@ -39,7 +39,7 @@ def _become(
 
 
 class Forked:
-    """Such a process, with the methods of `backend.children.process.ManagedProcess` that tests call.
+    """Such a process, with the methods of `children.process.ManagedProcess` that tests call.
 
     Args:
         argv: a file, or `-m` and a module, and what it is given.
