@@ -125,7 +125,7 @@ def encoding_key(
     held = {"source", "ids", "labels", "indices"}  # in the set's own hash
     return {
         "format": _FORMAT,
-        "input": clip.made.described(),
+        "input": clip.model_config.described(),
         "data": images.sha256,
         "set": {f.name: getattr(images, f.name) for f in fields(images) if f.name not in held},
         "evaluation": spec.model_dump(mode="json"),

@@ -26,7 +26,7 @@ from calift_core.models.clip import Clip, ModelConfig, Tokenizer
 from calift_core.models.finished import (
     differences,
     load_finished,
-    made_of,
+    model_config_of,
     read_finished,
     weights_of,
 )
@@ -55,10 +55,10 @@ class ForwardConfig:
     architecture: str
 
     @classmethod
-    def of(cls, made: ModelConfig) -> ForwardConfig:
+    def of(cls, model_config: ModelConfig) -> ForwardConfig:
         """What a model must share with others to be evaluated in one pass with them."""
-        config = {key: value for key, value in made.config.items() if key != "quick_gelu"}
-        p = made.preprocess
+        config = {key: value for key, value in model_config.config.items() if key != "quick_gelu"}
+        p = model_config.preprocess
         return cls(
             p.size,
             p.mean,
@@ -66,7 +66,7 @@ class ForwardConfig:
             p.interpolation,
             p.resize_mode,
             p.fill_color,
-            made.activation,
+            model_config.activation,
             json.dumps(config, sort_keys=True),
         )
 
@@ -85,7 +85,7 @@ class TrainedModel:
     clip: Clip
     classifier: Classifier
     sha256: str
-    make: ForwardConfig
+    forward_config: ForwardConfig
     name: str
     pretrained: str | None
     weights: Path | None = None
@@ -134,10 +134,12 @@ def load_like(
     device = first.clip.net.logit_scale.device
     if run_folder_of(path) != path:
         model = load_trained(path, suite, device)
-        require_alike(first.make, names[0], model.make, names[1])
+        require_alike(first.forward_config, names[0], model.forward_config, names[1])
         return model
     tensors, description = read_finished(path)
-    require_alike(first.make, names[0], ForwardConfig.of(made_of(description)), names[1])
+    require_alike(
+        first.forward_config, names[0], ForwardConfig.of(model_config_of(description)), names[1]
+    )
     try:
         state = load_file(weights_of(path))
     except (OSError, SafetensorError) as error:
@@ -170,12 +172,13 @@ def _evaluated(
             hint="A classifier can only be evaluated on the classes that it has.",
         )
     classifier = Classifier.of(tensors, float(description["logit_scale"]), device)
-    made, name, pretrained = made_of(description), description["name"], description["pretrained"]
+    config, name = model_config_of(description), description["name"]
+    pretrained = description["pretrained"]
     return TrainedModel(
         clip,
         classifier,
         sha256,
-        ForwardConfig.of(made),
+        ForwardConfig.of(config),
         name,
         pretrained,
         weights_of(path),
@@ -220,9 +223,9 @@ def _of_checkpoint(path: Path, suite: Suite, device: torch.device) -> TrainedMod
     method.load_state(state.method)
     finish_training(method)
     classifier = classifier_of(method, captions)
-    make = ForwardConfig.of(clip.made)
+    forward_config = ForwardConfig.of(clip.model_config)
     sha256 = weights_sha256(clip.net)
-    return TrainedModel(clip, classifier, sha256, make, clip.name, clip.pretrained)
+    return TrainedModel(clip, classifier, sha256, forward_config, clip.name, clip.pretrained)
 
 
 def classifier_of(method: Method, captions: Captions) -> Classifier:
@@ -271,15 +274,15 @@ def load_begun(model: ModelSpec, state: TrainState | None, generator: torch.Gene
         ModelError: as `load_clip`.
     """
     clip = load_clip(model.name, model.pretrained, generator=generator)
-    if state is None or state.made == clip.made.described():
+    if state is None or state.model_config == clip.model_config.described():
         return clip
     then = ModelConfig(
-        {"quick_gelu": state.made["activation"] == "quick_gelu"},
-        Preprocess.of(state.made["preprocess"]),
+        {"quick_gelu": state.model_config["activation"] == "quick_gelu"},
+        Preprocess.of(state.model_config["preprocess"]),
     )
     raise CheckpointError(
         f"the checkpoint of step {state.step} is of another model than {model.name} "
-        f"({model.pretrained}) stands for today: {differences(then, clip.made)}",
+        f"({model.pretrained}) stands for today: {differences(then, clip.model_config)}",
         hint="Bring back what the model was then, or start the run anew (--overwrite).",
     )
 

@@ -46,7 +46,7 @@ from calift_core.evaluation.subjects import (
 from calift_core.files import atomic_write_json
 from calift_core.jobs.curves import JsonlAppender
 from calift_core.jobs.job import Stop, never, require_space
-from calift_core.models.finished import made_of, read_finished
+from calift_core.models.finished import model_config_of, read_finished
 from calift_core.models.precision import Precision, resolve_device, resolve_precision
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.predictions.read import read_metadata
@@ -140,7 +140,7 @@ def evaluate_runs(
 class _Alike:
     """What runs must share to be evaluated in one pass."""
 
-    make: ForwardConfig
+    forward_config: ForwardConfig
     classes: tuple[str, ...]
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
@@ -177,7 +177,7 @@ class _Run:
         changes = {} if job.batch_size is None else {"batch_size": job.batch_size}
         own = {spec.suite.id} & set(job.suites)
         alike = _Alike(
-            make=ForwardConfig.of(made_of(description)),
+            forward_config=ForwardConfig.of(model_config_of(description)),
             classes=tuple(description["classes"]),
             class_names=tuple(description["class_names"]),
             templates=resolve_templates(spec.suite.templates),

@@ -139,7 +139,7 @@ class Job:
         generator = torch.Generator().manual_seed(spec.train.seed)
         state = (yield from self._find_state()) if spec.method.trains else None
         clip = load_begun(spec.model, state, generator)
-        yield from warnings_of(clip.made.note)
+        yield from warnings_of(clip.model_config.note)
         clip.to(self.device)
         if spec.method.trains:
             self._fit_for_training(clip)
@@ -375,7 +375,7 @@ class Job:
             model={
                 "name": clip.name,
                 "pretrained": clip.pretrained,
-                **clip.made.described(),
+                **clip.model_config.described(),
                 "parameters": sum(p.numel() for p in clip.net.parameters()),
                 "vision_parameters": sum(p.numel() for p in clip.net.visual.parameters()),
                 "start_sha256": start_hash,
@@ -463,7 +463,7 @@ class Job:
                 "name": clip.name,
                 "pretrained": clip.pretrained,
                 "config": dict(clip.config),
-                **clip.made.described(),
+                **clip.model_config.described(),
                 "classes": list(suite.classes),
                 "class_names": list(suite.class_names),
                 "logit_scale": classifier.scale,

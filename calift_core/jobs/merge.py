@@ -203,7 +203,7 @@ def _load(
             f"({started[:12]}…)",
             hint=hint,
         )
-    differs = differences(clip.made, start.made)
+    differs = differences(clip.model_config, start.model_config)
     if differs:
         raise ModelError(
             f"the run {name!r} ({report.name}) and {spec.model.name} with the weights "

@@ -59,14 +59,14 @@ class Clip(nn.Module):
         net: nn.Module,
         tokenizer: Callable[[], Tokenizer],
         *,
-        made: ModelConfig,
+        model_config: ModelConfig,
         name: str,
         pretrained: str | None,
     ) -> None:
         super().__init__()
         self.net: Any = net
         self._make_tokenizer = tokenizer
-        self.made = made
+        self.model_config = model_config
         self.name = name
         self.pretrained = pretrained
         self.compiled_with: str | None = None
@@ -81,7 +81,7 @@ class Clip(nn.Module):
         clone = Clip(
             copy.deepcopy(self.net, memo),
             lambda: self.tokenizer,
-            made=self.made,
+            model_config=self.model_config,
             name=self.name,
             pretrained=self.pretrained,
         )
@@ -102,12 +102,12 @@ class Clip(nn.Module):
     @property
     def config(self) -> Mapping[str, Any]:
         """open_clip's `model_cfg`."""
-        return self.made.config
+        return self.model_config.config
 
     @property
     def preprocess(self) -> Preprocess:
         """How images become the model's input."""
-        return self.made.preprocess
+        return self.model_config.preprocess
 
     @property
     def image_size(self) -> int:

@@ -17,7 +17,7 @@ from calift_core.models.hub import FOLDER_PREFIX
 from calift_core.models.loading import (
     construct,
     load_weights,
-    made_with,
+    model_config_from,
     tokenizer_of,
 )
 from calift_core.untrusted import parse_json
@@ -76,23 +76,23 @@ def read_finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def made_of(description: Mapping[str, Any]) -> ModelConfig:
+def model_config_of(description: Mapping[str, Any]) -> ModelConfig:
     """How the model of a `model.json` is built.
 
     Raises:
         CheckpointError: what it says does not go together.
     """
     try:
-        made = ModelConfig(description["config"], Preprocess.of(description["preprocess"]))
-        activation, size = made.activation, made_with(made.config, {}).preprocess.size
+        config = ModelConfig(description["config"], Preprocess.of(description["preprocess"]))
+        activation, size = config.activation, model_config_from(config.config, {}).preprocess.size
     except (ModelError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"the description of the model is damaged: {error}") from None
-    if (activation, size) != (description["activation"], made.preprocess.size):
+    if (activation, size) != (description["activation"], config.preprocess.size):
         raise CheckpointError(
-            f"the model must be one of {description['activation']} and {made.preprocess.size} "
+            f"the model must be one of {description['activation']} and {config.preprocess.size} "
             f"pixels, its config is one of {activation} and {size} pixels"
         )
-    return made
+    return config
 
 
 def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]]:
@@ -109,16 +109,16 @@ def load_finished(folder: Path) -> tuple[Clip, dict[str, Tensor], dict[str, Any]
         CheckpointError: there is no finished model, or it is damaged.
     """
     tensors, description = read_finished(folder)
-    made, name = made_of(description), description["name"]
-    net = construct(made, None)
+    config, name = model_config_of(description), description["name"]
+    net = construct(config, None)
     try:
         load_weights(net, weights_of(folder))
     except ModelError as error:
         raise CheckpointError(f"the model in {str(folder)!r} is damaged: {error}") from None
     clip = Clip(
         net,
-        tokenizer_of(f"{FOLDER_PREFIX}{folder}" if is_exported(folder) else name, made),
-        made=made,
+        tokenizer_of(f"{FOLDER_PREFIX}{folder}" if is_exported(folder) else name, config),
+        model_config=config,
         name=name,
         pretrained=description["pretrained"],
     )

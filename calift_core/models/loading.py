@@ -77,7 +77,7 @@ def load_clip(
         ModelUnavailableError: the weights are neither here nor reachable.
         ModelError: the config or the weights file cannot be used.
     """
-    made = resolve(name, pretrained)
+    config = resolve(name, pretrained)
     if weights and is_folder(name):
         net = _from_folder(name, generator)
     elif weights and pretrained is not None:
@@ -89,7 +89,7 @@ def load_clip(
             file = fetch_weights(name, pretrained, tag) if tag else Path(pretrained)
         comes_along = packaged(pretrained) if name == TINY else None
         # Tokens that no caption of its pre-training has start from the same rows in every run.
-        net = construct(made, torch.Generator().manual_seed(0) if comes_along else generator)
+        net = construct(config, torch.Generator().manual_seed(0) if comes_along else generator)
         if comes_along:
             load_shipped(net, file)
         elif tag:
@@ -97,13 +97,15 @@ def load_clip(
         else:
             load_weights(net, file)
     else:
-        net = construct(made, generator)
+        net = construct(config, generator)
     found = Preprocess.of(open_clip.get_model_preprocess_cfg(net))
-    if found != made.preprocess:
+    if found != config.preprocess:
         raise ModelError(
-            f"{name} must be preprocessed by {made.preprocess}, open_clip has made it for {found}"
+            f"{name} must be preprocessed by {config.preprocess}, open_clip has made it for {found}"
         )
-    return Clip(net, tokenizer_of(name, made), made=made, name=name, pretrained=pretrained)
+    return Clip(
+        net, tokenizer_of(name, config), model_config=config, name=name, pretrained=pretrained
+    )
 
 
 def resolve(name: str, pretrained: str | None) -> ModelConfig:
@@ -122,7 +124,7 @@ def resolve(name: str, pretrained: str | None) -> ModelConfig:
         UnknownNameError, ModelUnavailableError, ModelError: as for `load_clip`.
     """
     if name == TINY:
-        return made_with(*_read_config(TINY_CONFIG))
+        return model_config_from(*_read_config(TINY_CONFIG))
     if name.endswith(".json"):
         config, preprocess = _read_config(Path(name))
         unknown = [key for key in preprocess if key not in _PREPROCESS_KEYS]
@@ -131,13 +133,13 @@ def resolve(name: str, pretrained: str | None) -> ModelConfig:
                 f"preprocess_cfg in {name!r} must have keys among {', '.join(_PREPROCESS_KEYS)}, "
                 f"got {', '.join(map(repr, unknown))}"
             )
-        return made_with(config, preprocess)
+        return model_config_from(config, preprocess)
     if is_folder(name):
         if pretrained is not None:
             raise ModelError(
                 f"{name} brings its own weights: model.pretrained must be null, got {pretrained!r}"
             )
-        return made_with(*_read_config(config_file(name)))
+        return model_config_from(*_read_config(config_file(name)))
     return _registered(name, pretrained)
 
 
@@ -152,7 +154,7 @@ _PREPROCESS_KEYS = (
 )
 
 
-def made_with(
+def model_config_from(
     config: Mapping[str, Any], preprocess: Mapping[str, Any], note: str = ""
 ) -> ModelConfig:
     """How a model is made of a configuration of open_clip and its preprocessing."""
@@ -174,7 +176,7 @@ def _registered(name: str, pretrained: str | None) -> ModelConfig:
             "JSON path.",
         )
     if pretrained is None:
-        return made_with(config, {})
+        return model_config_from(config, {})
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:
         if not Path(pretrained).is_file():
@@ -182,7 +184,7 @@ def _registered(name: str, pretrained: str | None) -> ModelConfig:
                 raise ModelUnavailableError(f"no weights file at {pretrained!r}")
             known = open_clip.list_pretrained_tags_by_model(name)
             raise UnknownNameError(f"weights of {name}", pretrained, known)
-        return made_with(config, {}, _note_on_file(name, config))
+        return model_config_from(config, {}, _note_on_file(name, config))
     # A tag that says nothing has the activation of its architecture.
     if tag.get("quick_gelu", config.get("quick_gelu", False)):
         config["quick_gelu"] = True
@@ -191,7 +193,7 @@ def _registered(name: str, pretrained: str | None) -> ModelConfig:
             f"the weights {pretrained} were trained with GELU, and {name} is built with QuickGELU",
             hint="Name the architecture without -quickgelu.",
         )
-    return made_with(config, tag)
+    return model_config_from(config, tag)
 
 
 def _note_on_file(name: str, config: Mapping[str, Any]) -> str:
@@ -283,9 +285,9 @@ def _seeded(generator: torch.Generator | None) -> Iterator[None]:
         yield
 
 
-def construct(made: ModelConfig, generator: torch.Generator | None) -> nn.Module:
+def construct(config: ModelConfig, generator: torch.Generator | None) -> nn.Module:
     """The network that open_clip builds, with random weights."""
-    described = {"model_cfg": dict(made.config), "preprocess_cfg": made.preprocess.described()}
+    described = {"model_cfg": dict(config.config), "preprocess_cfg": config.preprocess.described()}
     with tempfile.TemporaryDirectory() as folder, _seeded(generator), quietly():
         (Path(folder) / CONFIG_NAME).write_text(json.dumps(described), encoding="utf-8")
         try:
@@ -327,9 +329,9 @@ def _load_published(net: nn.Module, path: Path, what: str) -> None:
             ) from error
 
 
-def tokenizer_of(name: str, made: ModelConfig) -> Callable[[], Tokenizer]:
+def tokenizer_of(name: str, config: ModelConfig) -> Callable[[], Tokenizer]:
     """Makes a model's tokenizer, by open_clip's own function where it knows the name."""
-    text = made.config["text_cfg"]
+    text = config.config["text_cfg"]
     fetched = text.get("hf_tokenizer_name", "")
     listed = name in open_clip.list_models()
 

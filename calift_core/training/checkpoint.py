@@ -57,7 +57,7 @@ class TrainState:
     modules: dict[str, dict[str, Tensor]]
     method: dict[str, Tensor]
     optimizer: dict[str, Any]
-    made: dict[str, Any]
+    model_config: dict[str, Any]
     scaler: dict[str, Any] = field(default_factory=dict)
     rng: dict[str, Tensor] = field(default_factory=dict)
 
@@ -117,7 +117,7 @@ def save_state(folder: Path, state: TrainState, *, keep: int) -> Path:
             "spec_sha256": state.spec_sha256,
             "param_groups": groups,
             "scaler": state.scaler,
-            "made": state.made,
+            "made": state.model_config,
         }
         (temporary / "state.json").write_text(json.dumps(body))
         for path in temporary.iterdir():
@@ -196,7 +196,7 @@ def load_state(path: Path) -> TrainState:
             optimizer={"state": entries, "param_groups": body["param_groups"]},
             scaler=body["scaler"],
             rng=load_file(path / "rng.safetensors"),
-            made=body["made"],
+            model_config=body["made"],
         )
     except (
         OSError,

@@ -262,7 +262,7 @@ def _capture(
         optimizer=optimizer.state_dict(),
         scaler=scaler.state_dict(),
         rng=rng,
-        made=method.clip.made.described(),
+        model_config=method.clip.model_config.described(),
     )
 
 

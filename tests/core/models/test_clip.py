@@ -522,7 +522,7 @@ def finish(clip: Clip, folder: Path) -> Path:
             "name": "tiny",
             "pretrained": None,
             "config": clip.config,
-            **clip.made.described(),
+            **clip.model_config.described(),
         },
     )
     return folder

@@ -285,7 +285,7 @@ def test_local_dir__is_open_clips_model_with_its_own_preprocessing(tmp_path: Pat
     net = published(tmp_path / "model")
     clip = load_clip(f"local-dir:{tmp_path / 'model'}", None).eval()
     assert clip.pretrained is None
-    assert clip.made.activation == "quick_gelu"
+    assert clip.model_config.activation == "quick_gelu"
     assert clip.preprocess == AS_WRAPPED
     batch = batch_of(net, WRAPPED["model_cfg"])
     assert largest_difference(ours(clip, *batch), outputs(net, *batch)) < 1e-5
@@ -367,7 +367,7 @@ for name, tag in json.loads(sys.argv[2]):
     try:
         clip = load_clip(name, tag)
         answers[f"{name} {tag}"] = {
-            **clip.made.described(), "sha256": weights_sha256(clip.net),
+            **clip.model_config.described(), "sha256": weights_sha256(clip.net),
             "pretrained": clip.pretrained, "tokens": clip.tokenizer(["a cat"]).shape[1],
         }
     except CaliftError as error:
@@ -476,7 +476,7 @@ def description_of(clip: Clip, **more: Any) -> dict[str, Any]:
         "name": clip.name,
         "pretrained": clip.pretrained,
         "config": dict(clip.config),
-        **clip.made.described(),
+        **clip.model_config.described(),
     } | more
 
 
@@ -486,7 +486,7 @@ def test_load_finished__is_made_as_it_was_trained(tmp_path: Path) -> None:
     run = save_run(tmp_path / "run", clip, description_of(clip))
     shutil.rmtree(tmp_path / "m")  # a finished run needs nothing else
     again, _, description = load_finished(run)
-    assert again.made == clip.made
+    assert again.model_config == clip.model_config
     assert description["activation"] == "quick_gelu"
     batch = batch_of(clip.net, WRAPPED["model_cfg"])
     assert largest_difference(ours(again.eval(), *batch), ours(clip, *batch)) == 0

@@ -483,7 +483,7 @@ def state_of(step: int = 3, n: int = 1000) -> TrainState:
         modules={"net": dict(net.state_dict())},
         method={"teacher": torch.arange(3)},
         optimizer=optimizer.state_dict(),
-        made={},
+        model_config={},
         rng={"cpu": torch.get_rng_state()},
     )
 
