@@ -63,11 +63,7 @@ class JobCounts:
 def count_job(
     spec: EvaluationJobSpec, runs: Sequence[EvaluatedRun], budget: Budget | None = None
 ) -> JobCounts:
-    """Count what a job has to evaluate.
-
-    Args:
-        budget: how much of the disk may be looked at.
-    """
+    """Count what a job has to evaluate."""
     counter = _Counter(spec, budget or Budget())
     counts = counter.counts
     for run in runs:

@@ -91,9 +91,6 @@ class Manifest:
 def read_manifest(file: Path, budget: Budget | None = None) -> Manifest:
     """Read a table and look whether its images are there; none is opened.
 
-    Args:
-        budget: how many rows may be read and looked for.
-
     Raises:
         DataUnavailableError: there is no such file, or too many of its images are missing.
         DataError: it is no such table; names the row.

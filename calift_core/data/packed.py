@@ -17,12 +17,7 @@ from calift_core.data.sources import bytes_hashed, cached_key, key_of_image, key
 
 
 class PackedSource(ABC):
-    """An `EncodedSource` whose images are read by their place. Subclasses are frozen dataclasses.
-
-    Attributes:
-        side: see `EncodedSource`.
-        border: see `EncodedSource`.
-    """
+    """An `EncodedSource` whose images are read by place; subclasses are frozen dataclasses."""
 
     side: Any
     border: Any

@@ -127,7 +127,6 @@ def count_images(
     """What a run of this spec has to do, without opening an image.
 
     Args:
-        budget: how much of the disk may be looked at.
         counts: of its suite, where they are known already.
     """
     try:

@@ -127,7 +127,6 @@ def shift_images(
     Args:
         source: `folder:PATH` or another of `PATH_SUITES` that can be one.
         classes: of the ID data, which they must be of; None where they are not known.
-        budget: how much of the disk may be looked at.
 
     Raises:
         SpecError: the source is none.
@@ -162,9 +161,6 @@ def id_data(spec: SuiteSpec) -> SuiteSpec:
 
 def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[SuiteFamily, SuiteRequest]:
     """The family of the suite that a spec names, and what the spec asks of it.
-
-    Args:
-        budget: how much of the disk may be looked at.
 
     Raises:
         UnknownNameError: no suite, or no shift of it, has this name.

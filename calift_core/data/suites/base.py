@@ -69,7 +69,6 @@ class SuiteRequest:
         domain: the ID domain of a suite of domains; None for its default.
         fractions: of parts that are not on disk.
         turned_off: own shifts to do without.
-        budget: how much of the disk may be looked at.
         group_by: a pattern that finds in an image's path what must not be torn apart.
     """
 
@@ -230,7 +229,6 @@ class SuiteFamily(ABC):
         Args:
             domain: which of its domains, where it has such.
             classes: of the ID data, which it must have; None where they are not known.
-            budget: how much of the disk may be looked at.
 
         Raises:
             SpecError: a shift is no such thing.

@@ -64,7 +64,6 @@ def load_folder(
     """A folder of class folders, or of part folders of them.
 
     Args:
-        budget: how much of the disk may be looked at.
         group_by: finds in a path what must not be torn apart; see `PathPattern`.
         n_classes: where it is known; see `folder_layout`.
     """
