@@ -57,7 +57,9 @@ def takes(
 
 def _parameter(name: str, field: FieldInfo, *, is_argument: bool) -> inspect.Parameter:
     annotation, default = _plain(field.annotation), field.default
-    help_text = (field.description or "").strip()
+    help_text = field.description or ""
+    if field.examples:
+        help_text += f", such as {field.examples[0]!r}"
     if is_argument:
         info: Any = typer.Argument(help=help_text)
     else:

@@ -32,7 +32,7 @@ def main() -> None:
         always=True,
     )
     found = api.fetch(
-        "load the bound's terms", lambda: api.client().bound(suite), key=f"bound-{suite}"
+        "load the bound's terms", lambda: api.client().bound(suite=suite), key=f"bound-{suite}"
     )
     for note in found.notes:
         st.caption(text.md(note))

@@ -82,7 +82,7 @@ def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> 
     assert charts_of(app) == ["OOD ECE against Effective rank: 5 runs of 5 methods."]
     assert "at least 8 runs, got 5" in words(app).replace("\\", "")
     with Client() as client:
-        points = client.bound(client.run(dashboard.ids["FLYP"]).suite).runs
+        points = client.bound(suite=client.run(dashboard.ids["FLYP"]).suite).runs
         looks = [client.run(point.run_id).color_index for point in points]
     assert [point.color_index for point in points] == looks
     assert len(set(looks)) == len(points)

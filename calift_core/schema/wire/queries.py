@@ -76,7 +76,7 @@ FitOn = Annotated[
     ),
 ]
 Oracle = Annotated[
-    bool, Field(description="Allow `fit_on`: the calibrator then counts as an oracle")
+    bool, Field(description="Allow data other than the ID calibration split, and call it an oracle")
 ]
 Top = Annotated[int, Field(ge=0, le=10, description="Most probable classes of each")]
 
