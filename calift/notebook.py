@@ -122,12 +122,12 @@ def evaluate(
     """
     logits, labels = [], []
     for images, own in loader:
-        given = _array(model(images))
-        if given.ndim != 2 or given.shape[1] != len(classes):
+        batch_logits = _array(model(images))
+        if batch_logits.ndim != 2 or batch_logits.shape[1] != len(classes):
             raise PredictionsError(
-                f"logits must be (B, {len(classes)}), one column a class, got {given.shape}"
+                f"logits must be (B, {len(classes)}), one column a class, got {batch_logits.shape}"
             )
-        logits.append(given)
+        logits.append(batch_logits)
         labels.append(_array(own))
     if not labels:
         raise PredictionsError("the loader must give at least one batch, got none")

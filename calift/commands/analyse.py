@@ -142,16 +142,16 @@ def analyse_calibrators(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a calibrator and show the errors before and after it."""
-    given = list(fit_on or ())
+    fit_ids = list(fit_on or ())
     if not _is_local(target):
-        if len(given) > 1:
-            raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(given)}")
-        with _evaluation_client(target, *given) as client:
-            effect = client.calibrate(target, query, fit_on=given[0] if given else None)
+        if len(fit_ids) > 1:
+            raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(fit_ids)}")
+        with _evaluation_client(target, *fit_ids) as client:
+            effect = client.calibrate(target, query, fit_on=fit_ids[0] if fit_ids else None)
     else:
         explorer, library = _explorer(initial)
         try:
-            effect = explorer.calibrate(library.subject(target), query, fit_on=given)
+            effect = explorer.calibrate(library.subject(target), query, fit_on=fit_ids)
         except LeakageError as error:
             hint = "Pass --oracle to fit it all the same; it then counts as an oracle."
             raise LeakageError(error.message, hint=hint) from error

@@ -92,10 +92,10 @@ def submit(
     if evaluate:
         submit_job(job_of(what, data), priority=priority, wait=wait, as_json=as_json)
         return
-    given = [key for key, value in data.items() if value]
-    if given or len(what) != 1:
+    named = [key for key, value in data.items() if value]
+    if named or len(what) != 1:
         raise SpecError(
-            f"a run is submitted by one RunSpec, got {', '.join(given) or f'{len(what)} files'}",
+            f"a run is submitted by one RunSpec, got {', '.join(named) or f'{len(what)} files'}",
             hint="calift submit --evaluate evaluates finished runs on more data.",
         )
     spec = with_absolute_paths(load_spec(what[0]))

@@ -44,17 +44,17 @@ _RUN_ID = re.compile(r"[0-9a-f]{12}")
 FORMATS = ("open_clip", "onnx")
 
 
-def folder_of(given: Path) -> Path:
+def folder_of(source: Path) -> Path:
     """The folder itself; of the id of a run of the service, one with the run's files.
 
     They are fetched to `CALIFT_HOME/fetched` and stay there, with the calibrator that is chosen.
     """
-    if given.exists() or not _RUN_ID.fullmatch(str(given)):
-        return given
+    if source.exists() or not _RUN_ID.fullmatch(str(source)):
+        return source
     with make_client() as client:
         return client.download_run(
-            str(given),
-            calift_home() / "fetched" / given,
+            str(source),
+            calift_home() / "fetched" / source,
             lambda one: err.print(
                 f"fetching {one.name}, {one.size_bytes:,} bytes", markup=False, style="dim"
             ),

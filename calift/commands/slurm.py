@@ -85,8 +85,8 @@ def submit(
         ours.append(f"--array=0-{len(specs) - 1}" + (f"%{at_once}" if at_once else ""))
     else:
         ours[1] = f"--output={folder / 'slurm-%j.log'}"
-    given = {"partition": partition, "time": time, "mem": memory}
-    ours += [f"--{name}={value}" for name, value in given.items() if value is not None]
+    options = {"partition": partition, "time": time, "mem": memory}
+    ours += [f"--{name}={value}" for name, value in options.items() if value is not None]
     listing = folder / "slurm" / "list.tsv"
     command = shlex.join([sys.executable, "-m", "calift"])
     argv = ["sbatch", *ours, *(option or ()), str(SCRIPT)]

@@ -344,8 +344,8 @@ def _refused(error: RefusedError, more: Mapping[str, str] | None = None) -> JSON
 
 
 def _require_token(request: Request, token: str) -> None:
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
+    kind, _, credentials = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(credentials.strip().encode("utf-8", "replace"), token.encode())
     if kind.lower() != "bearer" or not same:
         raise RefusedError(401, "UNAUTHORIZED", "the request must carry the server's token")
 

@@ -117,9 +117,9 @@ class Finder:
 
     def _set(self, request: ThumbnailRequest) -> _Set:
         faults = []
-        for given in request.suites:
+        for suite_body in request.suites:
             try:
-                found = self._in_suite(SuiteSpec.model_validate(given), request)
+                found = self._in_suite(SuiteSpec.model_validate(suite_body), request)
             except CaliftError as error:
                 faults.append(error.message)
                 continue

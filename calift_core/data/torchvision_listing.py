@@ -69,12 +69,12 @@ def classes_of(name: str, found: Any) -> list[str]:
     Raises:
         DataError: it gives none.
     """
-    for given in (
+    for names in (
         KINDS[name].classes,
         *(getattr(found, a, None) for a in ("classes", "categories")),
     ):
-        if given:
-            return [" ".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in given]
+        if names:
+            return [" ".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in names]
     raise DataError(f"torchvision has no names for the classes of {name}")
 
 

@@ -138,7 +138,7 @@ def outcome_of(run: Callable[[], None]) -> JobResult:
 def work(job: JobFile, folder: Path, *, stop: Stop, ranks: Ranks = ALONE) -> Iterator[Record]:
     """Do what a job's folder asks: train a model, or evaluate those of finished runs."""
     resume_from = Path(job.resume_from) if job.resume_from else None
-    inputs = {name: Path(given) for name, given in job.inputs.items()}
+    inputs = {name: Path(path) for name, path in job.inputs.items()}
     if job.kind == "evaluation":
         spec = EvaluationJobSpec.model_validate_json((folder / job.spec).read_bytes())
         yield from evaluate_in_folder(

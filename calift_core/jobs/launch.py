@@ -54,16 +54,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--hosts", type=int, default=1)
     parser.add_argument("--rendezvous", default="")
-    given = parser.parse_args(argv)
-    if given.ranks % given.hosts:
-        parser.error(f"--ranks {given.ranks} cannot be shared evenly by --hosts {given.hosts}")
-    if given.hosts > 1 and not given.rendezvous:
+    args = parser.parse_args(argv)
+    if args.ranks % args.hosts:
+        parser.error(f"--ranks {args.ranks} cannot be shared evenly by --hosts {args.hosts}")
+    if args.hosts > 1 and not args.rendezvous:
         parser.error("--hosts needs --rendezvous HOST:PORT, the same on every host")
     die_with_parent()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
-    here = given.ranks // given.hosts
+    here = args.ranks // args.hosts
     with tempfile.TemporaryDirectory(prefix="calift-") as temporary:
         stop = Path(temporary) / "stop"
 
@@ -75,10 +75,10 @@ def main(argv: list[str]) -> int:
         os.environ |= {STOP_FILE: str(stop), LAUNCHER: str(os.getpid())}
         # torchrun would set 1 where nothing is set.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // here)))
-        failures = _launch(given.folder, here, given.hosts, given.rendezvous)
-    result = _result(given.folder, failures, all_here=given.hosts == 1)
-    if failures or given.hosts == 1:  # else rank 0, which may be elsewhere, says it
-        atomic_write_json(given.folder / "result.json", result.model_dump(mode="json"))
+        failures = _launch(args.folder, here, args.hosts, args.rendezvous)
+    result = _result(args.folder, failures, all_here=args.hosts == 1)
+    if failures or args.hosts == 1:  # else rank 0, which may be elsewhere, says it
+        atomic_write_json(args.folder / "result.json", result.model_dump(mode="json"))
     if result.outcome in ("failed", "lost"):
         log.error("%s", result.message)
     return STATUS_OF[result.outcome]

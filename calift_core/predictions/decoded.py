@@ -38,19 +38,19 @@ def write_decoded(
 
     A full disk is no reason to fail: then nothing is kept.
     """
-    given = iter(chunks)
+    remaining = iter(chunks)
     with contextlib.suppress(OSError, StorageError), atomic_path(place) as temporary:
-        first = next(given)
+        first = next(remaining)
         _make_room(place.parent, first.dtype.itemsize * shape[0] * shape[1])
         with temporary.open("wb") as file:
             about = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, about)
-            for chunk in itertools.chain([first], given):
+            for chunk in itertools.chain([first], remaining):
                 try:
                     file.write(np.ascontiguousarray(chunk).data)
                 finally:
                     yield chunk
-    yield from given  # what was not kept is passed on all the same
+    yield from remaining  # what was not kept is passed on all the same
 
 
 def _make_room(folder: Path, wanted: int) -> None:

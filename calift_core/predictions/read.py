@@ -252,8 +252,8 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
 
 
 def _joined(parts: Sequence[Strings | None]) -> Strings | None:
-    given = [part for part in parts if part is not None]
-    return np.concatenate(given) if given else None
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None
 
 
 def read_top_k(path: str | os.PathLike[str]) -> TopKPredictions:

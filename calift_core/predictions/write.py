@@ -94,18 +94,18 @@ def write_chunks(
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
             for chunk in chunks:
-                given = chunk.metadata
+                metadata = chunk.metadata
                 if (
                     isinstance(chunk, Predictions)
                     and keep != "full"
-                    and keep < len(given.class_names)
+                    and keep < len(metadata.class_names)
                 ):
                     chunk = top_k(chunk, keep)
-                if described is not None and given != described:
+                if described is not None and metadata != described:
                     raise PredictionsError(
                         "chunks must agree in their metadata, got two that differ"
                     )
-                described = given
+                described = metadata
                 ids.append(chunk.ids)
                 table = _table(chunk)
                 if writer is None:

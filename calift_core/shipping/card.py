@@ -181,25 +181,25 @@ def _promised(exported: Exported) -> str:
     for one in promises.thresholds:
         if one.threshold is None:
             lines.append(f"| {one.risk:.0%} | cannot be promised | | | |")
-        for given in one.given:
+        for test in one.tests:
             errors = "–"
-            if given.errors is not None and given.interval is not None:
-                low, high = given.interval
-                errors = f"{given.errors:.1%} ({low:.1%} to {high:.1%})"
-                if given.role == "id" and low > one.risk:
+            if test.errors is not None and test.interval is not None:
+                low, high = test.interval
+                errors = f"{test.errors:.1%} ({low:.1%} to {high:.1%})"
+                if test.role == "id" and low > one.risk:
                     errors += ", **broken**"
             lines.append(
-                f"| {one.risk:.0%} | {one.threshold:.4f} | {_plain(given.dataset)} | "
-                f"{given.coverage:.1%} | {errors} |"
+                f"| {one.risk:.0%} | {one.threshold:.4f} | {_plain(test.dataset)} | "
+                f"{test.coverage:.1%} | {errors} |"
             )
     lines += [
         "\n| sets with the true class in … | data | coverage | classes in a set |",
         "|---|---|---|---|",
         *(
-            f"| {one.coverage:.0%} | {_plain(given.dataset)} | {given.coverage:.1%} | "
-            f"{given.mean_size:.2f} |"
+            f"| {one.coverage:.0%} | {_plain(test.dataset)} | {test.coverage:.1%} | "
+            f"{test.mean_size:.2f} |"
             for one in promises.sets
-            for given in one.given
+            for test in one.tests
         ),
     ]
     return "\n".join(lines) + "\n"

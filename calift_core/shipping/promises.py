@@ -32,7 +32,7 @@ COVERAGES = (0.9, 0.95)
 LEVEL = 0.95
 
 
-class GivenThreshold(BaseModel):
+class ThresholdTest(BaseModel):
     """What a threshold gave on a set: shares, and the errors' Clopper-Pearson interval."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,10 +56,10 @@ class Threshold(BaseModel):
     risk: float
     level: float
     threshold: float | None
-    given: list[GivenThreshold]
+    tests: list[ThresholdTest]
 
 
-class GivenSets(BaseModel):
+class SetsTest(BaseModel):
     """What prediction sets gave on a set."""
 
     model_config = ConfigDict(frozen=True)
@@ -78,7 +78,7 @@ class Sets(BaseModel):
 
     coverage: float
     q: float | None
-    given: list[GivenSets]
+    tests: list[SetsTest]
 
 
 class Promises(BaseModel):
@@ -163,8 +163,8 @@ def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Pro
     probs = stored_probs(own, calibrator, initial)
     chosen = chosen_thresholds(scores_of(path, initial, calibrator))
     fitted = {c: fit_conformal(probs, own.labels, coverage=c) for c in COVERAGES}
-    kept: dict[float, list[GivenThreshold]] = {risk: [] for risk in RISKS}
-    covered: dict[float, list[GivenSets]] = {coverage: [] for coverage in COVERAGES}
+    kept: dict[float, list[ThresholdTest]] = {risk: [] for risk in RISKS}
+    covered: dict[float, list[SetsTest]] = {coverage: [] for coverage in COVERAGES}
     for evaluation, predictions in stored_tests(run, report, roles=("id", "shift")):
         theirs, labels = stored_probs(predictions, calibrator, initial), predictions.labels
         found = score_probs(theirs, labels)
@@ -173,25 +173,25 @@ def promises_of(run: Path, report: Report, calibrator: Calibrator | None) -> Pro
             if threshold is not None:
                 k = keep(found, threshold)
                 kept[risk].append(
-                    GivenThreshold(
+                    ThresholdTest(
                         **about, coverage=k.coverage, errors=k.risk, interval=k.risk_interval
                     )
                 )
         for coverage, conformal in fitted.items():
             c = coverage_of(conformal, theirs, labels)
-            covered[coverage].append(GivenSets(**about, coverage=c.coverage, mean_size=c.mean_size))
+            covered[coverage].append(SetsTest(**about, coverage=c.coverage, mean_size=c.mean_size))
     return Promises(
         dataset=own.metadata.dataset,
         n=len(own),
         thresholds=[
-            Threshold(risk=risk, level=LEVEL, threshold=chosen[risk], given=kept[risk])
+            Threshold(risk=risk, level=LEVEL, threshold=chosen[risk], tests=kept[risk])
             for risk in RISKS
         ],
         sets=[
             Sets(
                 coverage=coverage,
                 q=float(fitted[coverage].q[0]) if np.isfinite(fitted[coverage].q[0]) else None,
-                given=covered[coverage],
+                tests=covered[coverage],
             )
             for coverage in COVERAGES
         ],

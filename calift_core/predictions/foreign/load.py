@@ -138,8 +138,8 @@ def _renamed(
     role: Role | None,
     class_names: Sequence[str] | None,
 ) -> Predictions | TopKPredictions:
-    given: dict[str, Any] = {"dataset": dataset, "role": role, "class_names": class_names}
-    changes = {name: value for name, value in given.items() if value is not None}
+    overrides: dict[str, Any] = {"dataset": dataset, "role": role, "class_names": class_names}
+    changes = {name: value for name, value in overrides.items() if value is not None}
     metadata = replace(stored.metadata, **changes) if changes else stored.metadata
     _check_texts(metadata)
     return replace(stored, metadata=metadata)

@@ -179,14 +179,14 @@ def method_label(spec: dict[str, Any]) -> str:
     """
     kind = str(spec.get("method", {}).get("kind", "unknown"))
     changed: list[str] = []
-    for given, model in (
+    for options, model in (
         (spec.get("method", {}), METHOD_SPECS.get(kind)),
         (spec.get("train", {}).get("confidence") or {}, ConfidenceSpec),
     ):
         known = {} if model is None else model.model_fields
         changed += [
             f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in sorted(given.items())
+            for name, value in sorted(options.items())
             if name in known
             and name not in _NO_METHOD
             and isinstance(value, bool | int | float | str)

@@ -574,7 +574,7 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
     assert promises.n == len(own)
     for one in promises.thresholds:
         assert one.threshold == choose_threshold(scores, risk=one.risk)
-        assert [given.dataset for given in one.given] == (
+        assert [test.dataset for test in one.tests] == (
             [] if one.threshold is None else ["photos/test", "art"]
         )
     for name, q in ((0.9, promises.sets[0].q), (0.95, promises.sets[1].q)):
