@@ -51,11 +51,11 @@ import numpy as np
 from calift_core.data.images import split_by_hash
 from calift_core.data.listing import shares_of
 from calift_core.data.sources import array_set
-from calift_core.data.suites.base import Family, Loaded
+from calift_core.data.suites.base import LoadedSuite, SuiteFamily
 
 CLASSES = ("dark", "light", "chequered")
 
-class Stripes(Family):
+class Stripes(SuiteFamily):
     name, title, how_to_get = "stripes", "Stripes (150 images, 3 classes)", "They are computed."
     parts = {"train": 150}
 
@@ -65,7 +65,7 @@ class Stripes(Family):
     def missing(self, path):
         return []
 
-    def load(self, wanted):
+    def load(self, request):
         rng = np.random.default_rng(0)
         labels = np.arange(150) % 3
         level = np.array([60, 190, 125])[labels][:, None, None, None]
@@ -73,8 +73,8 @@ class Stripes(Family):
         pixels = level + np.where(labels == 2, 1, -1)[:, None, None, None] * lines
         pixels = np.clip(pixels + rng.normal(0, 30, (150, 16, 16, 3)), 0, 255).astype(np.uint8)
         whole = array_set("train", pixels, labels, "stripes")
-        parts = split_by_hash(whole, shares_of(wanted.fractions, ()), "train")
-        return Loaded(self.name, CLASSES, CLASSES, parts)
+        parts = split_by_hash(whole, shares_of(request.fractions, ()), "train")
+        return LoadedSuite(self.name, CLASSES, CLASSES, parts)
 ''',
     "options": '''
 """Options of the penalty on large logits."""
