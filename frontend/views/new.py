@@ -41,7 +41,7 @@ def _spec(form: Form, name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Draw the page: three steps, and below them what most people leave as it is."""
-    page.head("New run", "Bring data, say what for, see what it takes.")
+    page.head("New run", "Bring data, say the goal, see the estimated cost.")
     client = api.client()
     methods = {m.kind: m for m in api.fetch("list the methods", client.methods, key="methods")}
     models = api.fetch("list the models", client.models, key="models")

@@ -230,7 +230,7 @@ def test_new__a_dropped_zip_is_scanned_and_named(
         str(tmp_path / "red birds.zip")
     )
     tab.get_by_text("red-birds.zip: 60 images of 2 classes.").wait_for()
-    tab.get_by_text("30 images each").wait_for()
+    tab.get_by_text("30 per class").wait_for()
     name = tab.get_by_label("Name", exact=True)
     until(lambda: name.input_value() == "flyp on red-birds", what="the name to follow")
     until(lambda: tab.get_by_role("button", name="Submit").is_enabled(), what="the button")

@@ -72,9 +72,9 @@ def test_new__a_clone_takes_the_alpha_of_the_link(dashboard: Service) -> None:
 def test_new__the_name_follows_the_method_until_it_is_edited(dashboard: Service) -> None:
     app = page("new")
     name = "new-quick-name"
-    assert app.text_input(key=name).value == "carot on typefaces"
-    app.selectbox(key="url-method").set_value("flyp").run()
     assert app.text_input(key=name).value == "flyp on typefaces"
+    app.selectbox(key="url-method").set_value("carot").run()
+    assert app.text_input(key=name).value == "carot on typefaces"
     app.text_input(key=name).set_value("mine").run()
     app.selectbox(key="url-method").set_value("carot").run()
     app.selectbox(key="new-quick-suite.id").set_value("pacs").run()
@@ -187,7 +187,7 @@ def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:
 
 def test_new__another_intent_begins_with_its_method(dashboard: Service) -> None:
     app = page("new")
-    assert app.selectbox(key="url-method").value == "carot"
+    assert app.selectbox(key="url-method").value == "flyp"
     assert page("new", intent="evaluate").selectbox(key="url-method").value == "zero_shot"
     compare = page("new", intent="compare")
     assert "Configurations" in words(compare)
@@ -211,7 +211,7 @@ def test_new__a_folder_is_looked_at_as_soon_as_it_is_named(
         said = words(page("new", clone=made.id))
         client.cancel(made.id)
         client.delete(made.id)
-    assert "30 images each" in said
+    assert "30 per class" in said
     assert said.count("data:image/png") > 2
     assert "<b>cat" not in said
     assert "Nothing is changed: this is a run once more" in said.replace("\\", "")
@@ -247,7 +247,7 @@ def test_new__a_folder_is_chosen_from_the_registered_ones(
         app.button(key="bring-use").click().run()
         assert not app.exception
         assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
-        assert "30 images each" in words(app)
+        assert "30 per class" in words(app)
         assert app.text_input(key="new-quick-name").value == "carot on birds"
         app.button(key="bring-up").click().run()
         assert app.selectbox(key="bring-open").options[0] == "birds · 2 folders, 60 images"
@@ -274,7 +274,7 @@ def test_new__a_zip_is_brought_once_and_named_in_the_form(
         suite = app.selectbox(key="new-quick-suite.id").value
         assert suite.startswith("zip:")
         assert suite.endswith("/my-birds.zip")
-        assert "30 images each" in words(app)
+        assert "30 per class" in words(app)
         assert "60 images of 2 classes" in app.success[0].value
         app.selectbox(key="new-quick-suite.id").set_value("typefaces").run()
         assert app.selectbox(key="new-quick-suite.id").value == "typefaces"
