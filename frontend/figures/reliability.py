@@ -60,8 +60,7 @@ def diagram(
     drawn = smooth and diagram.smooth is not None
     if drawn and diagram.smooth is not None:
         figure.add_trace(square.smooth_line(diagram.smooth, colour or own.colour))
-    below = "Samples" if square.density(diagram) is None else "Density"
-    square.set_axes(figure, x=(0.0, 1.0), y=(0.0, top), axes=("", "2"), below=below)
+    square.set_axes(figure, x=(0.0, 1.0), y=(0.0, top), axes=("", "2"), below=square.below(diagram))
     if not diagram.in_sample:
         square.gauge(figure, diagram, colour=colour or own.colour, name=error_name(diagram), y=top)
     figure.update_layout(legend={"traceorder": "normal"}, margin={"l": 60}, barmode="overlay")
@@ -84,7 +83,7 @@ def grid(
     rows = math.ceil(len(diagrams) / columns)
     figure = blank(
         title="Reliability",
-        subtitle=["grey band: where a calibrated model would fall · bars below: samples per bin"],
+        subtitle=["grey band: where a calibrated model would fall · below: samples by confidence"],
         alt=" ".join(alt(d) for d in diagrams),
         height=rows * 430 + 60,
     )
@@ -107,7 +106,7 @@ def grid(
             figure, x=(left, min(1.0, left + width)), axes=names, x_axis=x_id,
             # Three lines of words stand above each square.
             y=(bottom, bottom + cell - 58 / (rows * 430)),
-            names=(row == rows - 1, column == 0),
+            names=(row == rows - 1, column == 0), below=square.below(diagram),
         )  # fmt: skip
         label = titles[index] if titles else f"{diagram.run_name} on {diagram.dataset}"
         figure.add_annotation(

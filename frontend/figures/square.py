@@ -84,6 +84,11 @@ def density(diagram: Reliability) -> SmoothCurve | None:
     return diagram.smooth if diagram.scheme == "equal_mass" else None
 
 
+def below(diagram: Reliability) -> str:
+    """What the strip below a square shows."""
+    return "Count" if density(diagram) is None else "Density"
+
+
 def clear(b: ReliabilityBin) -> int:
     """1 for a bin that is over-confident beyond its interval, −1 under-confident, 0 for neither."""
     return int(b.mean_confidence > b.interval_high) - int(b.mean_confidence < b.interval_low)

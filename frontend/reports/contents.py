@@ -341,8 +341,8 @@ def _pictures(gathered: Gathered, diagrams: dict[str, list[Reliability]]) -> lis
             figures.reliability.bins_table(found),
             f"Reliability on {dataset} (n = {found[0].n:,}) of {of}. Points: accuracy against mean "
             f"confidence of {found[0].n_bins} bins of {text.SCHEMES[found[0].scheme]}, with 95 % "
-            "intervals; grey band: where a calibrated model's bins would fall; bars below: samples "
-            f"in each bin. {_errors(found)} {how}",
+            "intervals; grey band: where a calibrated model's bins would fall; below: samples by "
+            f"confidence. {_errors(found)} {how}",
             wide=340 * min(_ACROSS, len(found)) if len(found) > 1 else 0,
         )
         for dataset, found in diagrams.items()
