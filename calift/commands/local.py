@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 from calift.commands.console import (
     SAY_EVERY_S,
@@ -30,6 +29,7 @@ from calift.commands.console import (
     print_json,
     progress_text,
     require_torch,
+    show,
     sigma_text,
 )
 from calift_core.errors import SpecError
@@ -37,9 +37,13 @@ from calift_core.schema.places import expanded
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.wire.runs import Validation
+from frontend.tables import analysis
 
 if TYPE_CHECKING:
     from calift_core.schema.records import Record
+
+#: Columns of an evaluation that the report on a terminal is without.
+_LEFT_OUT = ("role", "ece_debiased", "smooth_ece", "ece_batch_averaged", "brier", "aurc")
 
 
 def train(
@@ -358,21 +362,9 @@ def _show_report(report: Report, as_json: bool) -> None:
     if as_json:
         print_json(report.model_dump(mode="json"))
         return
-    table = Table(title=f"{report.name} · {report.model['name']}", title_justify="left")
-    for name in ("data set", "n", "accuracy", "ECE", "95 % interval", "NLL", "mean confidence"):
-        table.add_column(name, justify="left" if name == "data set" else "right")
-    for e in report.evaluations:
-        low, high = e.ece.interval
-        table.add_row(
-            e.dataset,
-            f"{e.n:,}",
-            percent(e.accuracy),
-            ece_text(e.ece.value, e.ece.null_mean),
-            f"{100 * low:.1f} – {100 * high:.1f}",
-            f"{e.nll:.3f}",
-            percent(e.mean_confidence),
-        )
-    out.print(table)
+    shown = analysis.evaluations(report.evaluations)
+    title = f"{report.name} · {report.model['name']}"
+    show(shown, title, without=_LEFT_OUT)
     s = report.summary
     line = f"ID {percent(s.id_accuracy)}, ECE {ece_text(s.id_ece, s.id_ece_floor)}"
     if s.ood_accuracy is not None:

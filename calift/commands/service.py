@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from calift.commands.console import (
     percent,
     plain_text,
     print_json,
+    show,
     sigma_text,
 )
 from calift.commands.evaluations import job_of, submit_job
@@ -35,9 +35,12 @@ from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.queries import CompareQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
+from frontend import text
+from frontend.tables import comparisons
 
 if TYPE_CHECKING:
     from calift_core.client import Client
+
 runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
 #: Seconds between two looks at a log that is followed.
 _LOG_POLL_S = 1.0
@@ -362,65 +365,27 @@ def show_comparison(comparison: Comparison) -> None:
     """Write a comparison for people."""
     out.print(runs_table([c.run for c in comparison.runs]))
     if comparison.parameters:
-        table = Table(title="What differs", title_justify="left")
-        table.add_column("setting")
-        for compared in comparison.runs:
-            table.add_column(plain_text(compared.run.name))
-        for pointer, values in comparison.parameters.items():
-            table.add_row(pointer, *(plain_text(json.dumps(v)) for v in values))
-        out.print(table)
-    names = {c.run.id: c.run.name for c in comparison.runs}
-    table = Table(title=f"Minus {names[comparison.baseline]}, same samples", title_justify="left")
-    for name in ("run", "data set", "metric", "difference", "95 % interval", ""):
-        table.add_column(name)
-    for compared in comparison.runs:
-        for d in compared.differences:
-            scale, unit = (1.0, "") if d.metric == "nll" else (100.0, " pt")
-            interval = " … ".join(f"{scale * v:+.2f}" for v in d.interval or ())
-            if d.squared is not None:
-                ends = " … ".join(f"{1e4 * v:+.1f}" for v in d.squared.interval)
-                interval = f"² {1e4 * d.squared.difference:+.1f} ({ends})"
-            table.add_row(
-                plain_text(compared.run.name),
-                d.dataset,
-                d.metric,
-                f"{scale * d.difference:+.2f}{unit}",
-                interval,
-                "" if d.distinguishable else "not distinguishable",
-            )
-    out.print(table)
-    if any(d.squared for compared in comparison.runs for d in compared.differences):
+        show(comparisons.parameters(comparison), "What differs")
+    base = next(c.run.name for c in comparison.runs if c.run.id == comparison.baseline)
+    every = [d for compared in comparison.runs for d in compared.differences]
+    titles = {d.metric: text.METRICS[d.metric].title if d.metric in text.METRICS else d.metric
+              for d in every}  # fmt: skip
+    for metric, title in titles.items():
+        shown = comparisons.differences(comparison, metric)
+        show(shown, f"Minus {base}, same samples: {title}", without=("baseline", "n"))
+    if any(d.squared for d in every):
         out.print(
-            "²: the difference of the squared L2 errors with the noise taken out, in squared "
-            "points. It decides; no interval of a difference of ECEs can be trusted."
+            "Squared L2: the difference of the squared errors with the noise taken out, with its "
+            "interval. It decides; no interval of a difference of ECEs can be trusted."
         )
+    for metric, title in titles.items():
+        sets = comparisons.confidence_sets(comparison, metric)
+        if sets.rows:
+            show(sets, f"Statistically tied for best (95 %) by {title}", without=("n",))
     if comparison.confidence_sets:
-        table = Table(title="Statistically tied for best (95 %)", title_justify="left")
-        for name in ("data set", "metric", "best first", "ruled out (p)"):
-            table.add_column(name)
-        for found in comparison.confidence_sets:
-            ruled_out = [
-                f"{names[i]} ({_p_value(found.p_values[i], found.n_resamples)})"
-                for i in found.excluded
-            ]
-            table.add_row(
-                found.dataset,
-                found.metric,
-                plain_text(", ".join(names[i] for i in found.members)),
-                plain_text(", ".join(ruled_out)),
-            )
-        out.print(table)
         out.print(
             "A model confidence set: it allows for how many runs are compared, so a run that the "
             "interval above tells from another may still be in it."
         )
     for warning in comparison.warnings:
         err.print(f"warning: {warning}", style="yellow", markup=False)
-
-
-def _p_value(p: float, n_resamples: int) -> str:
-    from calift_core.calibration.confidence_sets import on_border, p_value_error
-
-    if on_border(p, n_resamples):
-        return f"{p:.3f} ± {p_value_error(0.05, n_resamples):.3f}, on the border"
-    return "< 0.01" if p < 0.01 else f"{p:.2f}"

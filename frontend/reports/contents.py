@@ -22,10 +22,9 @@ from calift_core.schema.wire.results import (
 )
 from calift_core.schema.wire.runs import RunSummary
 from frontend import answers, figures, tables, text
-from frontend.figures import shifts
 from frontend.figures.style import MUTED
 from frontend.reports.gathered import Gathered, Told
-from frontend.tables import Column, Table
+from frontend.tables import Column, Table, analysis, comparisons
 
 #: Shifts whose diagrams are drawn where nobody says which: those with the lowest accuracy.
 _WORST = 4
@@ -242,7 +241,7 @@ def _listings(gathered: Gathered) -> list[Listing]:
             Listing(
                 "differences",
                 "Differences",
-                figures.compare.differences_table(_comparison(gathered)),
+                comparisons.differences(_comparison(gathered)),
                 f"Each run minus {_label(gathered, gathered.baseline)} on the samples that both "
                 f"saw, with paired 95 % intervals; {said} Differences of ECE are decided on "
                 "debiased squared L2 errors.",
@@ -267,7 +266,7 @@ def _evaluations(runs: Sequence[Told]) -> Table:
     columns = None
     rows = []
     for t in runs:
-        one = shifts.evaluations_table(t.evaluations)
+        one = analysis.evaluations(t.evaluations)
         columns = one.columns
         of = {text.evaluation_title(e): e for e in t.evaluations}
         for row in one.rows:
@@ -366,7 +365,7 @@ def _pictures(gathered: Gathered, diagrams: dict[str, list[Reliability]]) -> lis
                     f"{text.METRICS[metric].title}: difference to "
                     f"{_label(gathered, gathered.baseline)}",
                     figures.compare.differences(comparison, metric=metric, styles=styles),
-                    figures.compare.differences_table(comparison, metric),
+                    comparisons.differences(comparison, metric),
                     f"Paired differences to {_label(gathered, gathered.baseline)} on the same "
                     f"samples; {of}; {_sizes(every)}. Filled: the 95 % interval excludes zero. "
                     + ("Decided on debiased squared L2 errors. " if metric == "ece" else "")

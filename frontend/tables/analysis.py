@@ -326,3 +326,52 @@ def decisions(found: Sequence[tuple[Run, Decision]]) -> Table:
         ],
         rows,
     )
+
+
+def evaluations(found: Sequence[EvaluationReport]) -> Table:
+    """One row per data set with the numbers that a run is judged by."""
+    rows = [
+        {
+            "title": text.evaluation_title(e),
+            "dataset": e.dataset,
+            "role": text.ROLES[e.role],
+            "n": e.n,
+            "accuracy": e.accuracy,
+            "mean_confidence": e.mean_confidence,
+            "ece": e.ece.value,
+            "ece_null_mean": e.ece.null_mean,
+            "ece_null_q95": e.ece.null_q95,
+            "ece_low": e.ece.interval[0],
+            "ece_high": e.ece.interval[1],
+            "ece_debiased": e.ece.debiased,
+            "smooth_ece": e.smooth_ece,
+            "ece_batch_averaged": e.ece_batch_averaged,
+            "nll": e.nll,
+            "brier": e.brier,
+            "aurc": e.aurc,
+        }
+        for e in sorted(
+            found,
+            key=lambda e: (text.role_order(e.role), e.corruption or e.dataset, e.severity or 0),
+        )
+    ]
+    return Table(
+        [
+            Column("title", "Data"),
+            Column("role", "Role"),
+            Column("n", "n", "count"),
+            Column("accuracy", "Accuracy", "percent"),
+            Column("mean_confidence", "Confidence", "percent"),
+            Column("ece", "ECE", "percent"),
+            Column("ece_null_mean", "Floor", "percent"),
+            Column("ece_low", "95 % low", "percent"),
+            Column("ece_high", "95 % high", "percent"),
+            Column("ece_debiased", "Debiased", "percent"),
+            Column("smooth_ece", "Smooth ECE", "percent"),
+            Column("ece_batch_averaged", "Batch-averaged (paper-compatible)", "percent"),
+            Column("nll", "NLL", "number"),
+            Column("brier", "Brier", "number"),
+            Column("aurc", "AURC", "number"),
+        ],
+        rows,
+    )

@@ -12,7 +12,7 @@ from frontend.panels import reporting
 from frontend.panels.compare import answers as panel
 from frontend.panels.compare import ledger, paired
 from frontend.panels.evaluate import form, jobs
-from frontend.tables import Column, Table
+from frontend.tables import Column, Table, comparisons
 
 MOST = 8
 #: Logits of a data set that is asked for after the others.
@@ -148,7 +148,7 @@ def _settings(comparison: Comparison) -> None:
     st.header("What differs", anchor=False)
     if comparison.parameters:
         page.table(
-            figures.compare.parameters_table(comparison),
+            comparisons.parameters(comparison),
             caption="Settings that differ between the runs",
         )
     elif all(c.run.method == "imported" for c in comparison.runs):

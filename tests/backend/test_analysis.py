@@ -847,19 +847,21 @@ def test_compare__is_written_for_people(
     client: Any, make_run: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from calift.commands.service import show_comparison
+    from frontend.text import points, square_points
 
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = client.compare(run_id=ids)
     show_comparison(comparison)
     said = capsys.readouterr().out
     (found,) = (d for d in comparison.runs[1].differences if (d.dataset, d.metric) == ("id", "ece"))
-    row = next(line for line in said.splitlines() if " ece " in line and " id " in line)
-    assert f"{100 * found.difference:+.2f} pt" in row
-    assert f"² {1e4 * found.squared.difference:+.1f} (" in row
-    assert ("not distinguishable" in row) is not found.distinguishable
+    table = said[said.index("same samples: ECE") :]
+    row = next(line for line in table.splitlines() if " id " in line)
+    assert points(found.difference).replace("\u00a0", " ") in row
+    assert square_points(found.squared.difference).replace("\u00a0", " ") in row
+    assert (" yes " in row) is found.distinguishable
     assert "no interval of a difference of ECEs can be trusted" in said
     assert "Statistically tied for best" in said
-    assert "run 4 (< 0.01)" in said
+    assert "run 4 (p < 0.01)" in said
 
 
 # ---- The service around it ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from calift_core.schema.report import Summary
 from calift_core.schema.wire.results import Comparison, ConfidenceSet, PairedDifference
 from frontend import figures, tables
-from frontend.tables import Run
+from frontend.tables import Run, comparisons
 
 
 def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison) -> None:
@@ -47,11 +47,11 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
     marks = figures.compare.differences(asked, metric="ece").data[0]
     assert list(marks.x) == pytest.approx([16])
     assert list(marks.error_x.array) == pytest.approx([12])
-    table = figures.compare.differences_table(asked, "ece")
+    table = comparisons.differences(asked, "ece")
     assert table.rows[0]["difference"] == 0.02
     assert (table.rows[0]["low"], table.rows[0]["squared"]) == (0.0004, 0.0016)
     assert "+16.0\N{NO-BREAK SPACE}pp²" in tables.to_html(table, caption="x")
-    sets = figures.compare.confidence_sets_table(asked, "ece")
+    sets = comparisons.confidence_sets(asked, "ece")
     assert [row["excluded"] for row in sets.rows] == [
         "run b (p < 0.01)",
         "run b (p = 0.048 ± 0.003: on the border)",
@@ -59,7 +59,7 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
     assert sets.rows[0] | {"excluded": ""} == {
         "dataset": "photo", "members": "run a", "excluded": "", "n": 100
     }  # fmt: skip
-    assert figures.compare.confidence_sets_table(asked, "nll").rows == []
+    assert comparisons.confidence_sets(asked, "nll").rows == []
 
 
 def test_scatter__floor_is_drawn_for_each_point() -> None:

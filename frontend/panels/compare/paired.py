@@ -8,7 +8,7 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Comparison
 from frontend import figures, page, state, text
-from frontend.tables import Column, Table
+from frontend.tables import Column, Table, comparisons
 
 
 def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -> None:
@@ -44,7 +44,7 @@ def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -
         ]
     page.chart(
         figures.compare.differences(comparison, metric=metric, roles=roles, styles=styles),
-        figures.compare.differences_table(comparison, metric, roles),
+        comparisons.differences(comparison, metric, roles),
         name=f"paired-{metric}",
         data=comparison.model_dump_json,
     )
@@ -60,7 +60,7 @@ def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -
 
 def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
     """Which runs may be the best, all of them at once."""
-    shown = figures.compare.confidence_sets_table(comparison, metric)
+    shown = comparisons.confidence_sets(comparison, metric)
     if not shown.rows:
         return
     title = text.METRICS[metric].title if metric in text.METRICS else metric
@@ -75,7 +75,7 @@ def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
 
 def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Table:
     """Differences with intervals, and in words whether they can be told from noise."""
-    base = figures.compare.differences_table(comparison, metric, roles)
+    base = comparisons.differences(comparison, metric, roles)
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     show = text.percent if fraction else text.number
     signed = text.points if fraction else text.number

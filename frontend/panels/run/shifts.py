@@ -8,7 +8,7 @@ from calift_core.schema.wire.runs import RunDetail
 from frontend import api, figures, page, state, tables, text
 from frontend.panels import gallery
 from frontend.panels.run.missing import not_yet
-from frontend.tables import Table
+from frontend.tables import Table, analysis
 
 
 def draw(run: RunDetail) -> None:
@@ -52,7 +52,7 @@ def draw(run: RunDetail) -> None:
             )
     if (now := gallery.chosen_samples()) is not None and now.evaluation in {e.id for e in found}:
         gallery.draw()
-    shown = figures.shifts.evaluations_table(found)
+    shown = analysis.evaluations(found)
     opened, _ = page.grid(
         Table([shown.columns[0]._replace(kind="open"), *shown.columns[1:]], shown.rows),
         key=f"evaluations-{run.id}",
