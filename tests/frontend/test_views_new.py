@@ -248,7 +248,7 @@ def test_new__a_folder_is_chosen_from_the_registered_ones(
         assert not app.exception
         assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
         assert "30 per class" in words(app)
-        assert app.text_input(key="new-quick-name").value == "carot on birds"
+        assert app.text_input(key="new-quick-name").value == "flyp on birds"
         app.button(key="bring-up").click().run()
         assert app.selectbox(key="bring-open").options[0] == "birds · 2 folders, 60 images"
         assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
