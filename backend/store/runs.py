@@ -1,26 +1,16 @@
-"""Runs as people see them: submitted, listed, changed, cancelled, retried, deleted.
-
-Phases: ``QUEUED → STARTING → RUNNING → SUCCEEDED | FAILED``; a cancel turns ``QUEUED`` into
-``CANCELLED`` and a working run into ``CANCELLING``, which its worker ends.
-
-Long, because what people may do with a run, and what they see of it, is one class.
-"""
+"""Runs as people see them: listed, filtered, changed. What they share with other jobs is `jobs`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import (
     Connection,
-    Engine,
     Row,
     Text,
     and_,
-    case,
-    delete,
     exists,
     func,
     literal,
@@ -33,11 +23,10 @@ from sqlalchemy import cast as cast_to
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import ColumnElement
 
-from backend.store.cursors import Cursors, how_many, scope_of
-from backend.store.engine import NOW, moment, reading, when, writing
-from backend.store.errors import ConflictError
-from backend.store.fairness import Quotas
-from backend.store.models import ArtifactRow, ReportRow, Run, RunTag, SpectrumRow, Sweep
+from backend.store.cursors import how_many, scope_of
+from backend.store.engine import NOW, moment, reading, writing
+from backend.store.jobs import JOB_COLUMNS, Jobs
+from backend.store.models import ReportRow, Run, RunTag, SpectrumRow, Sweep
 from backend.store.outbox import enqueue
 from backend.store.queues import queue_of
 from backend.store.states import WORKING_PHASES, add_state_event
@@ -46,8 +35,6 @@ from backend.store.submitting import (
     find_earlier,
     insert_row,
     model_label,
-    queue_once,
-    require_room,
     set_tags,
 )
 from backend.store.workers import why_jobs_wait
@@ -56,8 +43,6 @@ from calift_core.schema.report import SpectrumReport
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
 from calift_core.schema.wire.service import SuiteRuns
-
-RETRYABLE_PHASES = ("FAILED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -74,66 +59,23 @@ class RunFilters:
     sweep: str | None = None
 
 
-class Runs:
-    """Runs and their rows.
+class Runs(Jobs[RunSpec, RunDetail]):
+    """Runs and their rows."""
 
-    Args:
-        engine: of `open_engine`.
-        cursors: of the lists.
-        quotas: what each owner may have; None: anything.
-    """
+    kind, noun = "training", "run"
+    instead_of_retry = "Clone it to run it again."
 
-    def __init__(self, engine: Engine, cursors: Cursors, quotas: Quotas | None = None) -> None:
-        self._engine = engine
-        self._cursors = cursors
-        self._quotas = quotas or Quotas()
+    def _insert(self, connection: Connection, spec: RunSpec, **values: Any) -> str:
+        return queue_run(connection, spec, **values)
 
-    def submit(
-        self,
-        spec: RunSpec,
-        *,
-        priority: int = 0,
-        max_attempts: int = 3,
-        idempotency_key: str | None = None,
-        body_hash: str | None = None,
-        cloned_from: str | None = None,
-        token_id: str | None = None,
-        submitted_by: str | None = None,
-        request_id: str | None = None,
-        max_queued: int | None = None,
-    ) -> str:
-        """Queue a run and return its id, or the id that the same key and body gave before.
-
-        Args:
-            spec: what to run.
-            priority: a higher one starts earlier.
-            max_attempts: attempts that may be lost (worker gone) before the run fails.
-            idempotency_key: names this request among those of the token.
-            body_hash: of the whole request; the key must come back with the same.
-            cloned_from: the run that the spec was copied from.
-            token_id: who asks.
-            submitted_by: whose run it is: the name of the token.
-            request_id: of the request, for logs.
-            max_queued: how many runs the token may have waiting.
-
-        Raises:
-            IdempotencyError: the key came with another body before.
-            QueueFullError: as many runs of the token or of its owner are waiting as may.
-            ArtifactQuotaError: the owner's files take up too much.
-        """
-        return queue_once(
-            self._engine,
-            self._quotas,
-            partial(queue_run, spec=spec),
-            token_id=token_id,
-            submitted_by=submitted_by,
-            idempotency_key=idempotency_key,
-            body_hash=body_hash,
-            max_queued=max_queued,
-            priority=priority,
-            max_attempts=max_attempts,
-            cloned_from=cloned_from,
-            request_id=request_id,
+    def _read(self, connection: Connection, row: Row[*tuple[Any, ...]]) -> RunDetail:
+        report = connection.execute(
+            select(ReportRow.body).where(ReportRow.run_id == row.id)
+        ).scalar()
+        known = {name: (report or {}).get(name) or {} for name in ("environment", "resolved")}
+        waits = why_jobs_wait(connection, self._quotas, [row])
+        return RunDetail.model_validate(row, from_attributes=True).model_copy(
+            update={"waiting": waits.get(row.id, ""), **known}
         )
 
     def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
@@ -143,93 +85,6 @@ class Runs:
             IdempotencyError: the key came with another body then.
         """
         return find_earlier(self._engine, token_id, key, body_hash)
-
-    def request_cancel(self, run_id: str) -> RunDetail:
-        """Cancel a run: at once while it waits, else by its worker. Repeatable; ended runs stay.
-
-        Raises:
-            NotFoundError: no such run.
-        """
-        waiting = Run.phase == "QUEUED"
-        with writing(self._engine) as connection:
-            row = connection.execute(
-                update(Run)
-                .where(
-                    Run.id == run_id,
-                    Run.phase.in_(("QUEUED", *WORKING_PHASES)),
-                    Run.cancel_requested.is_(False),
-                )
-                .values(
-                    cancel_requested=True,
-                    phase=case((waiting, "CANCELLED"), else_="CANCELLING"),
-                    reason="USER_CANCELLED",
-                    message=case((waiting, "cancelled before it started"), else_="asked to stop"),
-                    finished_at=case((waiting, NOW), else_=None),
-                    event_seq=Run.event_seq + 1,
-                )
-                .returning(Run.phase, Run.attempt, Run.message, Run.event_seq, NOW.label("now"))
-            ).first()
-            if row is not None:
-                add_state_event(
-                    connection,
-                    run_id,
-                    row.event_seq,
-                    row.attempt,
-                    row.phase,
-                    row.now,
-                    "USER_CANCELLED",
-                    row.message,
-                )
-            return self._detail(connection, run_id)
-
-    def retry(self, run_id: str, *, max_queued: int | None = None) -> RunDetail:
-        """Queue a run that failed or was cancelled again; it goes on from its last checkpoint.
-
-        A run that already waits or works is returned as it is, so that the call is repeatable.
-
-        Raises:
-            NotFoundError: no such run.
-            ConflictError: the run succeeded.
-            QueueFullError: `max_queued` runs of its token are waiting.
-        """
-        with writing(self._engine) as connection:
-            current = _row(connection, run_id)
-            if current.phase == "SUCCEEDED":
-                raise ConflictError(
-                    f"run {run_id} succeeded; there is nothing to retry.",
-                    hint="Clone it to run it again.",
-                )
-            if current.phase in RETRYABLE_PHASES:
-                require_room(
-                    connection, self._quotas, current.token_id, current.submitted_by, max_queued
-                )
-                row = connection.execute(
-                    update(Run)
-                    .where(Run.id == run_id, Run.phase.in_(RETRYABLE_PHASES))
-                    .values(
-                        phase="QUEUED",
-                        reason=None,
-                        message=None,
-                        hint="",
-                        cancel_requested=False,
-                        lost_attempts=0,
-                        storage_requeues=0,
-                        queued_at=NOW,
-                        line_at=NOW,
-                        dispatched_at=None,
-                        finished_at=None,
-                        owner=None,
-                        progress=None,
-                        event_seq=Run.event_seq + 1,
-                    )
-                    .returning(Run.attempt, Run.priority, Run.event_seq, NOW.label("now"))
-                ).first()
-                if row is not None:
-                    add_state_event(
-                        connection, run_id, row.event_seq, row.attempt, "QUEUED", row.now, "RETRY"
-                    )
-                    enqueue(connection, run_id, row.priority, row.now)
-            return self._detail(connection, run_id)
 
     def patch(
         self,
@@ -252,44 +107,10 @@ class Runs:
         with writing(self._engine) as connection:
             if values:
                 connection.execute(update(Run).where(Run.id == run_id).values(**values))
-            detail = self._detail(connection, run_id)
+            detail = self._get(connection, run_id)
             if tags is not None:
                 set_tags(connection, run_id, tags)
             return detail
-
-    def delete(self, run_id: str) -> list[str]:
-        """Delete a run with all its rows; the SHA-256s of its files, which may now be unreferenced.
-
-        Raises:
-            NotFoundError: no such run.
-            ConflictError: the run works; cancel it first.
-        """
-        with writing(self._engine) as connection:
-            phase = connection.execute(
-                select(Run.phase).where(Run.id == run_id).with_for_update()
-            ).scalar()
-            if phase is None:
-                raise NotFoundError(f"there is no run {run_id!r}.")
-            if phase in WORKING_PHASES:
-                raise ConflictError(
-                    f"run {run_id} is {phase}; only a run that does not work can be deleted.",
-                    hint="Cancel it first.",
-                )
-            digests = connection.execute(
-                select(ArtifactRow.sha256).where(ArtifactRow.run_id == run_id).distinct()
-            ).scalars()
-            found = list(digests)
-            connection.execute(delete(Run).where(Run.id == run_id))
-            return found
-
-    def get(self, run_id: str) -> RunDetail:
-        """One run.
-
-        Raises:
-            NotFoundError: no such run.
-        """
-        with reading(self._engine) as connection:
-            return self._detail(connection, run_id)
 
     def spec(self, run_id: str) -> dict[str, Any]:
         """What a run was asked to do, without its report, which may have megabytes.
@@ -330,7 +151,7 @@ class Runs:
         for run_id in run_ids:
             if run_id not in rows:
                 raise NotFoundError(f"there is no run {run_id!r}.")
-        return [RunSummary(**_summary_fields(rows[run_id])) for run_id in run_ids]
+        return [summary_of(rows[run_id]) for run_id in run_ids]
 
     def page(
         self,
@@ -369,7 +190,7 @@ class Runs:
         if len(rows) > limit:
             rows = rows[:limit]
             next_cursor = self._cursors.write(scope, [rows[-1].sort_key, rows[-1].id])
-        return [RunSummary(**_summary_fields(row)) for row in rows], next_cursor, total
+        return [summary_of(row) for row in rows], next_cursor, total
 
     def with_spectra(
         self, suite: str, *, limit: int
@@ -389,7 +210,7 @@ class Runs:
             ).all()
         return [
             (
-                RunSummary(**_summary_fields(row)),
+                summary_of(row),
                 row.spec,
                 SpectrumReport.model_validate(row.spectrum),
             )
@@ -431,9 +252,6 @@ class Runs:
                 ),
             ]
 
-    def _detail(self, connection: Connection, run_id: str) -> RunDetail:
-        return _detail(connection, run_id, self._quotas)
-
     def by_phase(self) -> dict[str, int]:
         """How many runs are in each phase that has any."""
         with reading(self._engine) as connection:
@@ -460,11 +278,12 @@ class Runs:
 #: What is listed and counted as a run; evaluation jobs are rows of the same table.
 _IS_RUN = Run.kind == "training"
 
-_LIST_COLUMNS = tuple(
-    column
-    for column in Run.__table__.columns
-    if column.key not in ("spec", "notes", "body_hash", "idempotency_key")
-)
+_LIST_COLUMNS = tuple(c for c in JOB_COLUMNS if c.key not in ("spec", "notes"))
+
+
+def summary_of(row: Row[*tuple[Any, ...]]) -> RunSummary:
+    """The answer of a row of the list's columns."""
+    return RunSummary.model_validate(row, from_attributes=True)
 
 
 def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
@@ -482,31 +301,6 @@ def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
     add_state_event(connection, run_id, 1, 0, "QUEUED", now)
     enqueue(connection, run_id, values["priority"], now)
     return run_id
-
-
-def _row(connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:
-    row = connection.execute(select(*Run.__table__.columns).where(Run.id == run_id)).first()
-    if row is None:
-        raise NotFoundError(f"there is no run {run_id!r}.")
-    return row
-
-
-def _detail(connection: Connection, run_id: str, quotas: Quotas) -> RunDetail:
-    row = _row(connection, run_id)
-    report = connection.execute(select(ReportRow.body).where(ReportRow.run_id == run_id)).scalar()
-    report = report or {}
-    return RunDetail(
-        **_summary_fields(row),
-        spec=row.spec,
-        spec_sha256=row.spec_sha256,
-        notes=row.notes,
-        hint=row.hint,
-        worker=row.owner,
-        waiting=why_jobs_wait(connection, quotas, [row]).get(run_id, ""),
-        cloned_from=row.cloned_from,
-        environment=report.get("environment") or {},
-        resolved=report.get("resolved") or {},
-    )
 
 
 def _sort_key(sort: SortKey) -> tuple[ColumnElement[Any], bool]:
@@ -544,36 +338,3 @@ def _conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
             )
         )
     return where
-
-
-def _summary_fields(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "name": row.name,
-        "phase": row.phase,
-        "reason": row.reason,
-        "message": row.message,
-        "method": row.method,
-        "model": row.model,
-        "suite": row.suite,
-        "seed": row.seed,
-        "color_index": row.color_index,
-        "tags": row.tags,
-        "archived": row.archived,
-        "priority": row.priority,
-        "attempt": row.attempt,
-        "max_attempts": row.max_attempts,
-        "lost_attempts": row.lost_attempts,
-        "drain_requeues": row.drain_requeues,
-        "storage_requeues": row.storage_requeues,
-        "revision": row.event_seq,
-        "owner": row.submitted_by,
-        "sweep_id": row.sweep_id,
-        "sweep_role": row.sweep_role,
-        "created_at": moment(row.created_at),
-        "started_at": when(row.started_at),
-        "finished_at": when(row.finished_at),
-        "heartbeat_at": when(row.heartbeat_at),
-        "progress": row.progress,
-        "summary": row.summary,
-    }

@@ -101,53 +101,6 @@ def earlier_request(
     return str(row.id)
 
 
-def queue_once(
-    engine: Engine,
-    quotas: Quotas,
-    queue: Callable[..., str],
-    *,
-    token_id: str | None,
-    submitted_by: str | None,
-    idempotency_key: str | None,
-    body_hash: str | None,
-    max_queued: int | None,
-    **values: Any,
-) -> str:
-    """Queue a job if its token and its owner may have one more waiting, once a request; its id.
-
-    Args:
-        engine: of the database.
-        quotas: what each owner may have.
-        queue: inserts the job over a connection; is given the values of its row.
-        token_id: who asks.
-        submitted_by: whose job it is.
-        idempotency_key: names this request among those of the token.
-        body_hash: of the whole request.
-        max_queued: how many jobs the token may have waiting.
-        **values: of the row, beside these.
-
-    Raises:
-        IdempotencyError: the key came with another body before.
-        QueueFullError: as many jobs of the token or of its owner are waiting as may.
-        ArtifactQuotaError: the owner's files take up too much.
-    """
-    token_id = token_id or ""
-    values |= {
-        "token_id": token_id,
-        "submitted_by": submitted_by,
-        "idempotency_key": idempotency_key,
-        "body_hash": body_hash,
-    }
-
-    def make(connection: Connection) -> str:
-        require_room(connection, quotas, token_id, submitted_by, max_queued)
-        return queue(connection, **values)
-
-    return at_most_once(
-        engine, make, token_id=token_id, idempotency_key=idempotency_key, body_hash=body_hash
-    )
-
-
 def require_room(
     connection: Connection,
     quotas: Quotas,
