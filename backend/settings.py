@@ -103,22 +103,15 @@ class Settings(BaseSettings):
         redispatch_s: age after which the message of a queued run is sent again.
         worker_gpus: GPUs of a worker: it takes runs on that many or fewer, one run at a time.
         session_ttl_s: how long a log-in to the dashboard lasts.
-        link_ttl_s: how long a link that logs in may wait to be opened.
         oidc_issuer: the OpenID provider that people log in to the dashboard with; none: tokens.
         oidc_client_id: of the dashboard at that provider.
         oidc_readers: who may read: addresses, `@example.org` for a domain, `*` for everybody.
         oidc_submitters: who may submit runs too.
         oidc_admins: who may do everything.
-        max_body_bytes: largest request body of JSON.
         max_upload_bytes: largest predictions file, and largest zip of images, that is taken in.
-        max_upload_files: most files in such a zip.
         quota_data_bytes: zips of images that an owner may have here; 0: no limit.
-        max_picture_bytes: largest picture that runs are asked about.
         models_url: where `python -m backend models` answers, which loads models for this process;
             empty: they are loaded here.
-        import_memory_bytes: address space of the process that checks an upload.
-        import_timeout_s: how long that check may take.
-        thumbnail_cache_bytes: how much of drawn thumbnails is kept in `home`; 0: nothing.
         max_queued: runs that may wait per token.
         quota_queued: runs that may wait per owner; 0: any number.
         quota_running: runs of an owner that may work at once, the others wait; 0: any number.
@@ -164,21 +157,14 @@ class Settings(BaseSettings):
     redispatch_s: float = Field(default=120.0, gt=0)
     worker_gpus: int = Field(default=1, ge=1, le=64)
     session_ttl_s: float = Field(default=7 * 86_400.0, gt=0)
-    link_ttl_s: float = Field(default=900.0, gt=0)
     oidc_issuer: str = ""
     oidc_client_id: str = ""
     oidc_readers: Annotated[tuple[str, ...], NoDecode] = ()
     oidc_submitters: Annotated[tuple[str, ...], NoDecode] = ()
     oidc_admins: Annotated[tuple[str, ...], NoDecode] = ()
-    max_body_bytes: int = Field(default=1 << 20, ge=1024)
     max_upload_bytes: int = Field(default=512 << 20, ge=1024)
-    max_upload_files: int = Field(default=200_000, ge=1)
     quota_data_bytes: int = Field(default=20 << 30, ge=0)
-    max_picture_bytes: int = Field(default=12 << 20, ge=1024)
     models_url: str = Field(default="", pattern=r"^(https?://[^/?#@]+/?)?$")
-    import_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    import_timeout_s: float = Field(default=300.0, gt=0)
-    thumbnail_cache_bytes: int = Field(default=256 << 20, ge=0)
     max_queued: int = Field(default=1000, ge=1)
     quota_queued: int = Field(default=0, ge=0)
     quota_running: int = Field(default=0, ge=0)

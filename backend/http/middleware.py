@@ -36,6 +36,8 @@ from backend.logs import named
 from backend.settings import Settings
 from backend.store.audit import Audit
 
+#: Largest body of JSON, and largest picture that runs are asked about.
+MAX_BODY_BYTES, MAX_PICTURE_BYTES = 1 << 20, 12 << 20
 #: The bodies that are not JSON, each taken only by routes that `backend.routes.deps.uploads` marks.
 UPLOAD_TYPE = "application/vnd.apache.parquet"
 ZIP_TYPE = "application/zip"
@@ -297,10 +299,9 @@ class Gate:
         return upload
 
     def _limit(self, upload: str) -> int:
-        settings = self._settings
         if not upload:
-            return settings.max_body_bytes
-        return settings.max_picture_bytes if upload == PICTURE_TYPE else settings.max_upload_bytes
+            return MAX_BODY_BYTES
+        return MAX_PICTURE_BYTES if upload == PICTURE_TYPE else self._settings.max_upload_bytes
 
     def _too_large(self, upload: str) -> HttpError:
         return HttpError(

@@ -15,6 +15,8 @@ from backend.store.stores import Stores
 from calift_core.schema.wire.service import Opened, Visitor
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
+#: How long a link that logs in may wait to be opened.
+_LINK_TTL_S = 900.0
 
 
 @router.post("", status_code=201)
@@ -46,7 +48,7 @@ def make_link(services: ServicesDep, principal: PrincipalDep) -> Opened:
     """A link that logs in once: the dashboard's address and `/enter?code=` before it."""
     if principal.session is not None:
         raise _only_of_tokens()
-    opened = _open(services.store, principal, "link", ttl_s=services.settings.link_ttl_s)
+    opened = _open(services.store, principal, "link", ttl_s=_LINK_TTL_S)
     assert opened is not None
     return opened
 

@@ -30,6 +30,7 @@ from calift_core.schema.wire.service import DatasetInfo, UploadedData
 _NAME = 80
 #: What looking through a zip's table may take; one of 200,000 names takes about a second.
 _LOOK_S = 60.0
+MAX_ZIP_FILES = 200_000
 _ABOUT = "about.json"
 
 
@@ -81,7 +82,7 @@ class Datasets:
 
     def _counted(self, file: Path) -> tuple[int, int]:
         """Classes and images of a zip, by a process of its own: it may be made to harm."""
-        asked = {"zip": str(file), "max_files": self._settings.max_upload_files}
+        asked = {"zip": str(file), "max_files": MAX_ZIP_FILES}
         try:
             told = look_through(asked, settings=self._settings, timeout_s=_LOOK_S)
         except SpecError as error:

@@ -37,6 +37,8 @@ from calift_core.predictions.types import predictions_name
 from calift_core.schema.imported import ImportedSpec, ImportedSuite
 
 _WRITE_BYTES = 4 << 20
+#: Address space and time of the process that checks an upload.
+CHECK_MEMORY_BYTES, CHECK_TIMEOUT_S = 4 << 30, 300.0
 #: A folder this old was left by a process that was killed.
 _LEFTOVER_S = 6 * 3600.0
 #: What the child sees of our environment: nothing that could be a secret.
@@ -199,10 +201,10 @@ class Imports:
         ) | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
         checker = child(
             "calift_core.analysis.upload_check",
-            str(self._settings.import_memory_bytes),
+            str(CHECK_MEMORY_BYTES),
             environment=environment,
-            timeout_s=self._settings.import_timeout_s,
-            start_s=self._settings.import_timeout_s,
+            timeout_s=CHECK_TIMEOUT_S,
+            start_s=CHECK_TIMEOUT_S,
             refusal=PredictionsError,
             quiet=True,
         )
@@ -210,9 +212,8 @@ class Imports:
             return checked(folder, json.loads(ask_once(checker, json.dumps(asked).encode())))
         except ChildTimeoutError:
             raise PredictionsError(
-                f"the upload must be checked within {self._settings.import_timeout_s:g} s, it took "
-                "longer",
-                hint="Import it in parts, or raise CALIFT_IMPORT_TIMEOUT_S.",
+                f"the upload must be checked within {CHECK_TIMEOUT_S:g} s, it took longer",
+                hint="Import it in parts.",
             ) from None
         except (ChildEndedError, SpecError):
             raise PredictionsError(

@@ -40,6 +40,8 @@ T = TypeVar("T")
 #: Changes when the same image, or a corruption of it, would be drawn otherwise.
 _VERSION = 1
 _MEMORY_BYTES = 3 << 30
+#: Drawn pictures that are kept.
+_CACHE_BYTES = 256 << 20
 #: Pictures that are drawn at once. Each child lists the folders for itself.
 _LINES = 2
 #: One image may take 30 s, and the first of a set 30 s more for its folders.
@@ -67,9 +69,7 @@ class Thumbnails:
 
     def __init__(self, settings: Settings, store: Stores, submission: Submission) -> None:
         self._settings, self._store, self._submission = settings, store, submission
-        self._kept = DiskCache(
-            settings.home / "cache" / "thumbnails", settings.thumbnail_cache_bytes
-        )
+        self._kept = DiskCache(settings.home / "cache" / "thumbnails", _CACHE_BYTES)
         self._looks: LRUCache[str, Measured] = LRUCache(_LOOKS)
         self._workers = [
             _ThumbnailWorker(self._environment()) for _ in range(min(_LINES, os.cpu_count() or 1))

@@ -304,11 +304,12 @@ def test_import__bad_uploads_are_named_and_leave_nothing(
 @pytest.mark.service
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
 def test_import__a_check_that_needs_too_much_memory_is_an_answer(
-    make_settings: Any, sqlite_url: str, tmp_path: Path
+    make_settings: Any, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backend.main import create_app
 
-    settings = make_settings(database_url=sqlite_url, import_memory_bytes=768 << 20)
+    monkeypatch.setattr("backend.services.imports.CHECK_MEMORY_BYTES", 768 << 20)
+    settings = make_settings(database_url=sqlite_url)
     app = create_app(settings, housekeeping=False)
     big = example_predictions(n=40_000, n_classes=500)
     body = parquet_of(big, tmp_path)
@@ -372,14 +373,13 @@ def test_upload__needs_the_scope_to_submit(bare: TestClient, services: Any, tmp_
 
 
 def test_upload__has_a_limit_of_its_own(
-    make_settings: Any, sqlite_url: str, tmp_path: Path
+    make_settings: Any, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backend.main import create_app
 
+    monkeypatch.setattr("backend.http.middleware.MAX_BODY_BYTES", 2048)
     body = parquet_of(example_predictions(n=2000), tmp_path)
-    settings = make_settings(
-        database_url=sqlite_url, max_body_bytes=2048, max_upload_bytes=len(body)
-    )
+    settings = make_settings(database_url=sqlite_url, max_upload_bytes=len(body))
     app = create_app(settings, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1") as caller:
         caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"

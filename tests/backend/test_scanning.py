@@ -44,8 +44,11 @@ def drawers() -> Iterator[None]:
 
 
 @pytest.fixture
-def api(tmp_path: Path, settings: Settings) -> Iterator[TestClient]:
-    limits = {"max_upload_files": 50, "max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
+def api(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestClient]:
+    monkeypatch.setattr("backend.services.datasets.MAX_ZIP_FILES", 50)
+    limits = {"max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
     made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
     app = create_app(made, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1") as client:

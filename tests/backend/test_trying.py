@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from backend.http.middleware import MAX_PICTURE_BYTES
 from backend.main import create_app
 from calift_core.analysis.choosing import read_choice
 from calift_core.analysis.explorer import Explorer
@@ -255,7 +256,7 @@ def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
     assert asked(api, "nobody", picture).status_code == 404
     assert asked(api, run_id, b"{}", **{"Content-Type": "application/json"}).status_code == 415
     assert asked(api, run_id, b"a", **{"Content-Type": "image/png"}).status_code == 415
-    assert asked(api, run_id, bytes(services.settings.max_picture_bytes + 1)).status_code == 413
+    assert asked(api, run_id, bytes(MAX_PICTURE_BYTES + 1)).status_code == 413
     refused = api.post("/api/v1/runs", content=picture, headers=KIND)
     assert refused.status_code == 415
     assert not services.trials._hosts
