@@ -85,7 +85,7 @@ class Query(Frozen):
     """Parameters of one operation."""
 
     @classmethod
-    def of(cls, query: Self | None = None, params: Mapping[str, Any] | None = None) -> Self:
+    def of(cls, query: Query | None = None, params: Mapping[str, Any] | None = None) -> Self:
         """A query that is at hand, with its parameters by name, or one made of these alone.
 
         Raises:
