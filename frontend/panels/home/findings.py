@@ -73,7 +73,8 @@ def _suggested(runs: Sequence[RunSummary]) -> None:
     tuned = [r for r in runs if r.method == RECOMMENDED.method]
     with _card("Suggested recipe"):
         st.markdown(RECOMMENDED.recipe)
-        st.caption(f"{RECOMMENDED.evidence} {RECOMMENDED.limits}")
+        with st.expander("Evidence and limits"):
+            st.caption(f"{RECOMMENDED.evidence} {RECOMMENDED.limits}")
         if initial and tuned:
             if caveat := advice(_id_accuracy(initial[0]), _id_accuracy(tuned[0])):
                 st.caption(caveat)

@@ -70,10 +70,9 @@ def intent(*, default: str = "robust") -> str:
         address.put({"method": None})
     st.caption(f"{INTENTS[chosen][0]}.")
     if chosen == "robust":
-        st.caption(
-            f"Suggested: {RECOMMENDED.recipe} {RECOMMENDED.evidence} {RECOMMENDED.limits} "
-            "The run's page exports it so."
-        )
+        st.caption(f"Suggested: {RECOMMENDED.recipe} The run's page exports it so.")
+        with st.expander("Evidence and limits"):
+            st.caption(f"{RECOMMENDED.evidence} {RECOMMENDED.limits}")
     return chosen
 
 
