@@ -218,7 +218,6 @@ class LoadedRun:
 
 
 def _array(values: Any) -> npt.NDArray[Any]:
-    """An array of what numpy or torch understands."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().float() if values.is_floating_point() else values.cpu()
     return np.asarray(values)

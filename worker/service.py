@@ -258,7 +258,6 @@ class WorkerService:
             log.warning("%s", error)
 
     def _remove_old_folders(self) -> None:
-        """Remove the job folders of deleted and succeeded runs, and of runs that ended long ago."""
         jobs = self.settings.jobs_dir
         for folder in sorted(jobs.iterdir()) if jobs.is_dir() else []:
             idle_s = time.time() - _touched_at(folder)
@@ -275,7 +274,6 @@ class WorkerService:
 
 
 def _touched_at(folder: Path) -> float:
-    """When anything in a job's folder, or in its attempts, last changed."""
     times = [folder.stat().st_mtime]
     times += [path.stat().st_mtime for path in folder.iterdir()] if folder.is_dir() else []
     return max(times)

@@ -258,7 +258,6 @@ class _Attempt:
         self._lease.hold(lambda: self._records.restore(self._run_id, self._number, points))
 
     def _prepare(self) -> None:
-        """Make the job's folder."""
         try:
             if self._folder.exists():
                 shutil.rmtree(self._folder)
@@ -295,11 +294,9 @@ class _Attempt:
         return here
 
     def _newest_local(self) -> Path | None:
-        """The newest earlier attempt that left a checkpoint on this machine."""
         return next((path for path in self._earlier() if has_checkpoint(path)), None)
 
     def _earlier(self) -> list[Path]:
-        """Folders of earlier attempts on this machine, newest first."""
         return earlier_attempts(self._folder.parent, self._number)
 
     # -- while it runs
@@ -402,7 +399,6 @@ class _Attempt:
         )
 
     def _succeeded(self) -> Outcome:
-        """Publish the files, then the report, then remove the folder."""
         try:
             report = Report.model_validate_json((self._folder / "report.json").read_bytes())
         except OSError as error:

@@ -57,7 +57,6 @@ def restore(
 
 
 def _settings() -> Settings:
-    """The service's settings."""
     if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "pydantic_settings")):
         raise SpecError(
             "this needs the service's packages, which are not installed.", hint=install_extra("api")

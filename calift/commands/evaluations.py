@@ -95,7 +95,6 @@ def _wait(client: Client, job_id: str, as_json: bool) -> None:
 
 
 def _results(client: Client, job_id: str) -> list[Evaluation]:
-    """Every result of a job, oldest first."""
     page = client.job_evaluations(job_id)
     found = list(page.items)
     while page.next_cursor:

@@ -94,7 +94,6 @@ def train(
 
 
 def _require_hosts(spec: RunSpec, hosts: int, rendezvous: str) -> None:
-    """See that a run can be shared by so many hosts."""
     if hosts == 1:
         return
     if spec.resources.processes % hosts or spec.resources.processes < 2:
@@ -116,7 +115,6 @@ def _is_reporting_host(hosts: int) -> bool:
 def _run(
     spec: RunSpec, folder: Path, stop: Callable[[], bool], hosts: int, rendezvous: str
 ) -> Iterator[Record]:
-    """The run in this process, or in as many as it asks for."""
     if spec.resources.processes == 1:
         from calift_core.jobs.folder import run_in_folder
 
@@ -320,7 +318,6 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def _follow_records(records: Iterator[Record], *, quiet: bool) -> None:
-    """Draw a run's records as progress bars on stderr."""
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=30),

@@ -383,7 +383,6 @@ def serve(
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A socket on an address."""
     listener = None
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -154,7 +154,6 @@ def _sizes(spec: RunSpec, hosts: int, cpus: int | None) -> list[str]:
 
 
 def _sbatch(argv: Sequence[str], environment: dict[str, str]) -> str:
-    """The id of the job."""
     done = subprocess.run(
         argv, env=os.environ | environment, capture_output=True, text=True, check=False
     )

@@ -110,7 +110,6 @@ def _table(path: Path) -> Path:
 
 
 def _names(runs: Sequence[Exchanged]) -> list[str]:
-    """Names that tell the runs apart."""
     every = [run.name for run in runs]
     return [
         f"{n} ({r.id[:6]})" if every.count(n) > 1 else n for n, r in zip(every, runs, strict=True)

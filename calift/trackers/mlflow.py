@@ -29,7 +29,6 @@ _VALUE = 500
 
 @contextmanager
 def _client(place: str) -> Iterator[Any]:
-    """MLflow's client of a place."""
     if importlib.util.find_spec("mlflow") is None:
         raise SpecError("this needs mlflow, which is not installed.", hint=install_extra("mlflow"))
     # A file store is what is asked for by naming one; MLflow would rather have a database.
@@ -98,7 +97,6 @@ def push(
 
 
 def _key(name: str) -> str:
-    """A name as MLflow takes it."""
     return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
 
 

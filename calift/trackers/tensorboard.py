@@ -73,7 +73,6 @@ def push(runs: Sequence[Exchanged], place: str, *, again: bool) -> list[str]:
 
 
 def _settings(run: Exchanged) -> Any:
-    """The settings as a text summary, which TensorBoard's page Text shows."""
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto

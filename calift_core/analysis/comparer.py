@@ -311,7 +311,6 @@ def _key(evaluations: _Evaluations) -> tuple[Any, ...]:
 
 
 def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The difference the other way round."""
 
     def other_way(found: Mapping[str, Any]) -> dict[str, Any]:
         interval = found["interval"]

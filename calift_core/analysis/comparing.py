@@ -123,7 +123,6 @@ def _positions(
 
 
 def _seed(units: npt.NDArray[np.str_]) -> int:
-    """A seed of the names of the units, in order."""
     return zlib.crc32(np.ascontiguousarray(units).tobytes())
 
 

@@ -206,7 +206,6 @@ class FolderLibrary:
 
 
 def _run_of(subject: Subject) -> Path:
-    """The folder of the run that a predictions file lies in."""
     return Path(subject.target).resolve().parent.parent
 
 
@@ -238,7 +237,6 @@ def _files(folder: Path) -> list[tuple[Path, PredictionsMetadata]]:
 
 
 def _reported(path: Path, dataset: str) -> EvaluationReport | None:
-    """What the report of the run that a predictions file lies in says of its data set."""
     try:
         text = (path.resolve().parent.parent / "report.json").read_bytes()
         report = Report.model_validate_json(text)

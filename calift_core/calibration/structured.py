@@ -85,7 +85,6 @@ class _Structured(Calibrator):
         raise NotImplementedError
 
     def _penalty(self, weight: Doubles, n_classes: int, ridge: float) -> tuple[float, Doubles]:
-        """Of the weights, and its gradient."""
         return ridge * float(weight @ weight), 2 * ridge * weight
 
     def _parameters(self) -> dict[str, object]:

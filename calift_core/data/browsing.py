@@ -69,7 +69,6 @@ def _leads_inside(path: Path, real_roots: Sequence[Path]) -> bool:
 
 
 def _entries(handle: int) -> tuple[list[str], int, bool]:
-    """Names of the folders in an open folder, its images, and whether that is all."""
     names, images = list[str](), 0
     with os.scandir(handle) as entries:
         for seen, entry in enumerate(entries):

@@ -142,7 +142,6 @@ def evaluate_set(
 def _predict_share(
     subjects: Sequence[Subject], item: Item, settings: Settings, progress: Progress
 ) -> Iterator[Record]:
-    """Predict this rank's share of a set into shards, and wait for the other ranks."""
     share = share_of_batches(len(item.images), settings.spec.batch_size, settings.ranks)
     works = [_Work(subject, item, settings, share) for subject in subjects]
     stopped = None

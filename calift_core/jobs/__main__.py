@@ -90,7 +90,6 @@ def main(argv: list[str]) -> int:
 
 
 def _run(folder: Path, *, stop: Callable[[], bool]) -> None:
-    """Run the job of a folder, and say in the log what happens."""
     job = JobFile.model_validate_json((folder / "job.json").read_bytes())
     if job.request_id:
         log.info("run %s, attempt %d, request %s", job.run_id, job.attempt, job.request_id)

@@ -192,7 +192,6 @@ class Job:
         )
 
     def _fit_for_training(self, clip: Clip) -> None:
-        """What is done to towers before they are trained."""
         train = self.spec.train
         if self.ranks.world > 1 and not train.freezes_batch_norm:
             share_batch_norm(clip, self.device)
@@ -204,7 +203,6 @@ class Job:
     def _merge(
         self, clip: Clip, captions: Captions, suite: Suite, start_hash: str
     ) -> Iterator[Record]:
-        """Make the model of finished runs, and evaluate it like any other."""
         if self.resume_from is not None:
             adopt_shards(self.resume_from, self.folder)
         merged = yield from merge_runs(
@@ -474,7 +472,6 @@ class Job:
             save_prompts(self.folder / "checkpoint", clip, classifier, captions)
 
     def _resolved(self, plan: Plan, method: Method, trained: int) -> dict[str, Any]:
-        """The values that the spec left open."""
         return {
             "lr": plan.lr,
             "weight_decay": plan.weight_decay,

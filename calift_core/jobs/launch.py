@@ -85,7 +85,6 @@ def main(argv: list[str]) -> int:
 
 
 def _launch(folder: Path, here: int, hosts: int, rendezvous: str) -> Mapping[int, ProcessFailure]:
-    """Start the ranks of this host and wait for them. Returns those that failed."""
     if hosts == 1:
         shutil.rmtree(folder / "ranks", ignore_errors=True)
         (folder / "result.json").unlink(missing_ok=True)

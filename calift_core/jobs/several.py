@@ -82,7 +82,6 @@ def run_on_several(
 
 
 def _new_lines(path: Path, at: int) -> tuple[int, list[bytes]]:
-    """Whole lines from a position on, and the position behind them."""
     try:
         with path.open("rb") as file:
             file.seek(at)

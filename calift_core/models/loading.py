@@ -165,7 +165,6 @@ def model_config_from(
 
 
 def _registered(name: str, pretrained: str | None) -> ModelConfig:
-    """A model of open_clip's own list."""
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         raise UnknownNameError(
@@ -300,7 +299,6 @@ def construct(config: ModelConfig, generator: torch.Generator | None) -> nn.Modu
 
 
 def _from_folder(name: str, generator: torch.Generator | None) -> nn.Module:
-    """The model in a folder, or in a hub repository."""
     if name.startswith(HUB_PREFIX):
         try:
             download_pretrained_from_hf(name.removeprefix(HUB_PREFIX))

@@ -180,7 +180,6 @@ def prepare_for_training(method: Method, plan: Plan) -> Iterator[Record]:
 
 
 def _memory_hint(method: Method) -> str:
-    """What to do when the device's memory is too small."""
     if not method.couples:
         return "Raise train.accumulation_steps, or lower train.batch_size."
     return (
@@ -279,7 +278,6 @@ def _random_states(ranks: Ranks) -> dict[str, Tensor]:
 
 
 def _tensors_of(method: Method) -> list[Tensor]:
-    """Every tensor that is trained or kept beside what is trained."""
     modules = [m for module in method.trainable().values() for m in module.state_dict().values()]
     return [*modules, *method.state().values()]
 

@@ -83,7 +83,6 @@ class CalibratorAnswers(MeasureAnswers):
         )
 
     def _chosen(self, run: str, datasets: Sequence[str]) -> tuple[list[Subject], list[str]]:
-        """What a transfer matrix is of, and what is left out of it."""
         every = self._library.tested(run)
         by_name = {s.source.dataset: s for s in every}
         for name in datasets:

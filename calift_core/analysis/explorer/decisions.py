@@ -162,7 +162,6 @@ class DecisionAnswers(Scores):
         )
 
     def _threshold_part(self, subject: Subject, choice: Choice | None) -> PredictionsFile:
-        """The part that a run's thresholds are found on."""
         validation = self._library.validation(subject)
         part = threshold_part(fitted=choice is not None, has_validation=validation is not None)
         if part == "calibration":

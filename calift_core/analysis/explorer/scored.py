@@ -52,7 +52,6 @@ class Scores:
         )
 
     def _heads(self, subject: Subject) -> tuple[str, PromptHeads]:
-        """Digest and classifiers of other prompts."""
         digest, path = self._library.prompts(subject)
         return digest, self._memory.remember(
             "fits", ("prompts", digest), lambda: read_prompts(path)
@@ -175,7 +174,6 @@ class Scores:
     def _initial_of(
         self, subject: Subject, file: PredictionsFile, calibrator: Calibrator
     ) -> Path | None:
-        """Where the initial model's predictions of a file's samples lie, for who reads them."""
         return (
             self._library.initial_predictions(subject, file).path
             if calibrator.reads_initial

@@ -325,7 +325,6 @@ def _ids(table: pa.Table, image: str, chosen: str, what: str) -> Names:
 
 
 def _splits(path: Path, config: str) -> dict[str, tuple[Path, ...]]:
-    """Split → its Arrow files."""
     if is_hub_name(path):
         return _cached_splits(path, config)
     if not path.is_dir():

@@ -74,7 +74,6 @@ class ManifestFile(AtPath):
 
 
 def _domains(whole: Manifest, chosen: str | None) -> tuple[Manifest, dict[str, Manifest]]:
-    """The ID data, and domain → rows of the others."""
     names = whole.domains.names
     unnamed = whole.domains.codes < 0
     if chosen is not None:
@@ -115,7 +114,6 @@ def _as_shift(name: str, rows: Manifest, classes: Sequence[str]) -> ImageSet:
 
 
 def _grouped(rows: Manifest, group_by: str | None) -> Manifest:
-    """The rows with the groups that a pattern finds in their paths."""
     if group_by is None:
         return rows
     if rows.groups.names:

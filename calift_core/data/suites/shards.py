@@ -113,7 +113,6 @@ def _unique(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _splits(root: Path) -> dict[str, Path]:
-    """Part → folder, of those that are there."""
     parts = parts_among(class_folders(root), repr(str(root)))
     return {part: root / folder for part, folder in parts.items()}
 

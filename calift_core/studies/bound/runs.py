@@ -162,7 +162,6 @@ def _run_point(report: Report, suite: str) -> BoundPoint:
 
 
 def _id_brier(report: Report) -> float:
-    """Mean Brier score over the ID test sets."""
     scores = [e.brier for e in report.evaluations if e.role == "id"]
     return math.fsum(scores) / len(scores) if scores else math.nan
 

@@ -337,7 +337,6 @@ def _tuned(
     own: Mapping[str, Any],
     merge: SweepMethod,
 ) -> int:
-    """The arm whose runs a merge is made from."""
     tuned = next((m for m in methods if m.kind == "finetune"), None)
     if tuned is None:
         raise SpecError(
