@@ -23,7 +23,7 @@ def open_part(name: str, root: Path, options: Mapping[str, Any]) -> Any:
     """The data set of one part, as torchvision opens it."""
     from torchvision import datasets
 
-    return getattr(datasets, KINDS[name].called)(str(root), **options)
+    return getattr(datasets, name)(str(root), **options)
 
 
 def files_of(found: Any) -> tuple[list[str], list[int]] | None:

@@ -41,7 +41,6 @@ def _split(**names: str) -> dict[str, dict[str, Any]]:
 class Kind:
     """How a class of torchvision is asked for its images."""
 
-    called: str
     parts: Mapping[str, Mapping[str, Any]]
     classes: tuple[str, ...] = field(default=())
 
@@ -51,24 +50,24 @@ _TRAIN_TEST = _split(train="train", test="test")
 #: What may stand behind `torchvision:`. CIFAR is not among them: torchvision unpickles its batches,
 #: which the suites `cifar10` and `cifar100` read without that.
 KINDS: dict[str, Kind] = {
-    "Caltech101": Kind("Caltech101", {"train": {}}),
-    "Country211": Kind("Country211", _split(train="train", validation="valid", test="test")),
-    "DTD": Kind("DTD", _split(train="train", validation="val", test="test")),
-    "EuroSAT": Kind("EuroSAT", {"train": {}}),
-    "FGVCAircraft": Kind("FGVCAircraft", _split(train="train", validation="val", test="test")),
-    "FashionMNIST": Kind("FashionMNIST", _FLAG),
-    "Flowers102": Kind("Flowers102", _split(train="train", validation="val", test="test")),
-    "Food101": Kind("Food101", _TRAIN_TEST),
-    "Imagenette": Kind("Imagenette", _split(train="train", test="val")),
-    "KMNIST": Kind("KMNIST", _FLAG),
-    "MNIST": Kind("MNIST", _FLAG),
-    "OxfordIIITPet": Kind("OxfordIIITPet", _split(train="trainval", test="test")),
-    "RenderedSST2": Kind("RenderedSST2", _split(train="train", validation="val", test="test")),
-    "STL10": Kind("STL10", _TRAIN_TEST),
-    "SUN397": Kind("SUN397", {"train": {}}),
-    "SVHN": Kind("SVHN", _TRAIN_TEST, _DIGITS),
-    "StanfordCars": Kind("StanfordCars", _TRAIN_TEST),
-    "USPS": Kind("USPS", _FLAG, _DIGITS),
+    "Caltech101": Kind({"train": {}}),
+    "Country211": Kind(_split(train="train", validation="valid", test="test")),
+    "DTD": Kind(_split(train="train", validation="val", test="test")),
+    "EuroSAT": Kind({"train": {}}),
+    "FGVCAircraft": Kind(_split(train="train", validation="val", test="test")),
+    "FashionMNIST": Kind(_FLAG),
+    "Flowers102": Kind(_split(train="train", validation="val", test="test")),
+    "Food101": Kind(_TRAIN_TEST),
+    "Imagenette": Kind(_split(train="train", test="val")),
+    "KMNIST": Kind(_FLAG),
+    "MNIST": Kind(_FLAG),
+    "OxfordIIITPet": Kind(_split(train="trainval", test="test")),
+    "RenderedSST2": Kind(_split(train="train", validation="val", test="test")),
+    "STL10": Kind(_TRAIN_TEST),
+    "SUN397": Kind({"train": {}}),
+    "SVHN": Kind(_TRAIN_TEST, _DIGITS),
+    "StanfordCars": Kind(_TRAIN_TEST),
+    "USPS": Kind(_FLAG, _DIGITS),
 }
 
 
