@@ -64,7 +64,7 @@ from calift_core.models.loading import load_clip
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
 from calift_core.models.zeroshot import resolve_templates
 from calift_core.schema.methods import CaRot, Flyp
-from calift_core.training.plan import Plan
+from calift_core.training.plan import TrainingPlan
 from calift_core.training.step import make_optimizer, optimiser_step
 
 CONTENDERS = ("ours", "published", "flyp")
@@ -257,9 +257,9 @@ class Published:
 Contender = Ours | Published
 
 
-def plan_of(lr: float, weight_decay: float, setting: Setting) -> Plan:
+def plan_of(lr: float, weight_decay: float, setting: Setting) -> TrainingPlan:
     """The plan of the published run."""
-    return Plan(
+    return TrainingPlan(
         total_steps=RUN_STEPS,
         steps_per_epoch=RUN_STEPS // 10,
         lr=lr,

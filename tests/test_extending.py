@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from calift_core import catalogue
 from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
-from calift_core.analysis.measures import MEASURES, Kind, measures_of
+from calift_core.analysis.measures import MEASURES, MeasureKind, measures_of
 from calift_core.calibration import CALIBRATORS, Binning
 from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.data.corruptions import CORRUPTIONS, Corruption
@@ -177,7 +177,9 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterato
          Corruption("posterize", "digital", True, toys.corruption.posterize, False))  # fmt: skip
     monkeypatch.setattr(schema, "EXTRA_CORRUPTIONS", (*schema.EXTRA_CORRUPTIONS, "posterize"))
     line(CALIBRATORS, "prior", toys.calibrator.Prior)
-    line(MEASURES, "gap", Kind("Gap of the means", toys.measure.gap_of_means, has_floor=True))
+    line(
+        MEASURES, "gap", MeasureKind("Gap of the means", toys.measure.gap_of_means, has_floor=True)
+    )
     yield toys
     catalogue.methods.cache_clear()
     for name in [name for name in sys.modules if name.startswith(folder.name)]:

@@ -17,7 +17,7 @@ from calift_core.errors import NotFoundError
 from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.sweeps import SWEEP_ENDS, LeftOut, SweepVerdict
 from calift_core.studies.sweep.arms import Arm, Arms
-from calift_core.studies.sweep.plan import Plan
+from calift_core.studies.sweep.plan import SweepPlan
 from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 
 
@@ -49,7 +49,7 @@ class SweepComparison:
         return found
 
     def _make(
-        self, sweep_id: str, arms: Arms, plan: Plan, done: dict[str, str], complete: bool
+        self, sweep_id: str, arms: Arms, plan: SweepPlan, done: dict[str, str], complete: bool
     ) -> SweepVerdict:
         contenders, left_out = [], []
         for arm in arms:
@@ -73,7 +73,7 @@ class SweepComparison:
             left_out=left_out,
         )
 
-    def _contender(self, arms: Arms, arm: Arm, plan: Plan, done: dict[str, str]) -> Contender:
+    def _contender(self, arms: Arms, arm: Arm, plan: SweepPlan, done: dict[str, str]) -> Contender:
         chosen = plan.rates.get(arm.index)
         every = arms.spec.rate is not None and arms.spec.rate.every_seed
         role = "judged" if every else "selection"
@@ -111,7 +111,7 @@ class SweepComparison:
         return units[order], self._explorer.scored(file, evaluation.temperature).take(order)
 
 
-def _why(arm: Arm, plan: Plan, missing: int) -> str:
+def _why(arm: Arm, plan: SweepPlan, missing: int) -> str:
     if arm.index in plan.lost:
         return plan.lost[arm.index]
     if missing:

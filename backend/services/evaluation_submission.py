@@ -9,8 +9,8 @@ from backend.services.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, 
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from calift_core.data.counting import SuiteCounts
-from calift_core.data.job_counting import EvaluatedRun, JobCounts, count_job
-from calift_core.data.listing import Budget
+from calift_core.data.job_counting import EvaluableRun, JobCounts, count_job
+from calift_core.data.listing import ScanBudget
 from calift_core.data.workload import Pace, Workload, evaluation_phases
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec, is_job_id
@@ -58,14 +58,14 @@ class EvaluationSubmission:
             errors = [{"pointer": p, "message": m} for p, m in self._refusals(spec)]
         if errors:
             return Validation(valid=False, errors=errors)
-        runs: list[EvaluatedRun] = []
+        runs: list[EvaluableRun] = []
         for index, run_id in enumerate(spec.runs):
             found = self._judgeable(run_id)
             if isinstance(found, str):
                 errors.append({"pointer": f"#/runs/{index}", "message": found})
             else:
                 runs.append(found)
-        counts = count_job(spec, runs, Budget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS))
+        counts = count_job(spec, runs, ScanBudget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS))
         errors += [{"pointer": p, "message": m} for p, m in counts.problems]
         if errors:
             return Validation(valid=False, errors=errors)
@@ -113,7 +113,7 @@ class EvaluationSubmission:
         for place, uri in sources.items():
             yield from self._submission.source_refusals(f"#/{place}", uri)
 
-    def _judgeable(self, run_id: str) -> EvaluatedRun | str:
+    def _judgeable(self, run_id: str) -> EvaluableRun | str:
         """A run that can be judged, or a sentence on why it cannot."""
         if is_job_id(run_id):
             return f"{run_id} is an evaluation job and has no model"
@@ -137,7 +137,7 @@ class EvaluationSubmission:
             suite = parse_spec(run.spec).suite
         except SpecError as error:
             return f"the spec of run {run_id} cannot be read: {error}"
-        return EvaluatedRun(run_id, suite, tuple(report["data"]["classes"]))
+        return EvaluableRun(run_id, suite, tuple(report["data"]["classes"]))
 
     def _judged_before(self, spec: EvaluationJobSpec) -> Iterator[str]:
         """Names that a run has results under: whether of the same images is for the runner."""

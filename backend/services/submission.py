@@ -19,7 +19,7 @@ from backend.store.stores import Stores
 from backend.store.submitting import model_label
 from calift_core import catalogue
 from calift_core.data.counting import SuiteCounts
-from calift_core.data.listing import Budget
+from calift_core.data.listing import ScanBudget
 from calift_core.data.suites import parse_suite_id
 from calift_core.data.suites.huggingface import hub_name_of, is_cached
 from calift_core.data.workload import Pace, Workload, count_images
@@ -40,9 +40,9 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SCAN_ENTRIES, SCAN_SECONDS = 500_000, 3.0
 
 
-def scan_budget() -> Budget:
+def scan_budget() -> ScanBudget:
     """How much of a disk one dry run may look at, from now on."""
-    return Budget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS)
+    return ScanBudget(entries=SCAN_ENTRIES, seconds=SCAN_SECONDS)
 
 
 def invalid_spec(errors: list[dict[str, str]]) -> HttpError:

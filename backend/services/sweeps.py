@@ -39,7 +39,7 @@ from calift_core.schema.wire.sweeps import (
     SweepValidation,
 )
 from calift_core.studies.sweep.arms import PENDING, Arm, Arms, make_arms
-from calift_core.studies.sweep.plan import Outcome, Plan, PlannedRun, make_plan
+from calift_core.studies.sweep.plan import Outcome, PlannedRun, SweepPlan, make_plan
 
 _log = logging.getLogger(__name__)
 
@@ -244,7 +244,9 @@ class Sweeping:
             return
         self._queue(sweep, arms, plan, runs)
 
-    def _queue(self, sweep: StoredSweep, arms: Arms, plan: Plan, runs: Sequence[SweepRun]) -> None:
+    def _queue(
+        self, sweep: StoredSweep, arms: Arms, plan: SweepPlan, runs: Sequence[SweepRun]
+    ) -> None:
         ids = {run.key: run.run_id for run in runs}
         costs = _Costs(arms, runs, sweep.estimate)
         planned = costs.spent_s + costs.open_s
@@ -375,7 +377,7 @@ class Sweeping:
             cost=costs.view(plan, by_key),
         )
 
-    def state(self, sweep: StoredSweep) -> tuple[Arms, Plan, list[SweepRun]]:
+    def state(self, sweep: StoredSweep) -> tuple[Arms, SweepPlan, list[SweepRun]]:
         """The contenders, the plan and the runs of a sweep as they are now."""
         arms = _arms_of(sweep.spec)
         runs = self._store.sweeps.runs(sweep.id)
@@ -461,7 +463,7 @@ class _Costs:
             return self._like_others
         return known
 
-    def view(self, plan: Plan, runs: Mapping[str, SweepRun]) -> SweepCost:
+    def view(self, plan: SweepPlan, runs: Mapping[str, SweepRun]) -> SweepCost:
         """Runs and hours, spent and to come."""
         missing = [slot.arm for slot in plan.slots if slot.key not in runs]
         missing += [arm for arm, _, n in plan.to_come for _ in range(n)]
@@ -534,7 +536,7 @@ def _conflict(sweep_id: str, phase: str, done: str) -> ConflictError:
     return ConflictError(f"sweep {sweep_id} is {phase} and cannot be {done}.", hint=hint)
 
 
-def _ended(arms: Arms, plan: Plan) -> str:
+def _ended(arms: Arms, plan: SweepPlan) -> str:
     lost = [f"{arms[i].label}: {why}" for i, why in plan.lost.items()]
     return f"ended without {'; '.join(lost)}" if lost else "every run has ended"
 
@@ -562,7 +564,7 @@ _RATE_STATES: dict[str, Literal["runs", "done", "diverged", "failed"]] = {
 }
 
 
-def _arm_view(arms: Arms, arm: Arm, plan: Plan, runs: Mapping[str, SweepRun]) -> SweepArm:
+def _arm_view(arms: Arms, arm: Arm, plan: SweepPlan, runs: Mapping[str, SweepRun]) -> SweepArm:
     chosen = plan.rates.get(arm.index)
     judged = list(plan.judged(arm.index))
     own = [runs[slot.key] for slot in judged if slot.key in runs]

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import calift_core
 from calift.commands.console import err, out, percent, sigma_text
-from calift.commands.demo_story import DemoModel, Row, read_models, sentences, table_rows
+from calift.commands.demo_story import DemoModel, DemoRow, read_models, sentences, table_rows
 from calift.commands.service import follow_runs
 from calift.commands.stack import dashboard_link
 from calift_core import __version__
@@ -276,7 +276,7 @@ def _models(client: Client, runs: Sequence[RunDetail]) -> list[DemoModel]:
         return read_models(files, sigma, RECIPE)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[DemoRow]) -> Table:
     """The screen's table: a model a row."""
     table = Table(title="Typefaces, calift-tiny, seed 0", title_justify="left")
     table.add_column("model")
@@ -299,7 +299,7 @@ def _table(rows: Sequence[Row]) -> Table:
 def _write_report(
     client: Client,
     runs: Sequence[RunDetail],
-    rows: Sequence[Row],
+    rows: Sequence[DemoRow],
     findings: list[str],
     folder: Path,
     timings: dict[str, float],

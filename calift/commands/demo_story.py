@@ -159,7 +159,7 @@ def difference(a: DemoModel, b: DemoModel, metric: str, sets: Sequence[str]) -> 
 
 
 @dataclass(frozen=True)
-class Numbers:
+class DemoNumbers:
     """Unweighted means over data sets; fractions, and nats for `nll`."""
 
     accuracy: float
@@ -170,23 +170,23 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """A model's line of the table: on ID test images, and the mean over the shifts."""
 
     model: str
-    id: Numbers
-    shift: Numbers
+    id: DemoNumbers
+    shift: DemoNumbers
     sigma_min: float | None
 
 
-def table_rows(models: Sequence[DemoModel]) -> list[Row]:
+def table_rows(models: Sequence[DemoModel]) -> list[DemoRow]:
     """Measure each model."""
     return [
-        Row(m.name, _numbers(m, [m.id_set]), _numbers(m, m.shifts), m.sigma_min) for m in models
+        DemoRow(m.name, _numbers(m, [m.id_set]), _numbers(m, m.shifts), m.sigma_min) for m in models
     ]
 
 
-def _numbers(model: DemoModel, names: Sequence[str]) -> Numbers:
+def _numbers(model: DemoModel, names: Sequence[str]) -> DemoNumbers:
     found = [model.sets[name] for name in names]
     columns = (
         [measures.accuracy(s) for s in found],
@@ -195,7 +195,7 @@ def _numbers(model: DemoModel, names: Sequence[str]) -> Numbers:
         [null_floor(s, n_resamples=_DRAWS).mean for s in found],
         [measures.nll(s) for s in found],
     )
-    return Numbers(*(float(np.mean(values)) for values in columns))
+    return DemoNumbers(*(float(np.mean(values)) for values in columns))
 
 
 def sentences(models: Sequence[DemoModel]) -> list[str]:
@@ -216,7 +216,7 @@ def sentences(models: Sequence[DemoModel]) -> list[str]:
     ]
 
 
-def _gain(own: Difference, shifted: Difference, flyp: Row, zero: Row, shifts: int) -> str:
+def _gain(own: Difference, shifted: Difference, flyp: DemoRow, zero: DemoRow, shifts: int) -> str:
     numbers = (
         f"{flyp.model} reads {_percent(flyp.id.accuracy)} of letters of new sans-serif fonts right "
         f"and the model before it {_percent(zero.id.accuracy)} ({_points(own)})"
@@ -235,7 +235,7 @@ def _gain(own: Difference, shifted: Difference, flyp: Row, zero: Row, shifts: in
     return lead + tail
 
 
-def _confidence(error: Difference, flyp: Row, zero: Row) -> str:
+def _confidence(error: Difference, flyp: DemoRow, zero: DemoRow) -> str:
     numbers = (
         f"on those fonts it is {_percent(flyp.shift.confidence)} sure on average and right in "
         f"{_percent(flyp.shift.accuracy)}, a calibration error of {_percent(flyp.shift.ece)} "
@@ -248,7 +248,7 @@ def _confidence(error: Difference, flyp: Row, zero: Row) -> str:
     }[error.sign]
 
 
-def _remedies(error: Difference, accuracy: Difference, carot: Row, flyp: Row) -> str:
+def _remedies(error: Difference, accuracy: Difference, carot: DemoRow, flyp: DemoRow) -> str:
     numbers = f"{_percent(carot.shift.ece)}, at an ID accuracy that differs by {_points(accuracy)}"
     claim = {
         -1: f"{carot.model}'s calibration error under shift is lower, {numbers}",
@@ -263,7 +263,7 @@ def _remedies(error: Difference, accuracy: Difference, carot: Row, flyp: Row) ->
     )
 
 
-def _advice(gain: Difference, recipe: Row, flyp: Row, zero: Row) -> str:
+def _advice(gain: Difference, recipe: DemoRow, flyp: DemoRow, zero: DemoRow) -> str:
     word = {-1: "lower than", 0: "not told apart from", 1: "higher than"}[gain.sign]
     return (
         f"; the {recipe.model} has an NLL under shift of {recipe.shift.nll:.3f}, "

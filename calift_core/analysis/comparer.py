@@ -31,7 +31,7 @@ MOST_RUNS = 10
 _Evaluations = Mapping[str, Evaluation]
 
 
-class Runs(Protocol):
+class ComparedRuns(Protocol):
     """Where runs and their evaluations are: a store, or folders."""
 
     @property
@@ -66,7 +66,7 @@ class Comparer:
     predictions: it is made once.
     """
 
-    def __init__(self, runs: Runs, explorer: Explorer) -> None:
+    def __init__(self, runs: ComparedRuns, explorer: Explorer) -> None:
         self._runs, self._explorer, self._memory = runs, explorer, runs.memory
 
     def compare(self, query: CompareQuery) -> Comparison:
@@ -89,7 +89,7 @@ class Comparer:
         if query.paired:
             by_set = _by_dataset(evaluations)
             for name in query.dataset or by_set:
-                found = _Set(self, by_set.get(name, {}))
+                found = _ComparedSet(self, by_set.get(name, {}))
                 for run in runs:
                     differences[run.id] += found.differences(run, reference, warnings)
                 if len(found.evaluations) == len(ids):
@@ -136,7 +136,7 @@ class Comparer:
 
         def make() -> list[dict[str, Any]]:
             try:
-                drawn = [_Set(self, found).drawn() for found in sets.values()]
+                drawn = [_ComparedSet(self, found).drawn() for found in sets.values()]
             except CaliftError:
                 return []  # the differences' warnings say why
             return [self._board(role, metric, sets, drawn) for metric in METRICS]
@@ -198,7 +198,7 @@ class Comparer:
         return found
 
 
-class _Set:
+class _ComparedSet:
     """One data set and the runs that were tested on it; predictions are opened when needed."""
 
     def __init__(self, comparer: Comparer, evaluations: _Evaluations) -> None:

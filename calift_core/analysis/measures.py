@@ -115,7 +115,7 @@ _NORM_TITLES: dict[Norm, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class MeasureKind:
     """A measure of a set, a fraction.
 
     Attributes:
@@ -135,26 +135,28 @@ class Kind:
 
 
 #: What a set is measured by, beside its accuracies, proper scores and one binned error.
-MEASURES: dict[str, Kind] = {
-    "mce": Kind("MCE", calibration.mce, has_floor=True, is_binned=True),
-    "debiased_l2": Kind(
+MEASURES: dict[str, MeasureKind] = {
+    "mce": MeasureKind("MCE", calibration.mce, has_floor=True, is_binned=True),
+    "debiased_l2": MeasureKind(
         "Debiased calibration error, L2",
         lambda s, binning: calibration.debiased_calibration_error(s, replace(binning, norm="l2")),
         has_floor=True, is_binned=True,
     ),
-    "smooth_ece": Kind("Smooth ECE", calibration.smooth_ece, has_floor=True),
-    "ks_error": Kind("KS calibration error", calibration.ks_error, has_floor=True),
-    "mean_per_class_accuracy": Kind("Mean per-class accuracy", calibration.mean_per_class_accuracy),
-    "macro_f1": Kind("Macro-F1", calibration.macro_f1),
-    "aurc": Kind("AURC", calibration.aurc),
-    "risk_at_coverage_80": Kind(
+    "smooth_ece": MeasureKind("Smooth ECE", calibration.smooth_ece, has_floor=True),
+    "ks_error": MeasureKind("KS calibration error", calibration.ks_error, has_floor=True),
+    "mean_per_class_accuracy": MeasureKind(
+        "Mean per-class accuracy", calibration.mean_per_class_accuracy
+    ),
+    "macro_f1": MeasureKind("Macro-F1", calibration.macro_f1),
+    "aurc": MeasureKind("AURC", calibration.aurc),
+    "risk_at_coverage_80": MeasureKind(
         "Error rate at 80 % coverage", partial(calibration.risk_at_coverage, coverage=0.8)
     ),
-    "overconfidence": Kind(
+    "overconfidence": MeasureKind(
         "Over-confident part of the ECE",
         lambda s, binning: over_under_confidence(s, binning)[0], is_binned=True,
     ),
-    "underconfidence": Kind(
+    "underconfidence": MeasureKind(
         "Under-confident part of the ECE",
         lambda s, binning: over_under_confidence(s, binning)[1], is_binned=True,
     ),

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from calift_core.calibration.bins import Doubles
-from calift_core.calibration.confidence_sets import ConfidenceSet, confidence_set_of
+from calift_core.calibration.confidence_sets import ModelConfidenceSet, confidence_set_of
 from calift_core.calibration.scores import SampleScores
 from calift_core.calibration.squared import ROUNDING, SquaredDifference, SquaredError, Units
 from calift_core.calibration.uncertainty import check_resampling
@@ -189,7 +189,7 @@ def model_confidence_set(
     level: float = 0.95,
     clusters: npt.NDArray[Any] | None = None,
     seed: int = 0,
-) -> ConfidenceSet:
+) -> ModelConfidenceSet:
     """Return the models that the data cannot rule out as the best one (Hansen et al. 2011).
 
     While the largest studentised difference between two models of the set is more than it would be
@@ -350,7 +350,7 @@ class Together:
 
     def confidence_set(
         self, metric: str | Metric, *, higher_is_better: bool | None = None
-    ) -> ConfidenceSet:
+    ) -> ModelConfidenceSet:
         """Which models may be the best; see `model_confidence_set`."""
         return confidence_set_of(
             self.names,
@@ -386,7 +386,7 @@ class Noisy(Protocol):
         """Values (R, J) on shared draws."""
 
 
-def confidence_set_over(sets: Sequence[Noisy], metric: str) -> ConfidenceSet:
+def confidence_set_over(sets: Sequence[Noisy], metric: str) -> ModelConfidenceSet:
     """Which models may be the best by the mean of a metric over several sets of samples.
 
     Every set counts the same, whatever its size. Sets of the same units must have been drawn with

@@ -13,7 +13,7 @@ from calift_core.calibration.squared import ROUNDING
 
 
 @dataclass(frozen=True)
-class ConfidenceSet:
+class ModelConfidenceSet:
     """The models any of which may be the best one: a model confidence set.
 
     Attributes:
@@ -55,13 +55,13 @@ def confidence_set_of(
     n_clusters: int,
     level: float,
     seed: int,
-) -> ConfidenceSet:
-    """The set of models with these values (J,) and draws (R, J); see `ConfidenceSet`."""
+) -> ModelConfidenceSet:
+    """The set of models with these values (J,) and draws (R, J); see `ModelConfidenceSet`."""
     p_values = eliminate(values * (-1 if higher_is_better else 1), noise)
     by_name = dict(zip(names, p_values.tolist(), strict=True))
     known = dict(zip(names, values.tolist(), strict=True))
     order = sorted(names, key=lambda name: -known[name] if higher_is_better else known[name])
-    return ConfidenceSet(
+    return ModelConfidenceSet(
         members=tuple(name for name in order if by_name[name] >= 1 - level),
         excluded=tuple(name for name in order if by_name[name] < 1 - level),
         values=known,

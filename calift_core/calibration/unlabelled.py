@@ -40,7 +40,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class AccuracyEstimate:
     """An expected accuracy, a fraction, with a 95 % interval of what sampling leaves open."""
 
     estimator: str
@@ -114,7 +114,7 @@ def _thresholded(labelled: Labelled, target: Doubles) -> float:
 
 def estimate_accuracy(
     labelled: Labelled, confidences: Floats, *, n_resamples: int = 500, seed: int = 0
-) -> list[Estimate]:
+) -> list[AccuracyEstimate]:
     """`expected_accuracy` with percentile intervals over draws of both sets of images.
 
     Raises:
@@ -134,7 +134,7 @@ def estimate_accuracy(
         name: np.quantile([draw[name] for draw in drawn], [0.025, 0.975]) for name in ESTIMATORS
     }
     return [
-        Estimate(name, values[name], float(ends[name][0]), float(ends[name][1]))
+        AccuracyEstimate(name, values[name], float(ends[name][0]), float(ends[name][1]))
         for name in ESTIMATORS
     ]
 

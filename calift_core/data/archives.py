@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, Budget, SkippedFiles, TooManyFilesError
+from calift_core.data.listing import EXTENSIONS, ScanBudget, SkippedFiles, TooManyFilesError
 from calift_core.data.names import Names
 from calift_core.data.packed import PackedSource
 from calift_core.data.sources import file_state
@@ -107,7 +107,7 @@ class ZipSource(PackedSource):
 
 
 def open_zip(
-    file: Path, budget: Budget | None = None, skipped: SkippedFiles | None = None
+    file: Path, budget: ScanBudget | None = None, skipped: SkippedFiles | None = None
 ) -> ZipSource:
     """The images of a zip, by what its table says; none is read.
 
@@ -185,7 +185,7 @@ def require_bounded_size(source: ZipSource) -> None:
 class _Table(io.FileIO):
     """A zip of which a budget says how large its table may be: it is read in one piece."""
 
-    def __init__(self, file: Path, budget: Budget | None) -> None:
+    def __init__(self, file: Path, budget: ScanBudget | None) -> None:
         super().__init__(file, "rb")
         self._budget = budget
 

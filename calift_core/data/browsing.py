@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from calift_core.data.listing import EXTENSIONS, Budget, TooManyFilesError
+from calift_core.data.listing import EXTENSIONS, ScanBudget, TooManyFilesError
 from calift_core.errors import NotFoundError
 from calift_core.schema.wire.service import FolderInside, FolderList
 
@@ -33,7 +33,7 @@ def browse(path: Path, roots: Sequence[Path]) -> FolderList:
         names, images, whole = _entries(handle)
         inside = [name for name in names if _leads_inside(real / name, real_roots)]
     shown = sorted(inside)[:_SHOWN]
-    each = Budget(max(_LEAST, _ENTRIES // max(1, len(shown))), _SECONDS)
+    each = ScanBudget(max(_LEAST, _ENTRIES // max(1, len(shown))), _SECONDS)
     return FolderList(
         path=str(path),
         parent=None if real in real_roots else str(path.parent),
@@ -83,9 +83,9 @@ def _entries(handle: int) -> tuple[list[str], int, bool]:
     return names, images, True
 
 
-def _seen(path: Path, each: Budget) -> FolderInside:
+def _seen(path: Path, each: ScanBudget) -> FolderInside:
     """What a folder seems to hold; links in it are not followed."""
-    budget = Budget(each.entries)
+    budget = ScanBudget(each.entries)
     budget.deadline = each.deadline
     folders = images = 0
     whole = True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from calift_core.data.listing import (
-    Budget,
+    ScanBudget,
     TooManyFilesError,
     corruption_plan,
 )
@@ -87,7 +87,7 @@ class SuiteCounts:
 
 def count_suite(
     spec: SuiteSpec,
-    budget: Budget | None = None,
+    budget: ScanBudget | None = None,
     *,
     count: Callable[[SuiteFamily, SuiteRequest], SuiteSizes] | None = None,
 ) -> SuiteCounts:
@@ -100,7 +100,7 @@ def count_suite(
     Raises:
         SpecError: no suite, domain or shift has this name.
     """
-    budget = budget or Budget()
+    budget = budget or ScanBudget()
     family, request = named_suite(spec, budget)
     absent: list[MissingData] = []
     problems: list[MissingData] = []

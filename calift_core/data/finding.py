@@ -18,7 +18,7 @@ from typing import Any
 
 from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import Budget, corruption_plan
+from calift_core.data.listing import ScanBudget, corruption_plan
 from calift_core.data.suites import OFF, named_suite, parse_suite_id, shift_images
 from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest
 from calift_core.errors import CaliftError, DataError, NotFoundError
@@ -57,7 +57,7 @@ class ThumbnailRequest:
 
 
 @dataclass(frozen=True)
-class Place:
+class ImagePlace:
     """An image in its set, and where its file may lie.
 
     Attributes:
@@ -70,7 +70,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class _Set:
+class _LocatedSet:
     images: ImageSet
     position: Mapping[str, int]
     folder: Path | None
@@ -80,12 +80,12 @@ class Finder:
     """Finds images, and remembers the sets that it has listed."""
 
     def __init__(self) -> None:
-        self._sets: OrderedDict[str, tuple[float, _Set | CaliftError]] = OrderedDict()
+        self._sets: OrderedDict[str, tuple[float, _LocatedSet | CaliftError]] = OrderedDict()
         self._suites: OrderedDict[
             str, tuple[float, tuple[SuiteFamily, SuiteRequest, LoadedSuite]]
         ] = OrderedDict()
 
-    def find(self, request: ThumbnailRequest) -> Place:
+    def find(self, request: ThumbnailRequest) -> ImagePlace:
         """Find an image.
 
         Raises:
@@ -113,9 +113,9 @@ class Finder:
                 f"{request.sample!r} is of "
                 "another class now"
             )
-        return Place(found.images, position, found.folder)
+        return ImagePlace(found.images, position, found.folder)
 
-    def _set(self, request: ThumbnailRequest) -> _Set:
+    def _set(self, request: ThumbnailRequest) -> _LocatedSet:
         faults = []
         for suite_body in request.suites:
             try:
@@ -127,7 +127,7 @@ class Finder:
                 images, place = found
                 # A manifest's images lie beside it or below.
                 folder = place.parent if place is not None and place.is_file() else place
-                return _Set(images, {name: k for k, name in enumerate(images.ids)}, folder)
+                return _LocatedSet(images, {name: k for k, name in enumerate(images.ids)}, folder)
         why = f" ({'; '.join(faults)})" if faults else ""
         raise NotFoundError(f"no images of {request.dataset} are known on this machine{why}.")
 
@@ -178,8 +178,8 @@ def _test(found: LoadedSuite, spec: SuiteSpec) -> ImageSet:
     return found.parts["test"].limited(spec.limits.get("test"), "test")
 
 
-def _budget() -> Budget:
-    return Budget(_ENTRIES, _SECONDS)
+def _budget() -> ScanBudget:
+    return ScanBudget(_ENTRIES, _SECONDS)
 
 
 def _keep(memory: OrderedDict[str, Any], key: str, value: Any) -> None:

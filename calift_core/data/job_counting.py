@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from calift_core.data.counting import SuiteCounts, count_suite
-from calift_core.data.listing import Budget, TooManyFilesError
+from calift_core.data.listing import ScanBudget, TooManyFilesError
 from calift_core.data.suites import id_data, shift_images
 from calift_core.errors import CaliftError, reason_of
 from calift_core.schema.evaluation_job import EvaluationJobSpec
@@ -26,7 +26,7 @@ def _sentence(error: Exception, source: str) -> str:
 
 
 @dataclass(frozen=True)
-class EvaluatedRun:
+class EvaluableRun:
     """A finished run that can be evaluated.
 
     Attributes:
@@ -61,10 +61,10 @@ class JobCounts:
 
 
 def count_job(
-    spec: EvaluationJobSpec, runs: Sequence[EvaluatedRun], budget: Budget | None = None
+    spec: EvaluationJobSpec, runs: Sequence[EvaluableRun], budget: ScanBudget | None = None
 ) -> JobCounts:
     """Count what a job has to evaluate."""
-    counter = _Counter(spec, budget or Budget())
+    counter = _Counter(spec, budget or ScanBudget())
     counts = counter.counts
     for run in runs:
         found = list(counter.sets(run))
@@ -84,12 +84,12 @@ def count_job(
 class _Counter:
     """Looks at each suite and folder once for all runs that see it alike."""
 
-    def __init__(self, spec: EvaluationJobSpec, budget: Budget) -> None:
+    def __init__(self, spec: EvaluationJobSpec, budget: ScanBudget) -> None:
         self.spec, self.budget, self.counts = spec, budget, JobCounts()
         self._shifts: dict[tuple[str, tuple[str, ...]], int | None] = {}
         self._suites: dict[tuple[str, str], SuiteCounts | None] = {}
 
-    def sets(self, run: EvaluatedRun) -> Iterator[tuple[str, int | None]]:
+    def sets(self, run: EvaluableRun) -> Iterator[tuple[str, int | None]]:
         """Name and images of suites and shifts."""
         for index, suite_id in enumerate(self.spec.suites):
             yield suite_id, self._suite_images(f"#/suites/{index}", suite_id, run)
@@ -104,7 +104,7 @@ class _Counter:
                 self._shifts[at] = self._shift_images(place, name, uri, run.classes)
             yield name, self._shifts[at]
 
-    def corrupted(self, run: EvaluatedRun) -> int | None:
+    def corrupted(self, run: EvaluableRun) -> int | None:
         """Images under the corruptions that are named."""
         if not self.spec.corruptions.chosen:
             return 0
@@ -126,14 +126,14 @@ class _Counter:
             return len(images)
         return None
 
-    def _suite_images(self, place: str, suite_id: str, run: EvaluatedRun) -> int | None:
+    def _suite_images(self, place: str, suite_id: str, run: EvaluableRun) -> int | None:
         counts = self._suite(place, SuiteSpec(id=suite_id), run)
         if counts is None or counts.evaluated is None:
             return None
         is_own = suite_id == run.suite.id  # whose test images the run was evaluated on
         return counts.evaluated - (counts.parts["test"] if is_own else 0)
 
-    def _suite(self, place: str, spec: SuiteSpec, run: EvaluatedRun) -> SuiteCounts | None:
+    def _suite(self, place: str, spec: SuiteSpec, run: EvaluableRun) -> SuiteCounts | None:
         at = (place, spec.model_dump_json())
         if at not in self._suites:
             self._suites[at] = self._count(place, spec)

@@ -143,7 +143,7 @@ class TooManyFilesError(CaliftError):
     code = "TOO_MANY_FILES"
 
 
-class Budget:
+class ScanBudget:
     """How much of a disk may be looked at; the default is all of it."""
 
     def __init__(self, entries: float = float("inf"), seconds: float = float("inf")) -> None:
@@ -165,7 +165,7 @@ class Budget:
 
 def images_below(
     folder: Path,
-    budget: Budget | None = None,
+    budget: ScanBudget | None = None,
     skipped: SkippedFiles | None = None,
     endings: tuple[str, ...] = EXTENSIONS,
     prefix: str = "",
@@ -197,7 +197,7 @@ def images_by_class(
     root: Path,
     classes: Sequence[str],
     name: str,
-    budget: Budget | None = None,
+    budget: ScanBudget | None = None,
     skipped: SkippedFiles | None = None,
     prefix: str = "",
 ) -> tuple[Names, NDArray[np.int64]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, PARTS, Budget, part_named
+from calift_core.data.listing import EXTENSIONS, PARTS, ScanBudget, part_named
 from calift_core.data.names import Names
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 from calift_core.untrusted import parse_json
@@ -29,7 +29,7 @@ _NO_HEADER = "A manifest has the columns path and label, and may have split, dom
 
 
 @dataclass(frozen=True)
-class Column:
+class CodedColumn:
     """A column of few different texts.
 
     Attributes:
@@ -40,12 +40,12 @@ class Column:
     codes: NDArray[np.int32]
     names: tuple[str, ...]
 
-    def take(self, positions: NDArray[np.int64]) -> Column:
+    def take(self, positions: NDArray[np.int64]) -> CodedColumn:
         """The cells at some positions, with the names that are left."""
         used, codes = np.unique(self.codes[positions], return_inverse=True)
         empty = int(len(used) > 0 and used[0] < 0)
         names = tuple(self.names[int(i)] for i in used[empty:])
-        return Column((codes - empty).astype(np.int32), names)
+        return CodedColumn((codes - empty).astype(np.int32), names)
 
     def of(self, name: str) -> NDArray[np.bool_]:
         """Which cells (N,) hold this text."""
@@ -65,10 +65,10 @@ class Manifest:
 
     file: Path
     paths: Names
-    labels: Column
-    splits: Column
-    domains: Column
-    groups: Column
+    labels: CodedColumn
+    splits: CodedColumn
+    domains: CodedColumn
+    groups: CodedColumn
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Manifest:
         )
 
 
-def read_manifest(file: Path, budget: Budget | None = None) -> Manifest:
+def read_manifest(file: Path, budget: ScanBudget | None = None) -> Manifest:
     """Read a table and look whether its images are there; none is opened.
 
     Raises:
@@ -190,12 +190,12 @@ class _Coded:
     def add(self, text: str) -> None:
         self.codes.append(self.known.setdefault(text, len(self.known)) if text else -1)
 
-    def column(self, order: NDArray[np.int64], key: Callable[[str], Any] = str) -> Column:
+    def column(self, order: NDArray[np.int64], key: Callable[[str], Any] = str) -> CodedColumn:
         names = sorted(self.known, key=key)
         new = np.empty(len(names) + 1, dtype=np.int32)
         new[[self.known[name] for name in names]] = np.arange(len(names))
         new[-1] = -1
-        return Column(new[np.frombuffer(self.codes, dtype=np.int32)][order], tuple(names))
+        return CodedColumn(new[np.frombuffer(self.codes, dtype=np.int32)][order], tuple(names))
 
 
 def is_number(text: str) -> bool:

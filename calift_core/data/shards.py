@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from calift_core.data.listing import EXTENSIONS, Budget
+from calift_core.data.listing import EXTENSIONS, ScanBudget
 from calift_core.data.names import Names
 from calift_core.data.packed import PackedSource
 from calift_core.data.sources import file_state, key_of_image
@@ -114,7 +114,7 @@ class ShardSource(PackedSource):
         )
 
 
-def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:
+def shard_index(path: Path, budget: ScanBudget | None = None) -> ShardIndex:
     """What a tar holds, from the cache if it was listed before.
 
     Raises:
@@ -150,7 +150,7 @@ def shard_index(path: Path, budget: Budget | None = None) -> ShardIndex:
     return index
 
 
-def _listed(path: Path, budget: Budget | None) -> ShardIndex:
+def _listed(path: Path, budget: ScanBudget | None) -> ShardIndex:
     names: list[str] = []
     starts, sizes, labels = array("q"), array("q"), array("q")
     for key, members in _samples(path, budget):
@@ -185,7 +185,9 @@ def _label(path: Path, key: str, member: tarfile.TarInfo) -> int:
     return int(text)
 
 
-def _samples(path: Path, budget: Budget | None) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+def _samples(
+    path: Path, budget: ScanBudget | None
+) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Members that follow each other under one key: key, ending → member."""
     key, members = "", dict[str, tarfile.TarInfo]()
     for member in _members(path):

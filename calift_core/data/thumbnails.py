@@ -33,7 +33,7 @@ from calift_core.child_process import answer_all, limit, told
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.duplicates import perceptual_hash
-from calift_core.data.finding import Finder, Place, ThumbnailRequest
+from calift_core.data.finding import Finder, ImagePlace, ThumbnailRequest
 from calift_core.data.images import ImageSet, Pixels
 from calift_core.data.listing import EXTENSIONS
 from calift_core.data.sources import FileSource, NpySource
@@ -100,7 +100,7 @@ def measured(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
     return header, b""
 
 
-def pixels_of(place: Place, roots: Sequence[Path], size: int) -> Pixels:
+def pixels_of(place: ImagePlace, roots: Sequence[Path], size: int) -> Pixels:
     """A sample's pixels as the model's preprocessing was given them: (H, W, 3) uint8.
 
     Args:
@@ -214,7 +214,7 @@ class Answerer:
             return told(error), b""
 
 
-def _make_ready(place: Place) -> None:
+def _make_ready(place: ImagePlace) -> None:
     """Let an image's corruption make here what it keeps (textures, tables): children inherit it.
 
     With the image's seed, which chooses among textures, and on pixels of our own: no file is opened

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from calift_core.data.counting import SuiteCounts, count_suite
-from calift_core.data.listing import Budget, corruption_plan, steps_per_epoch
+from calift_core.data.listing import ScanBudget, corruption_plan, steps_per_epoch
 from calift_core.errors import CaliftError
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.train import ConfidenceSpec
@@ -122,7 +122,7 @@ class Workload:
 
 
 def count_images(
-    spec: RunSpec, budget: Budget | None = None, counts: SuiteCounts | None = None
+    spec: RunSpec, budget: ScanBudget | None = None, counts: SuiteCounts | None = None
 ) -> Workload:
     """What a run of this spec has to do, without opening an image.
 

@@ -27,12 +27,12 @@ from calift_core.evaluation.forward import (
     store,
     validation_values,
 )
-from calift_core.evaluation.items import Item, Settings, items_of, key, n_images_of
+from calift_core.evaluation.items import EvaluationSettings, Item, items_of, key, n_images_of
 from calift_core.evaluation.noise_levels import copy_of, noise_levels
 from calift_core.evaluation.partial import SHARD_BATCHES, Shard, Shards
-from calift_core.evaluation.progress import Progress
+from calift_core.evaluation.progress import EvaluationProgress
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
-from calift_core.evaluation.subjects import Subject
+from calift_core.evaluation.subjects import EvaluationSubject
 from calift_core.files import sha256_file
 from calift_core.methods.base import Classifier
 from calift_core.schema.records import EvaluationRecord, PhaseRecord, Record
@@ -59,7 +59,7 @@ class EvaluationResult:
 
 
 def evaluate_models(
-    subjects: Sequence[Subject], suite: Suite, settings: Settings
+    subjects: Sequence[EvaluationSubject], suite: Suite, settings: EvaluationSettings
 ) -> Generator[Record, None, list[EvaluationResult]]:
     """Evaluate models on everything that a suite has; each image is decoded once for all of them.
 
@@ -93,23 +93,23 @@ def evaluate_models(
 
 
 def _evaluate_sets(
-    subjects: Sequence[Subject],
+    subjects: Sequence[EvaluationSubject],
     evaluation_results: Sequence[EvaluationResult],
     items: Iterator[Item],
     n_images: int,
-    settings: Settings,
+    settings: EvaluationSettings,
 ) -> Iterator[Record]:
-    progress = Progress(n_images * len(subjects))
+    progress = EvaluationProgress(n_images * len(subjects))
     for item in items:
         yield from evaluate_set(subjects, evaluation_results, item, settings, progress)
 
 
 def evaluate_set(
-    subjects: Sequence[Subject],
+    subjects: Sequence[EvaluationSubject],
     evaluation_results: Sequence[EvaluationResult],
     item: Item,
-    settings: Settings,
-    progress: Progress,
+    settings: EvaluationSettings,
+    progress: EvaluationProgress,
 ) -> Iterator[Record]:
     """Evaluate models on one set, each image of which is decoded once for all of them.
 
@@ -140,7 +140,10 @@ def evaluate_set(
 
 
 def _predict_share(
-    subjects: Sequence[Subject], item: Item, settings: Settings, progress: Progress
+    subjects: Sequence[EvaluationSubject],
+    item: Item,
+    settings: EvaluationSettings,
+    progress: EvaluationProgress,
 ) -> Iterator[Record]:
     share = share_of_batches(len(item.images), settings.spec.batch_size, settings.ranks)
     works = [_Work(subject, item, settings, share) for subject in subjects]
@@ -155,7 +158,7 @@ def _predict_share(
 
 
 def _predict(
-    works: Sequence[_Work], item: Item, settings: Settings, progress: Progress
+    works: Sequence[_Work], item: Item, settings: EvaluationSettings, progress: EvaluationProgress
 ) -> Iterator[Record]:
     """Predict what is missing of a set, keeping it in shards."""
     images = item.images
@@ -190,7 +193,9 @@ def _predict(
             yield progress.record(images.name)
 
 
-def _stop_if_requested(works: Sequence[_Work], settings: Settings, images: ImageSet) -> None:
+def _stop_if_requested(
+    works: Sequence[_Work], settings: EvaluationSettings, images: ImageSet
+) -> None:
     if not settings.stop():
         return
     for work in works:
@@ -248,9 +253,9 @@ class _Work:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: EvaluationSubject,
         item: Item,
-        settings: Settings,
+        settings: EvaluationSettings,
         share: tuple[int, int] | None = None,
     ) -> None:
         self.subject, self.item, self.settings = subject, item, settings

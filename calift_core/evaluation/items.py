@@ -12,7 +12,7 @@ import torch
 from calift_core.data.images import ImageSet
 from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import Suite
-from calift_core.evaluation.subjects import Subject
+from calift_core.evaluation.subjects import EvaluationSubject
 from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
 from calift_core.models.precision import Precision
@@ -23,7 +23,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How models are evaluated, the same for all of them.
 
     Attributes:
@@ -88,7 +88,7 @@ def n_images_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> int:
     return n_plain + n_corrupted * len(suite.corruption_plan)
 
 
-def key(subject: Subject, item: Item, settings: Settings) -> dict[str, Any]:
+def key(subject: EvaluationSubject, item: Item, settings: EvaluationSettings) -> dict[str, Any]:
     """Everything that decides what a pass of a model over a set gives."""
     clip = subject.placed.place()
     return {

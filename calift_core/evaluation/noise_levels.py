@@ -11,10 +11,10 @@ from calift_core.data.noise import perturbed, shrunk
 from calift_core.data.workload import NOISE_IMAGES, NOISE_LEVELS, NOISE_STEPS
 from calift_core.errors import InterruptedRunError
 from calift_core.evaluation.forward import forward_all
-from calift_core.evaluation.items import Item, Settings, key
+from calift_core.evaluation.items import EvaluationSettings, Item, key
 from calift_core.evaluation.partial import Shards
-from calift_core.evaluation.progress import Progress
-from calift_core.evaluation.subjects import Subject
+from calift_core.evaluation.progress import EvaluationProgress
+from calift_core.evaluation.subjects import EvaluationSubject
 from calift_core.schema.records import Record
 
 #: Largest noise tried, as a share of the range of a pixel: little but black and white is left.
@@ -22,7 +22,7 @@ MAX_NOISE = 4.0
 
 
 def noise_levels(
-    subject: Subject, clean: Item, settings: Settings
+    subject: EvaluationSubject, clean: Item, settings: EvaluationSettings
 ) -> Generator[Record, None, list[float]]:
     """Noise levels above 0 at which accuracy falls in equal steps, found on some of the images."""
     search = {
@@ -38,7 +38,7 @@ def noise_levels(
     preprocess = subject.placed.place().preprocess
     some = shrunk(clean.images.limited(NOISE_IMAGES), preprocess)
     known: dict[float, float] = {}
-    progress = Progress((1 + (NOISE_LEVELS - 1) * NOISE_STEPS) * len(some))
+    progress = EvaluationProgress((1 + (NOISE_LEVELS - 1) * NOISE_STEPS) * len(some))
     while True:
         try:
             levels = perturbation_levels(
@@ -63,7 +63,7 @@ def noise_levels(
     return found
 
 
-def _accuracy(subject: Subject, images: ImageSet, settings: Settings) -> float:
+def _accuracy(subject: EvaluationSubject, images: ImageSet, settings: EvaluationSettings) -> float:
     n_correct = 0
     for batch in forward_all(
         [subject.placed],
@@ -80,7 +80,9 @@ def _accuracy(subject: Subject, images: ImageSet, settings: Settings) -> float:
     return n_correct / len(images)
 
 
-def copy_of(clean: Item, sigma: float, subject: Subject, settings: Settings) -> Item:
+def copy_of(
+    clean: Item, sigma: float, subject: EvaluationSubject, settings: EvaluationSettings
+) -> Item:
     """Noisy copies of a set; `sigma` is in the unit of the normalised input."""
     images = perturbed(
         clean.images,

@@ -37,7 +37,7 @@ from calift_core.evaluation.items import (
     pass_key,
 )
 from calift_core.evaluation.partial import SHARD_BATCHES, Shards
-from calift_core.evaluation.progress import Progress
+from calift_core.evaluation.progress import EvaluationProgress
 from calift_core.methods.base import Classifier, zero_shot_classifier
 from calift_core.methods.merge import check_alike, interpolate
 from calift_core.models.captions import Captions
@@ -248,7 +248,7 @@ class PathSweep:
         item: Item,
         models: Sequence[PlacedModel],
         described: Mapping[str, Any],
-        progress: Progress,
+        progress: EvaluationProgress,
     ) -> Generator[Record, None, list[dict[str, float]]]:
         """Numbers of each model on one set; every image is decoded once for all of them."""
         images = item.images
@@ -313,7 +313,7 @@ class PathSweep:
         models, described = self._models(alphas)
         selection: list[dict[str, float]] = [{} for _ in alphas]
         per_alpha: list[list[FrontierSet]] = [[] for _ in alphas]
-        progress = Progress(len(alphas) * n_images_of(suite, ("validation",)))
+        progress = EvaluationProgress(len(alphas) * n_images_of(suite, ("validation",)))
         for item in items_of(suite, ("validation",)):
             measured = yield from self._measured(item, models, described, progress)
             for index, numbers in enumerate(measured):
@@ -353,7 +353,7 @@ class PathSweep:
         yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models on ID validation")
         models, described = self._models(alphas)
         item = Item(images, suite.class_names, "validation")
-        progress = Progress(len(alphas) * len(images))
+        progress = EvaluationProgress(len(alphas) * len(images))
         measured = yield from self._measured(item, models, described, progress)
         accuracies = [numbers["accuracy"] for numbers in measured]
         return one_standard_error(alphas, accuracies, len(images)), accuracies

@@ -10,7 +10,7 @@ from calift_core.schema.records import ProgressRecord
 SAY_EVERY_S = 2.0
 
 
-class Progress:
+class EvaluationProgress:
     """How far an evaluation is; what an earlier attempt did does not count as fast."""
 
     def __init__(self, total: int) -> None:

@@ -354,7 +354,7 @@ def require_alike(one: ForwardConfig, one_name: str, other: ForwardConfig, other
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationSubject:
     """A model that is evaluated.
 
     Attributes:

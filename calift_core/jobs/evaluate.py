@@ -11,7 +11,7 @@ from calift_core.errors import InterruptedRunError, SpecError
 from calift_core.evaluation.evaluate import evaluate_models
 from calift_core.evaluation.forward import PlacedModel
 from calift_core.evaluation.subjects import (
-    Subject,
+    EvaluationSubject,
     TowerSwitcher,
     TrainedModel,
     load_like,
@@ -101,7 +101,7 @@ def evaluate_many(
         else:
             model = load_like(path, first_model, (names[0], name), suite)
         placed = PlacedModel(turns.add(model), model.classifier)
-        subjects.append(Subject(placed, model.sha256, folder / name, name))
+        subjects.append(EvaluationSubject(placed, model.sha256, folder / name, name))
         loaded.append((model.name, model.pretrained))
     yield PhaseRecord(
         phase="evaluating", detail=f"{len(names)} models, each image decoded once for all"

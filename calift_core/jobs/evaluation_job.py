@@ -33,12 +33,12 @@ from calift_core.errors import (
 )
 from calift_core.evaluation.evaluate import EvaluationResult, evaluate_set
 from calift_core.evaluation.forward import PlacedModel
-from calift_core.evaluation.items import Item, Settings
+from calift_core.evaluation.items import EvaluationSettings, Item
 from calift_core.evaluation.partial import adopt_shards
-from calift_core.evaluation.progress import Progress
+from calift_core.evaluation.progress import EvaluationProgress
 from calift_core.evaluation.subjects import (
+    EvaluationSubject,
     ForwardConfig,
-    Subject,
     TowerSwitcher,
     load_like,
     load_trained,
@@ -123,7 +123,7 @@ def evaluate_runs(
     yield PhaseRecord(phase="loading", detail=f"{_models(len(runs))}, {_what(spec)}")
     found = _Data(spec)
     passes = [_Pass(group, list(found.sets(group[0]))) for group in _alike(runs)]
-    progress = Progress(sum(len(p.runs) * sum(s.n for s in p.sets) for p in passes))
+    progress = EvaluationProgress(sum(len(p.runs) * sum(s.n for s in p.sets) for p in passes))
     if resume_from is not None:
         for run in runs:
             adopt_shards(resume_from / RUNS / run.id, folder / RUNS / run.id)
@@ -219,7 +219,7 @@ def _alike(runs: Sequence[_Run]) -> list[list[_Run]]:
 
 
 @dataclass(frozen=True)
-class _Set:
+class _EvaluationSet:
     """A data set to be evaluated on."""
 
     n: int
@@ -238,13 +238,13 @@ class _Data:
         self._shifts: dict[tuple[str, tuple[str, ...]], ImageSet] = {}
         self._suites: dict[str, Suite] = {}
 
-    def sets(self, run: _Run) -> Iterator[_Set]:
+    def sets(self, run: _Run) -> Iterator[_EvaluationSet]:
         """The data sets for a run, and for those that are alike."""
         for suite_id in self._spec.suites:
             yield from self._of_suite(suite_id, run)
         for name, source in self._spec.all_shifts.items():
             images = self._shift(name, source, run.alike.classes)
-            yield _Set(len(images), images, "shift")
+            yield _EvaluationSet(len(images), images, "shift")
         if self._spec.corruptions.chosen:
             changes = {"corruptions": self._spec.corruptions}
             suite = self._suite(id_data(run.suite).model_copy(update=changes), run)
@@ -270,7 +270,7 @@ class _Data:
             )
         return suite
 
-    def _of_suite(self, suite_id: str, run: _Run) -> Iterator[_Set]:
+    def _of_suite(self, suite_id: str, run: _Run) -> Iterator[_EvaluationSet]:
         is_own = suite_id == run.suite.id
         wanted = SuiteSpec(id=suite_id)
         if is_own:  # its parts as the run had them; it was evaluated on the test images already
@@ -280,15 +280,15 @@ class _Data:
         suite = self._suite(wanted, run)
         if not is_own:
             test = replace(suite.part("test"), name=suite.name)
-            yield _Set(len(test), test, "shift")
+            yield _EvaluationSet(len(test), test, "shift")
         for images in suite.shifts.values():
-            yield _Set(len(images), images, "shift")
+            yield _EvaluationSet(len(images), images, "shift")
         yield from _corruptions(suite)
 
 
-def _corruptions(suite: Suite) -> Iterator[_Set]:
+def _corruptions(suite: Suite) -> Iterator[_EvaluationSet]:
     for images, name, severity in suite.corrupted():
-        yield _Set(
+        yield _EvaluationSet(
             len(images),
             images,
             "corruption",
@@ -303,14 +303,14 @@ class _Pass:
     """Runs that are evaluated together, and on what."""
 
     runs: list[_Run]
-    sets: list[_Set]
-    subjects: dict[str, Subject] = field(default_factory=dict)
+    sets: list[_EvaluationSet]
+    subjects: dict[str, EvaluationSubject] = field(default_factory=dict)
 
-    def work(self, folder: Path, stop: Stop, progress: Progress) -> Iterator[Record]:
+    def work(self, folder: Path, stop: Stop, progress: EvaluationProgress) -> Iterator[Record]:
         """Judge; what a run was evaluated on already is passed over."""
         first, alike = self.runs[0], self.runs[0].alike
         self._load(folder, stop)
-        settings = Settings(
+        settings = EvaluationSettings(
             spec=alike.evaluation,
             templates=alike.templates,
             workers=alike.workers,
@@ -361,7 +361,7 @@ class _Pass:
             if run is not first:
                 model = load_like(run.folder, lead, (first.id, run.id), stub)
             place = turns.add(model) if turns is not None else lambda: lead.clip
-            self.subjects[run.id] = Subject(
+            self.subjects[run.id] = EvaluationSubject(
                 PlacedModel(place, model.classifier),
                 model.sha256,
                 folder / RUNS / run.id,

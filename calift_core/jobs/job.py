@@ -17,12 +17,12 @@ from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CheckpointError, DiskFullError
 from calift_core.evaluation.evaluate import EvaluationResult, evaluate_models
 from calift_core.evaluation.forward import PlacedModel, encode
-from calift_core.evaluation.items import Settings, encoding_key
+from calift_core.evaluation.items import EvaluationSettings, encoding_key
 from calift_core.evaluation.partial import Shards, adopt_shards, drop_shards, link_tree
 from calift_core.evaluation.path import point_of
 from calift_core.evaluation.prompts import save_prompts
 from calift_core.evaluation.subjects import (
-    Subject,
+    EvaluationSubject,
     classifier_of,
     learned_captions,
     load_begun,
@@ -54,7 +54,7 @@ from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
 from calift_core.threads import loader_workers
 from calift_core.training.checkpoint import TrainState, drop_states, newest_state, save_final
-from calift_core.training.plan import Plan, make_plan
+from calift_core.training.plan import TrainingPlan, make_plan
 from calift_core.training.step import parameters_of
 
 Stop = Callable[[], bool]
@@ -249,9 +249,9 @@ class Job:
         )
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> EvaluationSettings:
         """How models are evaluated, beside the suite's class names."""
-        return Settings(
+        return EvaluationSettings(
             spec=self.spec.evaluation,
             templates=resolve_templates(self.spec.suite.templates),
             workers=self.workers,
@@ -282,7 +282,7 @@ class Job:
         clip.eval()
         placed = PlacedModel(lambda: clip, classifier, mixed.mixture if mixed else None)
         sha256 = weights_sha256(clip.net) if mixed is None else mixed.sha256
-        subject = Subject(placed, sha256, self.folder)
+        subject = EvaluationSubject(placed, sha256, self.folder)
         (result,) = yield from evaluate_models([subject], suite, self.settings)
         self._lap("evaluation_s")
         if keeps_features and self.spec.method.keeps_features:
@@ -471,7 +471,7 @@ class Job:
         if mixture is None:
             save_prompts(self.folder / "checkpoint", clip, classifier, captions)
 
-    def _resolved(self, plan: Plan, method: Method, trained: int) -> dict[str, Any]:
+    def _resolved(self, plan: TrainingPlan, method: Method, trained: int) -> dict[str, Any]:
         return {
             "lr": plan.lr,
             "weight_decay": plan.weight_decay,

@@ -16,7 +16,7 @@ from calift_core.data.loader import Normalise, TrainView, feature_batches, train
 from calift_core.data.sources import with_draft_decoding
 from calift_core.data.suites.load import Suite
 from calift_core.evaluation.forward import encode, predict, validation_values
-from calift_core.evaluation.items import Settings
+from calift_core.evaluation.items import EvaluationSettings
 from calift_core.evaluation.spectrum import Covariance, spectrum_of
 from calift_core.evaluation.subjects import classifier_of, weak_captions
 from calift_core.methods import Batch, Method
@@ -29,7 +29,7 @@ from calift_core.schema.records import MetricsRecord, Record, SpectrumRecord
 from calift_core.schema.spec import RunSpec
 from calift_core.training.checkpoint import TrainState
 from calift_core.training.loop import train
-from calift_core.training.plan import Plan
+from calift_core.training.plan import TrainingPlan
 
 
 class Training:
@@ -47,8 +47,8 @@ class Training:
         suite: Suite,
         method: Method,
         captions: Captions,
-        plan: Plan,
-        settings: Settings,
+        plan: TrainingPlan,
+        settings: EvaluationSettings,
         folder: Path,
     ) -> None:
         self._spec, self._suite, self._method, self._captions = spec, suite, method, captions

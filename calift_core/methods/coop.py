@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from calift_core.errors import ModelError
 from calift_core.methods.base import Classifier, RunLength
-from calift_core.methods.frozen import Frozen
+from calift_core.methods.frozen import FrozenTowers
 from calift_core.methods.terms import similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
@@ -23,7 +23,7 @@ class Context(nn.Module):
         self.vectors = nn.Parameter(start)
 
 
-class CoOp(Frozen):
+class CoOp(FrozenTowers):
     """L = CE(s·I Tᵀ, y), T_c the embedding of `[V]₁ … [V]_M` and the name of class c.
 
     Zhou et al. 2022 ("Learning to prompt for vision-language models"), section 3.2, the class name

@@ -22,7 +22,7 @@ def encoded_once(clip: Clip, batch: Batch) -> Embedded:
         return Embedded(in_parts(clip.encode_image, batch.images, batch.parts))
 
 
-class Frozen(Stateless):
+class FrozenTowers(Stateless):
     """Both towers as they are; a loss of class logits."""
 
     def __init__(self, clip: Clip, captions: Captions, confidence: ConfidenceSpec) -> None:

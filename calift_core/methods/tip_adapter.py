@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calift_core.methods.base import Classifier, Features, KeyCache, RunLength
-from calift_core.methods.frozen import Frozen
+from calift_core.methods.frozen import FrozenTowers
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import TipAdapter as TipAdapterSpec
@@ -42,7 +42,7 @@ class Keys(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
-class TipAdapter(Frozen):
+class TipAdapter(FrozenTowers):
     """L = CE(s·I Wᵀ + α·exp(−β(1 − I Fᵀ)) L, y): W zero-shot, F the cache's keys, L their classes.
 
     Zhang et al. 2022 ("Tip-Adapter: training-free adaption of CLIP"), section 3.2. F starts as the

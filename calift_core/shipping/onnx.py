@@ -122,7 +122,7 @@ def calibrator_module(calibrator: Calibrator | None) -> nn.Module:
             weight, bias = torch.tensor(calibrator.weight), torch.tensor(calibrator.bias)
             return _Affine(weight.float(), bias.float())
         case StructuredVector() | StructuredMatrix():
-            return _Structured(calibrator)
+            return _StructuredModule(calibrator)
         case EnsembleTemperature():
             return _EnsembleTemperature(calibrator.temperature, calibrator.weights.tolist())
         case Histogram():
@@ -154,7 +154,7 @@ class _Affine(nn.Module):
         return torch.softmax(logits * self.weight + self.bias, dim=-1)
 
 
-class _Structured(nn.Module):
+class _StructuredModule(nn.Module):
     matrix: Tensor
     bias: Tensor
 

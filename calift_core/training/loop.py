@@ -33,7 +33,7 @@ from calift_core.schema.records import (
     ResumedRecord,
 )
 from calift_core.training.checkpoint import TrainState, save_state
-from calift_core.training.plan import Plan
+from calift_core.training.plan import TrainingPlan
 from calift_core.training.schedule import learning_rate
 from calift_core.training.step import make_optimizer, optimiser_step
 
@@ -41,7 +41,7 @@ from calift_core.training.step import make_optimizer, optimiser_step
 def train(
     method: Method,
     batches: Callable[[int], Iterable[Batch]],
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     device: torch.device,
     folder: Path,
@@ -146,7 +146,7 @@ def train(
         resumed_at = clock() if log_now or epoch_ends else now
 
 
-def prepare_for_training(method: Method, plan: Plan) -> Iterator[Record]:
+def prepare_for_training(method: Method, plan: TrainingPlan) -> Iterator[Record]:
     """Put the model in the mode it is trained in.
 
     Yields:
@@ -188,7 +188,7 @@ def _memory_hint(method: Method) -> str:
     )
 
 
-def _train_mode(method: Method, plan: Plan) -> None:
+def _train_mode(method: Method, plan: TrainingPlan) -> None:
     method.clip.train()
     if plan.freeze_batch_norm:
         for module in method.clip.modules():
@@ -212,7 +212,7 @@ def _numbers(
     return numbers
 
 
-def _saved(state: TrainState, folder: Path, plan: Plan) -> CheckpointRecord:
+def _saved(state: TrainState, folder: Path, plan: TrainingPlan) -> CheckpointRecord:
     """Save a state under `folder/checkpoint`; the record that says so."""
     path = save_state(folder / "checkpoint", state, keep=plan.keep_checkpoints)
     return CheckpointRecord(

@@ -16,7 +16,7 @@ from calift_core.training.schedule import default_warmup
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Every number the loop needs, nothing left open.
 
     Attributes:
@@ -51,12 +51,12 @@ def _checkpoint_every(spec: RunSpec, steps_per_epoch: int) -> int:
     return max(1, steps_per_epoch // 4) if isinstance(spec.method, Pretrain) else steps_per_epoch
 
 
-def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> Plan:
+def make_plan(spec: RunSpec, n_train: int, device: torch.device, clip: Clip) -> TrainingPlan:
     """Fill in what the spec leaves open."""
     t, method = spec.train, fitted(spec.method, clip)
     per_epoch = steps_per_epoch(n_train, t.batch_size)
     total = 0 if method.solved_at_once else per_epoch * t.epochs
-    return Plan(
+    return TrainingPlan(
         total_steps=total,
         steps_per_epoch=per_epoch,
         lr=method.rate_of(t.adapt) if t.lr is None else t.lr,

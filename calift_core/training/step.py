@@ -13,7 +13,7 @@ from calift_core.data.batch import Batch
 from calift_core.methods.base import Method
 from calift_core.models.precision import autocast
 from calift_core.training.gradcache import backward_whole
-from calift_core.training.plan import Plan
+from calift_core.training.plan import TrainingPlan
 
 
 def parameters_of(method: Method) -> int:
@@ -21,7 +21,7 @@ def parameters_of(method: Method) -> int:
     return sum(p.numel() for module in method.trainable().values() for p in module.parameters())
 
 
-def make_optimizer(method: Method, plan: Plan) -> torch.optim.AdamW:
+def make_optimizer(method: Method, plan: TrainingPlan) -> torch.optim.AdamW:
     """AdamW over every parameter of the method, weight decay on all of them as published."""
     parameters = [p for module in method.trainable().values() for p in module.parameters()]
     for parameter in parameters:
@@ -41,7 +41,7 @@ def optimiser_step(
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    plan: Plan,
+    plan: TrainingPlan,
     device: torch.device,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """One optimiser step. Returns the loss, each term (un-weighted), and the gradient's norm."""
@@ -61,7 +61,7 @@ def add_gradient(
     method: Method,
     batch: Batch,
     scaler: torch.amp.GradScaler,
-    plan: Plan,
+    plan: TrainingPlan,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Add the gradient of a batch's loss, scaled, to the parameters. Returns loss and terms.
@@ -82,7 +82,7 @@ def _summed(
     method: Method,
     batch: Batch,
     scaler: torch.amp.GradScaler,
-    plan: Plan,
+    plan: TrainingPlan,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Add up the gradients of a batch's parts. Returns loss and terms.
@@ -109,7 +109,7 @@ def _whole(
     method: Method,
     batch: Batch,
     scaler: torch.amp.GradScaler,
-    plan: Plan,
+    plan: TrainingPlan,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """The gradient of a loss that compares the samples of a batch. Returns loss and terms."""

@@ -9,7 +9,7 @@ from calift_core.analysis.budget import budget_of
 from calift_core.analysis.choosing import NONE, Choice
 from calift_core.analysis.comparing import resamples_for, share
 from calift_core.analysis.deciding import kept_of, promise_test, threshold_part
-from calift_core.analysis.explorer.scored import Scores
+from calift_core.analysis.explorer.scored import ScoredPredictions
 from calift_core.analysis.ledger import ledger_of
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.decisions import choose_threshold
@@ -20,7 +20,7 @@ from calift_core.schema.wire.queries import BudgetQuery, DecisionQuery, LedgerQu
 from calift_core.schema.wire.results import Budget
 
 
-class DecisionAnswers(Scores):
+class DecisionAnswers(ScoredPredictions):
     """Answers that a decision needs."""
 
     def ledger(self, run: str, query: LedgerQuery) -> Ledger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from calift_core.analysis.explorer.scored import Scored, Scores, need_logits
+from calift_core.analysis.explorer.scored import Scored, ScoredPredictions, need_logits
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.analysis.measures import audit_of, classwise_measure, measures_of
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
@@ -21,7 +21,7 @@ from calift_core.schema.wire.queries import (
 from calift_core.schema.wire.results import Measure, MeasureSet, Reliability, Slice, SlicePage
 
 
-class MeasureAnswers(Scores):
+class MeasureAnswers(ScoredPredictions):
     """Numbers of one model on one data set, or slice by slice."""
 
     def reliability(

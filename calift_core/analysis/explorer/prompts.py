@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calift_core.analysis.explorer.scored import Scores
+from calift_core.analysis.explorer.scored import ScoredPredictions
 from calift_core.analysis.library import Subject
 from calift_core.calibration import accuracy, brier, ece, nll, null_floor
 from calift_core.errors import NotFoundError, SpecError
@@ -10,7 +10,7 @@ from calift_core.schema.wire.queries import PromptsQuery
 from calift_core.schema.wire.results import PromptEffect, PromptEffects
 
 
-class PromptAnswers(Scores):
+class PromptAnswers(ScoredPredictions):
     """The classifier made anew of other prompts, on stored features."""
 
     def prompts(self, subject: Subject, query: PromptsQuery | None = None) -> PromptEffects:

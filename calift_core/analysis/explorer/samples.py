@@ -8,7 +8,7 @@ import numpy as np
 
 from calift_core.analysis.clusters import Clusters, clustered, nearest_prompts
 from calift_core.analysis.condition import Samples
-from calift_core.analysis.explorer.scored import Scores
+from calift_core.analysis.explorer.scored import ScoredPredictions
 from calift_core.analysis.gallery import (
     chosen,
     contradicted,
@@ -42,7 +42,7 @@ from calift_core.schema.wire.results import (
 _NEAREST = 3
 
 
-class SampleAnswers(Scores):
+class SampleAnswers(ScoredPredictions):
     """Samples one by one."""
 
     def samples(

@@ -36,7 +36,7 @@ Scored = float | tuple[str, ...]
 Fit = tuple[tuple[str, ...], Calibrator, FittedCalibrator]
 
 
-class Scores:
+class ScoredPredictions:
     """What every question begins with."""
 
     def __init__(self, library: Library) -> None:

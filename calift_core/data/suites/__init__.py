@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import Budget
+from calift_core.data.listing import ScanBudget
 from calift_core.data.suites.base import SuiteFamily, SuiteId, SuiteRequest, require_known_shifts
 from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
@@ -15,7 +15,7 @@ from calift_core.data.suites.folders import Folder
 from calift_core.data.suites.huggingface import HuggingFace
 from calift_core.data.suites.imagenet import ImageNet, ImageNetC
 from calift_core.data.suites.manifests import ManifestFile
-from calift_core.data.suites.shards import Shards
+from calift_core.data.suites.shards import ShardSuite
 from calift_core.data.suites.torchvision import Torchvision, known_kind
 from calift_core.data.suites.typefaces import Typefaces
 from calift_core.data.suites.wilds import WILDS_SUITES
@@ -42,7 +42,7 @@ PATH_SUITES: dict[str, SuiteFamily] = {
     "folder": Folder(),
     "domains": Domains(),
     "manifest": ManifestFile(),
-    "wds": Shards(),
+    "wds": ShardSuite(),
     "zip": Zip(),
     "hf": HuggingFace(),
     "torchvision": Torchvision(),
@@ -120,7 +120,7 @@ def family_of(name: str) -> SuiteFamily:
 
 
 def shift_images(
-    name: str, source: str, classes: Sequence[str] | None, budget: Budget | None = None
+    name: str, source: str, classes: Sequence[str] | None, budget: ScanBudget | None = None
 ) -> ImageSet:
     """The images that a shift's source stands for.
 
@@ -159,7 +159,9 @@ def id_data(spec: SuiteSpec) -> SuiteSpec:
     return spec.model_copy(update={"shifts": off, "corruptions": CorruptionSpec()})
 
 
-def named_suite(spec: SuiteSpec, budget: Budget | None = None) -> tuple[SuiteFamily, SuiteRequest]:
+def named_suite(
+    spec: SuiteSpec, budget: ScanBudget | None = None
+) -> tuple[SuiteFamily, SuiteRequest]:
     """The family of the suite that a spec names, and what the spec asks of it.
 
     Raises:

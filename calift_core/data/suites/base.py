@@ -13,7 +13,7 @@ import numpy as np
 
 from calift_core.checks import Check
 from calift_core.data.images import ImageSet, PixelSource
-from calift_core.data.listing import Budget
+from calift_core.data.listing import ScanBudget
 from calift_core.errors import DataUnavailableError, SpecError, UnknownNameError
 from calift_core.home import cache_dir
 from calift_core.schema.places import expanded
@@ -76,7 +76,7 @@ class SuiteRequest:
     domain: str | None
     fractions: FractionSpec
     turned_off: Collection[str] = ()
-    budget: Budget | None = None
+    budget: ScanBudget | None = None
     group_by: str | None = None
 
 
@@ -222,7 +222,7 @@ class SuiteFamily(ABC):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """List the images of a shift that a spec names as `NAME:PATH`; none is decoded.
 

@@ -25,7 +25,7 @@ from calift_core.data.listing import (
     BENCHMARK,
     SEVERITIES,
     STORED_CORRUPTIONS,
-    Budget,
+    ScanBudget,
     class_folders,
     shares_of,
     split_sizes,
@@ -210,7 +210,7 @@ def _cifar_set(part: str, batches: Sequence[Batch]) -> ImageSet:
 
 
 def _cifar_folders(
-    root: Path, classes: Sequence[str], part: str, budget: Budget | None
+    root: Path, classes: Sequence[str], part: str, budget: ScanBudget | None
 ) -> ImageSet:
     """Class folders in label order; `aquarium fish` may be called `aquarium_fish`."""
     folder_of = {folder.lower().replace("_", " "): folder for folder in class_folders(root)}

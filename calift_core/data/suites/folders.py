@@ -17,7 +17,7 @@ from calift_core.data.grouped import (
 )
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import (
-    Budget,
+    ScanBudget,
     SkippedFiles,
     class_folders,
     folder_layout,
@@ -40,7 +40,7 @@ def scan(
     prefix: str,
     *,
     border: int = 0,
-    budget: Budget | None = None,
+    budget: ScanBudget | None = None,
     skipped: SkippedFiles | None = None,
 ) -> ImageSet:
     """The images of a tree of class folders; ids are paths relative to `root` under `prefix`."""
@@ -57,7 +57,7 @@ def scan(
 def load_folder(
     root: Path,
     fractions: FractionSpec,
-    budget: Budget | None = None,
+    budget: ScanBudget | None = None,
     group_by: str | None = None,
     n_classes: int | None = None,
 ) -> LoadedSuite:
@@ -101,7 +101,7 @@ def _groups(group_by: str, images: ImageSet) -> Groups:
 
 
 def shift_in(
-    name: str, root: Path, classes: Sequence[str], budget: Budget | None = None
+    name: str, root: Path, classes: Sequence[str], budget: ScanBudget | None = None
 ) -> ImageSet:
     """The shift in a folder, which must have the suite's classes.
 
@@ -146,7 +146,7 @@ class Folder(SuiteFamily):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """The images of its class folders, or of those in its test/."""
         root = require_folder(path)

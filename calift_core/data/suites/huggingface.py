@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from calift_core.data.arrow import ArrowSource, encoded_column, features_of, open_table
 from calift_core.data.grouped import Groups, require_whole_groups, split_whole
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import PARTS, Budget, part_named, shares_of
+from calift_core.data.listing import PARTS, ScanBudget, part_named, shares_of
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
@@ -41,7 +41,7 @@ _CHOICES = ("image", "label", "id", "group", "split", "config")
 
 
 @dataclass(frozen=True)
-class Choice:
+class HubChoice:
     """Columns and rows of a data set that its name chooses; "" where it says nothing.
 
     Attributes:
@@ -56,7 +56,7 @@ class Choice:
     config: str = ""
 
     @classmethod
-    def of(cls, text: str | None) -> Choice:
+    def of(cls, text: str | None) -> HubChoice:
         """Of `image=photo,label=species`.
 
         Raises:
@@ -117,7 +117,7 @@ class HuggingFace(AtPath):
     def load(self, request: SuiteRequest) -> LoadedSuite:
         """Its splits as parts; what they lack is split off the training images."""
         assert request.path is not None
-        choice, place = Choice.of(request.domain), str(request.path)
+        choice, place = HubChoice.of(request.domain), str(request.path)
         if choice.split:
             raise SpecError(f"{place!r}: split= is for shifts; ID data has its splits as parts")
         files, notes = _splits(request.path, choice.config), list[str]()
@@ -149,10 +149,10 @@ class HuggingFace(AtPath):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """The images of the split that is named, else of test, else of its only one."""
-        choice, what = Choice.of(domain), f"the shift {name!r} ({str(path)!r})"
+        choice, what = HubChoice.of(domain), f"the shift {name!r} ({str(path)!r})"
         files = _splits(path, choice.config)
         split = choice.split or ("test" if "test" in files or len(files) > 1 else next(iter(files)))
         if split not in files:
@@ -189,7 +189,7 @@ def _loaded(
     assert request.path is not None
     if "train" not in rows:
         raise DataError(f"{place!r}: the split train has no labels")
-    has_ids = bool(Choice.of(request.domain).id)
+    has_ids = bool(HubChoice.of(request.domain).id)
     train_rows, names = rows["train"], rows["train"].names
     if len(names) < 2:
         raise DataError(f"{place!r} must have at least 2 classes, it has {list(names)}")
@@ -210,7 +210,7 @@ def _loaded(
 
 
 def _rows(
-    split: str, files: Sequence[Path], choice: Choice, place: str, budget: Budget | None
+    split: str, files: Sequence[Path], choice: HubChoice, place: str, budget: ScanBudget | None
 ) -> Rows | None:
     """One split; None where no row has a label."""
     table, what = open_table(files), f"{place!r}: the split {split!r}"
@@ -444,7 +444,7 @@ def fetch_dataset(path: Path, chosen: str | None) -> None:
     Raises:
         DataUnavailableError: it cannot be had.
     """
-    config = Choice.of(chosen).config
+    config = HubChoice.of(chosen).config
     if is_cached(str(path), config):
         return
     problem = f"the data set {str(path)!r} of the hub is not on this machine"

@@ -23,7 +23,7 @@ from calift_core.data.listing import (
     BENCHMARK,
     SEVERITIES,
     STORED_CORRUPTIONS,
-    Budget,
+    ScanBudget,
     class_folders,
     expected_sizes,
     shares_of,
@@ -152,7 +152,9 @@ def _require_wnids(root: Path, what: str) -> None:
         )
 
 
-def _subset_shift(root: Path, classes: Sequence[str], name: str, budget: Budget | None) -> ImageSet:
+def _subset_shift(
+    root: Path, classes: Sequence[str], name: str, budget: ScanBudget | None
+) -> ImageSet:
     """A shift that has some of the ID classes: labels are ID labels, the others are masked out."""
     have = class_folders(root)
     unknown = sorted(set(have) - set(classes))
@@ -169,7 +171,7 @@ def _subset_shift(root: Path, classes: Sequence[str], name: str, budget: Budget 
     )
 
 
-def _objectnet(root: Path, budget: Budget | None) -> ImageSet:
+def _objectnet(root: Path, budget: ScanBudget | None) -> ImageSet:
     """The objects that ImageNet has too, without the frame around each image."""
     objects = objectnet_classes(root.parent / "mappings")
     folders = [o.folder for o in objects]

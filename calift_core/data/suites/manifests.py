@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from calift_core.data.grouped import Groups, groups_by, require_whole_groups, split_whole
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import PARTS, Budget, shares_of
-from calift_core.data.manifest import Column, Manifest, read_manifest
+from calift_core.data.listing import PARTS, ScanBudget, shares_of
+from calift_core.data.manifest import CodedColumn, Manifest, read_manifest
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest, require_known_shifts
@@ -62,7 +62,7 @@ class ManifestFile(AtPath):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """The rows of one domain, or all; those for testing, where others are for training."""
         rows = read_manifest(path, budget)
@@ -122,7 +122,7 @@ def _grouped(rows: Manifest, group_by: str | None) -> Manifest:
             "column"
         )
     found = groups_by(group_by, rows.paths, rows.file.name)
-    return replace(rows, groups=Column(found.codes, tuple(found.names)))
+    return replace(rows, groups=CodedColumn(found.codes, tuple(found.names)))
 
 
 def _parts(rows: Manifest, fractions: FractionSpec) -> dict[str, ImageSet]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
-    Budget,
+    ScanBudget,
     class_folders,
     parts_among,
     require_folder,
@@ -33,7 +33,7 @@ _LAYOUT = (
 )
 
 
-class Shards(AtPath):
+class ShardSuite(AtPath):
     """A folder of WebDataset shards: `wds:FOLDER`."""
 
     name = "wds"
@@ -65,7 +65,7 @@ class Shards(AtPath):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """The images of its test/, or of the only split that it has."""
         names, folders = _unique(_class_names(path)), _splits(path)
@@ -135,7 +135,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _image_set(
-    name: str, folder: Path, prefix: str, n_classes: int, budget: Budget | None
+    name: str, folder: Path, prefix: str, n_classes: int, budget: ScanBudget | None
 ) -> ImageSet:
     tars = _tars(folder)
     found = [shard_index(path, budget) for path in tars]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calift_core.data.images import ImageSet, PixelSource, split_by_hash
-from calift_core.data.listing import PARTS, Budget, shares_of
+from calift_core.data.listing import PARTS, ScanBudget, shares_of
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource, NpySource
@@ -38,7 +38,7 @@ def _split(**names: str) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TorchvisionSplits:
     """How a class of torchvision is asked for its images."""
 
     parts: Mapping[str, Mapping[str, Any]]
@@ -49,25 +49,25 @@ _FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": 
 _TRAIN_TEST = _split(train="train", test="test")
 #: What may stand behind `torchvision:`. CIFAR is not among them: torchvision unpickles its batches,
 #: which the suites `cifar10` and `cifar100` read without that.
-KINDS: dict[str, Kind] = {
-    "Caltech101": Kind({"train": {}}),
-    "Country211": Kind(_split(train="train", validation="valid", test="test")),
-    "DTD": Kind(_split(train="train", validation="val", test="test")),
-    "EuroSAT": Kind({"train": {}}),
-    "FGVCAircraft": Kind(_split(train="train", validation="val", test="test")),
-    "FashionMNIST": Kind(_FLAG),
-    "Flowers102": Kind(_split(train="train", validation="val", test="test")),
-    "Food101": Kind(_TRAIN_TEST),
-    "Imagenette": Kind(_split(train="train", test="val")),
-    "KMNIST": Kind(_FLAG),
-    "MNIST": Kind(_FLAG),
-    "OxfordIIITPet": Kind(_split(train="trainval", test="test")),
-    "RenderedSST2": Kind(_split(train="train", validation="val", test="test")),
-    "STL10": Kind(_TRAIN_TEST),
-    "SUN397": Kind({"train": {}}),
-    "SVHN": Kind(_TRAIN_TEST, _DIGITS),
-    "StanfordCars": Kind(_TRAIN_TEST),
-    "USPS": Kind(_FLAG, _DIGITS),
+KINDS: dict[str, TorchvisionSplits] = {
+    "Caltech101": TorchvisionSplits({"train": {}}),
+    "Country211": TorchvisionSplits(_split(train="train", validation="valid", test="test")),
+    "DTD": TorchvisionSplits(_split(train="train", validation="val", test="test")),
+    "EuroSAT": TorchvisionSplits({"train": {}}),
+    "FGVCAircraft": TorchvisionSplits(_split(train="train", validation="val", test="test")),
+    "FashionMNIST": TorchvisionSplits(_FLAG),
+    "Flowers102": TorchvisionSplits(_split(train="train", validation="val", test="test")),
+    "Food101": TorchvisionSplits(_TRAIN_TEST),
+    "Imagenette": TorchvisionSplits(_split(train="train", test="val")),
+    "KMNIST": TorchvisionSplits(_FLAG),
+    "MNIST": TorchvisionSplits(_FLAG),
+    "OxfordIIITPet": TorchvisionSplits(_split(train="trainval", test="test")),
+    "RenderedSST2": TorchvisionSplits(_split(train="train", validation="val", test="test")),
+    "STL10": TorchvisionSplits(_TRAIN_TEST),
+    "SUN397": TorchvisionSplits({"train": {}}),
+    "SVHN": TorchvisionSplits(_TRAIN_TEST, _DIGITS),
+    "StanfordCars": TorchvisionSplits(_TRAIN_TEST),
+    "USPS": TorchvisionSplits(_FLAG, _DIGITS),
 }
 
 
@@ -97,7 +97,7 @@ class Torchvision(AtPath):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """The images of its test part, or all where it has none."""
         kind = known_kind(domain or "")
@@ -158,7 +158,7 @@ def _listing(request: SuiteRequest) -> _Listing:
     return _listed(known_kind(request.domain or ""), request.path, request.budget)
 
 
-def _listed(name: str, root: Path, budget: Budget | None) -> _Listing:
+def _listed(name: str, root: Path, budget: ScanBudget | None) -> _Listing:
     """What torchvision says of a data set, from the cache if it was asked before."""
     root = root.absolute()
     if not root.is_dir():

@@ -47,7 +47,7 @@ SHIFTS = ("ood_val", "ood_test")
 
 
 @dataclass
-class Row:
+class WildsRow:
     """An image of a table.
 
     Attributes:
@@ -73,7 +73,7 @@ class Wilds(SuiteFamily):
         return root if (root / self.table).is_file() else root / self.folder
 
     @abstractmethod
-    def rows(self, root: Path) -> Iterator[Row]:
+    def rows(self, root: Path) -> Iterator[WildsRow]:
         """The images of the official parts, in the order of the table.
 
         Raises:
@@ -107,7 +107,7 @@ class Wilds(SuiteFamily):
         return LoadedSuite(self.name, classes, words, parts, kept)
 
     def _parts(self, root: Path, n_classes: int, request: SuiteRequest) -> dict[str, ImageSet]:
-        found: dict[str, list[Row]] = {name: [] for name in OFFICIAL.values()}
+        found: dict[str, list[WildsRow]] = {name: [] for name in OFFICIAL.values()}
         for row in self.rows(root):
             if request.budget is not None:
                 request.budget.take(1)
@@ -155,7 +155,7 @@ class Wilds(SuiteFamily):
         yield Check("images", "fail" if absent else "ok", state + first)
 
 
-def _image_set(name: str, root: Path, rows: Sequence[Row]) -> ImageSet:
+def _image_set(name: str, root: Path, rows: Sequence[WildsRow]) -> ImageSet:
     paths = Names.of(row.path for row in rows)
     # All images are in one folder, and a split is no folder: an image has one id wherever it is.
     labels = np.fromiter((row.label for row in rows), np.int64, len(rows))
@@ -219,7 +219,7 @@ class IWildCam(Wilds):
             )
         return tuple(names[y] for y in range(len(names)))
 
-    def rows(self, root: Path) -> Iterator[Row]:
+    def rows(self, root: Path) -> Iterator[WildsRow]:
         """A row for each image; the images of a burst are a group."""
         for row in _table(root / self.table, ("split", "y", "filename", "sequence_remapped")):
             if row["split"] not in OFFICIAL:
@@ -227,7 +227,9 @@ class IWildCam(Wilds):
                     f"{self.table}: split is one of {', '.join(OFFICIAL)}, got {row['split']!r}"
                 )
             y = _number(row["y"], f"{self.table}: y")
-            yield Row(_inside("train", row["filename"]), y, row["split"], row["sequence_remapped"])
+            yield WildsRow(
+                _inside("train", row["filename"]), y, row["split"], row["sequence_remapped"]
+            )
 
 
 #: The first moment of the OOD validation data and of the OOD test data.
@@ -261,7 +263,7 @@ class FMoW(Wilds):
         names = {row["category"] for row in _table(root / self.table, ("category",))}
         return tuple(sorted(names))
 
-    def rows(self, root: Path) -> Iterator[Row]:
+    def rows(self, root: Path) -> Iterator[WildsRow]:
         """A row for each image of an official part: by its own split, and by its year.
 
         An image's number counts all rows, the sequestered ones too. Those of the OOD years that are
@@ -275,7 +277,7 @@ class FMoW(Wilds):
                 continue
             place = Path(row.get("img_path") or "").parent
             group = str(place) if _PLACE.fullmatch(place.name) else ""
-            yield Row(f"images/rgb_img_{number}.png", position[row["category"]], split, group)
+            yield WildsRow(f"images/rgb_img_{number}.png", position[row["category"]], split, group)
 
 
 def _fmow_split(own: str, timestamp: str) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from calift_core.data.archives import ZipSource, open_zip, require_bounded_size
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.listing import (
-    Budget,
+    ScanBudget,
     SkippedFiles,
     TooManyFilesError,
     part_named,
@@ -69,7 +69,7 @@ class Zip(AtPath):
         path: Path,
         domain: str | None,
         classes: Sequence[str] | None,
-        budget: Budget | None = None,
+        budget: ScanBudget | None = None,
     ) -> ImageSet:
         """The images of its class folders, or of those in its test/."""
         found = _Contents(path, budget)
@@ -88,7 +88,7 @@ def examine(file: Path, *, max_files: int) -> tuple[int, int]:
     Raises:
         DataError: it is none, leads out of its folder, is made to explode, or has more files.
     """
-    budget = Budget(entries=max_files)
+    budget = ScanBudget(entries=max_files)
     try:
         found = _Contents(file, budget)
     except TooManyFilesError as error:
@@ -96,14 +96,16 @@ def examine(file: Path, *, max_files: int) -> tuple[int, int]:
             f"{file.name} holds {error.message}.", hint="Leave it a folder, or pack it in parts."
         ) from None
     require_bounded_size(found.source)
-    loaded = Zip().load(SuiteRequest(file, None, FractionSpec(), budget=Budget(entries=max_files)))
+    loaded = Zip().load(
+        SuiteRequest(file, None, FractionSpec(), budget=ScanBudget(entries=max_files))
+    )
     return len(loaded.classes), sum(len(images) for images in loaded.parts.values())
 
 
 class _Contents:
     """A zip's images by folder and class, below the one folder that all may lie in."""
 
-    def __init__(self, file: Path, budget: Budget | None) -> None:
+    def __init__(self, file: Path, budget: ScanBudget | None) -> None:
         skipped = SkippedFiles()
         self.source: ZipSource = open_zip(file, budget, skipped)
         steps = [name.split("/") for name in self.source.names]

@@ -43,7 +43,7 @@ _PANEL_INCHES = (5.2, 3.9)
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlotMark:
     """A point of a scatter plot; `series` decides colour and shape."""
 
     x: float
@@ -59,7 +59,7 @@ class Panel:
     title: str
     x_label: str
     y_label: str
-    marks: tuple[Mark, ...]
+    marks: tuple[PlotMark, ...]
 
 
 def need_matplotlib() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.studies.bound.analysis import ERRORS, TERMS, Analysis
-from calift_core.studies.bound.figure import Mark, Panel, scatter_svg
+from calift_core.studies.bound.figure import Panel, PlotMark, scatter_svg
 from calift_core.studies.bound.ranks import RankCorrelation
 from calift_core.studies.bound.synthetic import synthetic_means
 from calift_core.studies.bound.terms import BoundPoint
@@ -140,7 +140,7 @@ def _suite_figure(analysis: Analysis, suite: str, points: Sequence[BoundPoint]) 
         if found:
             r = found[0]
             title = f"{label}: ρ = {r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]"
-        marks = [Mark(p.rhs, getattr(p, error), p.variant, hollow=p.zero_shot) for p in points]
+        marks = [PlotMark(p.rhs, getattr(p, error), p.variant, hollow=p.zero_shot) for p in points]
         panels.append(Panel(title, x_label, label, tuple(marks)))
     groups, units = len({p.group for p in points}), "settings" if synthetic else "methods"
     caption = (

@@ -30,7 +30,7 @@ class LadderState:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenRate:
     """A chosen rate. `at_edge` says that a better one may lie beyond what was tried."""
 
     lr: float
@@ -65,7 +65,7 @@ def climb_ladder(
 
 def choose(
     scores: Mapping[float, float | None], rates: Sequence[float], *, highest: bool = True
-) -> Choice:
+) -> ChosenRate:
     """The rate with the best score; of equal ones the lower.
 
     Args:
@@ -82,7 +82,7 @@ def choose(
             f"every run of the grid diverged: {', '.join(f'{lr:g}' for lr in scores)}"
         )
     lr = min(sorted(good), key=lambda rate: good[rate])
-    return Choice(lr, "lower" if lr == rates[0] else "upper" if lr == rates[-1] else "")
+    return ChosenRate(lr, "lower" if lr == rates[0] else "upper" if lr == rates[-1] else "")
 
 
 def extended(ladder: Sequence[float], n: int) -> tuple[float, ...]:

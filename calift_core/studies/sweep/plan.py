@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calift_core.studies.sweep.arms import Arm, Arms
-from calift_core.studies.sweep.ladder import Choice, LadderRun, choose, climb_ladder
+from calift_core.studies.sweep.ladder import ChosenRate, LadderRun, choose, climb_ladder
 
 Role = Literal["selection", "judged"]
 
@@ -50,7 +50,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All that is known of a sweep's runs.
 
     Attributes:
@@ -63,7 +63,7 @@ class Plan:
 
     slots: tuple[PlannedRun, ...]
     ready: tuple[PlannedRun, ...]
-    rates: Mapping[int, Choice]
+    rates: Mapping[int, ChosenRate]
     lost: Mapping[int, str]
     to_come: tuple[tuple[int, Role, int], ...]
     over: bool
@@ -83,14 +83,14 @@ def key_of(arm: int, role: Role, lr: float | None, seed: int) -> str:
     return f"{arm}.{role}.{'own' if lr is None else format(lr, 'g')}.{seed}"
 
 
-def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> Plan:
+def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> SweepPlan:
     """What is to run.
 
     Args:
         known: key → outcome, of every run that was queued.
     """
     slots: list[PlannedRun] = []
-    rates: dict[int, Choice] = {}
+    rates: dict[int, ChosenRate] = {}
     lost: dict[int, str] = {}
     to_come: list[tuple[int, Role, int]] = []
     reached: dict[int, tuple[float, ...]] = {}
@@ -133,7 +133,7 @@ def _add_selection_runs(
     arm: Arm,
     known: Mapping[str, Outcome],
     slots: list[PlannedRun],
-    rates: dict[int, Choice],
+    rates: dict[int, ChosenRate],
     lost: dict[int, str],
 ) -> tuple[float, ...]:
     """Add the selection runs of an arm and, once they have ended, its rate; the rates tried."""
@@ -162,7 +162,7 @@ def _add_selection_runs(
 
 
 def _judged(
-    arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[int, Choice]
+    arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[int, ChosenRate]
 ) -> PlannedRun:
     after: tuple[str, ...] = ()
     if arm.merges is not None:
@@ -177,10 +177,10 @@ def _judged(
 def _finish(
     slots: list[PlannedRun],
     known: Mapping[str, Outcome],
-    rates: dict[int, Choice],
+    rates: dict[int, ChosenRate],
     lost: dict[int, str],
     to_come: list[tuple[int, Role, int]],
-) -> Plan:
+) -> SweepPlan:
     def done(key: str) -> bool:
         return key in known and known[key].state == "done"
 
@@ -195,4 +195,4 @@ def _finish(
     )
     over = not to_come and "open" not in states and "failed" not in states and (not waits or dead)
     stuck = not over and not ready and "open" not in states
-    return Plan(tuple(slots), ready, rates, lost, tuple(to_come), over, stuck)
+    return SweepPlan(tuple(slots), ready, rates, lost, tuple(to_come), over, stuck)

@@ -14,7 +14,7 @@ import pytest
 
 from calift_core.data.corruptions import CORRUPTIONS
 from calift_core.data.counting import SuiteCounts, count_suite
-from calift_core.data.listing import Budget
+from calift_core.data.listing import ScanBudget
 from calift_core.data.suites.domains import DOMAIN_SUITES
 from calift_core.data.suites.fashion import fashion_mnist_folder
 from calift_core.data.suites.load import load_suite
@@ -261,15 +261,15 @@ def test_count__names_that_nothing_has_are_errors(pacs: Path) -> None:  # noqa: 
 
 def test_budget__a_larger_folder_is_left_alone(pacs: Path) -> None:  # noqa: F811
     spec = SuiteSpec.model_validate({"id": f"folder:{pacs}/photo"})
-    assert count_suite(spec, Budget(entries=500)).evaluated is not None
-    counts = count_suite(spec, Budget(entries=20))
+    assert count_suite(spec, ScanBudget(entries=500)).evaluated is not None
+    counts = count_suite(spec, ScanBudget(entries=20))
     assert counts.evaluated is None
     assert counts.basis == "unknown: there are more than 20 files"
-    named = count_suite(SuiteSpec(id=f"pacs:{pacs}"), Budget(entries=60))
+    named = count_suite(SuiteSpec(id=f"pacs:{pacs}"), ScanBudget(entries=60))
     assert named.evaluated == 334 + 2048 + 2344 + 3929
     assert named.basis == "published sizes: there are more than 60 files"
     assert not named.absent
-    slow = count_suite(spec, Budget(seconds=0))
+    slow = count_suite(spec, ScanBudget(seconds=0))
     assert "more files than can be counted in 0 s" in slow.basis
 
 
@@ -282,7 +282,7 @@ def test_budget__no_more_is_looked_at_than_was_allowed(
     seen = []
     real = os.scandir
     monkeypatch.setattr(os, "scandir", lambda *path: seen.append(path) or real(*path))
-    count_suite(SuiteSpec(id=f"folder:{tmp_path}/deep"), Budget(entries=45))
+    count_suite(SuiteSpec(id=f"folder:{tmp_path}/deep"), ScanBudget(entries=45))
     assert 0 < len(seen) < 12
 
 

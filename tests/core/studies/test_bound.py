@@ -26,7 +26,7 @@ from calift_core.errors import DataError, SpecError
 from calift_core.schema.report import EceReport, EvaluationReport, Report, SpectrumReport, Summary
 from calift_core.schema.wire.answers import RunPoint
 from calift_core.studies.bound.analysis import analyse
-from calift_core.studies.bound.figure import Mark, Panel, scatter_svg
+from calift_core.studies.bound.figure import Panel, PlotMark, scatter_svg
 from calift_core.studies.bound.monitor import correlations_of
 from calift_core.studies.bound.ranks import rank_correlation, scaled_ranks
 from calift_core.studies.bound.runs import method_label, read_runs
@@ -594,7 +594,7 @@ def marks_of(svg: str) -> list[dict[str, str]]:
     )
 )
 def test_scatter_svg__is_xml_with_one_shape_a_mark(values: list[tuple[float, float, str]]) -> None:
-    marks = tuple(Mark(x, y, s) for x, y, s in values)
+    marks = tuple(PlotMark(x, y, s) for x, y, s in values)
     svg = scatter_svg(
         [Panel("a < b & c", "x", "y", marks)] * 2, title="<title>", caption="long " * 60
     )
@@ -603,7 +603,7 @@ def test_scatter_svg__is_xml_with_one_shape_a_mark(values: list[tuple[float, flo
 
 
 def test_scatter_svg__zero_shot_is_hollow_and_series_differ_in_colour_and_shape() -> None:
-    marks = (Mark(1, 0.5, "a"), Mark(1, 0.5, "b"), Mark(10, 0.7, "a", hollow=True))
+    marks = (PlotMark(1, 0.5, "a"), PlotMark(1, 0.5, "b"), PlotMark(10, 0.7, "a", hollow=True))
     a, b, hollow = marks_of(scatter_svg([Panel("", "x", "y", marks)], title="t", caption="c"))
     assert a["stroke"] == hollow["stroke"] != b["stroke"]
     assert hollow["fill"] == "#ffffff"
@@ -611,7 +611,9 @@ def test_scatter_svg__zero_shot_is_hollow_and_series_differ_in_colour_and_shape(
 
 
 def test_scatter_svg__text_stays_text_and_the_same_marks_give_the_same_bytes() -> None:
-    panels = [Panel("OOD ECE: ρ = +0.50", "ε_ID + D/σ_min", "OOD ECE", (Mark(20_000, 0.5, "a"),))]
+    panels = [
+        Panel("OOD ECE: ρ = +0.50", "ε_ID + D/σ_min", "OOD ECE", (PlotMark(20_000, 0.5, "a"),))
+    ]
     svg = scatter_svg(panels, title="The bound", caption="24 models.")
     root = ElementTree.fromstring(svg)
     words = {e.text for e in root.iter(f"{SVG}text")}
@@ -625,11 +627,11 @@ def test_scatter_svg__without_matplotlib_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SpecError, match="figures need matplotlib") as refused:
-        scatter_svg([Panel("", "x", "y", (Mark(1, 0.5, "a"),))], title="t", caption="c")
+        scatter_svg([Panel("", "x", "y", (PlotMark(1, 0.5, "a"),))], title="t", caption="c")
     assert "[study]" in (refused.value.hint or "")
 
 
-@pytest.mark.parametrize("marks", [(), (Mark(0.0, 0.5, "a"),)])
+@pytest.mark.parametrize("marks", [(), (PlotMark(0.0, 0.5, "a"),)])
 def test_scatter_svg__refuses(marks: Any) -> None:
     with pytest.raises(SpecError):
         scatter_svg([Panel("", "x", "y", marks)], title="t", caption="c")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.sweep import COMPARED, SweepSpec, default_ladder, parse_sweep
 from calift_core.studies.sweep.arms import Arms, make_arms
-from calift_core.studies.sweep.ladder import Choice, LadderRun, choose, climb_ladder, extended
-from calift_core.studies.sweep.plan import Outcome, Plan, PlannedRun, make_plan
+from calift_core.studies.sweep.ladder import ChosenRate, LadderRun, choose, climb_ladder, extended
+from calift_core.studies.sweep.plan import Outcome, PlannedRun, SweepPlan, make_plan
 
 # ---------------------------------------------------------------------------------- the ladder
 
@@ -33,7 +33,7 @@ def test_climb__goes_up_one_by_one_until_the_score_has_fallen() -> None:
     assert reached() == (3, False)
     known[3.0] = 0.4
     assert reached() == (3, True)
-    assert choose(known, rates) == Choice(1.0, "lower")  # of equal ones the lower
+    assert choose(known, rates) == ChosenRate(1.0, "lower")  # of equal ones the lower
 
 
 def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole() -> None:
@@ -41,7 +41,7 @@ def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole() -> No
     assert climb_ladder((1.0, 2.0, 3.0), lambda _: None, at_once=3).reached == 3
     found = climb_ladder((1.0, 2.0, 3.0, 4.0, 5.0), lambda lr: LadderRun(scores[lr]), at_once=3)
     assert (found.reached, found.over) == (4, True)
-    assert choose(scores, (1.0, 2.0, 3.0, 4.0, 5.0)) == Choice(3.0, "")
+    assert choose(scores, (1.0, 2.0, 3.0, 4.0, 5.0)) == ChosenRate(3.0, "")
     with pytest.raises(CaliftError, match="every run of the grid diverged: 1, 2"):
         choose({1.0: None, 2.0: None}, (1.0, 2.0))
 
@@ -218,7 +218,9 @@ def outcome_of(slot: PlannedRun, world: int) -> Outcome:
     return Outcome("done", rng.choice([0.4, 0.5, 0.6]))
 
 
-def run_to_the_end(arms: Arms, world: int, order: random.Random) -> tuple[dict[str, Outcome], Plan]:
+def run_to_the_end(
+    arms: Arms, world: int, order: random.Random
+) -> tuple[dict[str, Outcome], SweepPlan]:
     """Runs end in any order and some fail and are retried; at each step all may be forgotten."""
     known: dict[str, Outcome] = {}
     slots: dict[str, PlannedRun] = {}

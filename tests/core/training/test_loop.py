@@ -45,7 +45,7 @@ from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune, MethodBase
 from calift_core.schema.records import MetricsRecord, Record
 from calift_core.training.checkpoint import TrainState, load_state, newest_state, save_state
 from calift_core.training.loop import _restore, train
-from calift_core.training.plan import Plan
+from calift_core.training.plan import TrainingPlan
 from calift_core.training.step import make_optimizer
 from tests.core.conftest import VIT
 
@@ -53,8 +53,8 @@ CPU = torch.device("cpu")
 SPEC_SHA = "a" * 64
 
 
-def plan(**changes: Any) -> Plan:
-    base = Plan(
+def plan(**changes: Any) -> TrainingPlan:
+    base = TrainingPlan(
         total_steps=8,
         steps_per_epoch=4,
         lr=1e-3,
@@ -100,7 +100,7 @@ class Run:
         captions: Captions,
         folder: Path,
         *,
-        the_plan: Plan | None = None,
+        the_plan: TrainingPlan | None = None,
         workers: int = 0,
     ) -> None:
         self.plan = the_plan or plan()
