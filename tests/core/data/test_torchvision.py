@@ -46,7 +46,7 @@ def write_picture(path: Path) -> None:
 def listed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process less that imports torch."""
     monkeypatch.setattr(
-        "calift_core.data.suites.torchvision._ask",
+        "calift_core.data.suites.torchvision._list_images",
         lambda *a: (a[2].mkdir(parents=True), torchvision_listing.write_listing(*a)),
     )
 
