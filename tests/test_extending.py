@@ -32,7 +32,7 @@ from calift_core.errors import UnknownNameError
 from calift_core.jobs.folder import run_job
 from calift_core.methods import METHODS
 from calift_core.predictions.read import read_metadata
-from calift_core.schema import spec as schema
+from calift_core.schema import suite as schema
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.records import MetricsRecord
 from calift_core.schema.report import Report
