@@ -23,7 +23,7 @@ from backend.explore.sweeps import SweepComparison
 from backend.http import oidc, problems
 from backend.http.authentication import Authenticator
 from backend.http.concurrency import limiters
-from backend.http.middleware import Gate
+from backend.http.middleware import RequestGuard
 from backend.routes import (
     calibrators,
     catalogue,
@@ -231,7 +231,7 @@ def create_app(
         app.include_router(catalogue.pages)
     problems.install(app)
     app.add_middleware(
-        Gate,
+        RequestGuard,
         settings=settings,
         authenticator=services.authenticator,
         audit=store.audit,

@@ -19,7 +19,7 @@ from backend.children.process import Pulse, pulse_path
 from backend.logs import named
 from backend.settings import Settings
 from backend.storage.bucket import open_artifacts
-from backend.storage.health import Storage
+from backend.storage.health import StorageHealth
 from backend.store import migrations
 from backend.store.claims import Claim, Claims
 from backend.store.engine import open_engine
@@ -88,7 +88,7 @@ class WorkerService:
         self._runner_argv = runner_argv
         self._give_back = give_back
         floor = settings.free_space_floor_bytes
-        self.storage = Storage(
+        self.storage = StorageHealth(
             {settings.jobs_dir: max(floor, FREE_SPACE_FLOOR), settings.artifacts_dir: floor},
             probe=self.artifacts.probe,
         )

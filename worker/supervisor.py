@@ -29,7 +29,7 @@ from sqlalchemy import Engine
 
 from backend.children.process import ManagedProcess
 from backend.storage.artifacts import ArtifactKind, ArtifactStore, publish_artifact
-from backend.storage.health import Storage
+from backend.storage.health import StorageHealth
 from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
 from backend.store.evaluated import EvaluatedRuns
@@ -102,7 +102,7 @@ def supervise(
     jobs: Path,
     limits: Limits,
     claimed_at: float,
-    storage: Storage | None = None,
+    storage: StorageHealth | None = None,
     draining: Callable[[], bool] = lambda: False,
     environment: Mapping[str, str] | None = None,
     runner_argv: Sequence[str] = RUNNER_ARGV,
@@ -131,7 +131,7 @@ def supervise(
         folder=job_dir(jobs, claim.run_id, claim.attempt),
         limits=limits,
         claimed_at=claimed_at,
-        storage=storage or Storage({jobs: 0}),
+        storage=storage or StorageHealth({jobs: 0}),
         draining=draining,
     )
     return attempt.run(
@@ -151,7 +151,7 @@ class _Attempt:
         folder: Path,
         limits: Limits,
         claimed_at: float,
-        storage: Storage,
+        storage: StorageHealth,
         draining: Callable[[], bool],
     ) -> None:
         self._storage = storage

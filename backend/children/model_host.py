@@ -87,11 +87,11 @@ class ModelHost:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """A good answer, its body not yet read."""
-        asked = self._http.build_request(
+        outgoing = self._http.build_request(
             method, path, content=content, params=params, headers=headers
         )
         try:
-            answer = await self._http.send(asked, stream=True)
+            answer = await self._http.send(outgoing, stream=True)
             if answer.status_code == 200:
                 return answer
             body = await answer.aread()
@@ -108,9 +108,12 @@ class ModelHost:
 def _problem(status: int, body: bytes) -> HttpError:
     """What the other process refused, as if it were refused here."""
     try:
-        told = json.loads(body)
+        problem = json.loads(body)
         return HttpError(
-            status, str(told["code"]), str(told["detail"]), hint=str(told.get("hint") or "")
+            status,
+            str(problem["code"]),
+            str(problem["detail"]),
+            hint=str(problem.get("hint") or ""),
         )
     except (ValueError, KeyError, TypeError):
         return HttpError(

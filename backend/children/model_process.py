@@ -74,7 +74,7 @@ def child(
     )
 
 
-def look_through(asked: Mapping[str, Any], *, settings: Settings, timeout_s: float) -> Any:
+def look_through(params: Mapping[str, Any], *, settings: Settings, timeout_s: float) -> Any:
     """What a process of `calift_core.data.looking` says of somebody's data.
 
     Raises:
@@ -90,7 +90,7 @@ def look_through(asked: Mapping[str, Any], *, settings: Settings, timeout_s: flo
         refusal=SpecError,
     )
     try:
-        return json.loads(ask_once(looker, json.dumps(asked).encode()))
+        return json.loads(ask_once(looker, json.dumps(params).encode()))
     except ChildTimeoutError:
         raise
     except ChildEndedError as error:

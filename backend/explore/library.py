@@ -214,7 +214,7 @@ class StoreLibrary:
         Raises:
             NotFoundError: no such run has predicted these samples.
         """
-        run, asked = str(subject.source.run_id), file.metadata
+        run, wanted = str(subject.source.run_id), file.metadata
         started = self._store.results.report(run)["model"].get("start_sha256", "")
         filters = RunFilters(phases=("SUCCEEDED",), methods=("zero_shot",))
         for one in self._store.runs.page(filters, limit=_ZERO_SHOT_RUNS)[0]:
@@ -223,12 +223,12 @@ class StoreLibrary:
                 if found.metadata.model_sha256 != started:
                     break
                 its = found.metadata
-                same = (its.dataset, its.dataset_sha256) == (asked.dataset, asked.dataset_sha256)
-                if same and its.role == asked.role:
+                same = (its.dataset, its.dataset_sha256) == (wanted.dataset, wanted.dataset_sha256)
+                if same and its.role == wanted.role:
                     return found
         raise NotFoundError(
             f"no zero-shot run of the model that run {run} began with has predicted "
-            f"{asked.dataset!r}.",
+            f"{wanted.dataset!r}.",
             hint="Run zero_shot with the same model and suite; this calibrator reads its "
             "predictions too.",
         )

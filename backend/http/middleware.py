@@ -82,7 +82,7 @@ class _CutOffError(OSError):
     """
 
 
-class Gate:
+class RequestGuard:
     """The middleware; one check after the other, before any route."""
 
     def __init__(

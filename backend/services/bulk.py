@@ -38,32 +38,32 @@ class BulkActions:
         self._settings, self._store, self._artifacts = settings, store, artifacts
         self._submission, self._owned = submission, owned
 
-    def do(self, asked: Bulk, principal: Principal) -> BulkDone:
+    def do(self, bulk: Bulk, principal: Principal) -> BulkDone:
         """Change one run after the other; one that refuses keeps none of the others from it.
 
         Raises:
             HttpError: 403, deleting needs the scope admin.
             SpecError: a tag is not allowed.
         """
-        if asked.action == "delete" and not principal.may("admin"):
+        if bulk.action == "delete" and not principal.may("admin"):
             raise HttpError(
                 403,
                 "FORBIDDEN",
                 f"deleting runs needs a token of scope admin, yours has {principal.scope}.",
                 hint="Archive them, or ask whoever runs the service.",
             )
-        if asked.tags:
+        if bulk.tags:
             self._submission.parse(
-                {"name": "tags", "method": {"kind": "zero_shot"}, "tags": asked.tags}, prefix="#"
+                {"name": "tags", "method": {"kind": "zero_shot"}, "tags": bulk.tags}, prefix="#"
             )
-        ids, more = self._meant(asked)
+        ids, more = self._meant(bulk)
         done: list[str] = []
         refused: list[Refusal] = []
         digests: list[str] = []
         for run_id in ids:
             try:
                 self._owned(principal, run_id)
-                digests += self._change(asked, run_id)
+                digests += self._change(bulk, run_id)
             except CaliftError as error:
                 refused.append(Refusal(id=run_id, code=error.code, message=error.message))
             else:
@@ -72,13 +72,13 @@ class BulkActions:
             self._artifacts.collect(
                 self._store.files, grace_s=self._settings.artifact_grace_s, digests=digests
             )
-        return BulkDone(action=asked.action, done=done, refused=refused, more=more)
+        return BulkDone(action=bulk.action, done=done, refused=refused, more=more)
 
-    def _meant(self, asked: Bulk) -> tuple[list[str], bool]:
-        if asked.ids is not None:
-            return list(dict.fromkeys(asked.ids)), False
-        assert asked.filter is not None
-        found = list(islice(self._found(asked.filter), MOST_AT_ONCE + 1))
+    def _meant(self, bulk: Bulk) -> tuple[list[str], bool]:
+        if bulk.ids is not None:
+            return list(dict.fromkeys(bulk.ids)), False
+        assert bulk.filter is not None
+        found = list(islice(self._found(bulk.filter), MOST_AT_ONCE + 1))
         return found[:MOST_AT_ONCE], len(found) > MOST_AT_ONCE
 
     def _found(self, wanted: BulkFilter) -> Iterable[str]:
@@ -98,23 +98,23 @@ class BulkActions:
             if cursor is None:
                 return
 
-    def _change(self, asked: Bulk, run_id: str) -> list[str]:
+    def _change(self, bulk: Bulk, run_id: str) -> list[str]:
         """Change one run; the SHA-256s that may be unreferenced now."""
         runs = self._store.runs
-        match asked.action:
+        match bulk.action:
             case "cancel":
                 runs.request_cancel(run_id)
             case "retry":
                 runs.retry(run_id, max_queued=self._settings.max_queued)
             case "archive" | "unarchive":
-                runs.patch(run_id, archived=asked.action == "archive")
+                runs.patch(run_id, archived=bulk.action == "archive")
             case "delete":
                 return runs.delete(run_id)
             case "tag" | "untag":
                 held = runs.get(run_id).tags
-                wanted = [t for t in held if t not in asked.tags]
-                if asked.action == "tag":
-                    wanted = [*held, *(t for t in asked.tags if t not in held)]
+                wanted = [t for t in held if t not in bulk.tags]
+                if bulk.action == "tag":
+                    wanted = [*held, *(t for t in bulk.tags if t not in held)]
                 if len(wanted) > _MOST_TAGS:
                     raise HttpError(
                         422,

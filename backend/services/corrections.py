@@ -18,7 +18,7 @@ class Corrections:
     def __init__(self, store: Stores, submission: Submission) -> None:
         self._store, self._submission = store, submission
 
-    def make(self, evaluation: Evaluation, asked: CorrectionsAsked) -> CorrectedManifest:
+    def make(self, evaluation: Evaluation, request: CorrectionsAsked) -> CorrectedManifest:
         """The manifest of an evaluation's data with corrected labels.
 
         Raises:
@@ -34,13 +34,13 @@ class Corrections:
                 "that its run names and this service may read.",
                 hint="`calift data doubtful` and `calift data relabel` do it where the files are.",
             )
-        names = [one.sample for one in asked.corrections]
+        names = [one.sample for one in request.corrections]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise HttpError(422, "INVALID_REQUEST", f"{twice!r} is corrected twice.")
-        said = [Correction(one.sample, one.label, one.suggested) for one in asked.corrections]
+        labels = [Correction(one.sample, one.label, one.suggested) for one in request.corrections]
         try:
-            found = corrected(source, said)
+            found = corrected(source, labels)
         except (DataError, SpecError) as error:
             raise HttpError(422, error.code, error.message, hint=error.hint) from error
         return CorrectedManifest(

@@ -82,16 +82,16 @@ class Datasets:
 
     def _counted(self, file: Path) -> tuple[int, int]:
         """Classes and images of a zip, by a process of its own: it may be made to harm."""
-        asked = {"zip": str(file), "max_files": MAX_ZIP_FILES}
+        params = {"zip": str(file), "max_files": MAX_ZIP_FILES}
         try:
-            told = look_through(asked, settings=self._settings, timeout_s=_LOOK_S)
+            counts = look_through(params, settings=self._settings, timeout_s=_LOOK_S)
         except SpecError as error:
             raise HttpError(422, "ZIP_REFUSED", error.message, hint=error.hint) from error
         except ChildTimeoutError:
             raise HttpError(
                 422, "ZIP_REFUSED", f"{file.name} took more than {_LOOK_S:g} s to look through."
             ) from None
-        return told["n_classes"], told["images"]
+        return counts["n_classes"], counts["images"]
 
     def _require_room(self, home: Path, size: int) -> None:
         most = self._settings.quota_data_bytes

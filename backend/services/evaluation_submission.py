@@ -85,9 +85,9 @@ class EvaluationSubmission:
         phases = evaluation_phases((n, paces[run_id]) for run_id, n in counts.by_run.items())
         basis = ["images: counted on this machine, once for each run", *counts.notes]
         if phases:
-            told = dict.fromkeys(pace.basis for pace in paces.values() if pace is not None)
+            bases = dict.fromkeys(pace.basis for pace in paces.values() if pace is not None)
             shared = ", which a shared pass shortens" if len(paces) > 1 else ""
-            basis.append(f"time {' and '.join(told)}{shared}")
+            basis.append(f"time {' and '.join(bases)}{shared}")
         return Estimate(
             evaluation_images=counts.images,
             shifts=counts.shifts,
@@ -101,9 +101,9 @@ class EvaluationSubmission:
         """How fast runs of a run's model predict so many images on the job's device."""
         spec = parse_spec(self._store.runs.get(run_id).spec)
         train = spec.train.model_copy(update={"device": job.device})
-        asked = spec.model_copy(update={"method": ZeroShot(), "train": train})
+        as_zero_shot = spec.model_copy(update={"method": ZeroShot(), "train": train})
         work = Workload(SuiteCounts(basis=""), evaluation_images=n, selection_images=0)
-        return self._store.results.pace(asked, work)
+        return self._store.results.pace(as_zero_shot, work)
 
     def _refusals(self, spec: EvaluationJobSpec) -> Iterator[tuple[str, str]]:
         """Folders that this service may not read."""

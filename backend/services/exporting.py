@@ -90,7 +90,7 @@ class Exports:
 
     def _run(self, folders: Mapping[str, Path], path: Path, calibrator: str) -> None:
         run, *initial = map(str, folders.values())
-        asked = {
+        params = {
             "run": run, "target": str(path), "calibrator": calibrator,
             "initial": initial[0] if initial else None,
         }  # fmt: skip
@@ -101,7 +101,7 @@ class Exports:
             refusal=ModelError,
         )
         try:
-            ask_once(packer, json.dumps(asked).encode())
+            ask_once(packer, json.dumps(params).encode())
         except ChildTimeoutError:
             raise HttpError(
                 503, "EXPORT_FAILED", f"the export took more than {_TIMEOUT_S:g} s."

@@ -193,7 +193,7 @@ class Imports:
 
     def _check(self, upload: Upload) -> Checked:
         folder = upload.folder
-        asked = {"folder": str(folder), "dataset": upload.dataset, "role": upload.role}
+        params = {"folder": str(folder), "dataset": upload.dataset, "role": upload.role}
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # One thread and the system's allocator: others reserve address space that is never used.
         environment |= dict.fromkeys(
@@ -209,7 +209,7 @@ class Imports:
             quiet=True,
         )
         try:
-            return checked(folder, json.loads(ask_once(checker, json.dumps(asked).encode())))
+            return checked(folder, json.loads(ask_once(checker, json.dumps(params).encode())))
         except ChildTimeoutError:
             raise PredictionsError(
                 f"the upload must be checked within {CHECK_TIMEOUT_S:g} s, it took longer",

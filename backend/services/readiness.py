@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.dispatch.queue import broker_answers
 from backend.storage.artifacts import ArtifactStore
-from backend.storage.health import Storage
+from backend.storage.health import StorageHealth
 from backend.store import migrations
 from backend.store.engine import database_file, schema_revision, seconds_now
 from backend.store.errors import OTHER_SCHEMA, UNAVAILABLE, fault_of
@@ -44,7 +44,7 @@ class Readiness:
         folders = [artifacts.root]
         if (file := database_file(engine)) is not None:
             folders.append(file.parent)
-        self._disk = Storage(dict.fromkeys(folders, free_space_floor_bytes))
+        self._disk = StorageHealth(dict.fromkeys(folders, free_space_floor_bytes))
         self._failing: dict[str, str] = {}
 
     def lacking(self) -> dict[str, str]:

@@ -132,7 +132,7 @@ class Scanner:
                 hint="`calift data inspect` on the machine that has them takes any number.",
             )
         try:
-            told = look_through(
+            answer = look_through(
                 {"copies": spec.model_dump(mode="json")}, settings=self._settings, timeout_s=_LOOK_S
             )
         except ChildTimeoutError:
@@ -142,7 +142,7 @@ class Scanner:
                 f"looking at every image took more than {_LOOK_S:g} s.",
                 hint="`calift data inspect` on the machine that has them takes its time.",
             ) from None
-        return SuiteCopies.model_validate(told)
+        return SuiteCopies.model_validate(answer)
 
     async def _drawn(self, request: Mapping[str, Any], turn: Turn) -> tuple[str | None, str]:
         try:

@@ -144,8 +144,8 @@ class Thumbnails:
         if evaluation.job_id is not None:
             with contextlib.suppress(NotFoundError):
                 job = self._store.evaluation_jobs.get(evaluation.job_id).spec
-                asked = job.corruptions.model_dump(mode="json")
-                found.append({**own, "shifts": job.all_shifts, "corruptions": asked})
+                params = job.corruptions.model_dump(mode="json")
+                found.append({**own, "shifts": job.all_shifts, "corruptions": params})
                 found += [{"id": suite} for suite in job.suites]
         found.append(dict(own))
         return [self._readable(suite) for suite in found if self._may_read(suite["id"])]
@@ -187,13 +187,13 @@ class Thumbnails:
         return await asyncio.gather(*(self._measure(request, turn) for request in requests))
 
     async def _measure(self, request: Mapping[str, Any], turn: Turn) -> Measured | str:
-        asked = {**request, "size": _MEASURED, "measure": True}
-        key = json.dumps(asked, sort_keys=True)
+        params = {**request, "size": _MEASURED, "measure": True}
+        key = json.dumps(params, sort_keys=True)
         found = self._looks.get(key)
         if found is None:
             try:
-                told, _ = await self._in_line(lambda drawer: _answered(drawer, asked), turn)
-                found = _measured(told)
+                header, _ = await self._in_line(lambda drawer: _answered(drawer, params), turn)
+                found = _measured(header)
             except (UnreadableImageError, NotFoundError) as error:
                 return error.message
             except HttpError as error:

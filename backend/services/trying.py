@@ -81,8 +81,8 @@ class Trials:
         host = self._host(run_id)
         try:
             pixels = self._pixels(host, picture)
-            asked = question(ASK, host.folder, host.kept, pixels)
-            said = TriedPicture.model_validate_json(self._models.ask(asked))
+            params = question(ASK, host.folder, host.kept, pixels)
+            tried = TriedPicture.model_validate_json(self._models.ask(params))
         except UnreadableImageError as error:
             raise HttpError(422, error.code, error.message, hint=error.hint) from error
         except ChildEndedError as error:
@@ -90,10 +90,11 @@ class Trials:
             raise HttpError(503, "MODEL_AWAY", error.message, hint="Try again.") from error
         known = {e.dataset: e.id for e in self._store.results.run_evaluations(run_id)}
         alike = [
-            one.model_copy(update={"evaluation_id": known.get(one.dataset)}) for one in said.nearest
+            one.model_copy(update={"evaluation_id": known.get(one.dataset)})
+            for one in tried.nearest
         ]
         source = Source(run_id=run.id, run_name=run.name, method=run.method)
-        return said.model_copy(update={"run": source, "nearest": alike})
+        return tried.model_copy(update={"run": source, "nearest": alike})
 
     def _pixels(self, host: _Host, picture: bytes) -> bytes:
         if not picture:
@@ -141,11 +142,11 @@ class Trials:
 
     def _opened(self, host: _Host) -> dict[str, Any]:
         """What the run's model takes, opened by the models' process."""
-        asked = question(OPEN, host.folder, host.kept)
-        hello: dict[str, Any] = json.loads(self._models.ask(asked, timeout_s=_START_S))
+        params = question(OPEN, host.folder, host.kept)
+        hello: dict[str, Any] = json.loads(self._models.ask(params, timeout_s=_START_S))
         if "error" in hello:
-            told = hello["error"]
-            raise HttpError(409, "NO_MODEL", told["message"], hint=told["hint"])
+            problem = hello["error"]
+            raise HttpError(409, "NO_MODEL", problem["message"], hint=problem["hint"])
         host.opened_by = self._models.starts
         return hello
 

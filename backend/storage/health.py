@@ -19,7 +19,7 @@ _PROBE = b"\0" * 4096
 _MIB = 1 << 20
 
 
-class Storage:
+class StorageHealth:
     """Looks at the folders that a process writes to.
 
     Args:

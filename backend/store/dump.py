@@ -72,9 +72,9 @@ def look_into(path: Path) -> Dumped:
     """
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
-            (said,) = connection.execute("PRAGMA integrity_check").fetchone()
-            if said != "ok":
-                raise StorageError(f"{path} is damaged: {said}")
+            (report,) = connection.execute("PRAGMA integrity_check").fetchone()
+            if report != "ok":
+                raise StorageError(f"{path} is damaged: {report}")
             (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
             named = connection.execute(str(_DUMPED.compile(compile_kwargs={"literal_binds": True})))
@@ -165,9 +165,9 @@ def _postgres_tool(engine: Engine, name: str, arguments: list[str], database: st
     except (OSError, subprocess.SubprocessError) as error:
         raise StorageError(f"{name} cannot be run: {error}") from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+        report = [line for line in done.stderr.splitlines() if line.strip()]
         raise StorageError(
-            f"{name} failed: {' '.join(said[:3]) or f'exit status {done.returncode}'}",
+            f"{name} failed: {' '.join(report[:3]) or f'exit status {done.returncode}'}",
             hint=f"{name} must be of the server's version or newer: install that "
             "postgresql-client.",
         )

@@ -53,11 +53,11 @@ def first_in_line(
         message_run: a run that may be taken whatever its queue is.
         quota_running: owners who have so many runs at work wait; 0: nobody does.
     """
-    asked: dict[str, Any] = {} if message_run is None else {"message_run": message_run}
+    params: dict[str, Any] = {} if message_run is None else {"message_run": message_run}
     if quota_running:
-        asked |= {"quota": quota_running}
+        params |= {"quota": quota_running}
     query = _heads_in_order(tuple(served), message_run is not None, bool(quota_running))
-    found = connection.execute(query, asked).all()
+    found = connection.execute(query, params).all()
     for head in found:
         taken = connection.execute(_locked(_behind(head, served))).first()
         if taken is not None:

@@ -79,9 +79,9 @@ def _found(
     """What kinds of thing amount to; a content that others name as well frees nothing."""
     rows: dict[tuple[str, str], Any] = {}
     for kind in kinds:
-        asked = select(ArtifactRow.run_id, ArtifactRow.name, ArtifactRow.sha256)
-        asked = asked.add_columns(ArtifactRow.size_bytes).where(*_files(kind, age_s))
-        rows |= {(r.run_id, r.name): r for r in connection.execute(asked).all()}
+        query = select(ArtifactRow.run_id, ArtifactRow.name, ArtifactRow.sha256)
+        query = query.add_columns(ArtifactRow.size_bytes).where(*_files(kind, age_s))
+        rows |= {(r.run_id, r.name): r for r in connection.execute(query).all()}
     runs = 0
     if "archived_runs" in kinds:
         where = _runs(age_s, archived=True)

@@ -134,7 +134,7 @@ class Batch:
     def _take_evaluation(self, record: EvaluationRecord, report: dict[str, Any]) -> None:
         e = record.evaluation
         identity = evaluation_id(record.run or self.run_id, e.dataset)
-        told = {
+        data = {
             "id": identity,
             "dataset": e.dataset,
             "role": e.role,
@@ -143,7 +143,7 @@ class Batch:
             "ece": e.ece.value,
         }
         if record.run is not None:  # the row is that run's, see `backend.store.evaluated`
-            self._event("evaluation", {"run_id": record.run, **told})
+            self._event("evaluation", {"run_id": record.run, **data})
             return
         self.evaluations[e.dataset] = {
             "id": identity,
@@ -156,7 +156,7 @@ class Batch:
             "predictions_sha256": e.predictions_sha256,
             "report": report,
         }
-        self._event("evaluation", told)
+        self._event("evaluation", data)
 
 
 def flush(connection: Connection, batch: Batch, seq: int, log_bytes: int) -> None:

@@ -284,10 +284,10 @@ def test_store__that_fails_now_and_then_is_asked_again(
 def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(
     make: Callable[..., BucketStore], tmp_path: Path
 ) -> None:
-    from backend.storage.health import Storage
+    from backend.storage.health import StorageHealth
 
     store = make()
-    storage = Storage({tmp_path: 0}, probe=store.probe)
+    storage = StorageHealth({tmp_path: 0}, probe=store.probe)
     assert storage.trouble() == ""
     store._probed_at = None
     fs, store._fs = store._fs, Flaky(store._fs, pipe_file=99, info=99)
