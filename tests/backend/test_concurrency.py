@@ -16,6 +16,7 @@ from backend.http.concurrency import FairLimiter
 from backend.http.problems import HttpError
 from backend.settings import new_token
 from calift_core.schema.evaluation_job import JOB_PREFIX
+from calift_core.schema.wire.queries import LedgerQuery
 from tests.backend.test_api import problem
 from tests.conftest import spec_of
 
@@ -133,8 +134,8 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(
 ) -> None:
     gate, answered = threading.Event(), services.store.runs.submit(spec_of())
 
-    def slow(run_id: str, against: str, **_: Any) -> Any:
-        assert against == "quick" or gate.wait(PATIENCE_S)
+    def slow(run_id: str, query: LedgerQuery) -> Any:
+        assert query.against == "quick" or gate.wait(PATIENCE_S)
         raise HttpError(418, "ANSWERED", "it was its turn.")
 
     monkeypatch.setattr(services.explorer, "ledger", slow)

@@ -353,7 +353,7 @@ def test_train__leaves_the_contracts_files(trained: Any) -> None:
     assert_contract(json.loads((folder / "report.json").read_text()))
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         assert {"step", "epoch"} <= set(json.loads(line))
-    for words in ("photos/test", "art", "accuracy", "ECE", "σ_min", str(folder)):
+    for words in ("photos/test", "art", "Accuracy", "ECE", "σ_min", str(folder)):
         assert words in printed
 
 

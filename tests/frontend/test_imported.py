@@ -105,7 +105,7 @@ def test_compare__how_imported_predictions_were_made_is_not_known(dashboard: Ser
         ("calibration", {"view": "calibrators"}, "--role calibration"),
         ("decide", {}, "--role calibration"),
         ("spectra", {}, "predictions were imported"),
-        ("calibration", {"view": "prompts"}, "imported predictions have none"),
+        ("calibration", {"view": "prompts"}, "imported ones have none"),
     ],
 )
 def test_pages__what_was_not_imported_is_said_and_is_no_fault(

@@ -307,6 +307,7 @@ def make_report(
         n_classes=3,
         accuracy=0.8,
         mean_per_class_accuracy=0.8,
+        macro_f1=0.8,
         nll=0.5,
         brier=0.3,
         mean_confidence=0.8,
