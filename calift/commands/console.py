@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -152,12 +153,10 @@ def show(shown: Rows, title: str = "", *, without: Collection[str] = ()) -> None
     from frontend import tables
 
     ends = [c.label.endswith(" high") for c in shown.columns]
-    table = Table(title=title or None, title_justify="left")
-    for column, is_end in zip(shown.columns, ends, strict=True):
-        if column.name not in without and not is_end:
-            label = column.label.removesuffix(" low")
-            number = column.kind in tables.NUMERIC
-            table.add_column(label, justify="right" if number else "left", no_wrap=number)
+    kept = [
+        c for c, end in zip(shown.columns, ends, strict=True) if c.name not in without and not end
+    ]
+    lines: list[list[str]] = []
     for row in shown.rows:
         cells: list[str] = []
         for column, is_end, words in zip(
@@ -166,10 +165,20 @@ def show(shown: Rows, title: str = "", *, without: Collection[str] = ()) -> None
             if column.name in without:
                 continue
             if not is_end:
-                cells.append(words)
+                cells.append(words.replace("\u00a0", " "))
             elif row.get(column.name) is not None:
-                cells[-1] += f" … {words}"
-        table.add_row(*(plain_text(cell.replace("\u00a0", " ")) for cell in cells))
+                cells[-1] += f" … {words}".replace("\u00a0", " ")
+        lines.append(cells)
+    table = Table(title=title or None, title_justify="left")
+    for at, column in enumerate(kept):
+        label, number = column.label.removesuffix(" low"), column.kind in tables.NUMERIC
+        if number:  # its numbers stay whole in a narrow window, so its heading wraps
+            width = max([*map(len, label.split()), *(len(cells[at]) for cells in lines)])
+            table.add_column(fill(label, width), justify="right", no_wrap=True)
+        else:
+            table.add_column(label, overflow="fold")
+    for cells in lines:
+        table.add_row(*map(plain_text, cells))
     out.print(table)
 
 

@@ -43,7 +43,15 @@ if TYPE_CHECKING:
     from calift_core.schema.records import Record
 
 #: Columns of an evaluation that the report on a terminal is without.
-_LEFT_OUT = ("role", "ece_debiased", "smooth_ece", "ece_batch_averaged", "brier", "aurc")
+_LEFT_OUT = (
+    "role",
+    "mean_confidence",
+    "ece_debiased",
+    "smooth_ece",
+    "ece_batch_averaged",
+    "brier",
+    "aurc",
+)
 
 
 def train(

@@ -844,11 +844,16 @@ def test_compare__an_ece_is_shown_and_its_square_decides(
 
 
 def test_compare__is_written_for_people(
-    client: Any, make_run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    client: Any,
+    make_run: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from calift.commands import console
     from calift.commands.service import show_comparison
     from frontend.text import points, square_points
 
+    monkeypatch.setattr(console.out, "_width", 140)
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = client.compare(run_id=ids)
     show_comparison(comparison)
@@ -859,7 +864,7 @@ def test_compare__is_written_for_people(
     assert points(found.difference).replace("\u00a0", " ") in row
     assert square_points(found.squared.difference).replace("\u00a0", " ") in row
     assert (" yes " in row) is found.distinguishable
-    assert "no interval of a difference of ECEs can be trusted" in said
+    assert "no interval of a difference of ECEs can be trusted" in " ".join(said.split())
     assert "Statistically tied for best" in said
     assert "run 4 (p < 0.01)" in said
 

@@ -337,6 +337,7 @@ def trained(
     )
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setenv("COLUMNS", "80")
         for name, value in environment(root / "home").items():
             patch.setenv(name, value)
         with pytest.raises(SystemExit) as ended:

@@ -94,8 +94,8 @@ def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(
     cells = tab.locator(".rail [role=option]")
     until(lambda: cells.count() == 15, timeout_s=45, what="the bins")
     box = tab.get_by_label("Bins", exact=True)
-    armed = True
     box.fill("6")
+    armed = True
     box.press("Enter")
     # A look at the page lets what comes from the server be handled as well.
     until(lambda: "bins=6" in query(tab) and bool(held), timeout_s=45, what="the new diagram")

@@ -12,6 +12,7 @@ import runpy
 import signal
 import sys
 import time
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -63,7 +64,12 @@ class Forked:
         self._process = _FORKS.Process(
             target=_become, args=(list(argv), dict(environment), output, cwd)
         )
-        self._process.start()
+        # The process would run this one's main module first, which may be a page of the dashboard.
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
