@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,7 +20,6 @@ import pytest
 from tests.conftest import free_port, group_of, unavailable, until
 from tests.frontend import seed
 from tests.frontend.conftest import Service, filled_home, service
-from tests.support.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -32,10 +33,6 @@ FLAGS = [
     "--disable-sync",
     "--force-prefers-reduced-motion",  # what moves is painted sixty times a second
 ]
-#: What a dashboard imports. Its own modules are not among them: they ask for Streamlit's runtime.
-LOADED = ["streamlit.web.bootstrap", "streamlit.starlette", "pandas", "plotly.graph_objects",
-          "uvicorn", "calift_core.client", "calift_core.schema.spec", "calift_core.analysis.slices",
-          "calift_core.analysis.measures", "frontend.figures.style"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,22 @@ def serving_dashboard(
         "PYTHONPATH": str(ROOT),
     } | dict(variables or {})
     log = folder / "dashboard.log"
-    process = Forked(argv, output=log, environment=environ, cwd=folder, loaded=LOADED)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, *argv], stdout=output, stderr=output, env=environ, cwd=folder
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         until(
-            lambda: answers(f"{url}/_stcore/health") or process.ended(),
+            lambda: answers(f"{url}/_stcore/health") or process.poll() is not None,
             timeout_s=60,
             what="the dashboard to start",
         )
-        assert not process.ended(), log.read_text()
+        assert process.poll() is None, log.read_text()
         yield Dashboard(url, api)
     finally:
         process.terminate()
-        assert process.wait(60)
-        process.reap()
+        process.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -76,8 +76,10 @@ def ended(store: Stores, job_id: str) -> Any:
 
 
 def runner_of(job_id: str, attempt: int) -> int | None:
+    """The runner itself: what it forks has its command line too, and maybe a lower number."""
     end = f"/{job_id}/attempt-{attempt}"
-    return next((pid for pid, argv in processes() if any(a.endswith(end) for a in argv)), None)
+    found = [pid for pid, argv in processes() if any(a.endswith(end) for a in argv)]
+    return next((pid for pid in found if os.getsid(pid) == pid), None)
 
 
 def asked_to_stop(pid: int) -> bool:
