@@ -250,13 +250,16 @@ def answer_all(
         try:
             status, body = 0, answer(question)
         except CaliftError as error:
-            status, body = 1, json.dumps(told(error)).encode()
+            status, body = 1, json.dumps(error_payload(error)).encode()
         except MemoryError:
-            status, body = 1, json.dumps(told(DataError("it takes too much memory"))).encode()
+            status, body = (
+                1,
+                json.dumps(error_payload(DataError("it takes too much memory"))).encode(),
+            )
         _write(answers, status, body)
 
 
-def told(error: CaliftError) -> dict[str, str]:
+def error_payload(error: CaliftError) -> dict[str, str]:
     """An error as it is told."""
     return {"code": error.code, "message": error.message, "hint": error.hint}
 

@@ -106,6 +106,11 @@ def two_columns(probs: Any) -> Floats:
     return np.stack([1 - found, found], axis=1)
 
 
+def logits_of(probs: Floats) -> npt.NDArray[np.float32]:
+    """Logits log p (N, C), floored at `SMALLEST_PROBABILITY`, so that their softmax is probs."""
+    return np.asarray(np.log(np.maximum(probs, SMALLEST_PROBABILITY)), dtype=np.float32)
+
+
 def check_probs(probs: Floats) -> Floats:
     """Return probabilities (N, C), or raise PredictionsError.
 

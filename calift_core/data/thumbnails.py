@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from calift_core.child_process import answer_all, limit, told
+from calift_core.child_process import answer_all, error_payload, limit
 from calift_core.data.corrupted import CorruptedSource
 from calift_core.data.corruptions import corrupt, image_seed
 from calift_core.data.duplicates import perceptual_hash
@@ -211,7 +211,7 @@ class Answerer:
             _make_ready(place)
             return _forked(lambda: make(pixels_of(place, roots, size)))
         except CaliftError as error:
-            return told(error), b""
+            return error_payload(error), b""
 
 
 def _make_ready(place: ImagePlace) -> None:
@@ -252,7 +252,7 @@ def _forked(make: Callable[[], _Made]) -> _Made:
         error = UnreadableImageError(
             "the image cannot be drawn within the memory and the time that one may take"
         )
-        return told(error), b""
+        return error_payload(error), b""
 
 
 def _make_and_end(make: Callable[[], _Made], writer: int) -> None:
@@ -264,9 +264,12 @@ def _make_and_end(make: Callable[[], _Made], writer: int) -> None:
         try:
             header, body = make()
         except CaliftError as error:
-            header, body = told(_without_path(error)), b""
+            header, body = error_payload(_without_path(error)), b""
         except MemoryError:
-            header, body = told(UnreadableImageError("the image takes too much memory")), b""
+            header, body = (
+                error_payload(UnreadableImageError("the image takes too much memory")),
+                b"",
+            )
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(json.dumps(header).encode() + b"\n" + body)
     finally:
@@ -307,7 +310,10 @@ def answer(answerer: Answerer, question: bytes) -> bytes:
     try:
         header, body = answerer.answer(json.loads(question))
     except MemoryError:
-        header, body = told(DataError("the data has too many files to find its images")), b""
+        header, body = (
+            error_payload(DataError("the data has too many files to find its images")),
+            b"",
+        )
     except Exception as error:
         header, body = {"code": "CALIFT_ERROR", "hint": "", "message": type(error).__name__}, b""
     return json.dumps(header).encode() + b"\n" + body

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core.calibration import CALIBRATORS, Calibrator
-from calift_core.calibration.bins import check_labels, check_probs, two_columns
+from calift_core.calibration.bins import check_labels, check_probs, logits_of, two_columns
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
-_FLOOR = float(np.finfo(np.float32).tiny)
 #: What needs more than one file of logits.
 _NOT_HERE = ("tsp",)
 
@@ -56,7 +55,7 @@ class ProbabilityCalibrator:
             raise PredictionsError(
                 f"there must be at least {self.n_folds} samples, one a fold, got {n}"
             )
-        logits = _logits(checked)
+        logits = logits_of(checked)
         fold = np.random.default_rng(self.seed).permutation(np.arange(n) % self.n_folds)
         out = np.empty(logits.shape)
         for k in range(self.n_folds):
@@ -78,7 +77,7 @@ class ProbabilityCalibrator:
             SpecError: `fit` was not called, or C differs from the fitted one.
             PredictionsError: the probabilities break their contract.
         """
-        return self._fit_done().transform(_logits(check_probs(two_columns(probs))))
+        return self._fit_done().transform(logits_of(check_probs(two_columns(probs))))
 
     def predict(self, probs: Any) -> npt.NDArray[np.int64]:
         """The most probable class (N,) after calibration."""
@@ -122,7 +121,3 @@ def calibrate(
         PredictionsError: probs or labels break their contract.
     """
     return ProbabilityCalibrator(kind, n_folds=n_folds, seed=seed).fit(probs, labels)
-
-
-def _logits(probs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return np.asarray(np.log(np.maximum(probs, _FLOOR)), dtype=np.float32)

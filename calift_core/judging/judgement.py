@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from calift_core.analysis.draws import Draws
 from calift_core.analysis.reliability import reliability_numbers
-from calift_core.calibration import Binning, paired_difference, score_probs
+from calift_core.calibration import Binning, ece, nll, paired_difference, score_probs
 from calift_core.calibration.bins import two_columns
 from calift_core.calibration.compare import PairedDifference
 from calift_core.calibration.decisions import choose_threshold, keep
@@ -223,8 +223,6 @@ def _improved(
     scores: SampleScores,
     binning: Binning,
 ) -> str:
-    from calift_core.calibration import ece, nll
-
     if len(labels) < _LEAST_CROSS_FITTED:
         return (
             f"A calibrator was not tried: {len(labels)} samples are fewer than the "

@@ -32,7 +32,14 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core import __version__
-from calift_core.calibration.bins import check_labels, check_logits, check_probs, two_columns
+from calift_core.calibration.bins import (
+    SMALLEST_PROBABILITY,
+    check_labels,
+    check_logits,
+    check_probs,
+    logits_of,
+    two_columns,
+)
 from calift_core.errors import PredictionsError, UnknownNameError
 from calift_core.files import storage_error
 from calift_core.predictions.foreign.csv import read_csv
@@ -54,8 +61,6 @@ from calift_core.predictions.types import (
     Role,
     TopKPredictions,
 )
-
-_FLOOR = float(np.finfo(np.float32).tiny)
 
 
 def load_predictions(
@@ -158,7 +163,7 @@ def _assembled(
         raise PredictionsError(f"there must be at most {MAX_CLASSES:,} classes, got {n_classes:,}")
     if source.kind == "probs":
         probs = check_probs(values)
-        logits = np.log(np.maximum(probs, _FLOOR)).astype(np.float32)
+        logits = logits_of(probs)
     else:
         logits = np.asarray(check_logits(values), dtype=np.float32)
     labels = check_labels(_indices(source.labels, source.class_names), n, n_classes)
@@ -223,7 +228,7 @@ def _provenance(kind: Kind) -> str:
         return f"logits imported by calift {__version__}"
     return (
         f"probabilities imported by calift {__version__}; the logits are log p, "
-        f"p floored at {_FLOOR:.3g}"
+        f"p floored at {SMALLEST_PROBABILITY:.3g}"
     )
 
 
