@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -92,18 +94,18 @@ class Lab:
         }
         ports = {}
         for name, to in servers.items():
-            relay = Relay(host.gateway, to)
+            relay = Relay(host, to)
             self._relays.append(relay)
             ports[name] = relay.port
-        over = parsed.set(host=host.gateway, port=ports["database"], query={})
+        over = parsed.set(host=host.address, port=ports["database"], query={})
         home = self.home(host)
         home.mkdir()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
         environment |= self.bucket() | {
             "CALIFT_HOME": str(home),
             "CALIFT_DATABASE_URL": over.render_as_string(hide_password=False),
-            "CALIFT_BROKER_URL": f"redis://{host.gateway}:{ports['broker']}/0",
-            "CALIFT_S3_ENDPOINT_URL": f"http://{host.gateway}:{ports['s3']}",
+            "CALIFT_BROKER_URL": f"redis://{host.address}:{ports['broker']}/0",
+            "CALIFT_S3_ENDPOINT_URL": f"http://{host.address}:{ports['s3']}",
             "CALIFT_SWEEP_S": "0.5",
             "CALIFT_RELAY_S": "0.2",
             "CALIFT_REDISPATCH_S": "2",
@@ -135,6 +137,20 @@ def runners(home: Path) -> set[str]:
         for word in argv
         if word.startswith(mark)
     }
+
+
+def test_host__reaches_this_machine_and_its_network_stays_as_it_was() -> None:
+    if reason := hosts.missing():
+        pytest.skip(reason)
+    before = socket.if_nameindex()
+    with socket.create_server(("127.0.0.1", 0)) as server, hosts.host(3) as host:
+        relay = Relay(host, ("127.0.0.1", server.getsockname()[1]))
+        assert socket.if_nameindex() == before  # a change ends every connection of a Chromium
+        call = f"import socket; socket.create_connection(('{host.address}', {relay.port}))"
+        subprocess.run(host.argv([sys.executable, "-c", call]), check=True)
+        server.settimeout(10)
+        server.accept()[0].close()
+        relay.close()
 
 
 def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
