@@ -41,7 +41,6 @@ ELSEWHERE = {
     "calift_core/data/suites/huggingface.py": {"datasets"},
     "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
     "calift_core/shipping/picture.py": {"matplotlib"},
-    "calift_core/studies/bound/figure.py": {"matplotlib"},
 }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from backend.store.stores import Stores
+from calift_core.analysis.bound import correlations_of, method_label, point_of
 from calift_core.analysis.library import Memory
 from calift_core.schema.report import Summary
 from calift_core.schema.wire.answers import BoundMonitor
-from calift_core.studies.bound.monitor import correlations_of, point_of
-from calift_core.studies.bound.runs import method_label
 
 #: The newest finished runs that are looked at.
 MOST_RUNS = 300

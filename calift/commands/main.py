@@ -30,7 +30,6 @@ from calift.commands import (
     shipping,
     slurm,
     stack,
-    study,
     sweeps,
 )
 from calift.commands.console import err, is_local_path, out, print_json
@@ -172,7 +171,6 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None] | typer.Typer, str]]] = {
             analyse.analyse_app,
             "calift analyse audit runs/mine/predictions/my-test-set.parquet",
         ),
-        ("study", study.study_app, "calift study bound --help"),
     ],
     "Ship": [
         ("calibrate", shipping.calibrate, "calift calibrate runs/photos --with auto"),

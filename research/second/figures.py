@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 
-from calift_core.studies.bound.figure import STYLE
+from research.bound.figure import STYLE
 from research.second.study import BENCHES, OURS, PATHS, RECORDS, TRAINED, own_rates
 from research.second.tables import Record, load, mean
 

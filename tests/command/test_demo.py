@@ -19,7 +19,7 @@ from tests.core.conftest import environment
 PACKAGE = Path(calift_core.__file__).parent
 #: How things are shown, asked for and imported: no number of a run comes from there.
 SHOWN = (
-    "client/runs.py", "catalogue.py", "studies/bound/analysis.py", "analysis/measures.py",
+    "client/runs.py", "catalogue.py", "analysis/bound.py", "analysis/measures.py",
     "analysis/slices.py", "analysis/imported.py", "predictions/foreign/load.py",
     "jobs/estimate.py", "schema/wire/results.py", "schema/imported.py",
 )  # fmt: skip

@@ -34,8 +34,8 @@ def test_sentence__says_no_more_than_is_known(
 
 
 def test_sentence__knows_every_term_and_error() -> None:
-    from calift_core.studies.bound.monitor import ERRORS as MEASURED
-    from calift_core.studies.bound.monitor import TERMS as RANKED_THERE
+    from calift_core.analysis.bound import ERRORS as MEASURED
+    from calift_core.analysis.bound import TERMS as RANKED_THERE
 
     assert set(RANKED) == set(RANKED_THERE)
     assert set(ERRORS) == set(MEASURED)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
-import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,174 +16,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import rankdata, spearmanr
 
-from calift.commands.main import main
 from calift_core.errors import DataError, SpecError
 from calift_core.schema.report import EceReport, EvaluationReport, Report, SpectrumReport, Summary
-from calift_core.schema.wire.answers import RunPoint
-from calift_core.studies.bound.analysis import analyse
-from calift_core.studies.bound.figure import Panel, PlotMark, scatter_svg
-from calift_core.studies.bound.monitor import correlations_of
-from calift_core.studies.bound.ranks import rank_correlation, scaled_ranks
-from calift_core.studies.bound.runs import method_label, read_runs
-from calift_core.studies.bound.synthetic import FULL, QUICK, draw_samples, synthetic_points
-from calift_core.studies.bound.terms import BoundPoint, bound_terms
-from calift_core.studies.bound.written import write_study
-
-finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
-tied = st.integers(0, 4)
-
-
-# ------------------------------------------------------------------------------- the bound's terms
-
-
-def test_bound_terms__by_hand() -> None:
-    terms = bound_terms(0.1, 0.5, 4)
-    assert terms.covariance == 8
-    assert terms.rhs == pytest.approx(8.1)
-
-
-@given(st.floats(0, 1), st.floats(1e-6, 1), st.integers(1, 4096))
-def test_bound_terms__is_never_below_the_dimension_and_falls_with_sigma(
-    calibration: float, sigma: float, n: int
-) -> None:
-    terms = bound_terms(calibration, sigma, n)
-    assert terms.rhs >= terms.covariance >= n
-    assert bound_terms(calibration, sigma / 2, n).rhs > terms.rhs
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((0.1, 0.0, 4), r"sigma_min must lie in \(0, 1\], got 0.0"),
-        ((0.1, 1.5, 4), "sigma_min must lie"),
-        ((1.2, 0.5, 4), r"calibration_error must lie in \[0, 1\], got 1.2"),
-        ((0.1, 0.5, 0), "n_features must be ≥ 1, got 0"),
-        ((math.nan, 0.5, 1), "calibration_error"),
-    ],
-)
-def test_bound_terms__refuses_what_is_out_of_range(arguments: Any, words: str) -> None:
-    with pytest.raises(SpecError, match=words):
-        bound_terms(*arguments)
-
-
-# --------------------------------------------------------------------------------- rank statistics
-
-
-@given(st.lists(st.tuples(tied, tied), min_size=8, max_size=40))
-def test_rank_correlation__equals_scipy_with_ties(pairs: list[tuple[int, int]]) -> None:
-    x, y = zip(*pairs, strict=True)
-    few = {"n_resamples": 50, "n_permutations": 50}
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        with pytest.raises(SpecError, match="one of them is constant"):
-            rank_correlation(x, y, **few)
-    else:
-        found = rank_correlation(x, y, **few)
-        assert found.rho == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-
-
-@given(st.lists(st.tuples(tied, st.sampled_from("ab")), min_size=1, max_size=30))
-def test_scaled_ranks__are_scipys_inside_each_stratum(pairs: list[tuple[int, str]]) -> None:
-    values, strata = zip(*pairs, strict=True)
-    found = scaled_ranks(values, strata)
-    for name in set(strata):
-        own = np.array(strata) == name
-        expected = (rankdata(np.array(values)[own]) - 0.5) / own.sum()
-        np.testing.assert_allclose(found[own], expected)
-
-
-@given(st.lists(st.tuples(finite, finite), min_size=8, max_size=20, unique_by=lambda p: p[0]))
-def test_rank_correlation__knows_ranks_alone(pairs: list[tuple[float, float]]) -> None:
-    x, y = (np.array(v) for v in zip(*pairs, strict=True))
-    if len(set(y)) == 1:
-        return
-    few = {"n_resamples": 50, "n_permutations": 50}
-    found = rank_correlation(x, y, **few)
-    assert found.rho == pytest.approx(spearmanr(x, y).statistic)
-    assert -1 <= found.low <= found.rho <= found.high <= 1
-    assert 0 < found.p_value <= 1
-    stretched = rank_correlation(rankdata(x) ** 3, y, **few)
-    assert stretched == found
-    turned = rank_correlation(-x, y, **few)
-    assert turned.rho == pytest.approx(-found.rho)
-    assert turned.p_value == found.p_value
-
-
-def test_rank_correlation__equal_seeds_give_equal_answers() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 20))
-    assert rank_correlation(x, y, seed=3) == rank_correlation(x, y, seed=3)
-    assert rank_correlation(x, y, seed=3) != rank_correlation(x, y, seed=4)
-
-
-def test_rank_correlation__ranks_inside_strata() -> None:
-    """The second stratum lies lower in x and higher in y: pooled ranks would say the opposite."""
-    x = [*range(10, 20), *range(10)]
-    y = [*range(10), *range(20, 30)]
-    strata = ["a"] * 10 + ["b"] * 10
-    assert rank_correlation(x, y).rho < 0
-    inside = rank_correlation(x, y, strata=strata)
-    assert inside.rho == pytest.approx(1)
-    assert inside.p_value < 0.01
-
-
-def test_rank_correlation__copies_of_a_point_are_no_evidence() -> None:
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=12)
-    y = x + rng.normal(size=12)
-    once = rank_correlation(x, y)
-    groups = [str(i) for i in np.repeat(np.arange(12), 6)]
-    grouped = rank_correlation(np.repeat(x, 6), np.repeat(y, 6), groups=groups)
-    blind = rank_correlation(np.repeat(x, 6), np.repeat(y, 6))
-    assert grouped.rho == pytest.approx(once.rho)
-    assert (grouped.n, grouped.n_groups) == (72, 12)
-    assert grouped.p_value == pytest.approx(once.p_value, abs=0.01)
-    assert grouped.high - grouped.low > 0.75 * (once.high - once.low)
-    assert blind.high - blind.low < 0.6 * (once.high - once.low)
-
-
-@pytest.mark.parametrize(("rho", "share"), [(0.0, 0.0), (0.7, 0.6)])
-def test_rank_correlation__interval_covers_and_p_value_holds_its_level(
-    rho: float, share: float
-) -> None:
-    """Pairs of bivariate normal points in groups; Spearman's ρ of those is known."""
-    truth = 6 / math.pi * math.asin(rho / 2)
-    mix = np.linalg.cholesky(np.array([[1, rho], [rho, 1]]))
-    rng = np.random.default_rng(5)
-    labels = [str(i) for i in np.repeat(np.arange(10), 3)]
-    covered = rejected = 0
-    n = 200
-    for seed in range(n):
-        common, own = rng.normal(size=(10, 1, 2)), rng.normal(size=(10, 3, 2))
-        points = math.sqrt(share) * common @ mix.T + math.sqrt(1 - share) * own @ mix.T
-        x, y = points.reshape(-1, 2).T
-        found = rank_correlation(
-            x, y, groups=labels, n_resamples=300, n_permutations=199, seed=seed
-        )
-        covered += found.low <= truth <= found.high
-        rejected += found.p_value <= 0.05
-    # Three binomial standard deviations about 0.95 are 0.046.
-    assert covered / n > 0.90
-    assert (rejected / n < 0.10) if rho == 0 else (rejected / n > 0.3)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "options", "words"),
-    [
-        (range(7), range(7), {}, "at least 8 points, got 7"),
-        (range(9), range(8), {}, "of one length"),
-        ([*range(8)], [1.0] * 8, {}, "one of them is constant"),
-        ([*range(7), math.nan], range(8), {}, "finite"),
-        (range(8), range(8), {"groups": ["a"] * 8}, "at least 3 of them, got 1"),
-        (range(8), range(8), {"n_resamples": 1}, "n_resamples must be ≥ 2"),
-        (range(8), range(8), {"level": 1.0}, "level"),
-    ],
-)
-def test_rank_correlation__refuses(x: Any, y: Any, options: Any, words: str) -> None:
-    with pytest.raises(SpecError, match=words):
-        rank_correlation(list(x), list(y), **options)
-
+from research.bound.__main__ import main
+from research.bound.analysis import analyse
+from research.bound.figure import Panel, PlotMark, scatter_svg
+from research.bound.points import BoundPoint
+from research.bound.runs import read_runs
+from research.bound.synthetic import FULL, QUICK, draw_samples, synthetic_points
+from research.bound.written import write_study
 
 # ------------------------------------------------------------------------- the synthetic experiment
 
@@ -206,7 +45,7 @@ def test_draw_samples__the_shift_moves_one_mean_and_shrinks_one_scale() -> None:
 
 
 @pytest.fixture(scope="module")
-def quick_points(one_thread: None) -> list[BoundPoint]:
+def quick_points() -> list[BoundPoint]:
     return list(synthetic_points(QUICK))
 
 
@@ -361,15 +200,6 @@ def keep(report: Report, path: Path) -> Path:
     return path
 
 
-def keep_as_artifact(report: Report, home: Path) -> Path:
-    data = report.model_dump_json().encode()
-    name = sha256(data).hexdigest()
-    path = home / "artifacts" / "sha256" / name[:2] / name[2:4] / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
 def many_reports(folder: Path, n_methods: int = 4, n_seeds: int = 3, suite: str = "toys") -> Path:
     """σ_min falls and the errors rise from method to method; seeds differ a little."""
     kinds = ("carot", "flyp", "finetune", "lp_ft", "car_ft", "lipsum_ft")[:n_methods]
@@ -445,18 +275,6 @@ def test_read_runs__says_what_it_leaves_out(tmp_path: Path) -> None:
     assert any("σ_min is 0 by rank" in note for note in notes)
 
 
-def test_read_runs__finds_reports_in_an_artifact_store(tmp_path: Path) -> None:
-    keep_as_artifact(make_report("flyp"), tmp_path)
-    keep_as_artifact(make_report("carot"), tmp_path)
-    other = tmp_path / "artifacts" / "sha256" / "aa" / "bb" / "aabb"
-    other.parent.mkdir(parents=True)
-    other.write_text('{"not": "a report"}')
-    other.with_name("aabc").write_bytes(b"\x00\x01")
-    points, notes = read_runs([tmp_path / "artifacts"])
-    assert [p.group for p in points] == ["carot", "flyp"]
-    assert notes == []
-
-
 def test_read_runs__other_images_are_another_suite(tmp_path: Path) -> None:
     keep(make_report("flyp"), tmp_path / "a" / "report.json")
     keep(make_report("flyp", n=200), tmp_path / "b" / "report.json")
@@ -480,25 +298,6 @@ def test_read_runs__a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
         read_runs([tmp_path])
     with pytest.raises(DataError, match="there is no folder"):
         read_runs([tmp_path / "gone"])
-
-
-@pytest.mark.parametrize(
-    ("method", "train", "label"),
-    [
-        ({"kind": "carot", "lambda_oc": 0.2, "lambda_sd": 1.5}, {}, "carot"),
-        ({"kind": "carot", "lambda_sd": 0.0}, {"seed": 4, "lr": 1.0}, "carot (lambda_sd 0)"),
-        ({"kind": "carot", "teacher_update_every": 3}, {}, "carot"),
-        ({"kind": "wise_ft", "run": "a", "alpha": 0.3}, {}, "wise_ft"),
-        (
-            {"kind": "finetune"},
-            {"confidence": {"label_smoothing": 0.1, "focal": "off"}},
-            "finetune (label_smoothing 0.1)",
-        ),
-        ({"kind": "of the future", "x": 1}, {}, "of the future"),
-    ],
-)
-def test_method_label__names_what_is_minimised(method: Any, train: Any, label: str) -> None:
-    assert method_label({"method": method, "train": train}) == label
 
 
 def test_analyse__finds_the_order_and_names_the_units(tmp_path: Path) -> None:
@@ -641,146 +440,21 @@ def test_scatter_svg__refuses(marks: Any) -> None:
 # ------------------------------------------------------------------------------------ the command
 
 
-@dataclass(frozen=True)
-class Said:
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def text(self) -> str:
-        return " ".join(f"{self.stdout} {self.stderr}".split())
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], home: Path, one_thread: None) -> Callable[..., Said]:
-    def run(*arguments: object) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["study", "bound", *map(str, arguments)])
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
-
-
-def test_command__quick_synthetic_prints_a_table_and_writes_files(
-    say: Callable[..., Said], tmp_path: Path
+def test_command__prints_tables_and_writes_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    said = say("--synthetic", "--quick", "--out", tmp_path / "out")
-    assert said.status == 0
-    assert "Rank correlations: synthetic" in said.text
-    assert "12 (4)" in said.text
+    many_reports(tmp_path)
+    assert main(["--synthetic", "--quick", "--out", str(tmp_path / "out"), str(tmp_path)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Rank correlations: synthetic" in text
+    assert "Rank correlations: runs" in text
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["bound.csv", "bound.json", "bound.md", "synthetic.svg"]
+    assert names == ["bound.csv", "bound.json", "bound.md", "runs-toys.svg", "synthetic.svg"]
 
 
-def test_command__runs_of_a_folder_as_json(say: Callable[..., Said], tmp_path: Path) -> None:
-    many_reports(tmp_path)
-    said = say("--runs", tmp_path, "--json")
-    assert said.status == 0
-    assert said.stderr == ""
-    parts = json.loads(said.stdout)["parts"]
-    assert list(parts) == ["runs"]
-    assert len(parts["runs"]["points"]) == 12
-
-
-def test_command__without_options_takes_what_the_service_kept(
-    say: Callable[..., Said], home: Path, tmp_path: Path
+def test_command__too_few_runs_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    many_reports(tmp_path)
-    for path in sorted(tmp_path.rglob("report.json")):
-        keep_as_artifact(Report.model_validate_json(path.read_bytes()), home)
-    said = say("--quick")
-    assert said.status == 0
-    assert "Rank correlations: synthetic" in said.text
-    assert "Rank correlations: runs" in said.text
-    shutil.rmtree(home / "artifacts")
-    said = say("--quick")
-    assert said.status == 0
-    assert "Rank correlations: runs" not in said.text
-    assert "The finished runs are left out: no service has kept a run" in said.text
-
-
-def test_command__too_few_runs_is_a_sentence(say: Callable[..., Said], tmp_path: Path) -> None:
     many_reports(tmp_path, n_methods=2)
-    said = say(tmp_path)
-    assert said.status == 1
-    assert said.stdout == ""
-    assert (
-        "a rank correlation needs at least 8 models evaluated on the same data, got 6" in said.text
-    )
-    assert "Traceback" not in said.text
-    said = say(tmp_path, "--json")
-    assert json.loads(said.stdout)["error"]["code"] == "INVALID_SPEC"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "words"),
-    [
-        (("nowhere",), 1, "there is no folder 'nowhere'"),
-        (("--runs",), 1, "no service has kept a run"),
-        (("--runs", "--quick"), 1, "--quick is about the synthetic experiment"),
-        (("--seed", "-1"), 2, "--seed"),
-        (("--sinthetic",), 2, "--sinthetic"),
-    ],
-)
-def test_command__wrong_use_is_a_sentence(
-    say: Callable[..., Said], arguments: tuple[str, ...], status: int, words: str
-) -> None:
-    said = say(*arguments)
-    assert said.status == status
-    assert words in said.text
-
-
-def monitored(n: int, seed: int, **changes: Any) -> list[RunPoint]:
-    rng = np.random.default_rng(seed)
-    sigma, noise = rng.uniform(0.01, 0.5, n), rng.normal(size=n)
-    return [
-        RunPoint.model_validate(
-            {
-                "run_id": str(i), "name": str(i), "method": "m", "variant": f"v{i // 2}",
-                "model": "tower", "seed": i, "n_features": 16, "sigma_min": sigma[i],
-                "effective_rank": 3 + sigma[i], "covariance_term": 16 / sigma[i],
-                "rhs": 0.02 + 16 / sigma[i], "id_ece": 0.02, "id_error": 0.1 + 0.01 * noise[i],
-                "ood_error": 0.5 - sigma[i] / 2, "ood_ece": 0.2 + 0.02 * noise[i],
-                "ood_ece_floor": 0.01, **changes,
-            }
-        )
-        for i in range(n)
-    ]  # fmt: skip
-
-
-def test_monitor__ranks_terms_inside_models_and_draws_variants() -> None:
-    points = monitored(16, 0)
-    found, notes = correlations_of(points)
-    by_name = {(c.term, c.error): c for c in found}
-    assert by_name["sigma_min", "ood_error"].rho == pytest.approx(-1)
-    assert by_name["covariance_term", "ood_error"].rho == pytest.approx(1)
-    assert by_name["rhs", "ood_ece"].rho == by_name["covariance_term", "ood_ece"].rho
-    alone = by_name["id_error", "ood_ece"]
-    assert (alone.n, alone.n_groups) == (16, 8)
-    assert alone.low <= alone.rho <= alone.high
-    assert any("constant" in note for note in notes)  # the ID ECE is the same everywhere
-    # Another model whose runs are all worse changes no rank inside the first.
-    ordered = sorted(monitored(8, 1), key=lambda p: p.sigma_min or 0)
-    other = [
-        p.model_copy(update={"model": "other", "ood_error": 0.9 - 1e-3 * i})
-        for i, p in enumerate(ordered)
-    ]
-    both = {(c.term, c.error): c for c in correlations_of([*points, *other])[0]}
-    assert both["sigma_min", "ood_error"].rho == pytest.approx(-1)
-    assert both["sigma_min", "ood_error"].n_groups == 12
-
-
-def test_monitor__too_few_runs_or_variants_are_said() -> None:
-    found, notes = correlations_of(monitored(7, 0))
-    assert found == []
-    assert "at least 8 runs, got 7" in notes[0]
-    found, notes = correlations_of(monitored(9, 0, variant="one"))
-    assert found
-    assert "taken for independent" in notes[0]
-    found, notes = correlations_of(monitored(9, 0, sigma_min=None))
-    assert found == []
-    assert "9 left out: σ_min is 0 by rank." in notes
+    assert main([str(tmp_path)]) == 1
+    assert "needs at least 8 models evaluated on the same data, got 6" in capsys.readouterr().err

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from calift_core.analysis.ranks import RankCorrelation
 from calift_core.files import atomic_write_bytes, atomic_write_json
-from calift_core.studies.bound.analysis import ERRORS, TERMS, Analysis
-from calift_core.studies.bound.figure import Panel, PlotMark, scatter_svg
-from calift_core.studies.bound.ranks import RankCorrelation
-from calift_core.studies.bound.synthetic import synthetic_means
-from calift_core.studies.bound.terms import BoundPoint
+from research.bound.analysis import ERRORS, TERMS, Analysis
+from research.bound.figure import Panel, PlotMark, scatter_svg
+from research.bound.points import BoundPoint
+from research.bound.synthetic import synthetic_means
 
 
 def write_study(folder: Path, analyses: Sequence[Analysis], *, about: dict[str, Any]) -> list[Path]:
@@ -38,9 +38,8 @@ def write_study(folder: Path, analyses: Sequence[Analysis], *, about: dict[str, 
     writer.writeheader()
     writer.writerows(asdict(p) for a in analyses for p in a.points)
     atomic_write_bytes(written[1], table.getvalue().encode())
-    tables = [t for a in analyses for t in study_tables(a)]
-    text = "\n\n".join([*map(_markdown, tables), *(n for a in analyses for n in a.notes)])
-    atomic_write_bytes(written[2], f"{text}\n".encode())
+    text = "\n".join(map(markdown_tables, analyses))
+    atomic_write_bytes(written[2], text.encode())
     for analysis in analyses:
         for suite in dict.fromkeys(p.suite for p in analysis.points):
             chosen = [p for p in analysis.points if p.suite == suite]
@@ -88,6 +87,11 @@ def study_tables(analysis: Analysis) -> list[TextTable]:
 
 def _interval_text(r: RankCorrelation | None) -> str:
     return "–" if r is None else f"{r.rho:+.2f} [{r.low:+.2f}, {r.high:+.2f}]"
+
+
+def markdown_tables(analysis: Analysis) -> str:
+    """Its tables, and what was left out and why."""
+    return "\n\n".join([*map(_markdown, study_tables(analysis)), *analysis.notes]) + "\n"
 
 
 def _markdown(table: TextTable) -> str:

@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
 from pydantic import ValidationError
 
+from calift_core.analysis.bound import bound_terms, method_label
 from calift_core.errors import DataError
-from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.report import Report
-from calift_core.schema.train import ConfidenceSpec
-from calift_core.studies.bound.terms import BoundPoint, bound_terms
-
-#: A report is far smaller; a larger file of an artifact store is something else.
-_LARGEST_REPORT = 16 << 20
+from research.bound.points import BoundPoint
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
@@ -28,8 +23,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
     not at all. Reports evaluated on other images or shifts are another suite.
 
     Args:
-        folders: searched for `report.json`, and for the reports of an artifact store (files named
-            by their SHA-256), whose names do not say what they are.
+        folders: searched for `report.json`.
 
     Raises:
         DataError: a folder is not there, or no report is found in any.
@@ -39,13 +33,12 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"there is no folder {str(folder)!r}")
-        for path in _report_files(folder):
+        for path in sorted(folder.rglob("report.json")):
             try:
                 report = Report.model_validate_json(path.read_bytes())
                 changed = path.stat().st_mtime
             except (OSError, ValidationError):
-                if path.name == "report.json":
-                    left_out["its report cannot be read"] += 1
+                left_out["its report cannot be read"] += 1
                 continue
             known = newest.get(report.spec_sha256)
             if known is not None:
@@ -70,23 +63,6 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[BoundPoint], list[str]]:
     points.sort(key=lambda p: (p.suite, p.group, p.seed, p.name, p.spec_sha256))
     notes = [f"{count} left out: {reason}." for reason, count in sorted(left_out.items())]
     return points, notes
-
-
-def stored_run_folders(home: Path) -> list[Path]:
-    """Where the embedded service keeps reports: its artifacts, and jobs under way."""
-    return [p for p in (home / "artifacts", home / "jobs") if p.is_dir()]
-
-
-def _report_files(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.rglob("report.json"))
-    for path in sorted(folder.rglob("sha256/??/??/*")):
-        try:
-            if path.is_file() and path.stat().st_size <= _LARGEST_REPORT:
-                with path.open("rb") as file:
-                    if file.read(1) == b"{":
-                        yield path
-        except OSError:
-            continue  # collected by the service meanwhile
 
 
 def _why_not(report: Report) -> str:
@@ -164,32 +140,3 @@ def _run_point(report: Report, suite: str) -> BoundPoint:
 def _id_brier(report: Report) -> float:
     scores = [e.brier for e in report.evaluations if e.role == "id"]
     return math.fsum(scores) / len(scores) if scores else math.nan
-
-
-#: Options that make no independent evidence: points of one path, or the runs a merge is made of.
-_NO_METHOD = frozenset({"alpha", "run", "runs", "teacher_update_every"})
-
-
-def method_label(spec: dict[str, Any]) -> str:
-    """A method's kind with the options that differ from its defaults; seeds and rates are not in.
-
-    Args:
-        spec: of a report; options that this version does not know are passed over.
-    """
-    kind = str(spec.get("method", {}).get("kind", "unknown"))
-    changed: list[str] = []
-    for options, model in (
-        (spec.get("method", {}), METHOD_SPECS.get(kind)),
-        (spec.get("train", {}).get("confidence") or {}, ConfidenceSpec),
-    ):
-        known = {} if model is None else model.model_fields
-        changed += [
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in sorted(options.items())
-            if name in known
-            and name not in _NO_METHOD
-            and isinstance(value, bool | int | float | str)
-            and not known[name].is_required()
-            and value != known[name].get_default(call_default_factory=True)
-        ]
-    return kind if not changed else f"{kind} ({', '.join(changed)})"

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calift_core.analysis.bound import bound_terms
+from calift_core.analysis.ranks import SMALLEST_N
 from calift_core.errors import SpecError
-from calift_core.studies.bound.ranks import SMALLEST_N
-from calift_core.studies.bound.terms import BoundPoint, bound_terms
+from research.bound.points import BoundPoint
 
 
 @dataclass(frozen=True)

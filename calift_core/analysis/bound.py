@@ -1,15 +1,18 @@
-"""The bound's terms of finished runs as they come, and their rank correlation with the errors."""
+"""The two ID terms of CaRot's bound, of one model, and their rank correlation with the errors."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from calift_core.analysis.ranks import SMALLEST_N, rank_correlation, scaled_ranks
 from calift_core.errors import SpecError
+from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.report import SpectrumReport, Summary
+from calift_core.schema.train import ConfidenceSpec
 from calift_core.schema.wire.answers import Correlation, RunPoint
-from calift_core.studies.bound.ranks import SMALLEST_N, rank_correlation, scaled_ranks
-from calift_core.studies.bound.terms import bound_terms
 
 #: What is ranked against the errors.
 TERMS = ("sigma_min", "effective_rank", "covariance_term", "id_ece", "rhs", "mean_rank", "id_error")
@@ -18,6 +21,44 @@ ERRORS = ("ood_ece", "ood_error")
 _RESAMPLES, _PERMUTATIONS = 1000, 1999
 #: An interval over variants takes so many more of them than models.
 _SPARE_GROUPS = 3
+
+
+@dataclass(frozen=True)
+class BoundTerms:
+    """What of the bound's right-hand side can be measured on ID data.
+
+    Attributes:
+        calibration: ε_ID, an ID calibration error, a fraction.
+        covariance: D/σ_min, at least D.
+    """
+
+    calibration: float
+    covariance: float
+
+    @property
+    def rhs(self) -> float:
+        """`ε_ID + D/σ_min`, without Δ and the sampling term, which ID data do not show."""
+        return self.calibration + self.covariance
+
+
+def bound_terms(calibration_error: float, sigma_min: float, n_features: int) -> BoundTerms:
+    """Both measurable terms of the bound (Oh et al. 2024).
+
+    Args:
+        calibration_error: ε_ID in [0, 1].
+        sigma_min: smallest singular value of the standardised ID covariance, in (0, 1]: their mean
+            is 1.
+
+    Raises:
+        SpecError: an argument is out of its range; σ_min = 0 is a rank-deficient representation.
+    """
+    if not 0 <= calibration_error <= 1:
+        raise SpecError(f"calibration_error must lie in [0, 1], got {calibration_error}")
+    if n_features < 1:
+        raise SpecError(f"n_features must be ≥ 1, got {n_features}")
+    if not 0 < sigma_min <= 1 + 1e-9:
+        raise SpecError(f"sigma_min must lie in (0, 1], got {sigma_min}")
+    return BoundTerms(float(calibration_error), n_features / sigma_min)
 
 
 def point_of(summary: Summary, spectrum: SpectrumReport, **identity: str | int) -> RunPoint | None:
@@ -99,3 +140,32 @@ def correlations_of(points: Sequence[RunPoint]) -> tuple[list[Correlation], list
             )
         )  # fmt: skip
     return found, notes
+
+
+#: Options that make no independent evidence: points of one path, or the runs a merge is made of.
+_NO_METHOD = frozenset({"alpha", "run", "runs", "teacher_update_every"})
+
+
+def method_label(spec: dict[str, Any]) -> str:
+    """A method's kind with the options that differ from its defaults; seeds and rates are not in.
+
+    Args:
+        spec: of a report; options that this version does not know are passed over.
+    """
+    kind = str(spec.get("method", {}).get("kind", "unknown"))
+    changed: list[str] = []
+    for options, model in (
+        (spec.get("method", {}), METHOD_SPECS.get(kind)),
+        (spec.get("train", {}).get("confidence") or {}, ConfidenceSpec),
+    ):
+        known = {} if model is None else model.model_fields
+        changed += [
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in sorted(options.items())
+            if name in known
+            and name not in _NO_METHOD
+            and isinstance(value, bool | int | float | str)
+            and not known[name].is_required()
+            and value != known[name].get_default(call_default_factory=True)
+        ]
+    return kind if not changed else f"{kind} ({', '.join(changed)})"

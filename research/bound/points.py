@@ -1,48 +1,8 @@
-"""The two ID terms of the bound, of one model."""
+"""A point of the study: one model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from calift_core.errors import SpecError
-
-
-@dataclass(frozen=True)
-class BoundTerms:
-    """What of the bound's right-hand side can be measured on ID data.
-
-    Attributes:
-        calibration: ε_ID, an ID calibration error, a fraction.
-        covariance: D/σ_min, at least D.
-    """
-
-    calibration: float
-    covariance: float
-
-    @property
-    def rhs(self) -> float:
-        """`ε_ID + D/σ_min`, without Δ and the sampling term, which ID data do not show."""
-        return self.calibration + self.covariance
-
-
-def bound_terms(calibration_error: float, sigma_min: float, n_features: int) -> BoundTerms:
-    """Both measurable terms of the bound (Oh et al. 2024).
-
-    Args:
-        calibration_error: ε_ID in [0, 1].
-        sigma_min: smallest singular value of the standardised ID covariance, in (0, 1]: their mean
-            is 1.
-
-    Raises:
-        SpecError: an argument is out of its range; σ_min = 0 is a rank-deficient representation.
-    """
-    if not 0 <= calibration_error <= 1:
-        raise SpecError(f"calibration_error must lie in [0, 1], got {calibration_error}")
-    if n_features < 1:
-        raise SpecError(f"n_features must be ≥ 1, got {n_features}")
-    if not 0 < sigma_min <= 1 + 1e-9:
-        raise SpecError(f"sigma_min must lie in (0, 1], got {sigma_min}")
-    return BoundTerms(float(calibration_error), n_features / sigma_min)
 
 
 @dataclass(frozen=True)

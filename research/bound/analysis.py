@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from calift_core.errors import SpecError
-from calift_core.studies.bound.ranks import (
+from calift_core.analysis.ranks import (
     RESAMPLES,
     SMALLEST_N,
     RankCorrelation,
     rank_correlation,
     scaled_ranks,
 )
-from calift_core.studies.bound.terms import BoundPoint
+from calift_core.errors import SpecError
+from research.bound.points import BoundPoint
 
 #: What is ranked against the errors, by name.
 TERMS: dict[str, str] = {
