@@ -33,7 +33,6 @@ def set_up(
     Args:
         kind: `text`, or `json`: `timestamp`, `level`, `logger`, `event`, and the ids that
             `named` gives.
-        level: the least that is logged.
         stream: elsewhere.
     """
     handler = logging.StreamHandler(stream or sys.stderr)

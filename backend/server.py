@@ -19,7 +19,6 @@ class Server(uvicorn.Server):
 
     Args:
         app: made by `create_app`.
-        host: address to bind to.
         port: port to bind to; 0 takes a free one.
     """
 

@@ -47,7 +47,6 @@ class Child:
         timeout_s: what an answer may take before the process is ended.
         environment: what it sees; None: ours.
         refusal: what an error that it tells is raised as.
-        most_bytes: of an answer.
         quiet: what it writes beside its answers is nobody's.
     """
 

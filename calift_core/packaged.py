@@ -15,7 +15,6 @@ class Packaged:
 
     Attributes:
         file: safetensors; `token_ids` (R,) says which rows `token_embedding.weight` (R, width) has.
-        sha256: of the file, in hex.
     """
 
     file: Path

@@ -14,10 +14,7 @@ class Recommendation:
     """A recipe for a model whose confidence must hold when the data shifts.
 
     Attributes:
-        method: to fine-tune with.
-        calibrator: at use.
         passes: forward passes an image costs at use.
-        recipe: one sentence, what to do.
         evidence: one sentence, what it gained against which rival, with its interval.
         limits: one sentence, where it failed and what was not shown.
     """

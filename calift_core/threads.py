@@ -51,7 +51,6 @@ def openmp_environment(
 
     Args:
         environ: what a person has set there stays; empty values count as not set.
-        root: of the file system.
         allowed: processors that may be run on; None asks the operating system.
     """
     chosen = {}

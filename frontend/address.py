@@ -41,7 +41,6 @@ class _Written:
         """Compare with what the browser sent; the values that it does not know yet.
 
         Args:
-            sent: the parameters of its address.
             moved: it went back or forward, so this is where the visitor wants to be.
         """
         late = {}

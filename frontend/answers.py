@@ -54,8 +54,6 @@ def on_accuracy(name: str, base: str, found: Sequence[PairedDifference]) -> Answ
     """How far a run's accuracy is from the baseline's on the same samples.
 
     Args:
-        name: of the run.
-        base: of the baseline.
         found: the run minus the baseline, on any data sets.
     """
     tally = _tally(found, "accuracy")

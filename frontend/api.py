@@ -138,7 +138,6 @@ def fetch(what: str, call: Callable[[], T], *, key: str) -> T:
 
     Args:
         what: the action in words, for the error.
-        call: asks the API.
         key: of the last good answer in this session.
     """
     kept = st.session_state.setdefault("last-good", {})
@@ -172,7 +171,6 @@ def act(what: str, call: Callable[[], T]) -> T | None:
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
 def hint_of(run_id: str, revision: int) -> str:
-    """What to do about a failed run."""
     return client().run(run_id).hint
 
 
@@ -219,9 +217,7 @@ def answer(ask: Callable[[Client, str, Q], T], target: str, version: str | int, 
 
     Args:
         ask: such as `Client.slices`.
-        target: the evaluation or the run.
         version: what the answer changes with: the digest of the predictions, or the run's revision.
-        query: what is asked.
     """
     return _stored_answer(ask.__name__, target, version, query, ask)
 
@@ -298,13 +294,11 @@ def curves(run_id: str, revision: int, max_points: int) -> Metrics:
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
 def leaders(run_ids: tuple[str, ...], revisions: tuple[int, ...]) -> Leaders:
-    """Which runs may be the best."""
     return client().leaders(run_id=run_ids)
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
 def ledger(run_id: str, against: str, revision: int, base_revision: int) -> Ledger:
-    """What a run has gained and lost against another."""
     return client().ledger(run_id, against=against)
 
 
@@ -328,7 +322,6 @@ def evaluation(evaluation_id: str) -> Evaluation:
 
 @st.cache_data(ttl=30, max_entries=200, show_spinner=False)
 def beside(dataset: str, role: Role) -> list[Evaluation]:
-    """The newest evaluations on data of a name."""
     return client().evaluations(dataset=[dataset], role=[role], limit=50).items
 
 

@@ -120,7 +120,6 @@ class Sessions:
         self._lock = threading.Lock()
 
     async def _ask(self, credential: str, call: Callable[[Client], T]) -> T:
-        """What the API answers to whoever has a credential."""
 
         def ask() -> T:
             with Client(self._api_url, credential, timeout_s=10.0) as client:
@@ -187,8 +186,6 @@ class Sessions:
 
 
 class AuthMiddleware:
-    """The middleware around Streamlit."""
-
     def __init__(
         self, app: ASGIApp, *, hosts: Sequence[str], sessions: Sessions, index: str
     ) -> None:
@@ -197,7 +194,6 @@ class AuthMiddleware:
         Args:
             app: Streamlit's.
             hosts: names, without port, that requests may give.
-            sessions: who knows them.
             index: Streamlit's own page, for its inline scripts.
         """
         self._app = app
@@ -214,7 +210,6 @@ class AuthMiddleware:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -297,7 +292,6 @@ def session_of(cookies: Mapping[str, str], host: str) -> str | None:
 
 
 def session_in(headers: Headers) -> str | None:
-    """The session that a request brings along."""
     return session_of(cookie_parser(headers.get("cookie", "")), headers.get("host", ""))
 
 

@@ -49,9 +49,7 @@ class Bins(NamedTuple):
     """Bins of a reliability diagram that can be chosen.
 
     Attributes:
-        label: names all of them.
         items: edges, `clear` and words of each; see `bins.js`.
-        chosen: edges of those that are.
         choose: called before the page is drawn again, with the edges that somebody chose, or None
             when they let go, while the page still shows the figure that they were chosen in.
     """
@@ -74,13 +72,10 @@ def chart(
     """A chart of Plotly's, drawn once it is near what a visitor sees.
 
     Args:
-        figure: its layout has a height.
-        key: of the widget.
         alt: describes it to those who do not see it.
         config: Plotly's.
         select: called before the page is drawn again, with the `customdata` of the mark that
             somebody selected, while the page still shows the figure that it was selected in.
-        bins: that can be chosen.
     """
     drawn = figure.to_json()
     of = f"{zlib.crc32(drawn.encode()):08x}"
@@ -136,7 +131,6 @@ def gallery(data: Mapping[str, Any], *, key: str, opened: Callable[[int], None])
 
     Args:
         data: see `gallery.js`.
-        key: of the widget.
         opened: called before the page is drawn again, with the place of the image that somebody
             opened.
     """
@@ -160,7 +154,6 @@ def rows(
 
     Args:
         data: see `rows.js`.
-        key: of the widget.
         opened: called before the page is drawn again, with the place of the row that somebody
             opened, while the page still shows these rows.
         chosen: the same for the places of all that are ticked.

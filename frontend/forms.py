@@ -26,7 +26,6 @@ class Field:
 
     Attributes:
         path: keys from the document's root.
-        title: for people.
         help: what it means, its unit and what `none` means.
         kind: `integer`, `number`, `boolean`, `choice`, `text`, `notes`, `lines` (a text or a list
             of texts, one a line), `texts` (a list), `numbers` (choices of small integers), `values`
@@ -38,7 +37,6 @@ class Field:
         maximum: inclusive bound, or none.
         options: of a choice, the items of `numbers`, the keys of `counts`.
         required: must be given.
-        max_length: of a text.
     """
 
     path: Path
@@ -161,7 +159,6 @@ def _bounds(part: Schema) -> dict[str, float | None]:
 
 
 def get(document: Mapping[str, Any], path: Path, default: Any = None) -> Any:
-    """The value at a path of a nested document."""
     here: Any = document
     for key in path:
         if not isinstance(here, Mapping) or key not in here:
@@ -190,7 +187,6 @@ def build(values: Mapping[Path, Any], fields: Iterable[Field], *, full: bool = F
 
 
 def to_widget(field: Field, value: Any) -> Any:
-    """What the field's widget holds for a JSON value."""
     match field.kind:
         case "integer":
             return None if value is None else int(value)
@@ -295,9 +291,6 @@ def draw(
     """Show the field's widget and return the JSON value that it holds now.
 
     Args:
-        field: what to show.
-        value: JSON value to begin with.
-        key: of the widget.
         placeholder: shown while a field that may be empty is.
         choices: known values of a text and what they are; others may still be typed.
         step: of a number's buttons; default: by the size of its default.

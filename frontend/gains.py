@@ -16,7 +16,6 @@ class Gain:
 
     Attributes:
         value: the run minus the other, in the number's own unit.
-        common: sets that it is taken over.
         all: sets that the run's own number is taken over.
     """
 
@@ -34,7 +33,6 @@ def gains(
     the test set or another severity changes them. Only sets of the same name and size count.
 
     Args:
-        run: evaluations of the run.
         base: evaluations of what it is set against.
 
     Returns:
@@ -70,7 +68,6 @@ def clear_gains(boards: Sequence[Board], run_id: str) -> dict[str, bool]:
 
     Args:
         boards: of the two runs; a set of one confidence is an interval that excludes zero.
-        run_id: of the run.
     """
     found: dict[str, bool] = {}
     for role, prefix in (("id", "id"), ("corruption", "ood"), ("shift", "ood")):

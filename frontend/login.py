@@ -47,9 +47,6 @@ class Organisation:
     """The OpenID provider that people may log in with, instead of bringing a token.
 
     Attributes:
-        issuer: its address.
-        client_id: of this dashboard there.
-        client_secret: of this dashboard there.
         dashboard: the address that people reach the dashboard by, which the provider knows too.
     """
 
@@ -65,7 +62,6 @@ class Organisation:
 
 
 def routes(sessions: Sessions, organisation: Organisation | None = None) -> list[Route]:
-    """The log-in's own pages."""
 
     async def login(request: Request) -> Response:
         if request.method == "POST":

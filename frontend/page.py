@@ -32,7 +32,6 @@ def is_dark() -> bool:
 
 
 def head(title: str, lead: str = "") -> None:
-    """A page's title and one sentence on what it is for."""
     note = f"<p>{text.esc(lead)}</p>" if lead else ""
     st.html(f'<div class="calift-head"><h1>{text.esc(title)}</h1>{note}</div>')
 
@@ -51,7 +50,6 @@ def mark(shown: text.Mark) -> Markup:
 
 
 def tags(names: Sequence[str]) -> Markup:
-    """Tags in frames."""
     return Markup("".join(f'<span class="calift-tag">{text.esc(n)}</span>' for n in names))
 
 
@@ -85,7 +83,6 @@ def empty(title: str, why: str) -> None:
 
 
 def table(shown: Table, *, caption: str, **options: Any) -> None:
-    """Show rows as an HTML table."""
     st.html(tables.to_html(shown, caption=caption, **options))
 
 
@@ -106,7 +103,6 @@ def grid(
         key: of the widget. Chosen rows are known by their place, so a key that stays must stand for
             rows that stay.
         caption: describes the table to those who do not see it.
-        several: let people choose rows.
         most_px: its height where it has more than a dozen rows, which then scroll inside it; for
             tables whose rows open something below them. Default: it is as high as its rows.
     """
@@ -133,7 +129,6 @@ def rows(
 
     Args:
         shown: the rows; the column of the kind `open` holds their names.
-        key: of the widget.
         caption: describes the table to those who do not see it.
         links: the address that each row opens, empty where it opens nothing.
         several: let people choose rows. They stay chosen while the same addresses are shown.
@@ -259,14 +254,12 @@ def chart(
 
     Args:
         figure: from `frontend.figures`.
-        twin: the same numbers as a table.
         name: of the exported files and of the widgets; unique on the page.
         data: JSON for the export; default: the twin's rows.
         wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
         select: called before the page is drawn again, with what the mark that somebody selected
             stands for (its `customdata`).
         by_name: offer the marks by name as well, for the keyboard; False: the page does.
-        bins: that can be chosen.
     """
     alt = style.alt_text(figure)
     config = {
@@ -386,7 +379,6 @@ def headline_cards(
     """A run's headline as cards, with the differences to its zero-shot model.
 
     Args:
-        run: the run.
         gained: of `gains`.
         clear: of `clear_gains`; no other difference is called better or worse.
     """

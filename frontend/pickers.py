@@ -109,7 +109,6 @@ def named_runs(run_ids: Sequence[str], *, quiet: bool = False) -> list[RunSummar
     """Runs that a link or an earlier choice names, whatever is searched for now.
 
     Args:
-        run_ids: of the runs.
         quiet: say nothing of one that cannot be loaded.
     """
     found: list[RunSummary] = []
@@ -207,13 +206,11 @@ def _held(picked: Mapping[str, RunSummary]) -> None:
 
 
 def as_runs(runs: Mapping[str, RunSummary]) -> list[Run]:
-    """Chart runs with labels that are all different."""
     names = labels(list(runs.values()))
     return [Run(run_id, names[run_id]) for run_id in runs]
 
 
 def nothing_evaluated() -> None:
-    """Say that none of the chosen runs was evaluated."""
     page.empty(
         "No evaluation is stored",
         "The chosen runs have not been evaluated yet: evaluations appear as a run reaches "

@@ -81,7 +81,6 @@ def draw(figures: Mapping[str, go.Figure], kind: str = "svg") -> dict[str, bytes
 
 
 def one(figure: go.Figure, kind: str) -> bytes:
-    """One picture."""
     return draw({"figure": figure}, kind)["figure"]
 
 

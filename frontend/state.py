@@ -57,13 +57,9 @@ def bound(
 
     Args:
         widget: a Streamlit input such as `st.selectbox`.
-        label: its label.
-        name: of the query parameter.
-        default: the value without a parameter.
         decode: text of the URL to a value; none when it is not one, then the default holds.
         encode: a value to the URL's text.
         always: write the parameter even at the default.
-        **options: for the widget.
     """
     key, seen, where = f"url-{name}", f"url-{name}-seen", f"url-{name}-page"
     given = address.get(name)
@@ -109,11 +105,7 @@ def shared(name: str) -> str | None:
 
 
 def arrive(own: Mapping[str, str]) -> None:
-    """Put what goes along from page to page into the address of a page that was just opened.
-
-    Args:
-        own: parameters of the page itself.
-    """
+    """Put what goes along from page to page into the address of a page that was just opened."""
     wanted = {**own, **{name: shared(name) or "" for name in sorted(SHARED)}}
     address.put({k: v for k, v in wanted.items() if v and not address.has(k)})
 
@@ -209,7 +201,6 @@ def remember_runs(run_ids: Sequence[str]) -> None:
 
 
 def remembered_runs() -> list[str]:
-    """The runs that were chosen last in this session."""
     return list(st.session_state.get("chosen-runs", []))
 
 

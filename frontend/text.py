@@ -107,7 +107,6 @@ def above_floor(report: EceReport) -> bool:
 
 
 def size(n_bytes: int | None) -> str:
-    """Bytes in decimal units."""
     if n_bytes is None:
         return DASH
     value = float(n_bytes)
@@ -295,7 +294,6 @@ def metric_value(evaluation: EvaluationReport, metric: str) -> float:
 
 
 def metric_text(value: float | None, metric: str) -> str:
-    """A metric's value for people."""
     if value is None:
         return DASH
     look = METRICS.get(metric)
@@ -363,7 +361,6 @@ def labels(runs: Sequence[RunSummary], *, whole: bool = False) -> dict[str, str]
     """A name per run id; equal names are told apart by seed, else by the id's beginning.
 
     Args:
-        runs: that are shown together.
         whole: leave the name of its sweep to each run. Else runs of one sweep, which all begin with
             it, are told apart by the rest.
     """

@@ -24,8 +24,6 @@ _QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nou
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as the driver names it."""
-
     index: str
     uuid: str
     name: str

@@ -21,7 +21,6 @@ class Launcher(Protocol):
 
 
 def local(runner: Sequence[str], spec: RunSpec) -> Sequence[str]:
-    """The runner itself."""
     return runner
 
 

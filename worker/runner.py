@@ -42,5 +42,4 @@ def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def status_words(returncode: int) -> str:
-    """How a runner ended."""
     return f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"

@@ -118,12 +118,10 @@ class WorkerService:
                 return
 
     def start(self) -> None:
-        """Report in from now on."""
         self._pulse.start()
         self._presence.start()
 
     def stop(self) -> None:
-        """Leave in good order."""
         self._stopping.set()
         self._changed.set()
         self._pulse.stop()

@@ -44,7 +44,6 @@ class ModelHost:
         )
 
     async def stop(self) -> None:
-        """Close the connections."""
         await self._http.aclose()
 
     async def ask(self, run_id: str, picture: bytes) -> TriedPicture:

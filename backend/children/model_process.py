@@ -56,7 +56,6 @@ def require_torch(instead: str) -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What such a process sees."""
     passed = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
     return passed | {"CALIFT_HOME": str(settings.home), "HF_HUB_OFFLINE": "1"}
 
@@ -124,7 +123,6 @@ def lay_out(artifacts: ArtifactStore, root: Path, files: Mapping[str, str]) -> P
     """A new folder with the files of a run.
 
     Args:
-        artifacts: has them.
         root: where the folder is made; others of a day ago are removed.
         files: of `model_files`.
 

@@ -33,7 +33,6 @@ def die_with_parent(argv: Sequence[str], *, oom_score_adj: int | None = None) ->
     Where the operating system has no such service (it is Linux's), `argv` itself comes back.
 
     Args:
-        argv: the command.
         oom_score_adj: how much sooner than others the kernel should pick this process when memory
             runs out (0 to 1000); None leaves it.
     """
@@ -61,7 +60,6 @@ class Pulse:
 
     Args:
         path: the file; see `pulse_path`.
-        every_s: time between two beats.
     """
 
     def __init__(self, path: Path, *, every_s: float = 1.0) -> None:
@@ -74,7 +72,6 @@ class Pulse:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and remove the file."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)

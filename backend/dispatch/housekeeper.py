@@ -54,7 +54,6 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._loop, name="calift-housekeeper", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -62,7 +61,6 @@ class Housekeeper:
         self._wake.set()
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Stop the thread and wait for it."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():

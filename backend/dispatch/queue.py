@@ -97,7 +97,6 @@ class _BrokerConnection:
         self._connection.release()
 
     def send(self, run_id: str, queue: str, priority: int) -> None:
-        """Publish the message of a run."""
         # No retry: the relay comes again, and knows by then whether the run still waits.
         self._app.send_task(
             TASK_NAME,

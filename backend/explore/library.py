@@ -45,8 +45,6 @@ class StoreLibrary:
     """Targets are ids of evaluations, runs are ids of runs.
 
     Args:
-        store: of the evaluations.
-        artifacts: holds their predictions.
         cache: a folder for answers and decoded logits, which outlive the process; None: nowhere.
     """
 
@@ -58,7 +56,6 @@ class StoreLibrary:
 
     @property
     def memory(self) -> Memory:
-        """Kept between requests."""
         return self._memory
 
     def subject(self, target: str) -> Subject:
@@ -71,7 +68,6 @@ class StoreLibrary:
         return self.subject_of(self._store.results.get_evaluation(target))
 
     def subject_of(self, evaluation: Evaluation) -> Subject:
-        """An evaluation that is already at hand."""
         return Subject(
             target=evaluation.id,
             source=Source(
@@ -94,11 +90,9 @@ class StoreLibrary:
         return self._store.runs.summaries(run_ids)
 
     def spec(self, run_id: str) -> Mapping[str, Any]:
-        """What a run was asked to do."""
         return self._store.runs.spec(run_id)
 
     def evaluations(self, run_id: str) -> list[Evaluation]:
-        """What a run was tested on."""
         return self._store.results.run_evaluations(run_id)
 
     def run(self, run: str) -> Source:
@@ -111,7 +105,6 @@ class StoreLibrary:
         return Source(run_id=found.id, run_name=found.name, method=found.method)
 
     def tested(self, run: str) -> list[Subject]:
-        """The evaluations of a run."""
         return [self.subject_of(e) for e in self._store.results.run_evaluations(run)]
 
     def peers(self, subject: Subject) -> list[Subject]:

@@ -37,11 +37,9 @@ class ComparisonPrecomputer:
         self._thread = threading.Thread(target=self._loop, name="calift-precompute", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Stop the thread and wait for it."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)

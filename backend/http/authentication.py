@@ -35,9 +35,6 @@ class Principal:
 
     Attributes:
         token_id: of the token, also where a session made with it asks.
-        scope: what it may do.
-        name: whose token it is.
-        token_sha256: of the token.
         session: the log-in, or the link that becomes one, that asks in the token's place.
         only_logs_in: whether it is good for opening a session and for nothing else.
     """

@@ -39,14 +39,9 @@ class FairLimiter:
 
     Args:
         what: the requests, as in "64 analyses".
-        places: requests that are answered or wait.
-        places_each: of one owner.
         turns: requests that are answered at once; None: all that have a place.
         turns_each: of one owner; None: all of them.
         state: what those with a place do, for the refusal.
-        code: of the refusal.
-        hint: of the refusal.
-        retry_s: when it is worth asking again.
     """
 
     def __init__(
@@ -76,7 +71,6 @@ class FairLimiter:
 
     @property
     def held(self) -> int:
-        """Places that are taken."""
         return self._held.total()
 
     @contextmanager

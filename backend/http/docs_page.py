@@ -32,7 +32,6 @@ def docs_page(document: Mapping[str, Any], address: str) -> tuple[str, str]:
     """Draw an OpenAPI document.
 
     Args:
-        document: the description.
         address: where the service was asked, for the examples.
 
     Returns:

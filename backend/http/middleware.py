@@ -98,10 +98,6 @@ class RequestGuard:
         """Guard an application.
 
         Args:
-            app: the application.
-            settings: host names, rate and sizes.
-            authenticator: knows tokens.
-            audit: is told what was changed.
             observe: is told of every answer.
             probes: routes that nobody needs a token for and no rate holds for.
         """
@@ -112,7 +108,6 @@ class RequestGuard:
         self._buckets = _Buckets(settings.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
         if scope["type"] == "http":
             given = Headers(scope=scope).get("x-request-id", "")
             request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -205,7 +200,6 @@ class RequestGuard:
         """Add what somebody changed to the audit log, after the answer has gone out.
 
         Args:
-            scope: of the request.
             place: where what was made can be found, from the answer.
         """
         state, endpoint = scope["state"], scope.get("endpoint")

@@ -55,7 +55,6 @@ class Person:
     Attributes:
         id: in the place of a token's id; the same for the same account.
         name: the verified e-mail address, else `oidc:` and the account's own identifier.
-        scope: the most that the settings grant.
     """
 
     id: str

@@ -50,9 +50,7 @@ class HttpError(CaliftError):
     """An error of the HTTP layer itself, with its status and code.
 
     Attributes:
-        status: HTTP status.
         errors: places in the request that are wrong.
-        headers: extra response headers.
     """
 
     def __init__(
@@ -87,7 +85,6 @@ def unauthenticated(message: str, code: str = "UNAUTHENTICATED", *, hint: str = 
 
 
 def as_response(error: HttpError, request_id: str) -> JSONResponse:
-    """The problem document of an error."""
     problem = Problem(
         title=phrase(error.status),
         status=error.status,
@@ -183,7 +180,6 @@ _PHRASES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unproc
 
 
 def phrase(status: int) -> str:
-    """The name of a status."""
     return _PHRASES.get(status) or http.HTTPStatus(status).phrase
 
 
@@ -230,7 +226,6 @@ def _methods_at(request: Request, path: str) -> list[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
 
     def _id(request: Request) -> str:
         return str(getattr(request.state, "request_id", ""))

@@ -120,7 +120,6 @@ def allow(scope: Literal["open", "read", "submit", "admin"]) -> Callable[[_Endpo
 
 
 def scope_of(endpoint: Any) -> Literal["open", "read", "submit", "admin"]:
-    """The scope that a route needs."""
     found: Literal["open", "read", "submit", "admin"] = getattr(endpoint, "calift_scope", "admin")
     return found
 
@@ -286,12 +285,10 @@ def check_priority(principal: Principal, priority: int) -> None:
 
 
 def get_services(request: Request) -> Services:
-    """The application's services."""
     return cast("Services", request.app.state.services)
 
 
 def get_store(request: Request) -> Stores:
-    """The store."""
     return get_services(request).store
 
 
@@ -309,7 +306,6 @@ def place_for(kind: Kind, *, to_the_end: bool = False) -> Any:
     """A place for a route's requests of one kind; its turn is for the route to wait for.
 
     Args:
-        kind: what is limited.
         to_the_end: it is held until the answer has gone out, and not until the route has made it.
     """
 

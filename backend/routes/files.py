@@ -54,9 +54,6 @@ def file_response(services: ServicesDep, sha256: str, name: str, known: str | No
     """A stored content as a download; never something that a browser would run.
 
     Args:
-        services: of the application.
-        sha256: of the content.
-        name: of the file.
         known: the request's `If-None-Match`; 304 where it holds the content's ETag.
     """
     # A name may come to stand for another content, so a copy is to be asked about before its use.

@@ -23,13 +23,7 @@ _MODEL = ("report.json", "checkpoint/model.json", "checkpoint/model.safetensors"
 
 
 class EvaluationSubmission:
-    """Decides about evaluation jobs.
-
-    Args:
-        submission: knows which paths may be read.
-        store: knows the runs.
-        artifacts: holds their models.
-    """
+    """Decides about evaluation jobs."""
 
     def __init__(self, submission: Submission, store: Stores, artifacts: ArtifactStore) -> None:
         self._submission, self._store, self._artifacts = submission, store, artifacts

@@ -37,7 +37,6 @@ class Exports:
         """The zip of a run's model with a calibrator, and its SHA-256.
 
         Args:
-            run_id: the run.
             calibrator: its kind, `none` or `auto`.
             initial: the zero-shot run whose model travels along, for calibrators that read it.
 

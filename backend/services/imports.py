@@ -51,7 +51,6 @@ class Upload:
 
     Attributes:
         folder: holds the body as `upload`.
-        sha256: of the body.
         name: of the run to make; None: from the data set.
         dataset: None: what the file says.
         role: None: what the file says.

@@ -36,11 +36,7 @@ class Metrics:
     """What a scrape is answered with.
 
     Args:
-        gauges: counts what the database holds.
-        workers: that report in.
-        artifacts: the stored files.
         lacking: check → what is wrong, as for `/readyz`.
-        streams: how many event streams are open.
     """
 
     def __init__(
@@ -66,9 +62,7 @@ class Metrics:
         """A request was answered.
 
         Args:
-            method: of HTTP.
             operation: its name in the API's description; empty for none of ours.
-            status: of the answer.
             seconds: until its first byte.
         """
         self._latency.labels(method, operation, f"{status // 100}xx").observe(seconds)

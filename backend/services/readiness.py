@@ -26,9 +26,6 @@ class Readiness:
     """Looks at everything, and logs what changes.
 
     Args:
-        engine: of the database.
-        celery: knows the broker.
-        artifacts: the stored files.
         free_space_floor_bytes: what must be free on the devices of files and database.
     """
 

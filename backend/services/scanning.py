@@ -80,9 +80,7 @@ class Scanner:
         """Look at a suite.
 
         Args:
-            suite_id: as a RunSpec names it.
             group_by: the pattern of what its splits must not tear apart.
-            turn: each image is drawn in one.
 
         Raises:
             SpecError: no suite has this name, its path may not be read, or the pattern is none.
@@ -111,7 +109,6 @@ class Scanner:
         """Decode every image of a suite, in a process with limits, and look for copies.
 
         Args:
-            suite_id: as a RunSpec names it.
             group_by: as in `scan`.
 
         Raises:

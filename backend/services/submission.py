@@ -107,7 +107,6 @@ class Submission:
         """Validate a spec.
 
         Args:
-            data: the decoded spec.
             prefix: pointer to the spec in the request body.
 
         Raises:
@@ -247,7 +246,6 @@ class Submission:
         """A dry run: faults, what is not on this machine, what it will cost.
 
         Args:
-            body: what would be submitted.
             prefix: pointer to the spec in the request body.
         """
         errors, spec = self.errors_of(body.spec, prefix=prefix)
@@ -266,7 +264,6 @@ class Submission:
         """What a valid spec lacks here, and what it will cost.
 
         Args:
-            spec: the run.
             prefix: pointer to the spec in the request body.
             counts: of its suite, where they are known already.
             pace: tells how fast runs like it were; None: asks the store.

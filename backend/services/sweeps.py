@@ -54,7 +54,6 @@ class Sweeping:
 
     Args:
         settings: how many runs may wait, and where files go.
-        store: of sweeps and runs.
         submission: knows what a spec may ask for here.
     """
 
@@ -80,12 +79,8 @@ class Sweeping:
         """Store a sweep; its id, or its faults. The housekeeper queues its runs.
 
         Args:
-            data: a SweepSpec.
             check_priority: raises where its runs may not have this one.
-            token_id: who asks.
-            submitted_by: whose runs they are.
             idempotency_key: names this request among those of the token.
-            body_hash: of the whole request.
 
         Raises:
             IdempotencyError: the key came with another body before.
@@ -409,7 +404,6 @@ class _Looked:
         return self._counts[key]
 
     def disk(self, model: str) -> int | None:
-        """Bytes that a run of a model keeps."""
         if model not in self._disk:
             self._disk[model] = self._store.results.disk_of(model)
         return self._disk[model]

@@ -58,8 +58,6 @@ _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 class Thumbnail(NamedTuple):
-    """A picture and its media type."""
-
     body: bytes
     media_type: str
 
@@ -182,7 +180,6 @@ class Thumbnails:
 
         Args:
             requests: as of `request`; their size is left alone.
-            turn: each is decoded in one.
         """
         return await asyncio.gather(*(self._measure(request, turn) for request in requests))
 
@@ -322,7 +319,6 @@ class _ThumbnailWorker:
         self._lock = threading.Lock()
 
     def take(self) -> None:
-        """One request more waits."""
         with self._lock:
             self.waiting += 1
 

@@ -109,7 +109,6 @@ class Trials:
         )
 
     def _host(self, run_id: str) -> _Host:
-        """A run whose model is open."""
         host = self._hosts.get(run_id)
         if host is not None and not host.folder.is_dir():
             self._drop(run_id)

@@ -24,9 +24,7 @@ class Watch:
     """Where watched runs are, as it was at most `poll_s` ago.
 
     Args:
-        history: of the store.
         authenticator: knows whether a token is still good.
-        poll_s: how old an answer may be.
     """
 
     def __init__(
@@ -41,7 +39,6 @@ class Watch:
 
     @contextmanager
     def of(self, run_id: str) -> Iterator[None]:
-        """A run is watched as long as the block runs."""
         self._watched[run_id] += 1
         try:
             yield

@@ -28,10 +28,8 @@ class EmbeddedStack:
     """The embedded stack of one home. A context manager: entering starts it, leaving stops it.
 
     Args:
-        home: `CALIFT_HOME`.
         api_port: of the API; 0 takes a free one.
         dashboard_port: of the dashboard; 0 takes a free one.
-        dashboard: whether to run the dashboard.
         workers: how many runs are worked on at once; each gets its share of the cores.
         hang_s: a part that gives no sign of life for so long is killed and started again.
     """

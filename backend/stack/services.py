@@ -40,15 +40,12 @@ class Service:
     """A supervised process.
 
     Attributes:
-        name: of the log file too.
-        argv: the command.
         ready: whether it does its work; asked until it does, after every start.
         needs: services that must be ready before it starts.
         stop_s: how long it may take to stop.
         lives: whether it gives a sign of life, though others may keep it from its work; None:
             `ready` is asked instead.
         sign: what changes as long as it lives; asked in place of `lives`.
-        is_ready: whether it ever did its work.
         well_at: when this process first did.
         silent_s: for how long it has given no sign of life while we looked.
         without: variables of the environment that it does not get.
@@ -102,8 +99,6 @@ class Probes:
     """Asks services whether they work or live.
 
     Args:
-        home: `CALIFT_HOME`.
-        urls: where things answer.
         socket: of the embedded broker, if there is one.
 
     Attributes:
@@ -115,7 +110,6 @@ class Probes:
         self._home, self._urls, self._socket = home, urls, socket
 
     def broker_ready(self, _: Service) -> bool:
-        """Whether the broker answers."""
         return self._socket is not None and broker_pings(self._socket)
 
     def api_ready(self, _: Service) -> bool:
@@ -132,16 +126,13 @@ class Probes:
         return False
 
     def api_lives(self, _: Service) -> bool:
-        """Whether the API answers at all."""
         # A restart would not bring back a database or a broker that is away.
         return self._get(f"{self._urls['api']}/api/v1/health") is not None
 
     def dashboard_ready(self, _: Service) -> bool:
-        """Whether the dashboard answers."""
         return self._get(f"{self._urls['dashboard']}/_stcore/health") is not None
 
     def worker_ready(self, service: Service) -> bool:
-        """Whether the worker that was started has reported in."""
         body = self._get(f"{self._urls['api']}/api/v1/workers")
         if body is None or service.child is None:
             return False
@@ -150,7 +141,6 @@ class Probes:
         return any(w["alive"] and mark in w["id"] for w in json.loads(body))
 
     def worker_sign(self, service: Service) -> object:
-        """What changes as long as the worker lives."""
         # Not what the API says of it: a worker whose database is away or full works on.
         assert service.child is not None
         with contextlib.suppress(OSError):
@@ -175,9 +165,7 @@ def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worke
     """Which services run on a home, and how.
 
     Args:
-        home: `CALIFT_HOME`.
         ports: `api`, and `dashboard` where there is to be one.
-        urls: of the same.
         workers: how many; each works on one run at a time and gets its share of the cores.
 
     Raises:

@@ -28,9 +28,6 @@ class Supervisor:
     """Keeps services running from a thread of its own, until it is asked to stop.
 
     Args:
-        plan: what runs.
-        home: `CALIFT_HOME`.
-        urls: where things answer.
         hang_s: a part that gives no sign of life for so long is killed and started again.
     """
 
@@ -52,7 +49,6 @@ class Supervisor:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread lives."""
         return self._thread.is_alive()
 
     def start(self) -> None:
@@ -69,11 +65,9 @@ class Supervisor:
                 self._hurry.set()
 
     def log_path(self, service: Service) -> Path:
-        """The log of a service."""
         return self._logs / f"{service.name}.log"
 
     def last_words(self, service: Service, *, lines: int = 15) -> str:
-        """The end of a service's log."""
         with contextlib.suppress(OSError):
             text = self.log_path(service).read_text(encoding="utf-8", errors="replace")
             return "\n".join(text[-8192:].splitlines()[-lines:])

@@ -104,7 +104,6 @@ class ArtifactStore:
         return self.root / "sha256" / sha256[:2] / sha256[2:4] / sha256
 
     def free_bytes(self) -> int:
-        """Free space on the device."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self.root).free
@@ -130,7 +129,6 @@ class ArtifactStore:
         """Store a file's content; storing the same content again costs no space.
 
         Args:
-            source: the file.
             link: nobody will change the file in place, so that the stored content may be the file
                 itself, where the file system can do that.
 
@@ -294,7 +292,6 @@ class ArtifactStore:
             raise storage_error(error, target, "write") from error
 
     def walk(self) -> Iterator[tuple[str, float]]:
-        """Every stored content with its age in seconds."""
         base = self.root / "sha256"
         now = time.time()
         for path in base.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
@@ -310,7 +307,6 @@ class ArtifactStore:
         """Delete the contents that no run names; the deleted ones.
 
         Args:
-            files: know what is named.
             grace_s: younger contents stay: their row may still be on its way.
             digests: look at these alone; None: at every stored content.
         """

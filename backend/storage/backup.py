@@ -46,14 +46,8 @@ class Manifest(Frozen):
     """`manifest.json` of a backup.
 
     Attributes:
-        format: of this file.
-        version: of calift.
-        made_at: when.
         kind: `sqlite` or `postgresql`.
         revision: of the database's tables.
-        database: name of its file.
-        database_sha256: of that file.
-        runs: how many it holds.
         contents: SHA-256 → bytes of every stored file that it names.
         by_reference: where they lie; empty: in the backup.
         missing: those of runs that were deleted while the backup was made.
@@ -73,7 +67,6 @@ class Manifest(Frozen):
 
     @property
     def size_bytes(self) -> int:
-        """Of the stored files."""
         return sum(self.contents.values())
 
 
@@ -87,10 +80,8 @@ def back_up(
     """Write a backup to a folder, while the service goes on.
 
     Args:
-        settings: of the service.
         target: an empty folder, or one with an earlier backup of the same service.
         by_reference: copy no stored file; hash each where it lies.
-        progress: told about each file.
 
     Raises:
         SpecError: the folder holds something else, or a tool is not installed.
@@ -149,7 +140,6 @@ def put_back(
         settings: of the service, which must not run.
         source: of `back_up`.
         replace: whether what the database holds may be lost.
-        progress: told about each file.
 
     Raises:
         SpecError: the backup is of a newer version or another kind of database, the service runs,

@@ -54,8 +54,6 @@ class BucketStore(ArtifactStore):
 
     Args:
         fs: the file system; a put of it is seen whole or not at all.
-        where: bucket and prefix in it.
-        cache: folder of the copies.
         free_space_floor_bytes: no copy is made that would leave less than this on its device.
         cache_bytes: the copies that together are larger leave, the longest unread first.
         part_bytes: a file of twice this size or more goes in parts of this size.
@@ -106,10 +104,6 @@ class BucketStore(ArtifactStore):
 
     def put_file(self, source: str | os.PathLike[str], *, link: bool = False) -> Blob:
         """Store a file's content; storing the same content again costs one question.
-
-        Args:
-            source: the file.
-            link: makes no difference here.
 
         Raises:
             StorageError: `source` is not a regular file or changed meanwhile; the store does not
@@ -176,7 +170,6 @@ class BucketStore(ArtifactStore):
         """Delete the contents that no run names, and copies of what was not read for long.
 
         Args:
-            files: know what is named.
             grace_s: younger contents stay: their row may still be on its way.
             digests: look at these alone; None: at every stored content.
         """
@@ -251,7 +244,6 @@ class BucketStore(ArtifactStore):
         return self._hash(blob.sha256) == blob.sha256
 
     def _hash(self, sha256: str) -> str:
-        """What the bytes in the bucket hash to."""
         with tempfile.TemporaryDirectory(dir=self._made_root()) as folder:
             target = Path(folder) / "content"
             return self._tried("read", lambda: self._download(sha256, target))

@@ -13,11 +13,7 @@ from calift_core.schema.wire.operations import AuditEntry, AuditPage
 
 
 class Audit:
-    """The log of what people changed.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """The log of what people changed."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -35,7 +31,6 @@ class Audit:
         """Note what somebody did.
 
         Args:
-            actor: name of the token.
             token_id: which of that name's.
             action: the operation's name, such as `cancel_run`.
             target: the object's id; empty where there is none.
@@ -71,7 +66,6 @@ class Audit:
             action: of this operation alone.
             target: of this object alone.
             before: older than the entry of this id.
-            limit: at most so many.
         """
         query = select(*AuditRow.__table__.columns).order_by(AuditRow.id.desc()).limit(limit + 1)
         given = ((AuditRow.actor, actor), (AuditRow.action, action), (AuditRow.target, target))

@@ -72,11 +72,7 @@ class Lease:
 
 
 class Claims:
-    """Runs in the hands of workers. Safe between threads.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """Runs in the hands of workers. Safe between threads."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -98,10 +94,8 @@ class Claims:
         """Take the first run in line that a worker may take. None: none waits for it.
 
         Args:
-            queues: what the worker serves.
             message_run: the run whose message woke the worker; it may take that one too. None: it
                 comes by itself.
-            worker_id: who asks.
             ttl_s: how long the claim lives without a heartbeat.
             quota_running: owners who have so many runs at work wait; 0: nobody does.
         """
@@ -148,12 +142,7 @@ class Claims:
         """End the run. False: fenced off, and nothing has changed.
 
         Args:
-            run_id: the run.
-            attempt: the attempt that ends.
-            phase: how it ended.
             reason: a code for machines, such as `OOM`.
-            message: a sentence for people.
-            hint: what to do about it.
             report: the content of `report.json`.
         """
         if phase not in TERMINAL_PHASES:
@@ -205,10 +194,6 @@ class Claims:
         It keeps its place in line, before the runs that were submitted after it.
 
         Args:
-            run_id: the run.
-            attempt: the attempt that ends.
-            reason: a code for machines.
-            message: a sentence for people.
             hint: what to do about it, kept where the run fails.
             lost: the attempt's process vanished. Only this counts against `max_attempts`, and the
                 run fails when it has lost as many; an orderly stop may happen any number of times.

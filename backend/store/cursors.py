@@ -31,12 +31,9 @@ def how_many(
     """How many rows match, counted to `COUNTED` + 1 at most.
 
     Args:
-        connection: to read over.
-        table: whose rows.
         where: what they must be.
         first_page: rows that the list begins with, one more than `limit` where there are more; so
             a short list needs no count. None: the page is a later one.
-        limit: rows on a page.
     """
     if first_page is not None and first_page <= limit:
         return first_page
@@ -102,12 +99,10 @@ class Cursors:
         """A page of a list that begins with what was made last, and the cursor of the next one.
 
         Args:
-            connection: to read over.
             query: gives `created_at` and `id` of the table, among what else is wanted.
             table: that has `created_at` and `id`.
             scope: of the list, see `scope_of`.
             cursor: of the page before; None: the first page.
-            limit: rows at most.
 
         Raises:
             CursorError: the cursor is of another list.

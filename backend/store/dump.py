@@ -32,8 +32,6 @@ class Dumped:
     """What a dump holds.
 
     Attributes:
-        revision: of its tables.
-        runs: how many.
         contents: SHA-256 → size in bytes, of every stored file that a row names.
     """
 

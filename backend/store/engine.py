@@ -224,7 +224,6 @@ def seconds_now(engine: Engine) -> float:
 
 
 def schema_revision(engine: Engine) -> str | None:
-    """The revision that the tables say they have."""
     with reading(engine) as connection:
         found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     return cast("str | None", found)
@@ -243,7 +242,6 @@ def upsert(
 
 
 def moment(seconds: float) -> datetime:
-    """A time of the database as UTC."""
     return datetime.fromtimestamp(seconds, UTC)
 
 

@@ -27,11 +27,7 @@ Put = Callable[[bytes], tuple[str, int]]
 
 
 class EvaluatedRuns:
-    """Takes results for finished runs from the workers of evaluation jobs.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """Takes results for finished runs from the workers of evaluation jobs."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -50,12 +46,7 @@ class EvaluatedRuns:
         """Put one result under a run; the same once more changes nothing.
 
         Args:
-            job_id: the evaluation job.
-            attempt: of the job.
-            run_id: the run that was judged.
             record: the result; its `predictions` is the name that the file has among the run's.
-            sha256: of the stored predictions.
-            size_bytes: of the same.
             put: stores the run's new report.
 
         Returns:

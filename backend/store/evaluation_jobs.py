@@ -63,12 +63,6 @@ class EvaluationJobs(Jobs[EvaluationJobSpec, EvaluationJob]):
     ) -> tuple[list[EvaluationJob], str | None, int]:
         """A page of jobs, newest first, the next cursor, and how many match.
 
-        Args:
-            run_ids: that judge any of these.
-            phases: in any of these.
-            cursor: of the page before.
-            limit: jobs at most.
-
         Raises:
             CursorError: the cursor is of another list.
         """

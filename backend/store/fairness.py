@@ -58,7 +58,6 @@ class Fairness:
 
 
 def fairness() -> Fairness:
-    """Terms of one statement."""
     counted = (
         select(_owner(Run.submitted_by).label("owner"), func.count().label("n"))
         .where(working(Run))
@@ -68,7 +67,6 @@ def fairness() -> Fairness:
 
 
 def take_turn(connection: Connection, owner: str | None, now: float) -> None:
-    """A run of an owner was taken."""
     connection.execute(
         upsert(connection, Turn, ("owner",), ("at",)), {"owner": owner or "", "at": now}
     )
@@ -79,8 +77,6 @@ class Quotas:
     """What an owner may have; 0 sets no limit.
 
     Attributes:
-        queued: runs that wait.
-        running: runs that work at once.
         artifact_bytes: of stored files; one who has more submits nothing.
     """
 

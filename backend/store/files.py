@@ -21,12 +21,6 @@ def name_file(connection: Connection, **values: Any) -> None:
 
 
 class Files:
-    """Which files a run has.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -62,8 +56,6 @@ class Files:
         """Name a checkpoint as what a later attempt goes on from, whole; older ones are forgotten.
 
         Args:
-            run_id: the run.
-            attempt: the attempt that made it.
             step: of the checkpoint.
             files: name → SHA-256 and size of the stored content.
             keep: how many are kept, this one included.

@@ -20,13 +20,9 @@ class Numbers:
         queued: queue → runs that wait.
         oldest_queued_s: queue → seconds that the longest has waited.
         owners_waiting: owners who have a run that waits.
-        leases: leases of runs that work.
         leases_expired: those that are over and not swept yet.
         shortest_lease_s: seconds until the next one is over; None: there is none.
-        unsent: messages that wait for the broker.
         oldest_unsent_s: seconds that the oldest of them has waited.
-        files: rows that name a stored file.
-        file_bytes: of their contents, each counted once.
     """
 
     runs: dict[str, int] = field(default_factory=dict)
@@ -43,12 +39,6 @@ class Numbers:
 
 
 class Gauges:
-    """Counts.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

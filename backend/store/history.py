@@ -32,12 +32,6 @@ class Position:
 
 
 class History:
-    """What runs said.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -140,7 +134,6 @@ class History:
         """A piece of the log from a byte offset (negative: from the end), cut between characters.
 
         Args:
-            run_id: the run.
             offset: byte; without meaning beside `tail`.
             limit: bytes at most.
             tail: the last lines, as far as they are within `limit`.

@@ -35,12 +35,6 @@ MakeReport = Callable[[str, ImportedSpec, Sequence[EvaluationReport]], Report]
 
 
 class ImportedRuns:
-    """Runs that are imported.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -68,10 +62,8 @@ class ImportedRuns:
         """Make a finished run of predictions that were made elsewhere, and return its id.
 
         Args:
-            spec: what stands for a RunSpec.
             predictions: the stored file and what was measured of it.
             report: makes the `report.json` of a run from its id, spec and evaluations.
-            token_id: who asks.
             submitted_by: whose run it is: the name of the token.
             idempotency_key: names this request among those of the token.
             body_hash: of the whole request; the key must come back with the same.

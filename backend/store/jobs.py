@@ -44,14 +44,11 @@ class JobRequest(TypedDict, total=False):
     """Who asks for a job, and how it is to be queued.
 
     Attributes:
-        priority: a higher one starts earlier.
         max_attempts: attempts that may be lost (worker gone) before the job fails.
         idempotency_key: names this request among those of the token.
         body_hash: of the whole request; the key must come back with the same.
         cloned_from: the run that the spec was copied from.
-        token_id: who asks.
         submitted_by: whose job it is: the name of the token.
-        request_id: of the request, for logs.
     """
 
     priority: int
@@ -68,8 +65,6 @@ class Jobs(ABC, Generic[_Spec, _Job]):
     """Jobs of one kind.
 
     Args:
-        engine: of `open_engine`.
-        cursors: of the lists.
         quotas: what each owner may have; None: anything.
     """
 
@@ -96,7 +91,6 @@ class Jobs(ABC, Generic[_Spec, _Job]):
         """Queue a job and return its id, or the id that the same key and body gave before.
 
         Args:
-            spec: what to do.
             max_queued: how many jobs the token may have waiting.
             **request: who asks, and how it is to be queued.
 

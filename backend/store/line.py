@@ -48,7 +48,6 @@ def first_in_line(
     """`id` and `queue` of the run that is next, its row locked. None: none waits that may be taken.
 
     Args:
-        connection: in a transaction that writes.
         served: queues, `auto` among them where it is served.
         message_run: a run that may be taken whatever its queue is.
         quota_running: owners who have so many runs at work wait; 0: nobody does.
@@ -86,7 +85,6 @@ def _heads_in_order(served: tuple[str, ...], message_run: bool, quota: bool) -> 
 
 
 def _behind(head: _Found, served: Sequence[str]) -> ColumnElement[bool]:
-    """The stretch of the line that a head is the first of."""
     if head.queue not in served:  # came by its message, and nobody behind it may be taken
         return and_(waiting(Run), Run.id == head.id)
     owner: ColumnElement[bool] = Run.submitted_by.is_(None)

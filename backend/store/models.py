@@ -241,8 +241,6 @@ class Event(Base):
 
 
 class Metric(Base):
-    """One value of one curve."""
-
     __tablename__ = "metrics"
 
     run_id: Mapped[str] = _run_key()
@@ -254,8 +252,6 @@ class Metric(Base):
 
 
 class EvaluatedRun(Base):
-    """A run that an evaluation job judges."""
-
     __tablename__ = "evaluated_runs"
 
     job_id: Mapped[str] = mapped_column(
@@ -410,8 +406,6 @@ class Turn(Base):
 
 
 class AuditRow(Base):
-    """Who did what to which object."""
-
     __tablename__ = "audit"
     __table_args__ = (Index("ix_audit_at", "at"), Index("ix_audit_target", "target"))
 

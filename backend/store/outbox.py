@@ -30,12 +30,6 @@ class OutboxMessage:
 
 
 class OutboxStore:
-    """The messages that are to be sent.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -96,7 +90,6 @@ class OutboxStore:
             )
 
     def mark_sent(self, *outbox_ids: int) -> None:
-        """The broker took these messages."""
         with writing(self._engine) as connection:
             run_ids = connection.execute(
                 update(Outbox)
@@ -119,7 +112,6 @@ class OutboxStore:
 
 
 def enqueue(connection: Connection, run_id: str, priority: int, now: float) -> None:
-    """Leave a message for a run that waits."""
     connection.execute(insert(Outbox).values(run_id=run_id, priority=priority, created_at=now))
 
 

@@ -18,9 +18,6 @@ class Live:
     """A worker that is there.
 
     Attributes:
-        host: its machine.
-        queues: what it serves.
-        busy: whether it works on a run.
         trouble: why it takes none; empty when it is well.
     """
 
@@ -53,29 +50,18 @@ def queue_of(spec: RunSpec) -> str:
 
 
 def queue_of_device(device: str) -> str:
-    """The queue of a job for one device of this kind."""
     return device if device in ("auto", "cpu", "mps") else "gpu"
 
 
 def queue_for(queue: str, workers: Sequence[Live]) -> str:
-    """The queue that the message of a run of this kind is sent to.
-
-    Args:
-        queue: of the run.
-        workers: those that are there.
-    """
+    """The queue that the message of a run of this kind is sent to."""
     if queue != "auto":
         return queue
     return "gpu" if any("gpu" in w.queues and not w.trouble for w in workers) else "cpu"
 
 
 def why_waits(queue: str, workers: Sequence[Live]) -> str:
-    """What a queued run waits for; empty when a worker is about to take it.
-
-    Args:
-        queue: of the run.
-        workers: those that are there.
-    """
+    """What a queued run waits for; empty when a worker is about to take it."""
     if not workers:
         return "No worker has reported in lately; `calift up` starts one."
     wanted = queue_for(queue, workers)

@@ -29,11 +29,7 @@ class Swept:
 
 
 class LeaseReaper:
-    """Queues runs with an expired lease again, or fails them at `max_attempts`.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """Queues runs with an expired lease again, or fails them at `max_attempts`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

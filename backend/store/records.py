@@ -17,11 +17,7 @@ _RESTORED_AT_ONCE = 1000
 
 
 class Records:
-    """Takes the records and the log of a run from its worker.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """Takes the records and the log of a run from its worker."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

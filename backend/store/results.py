@@ -36,13 +36,6 @@ class StoredPredictions:
 
 
 class Results:
-    """Results of runs.
-
-    Args:
-        engine: of `open_engine`.
-        cursors: of the lists.
-    """
-
     def __init__(self, engine: Engine, cursors: Cursors) -> None:
         self._engine = engine
         self._cursors = cursors

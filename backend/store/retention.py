@@ -21,11 +21,7 @@ _AT_ONCE = 500
 
 
 class Retention:
-    """Finds and removes what is old.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """Finds and removes what is old."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -34,7 +30,6 @@ class Retention:
         """What `prune` would remove now.
 
         Args:
-            kinds: which kinds of thing.
             age_s: how long ago the run must have ended.
         """
         with reading(self._engine) as connection:
@@ -44,7 +39,6 @@ class Retention:
         """Remove it; what was removed, and the SHA-256s that may be unreferenced now.
 
         Args:
-            kinds: which kinds of thing.
             age_s: how long ago the run must have ended.
         """
         with writing(self._engine) as connection:
@@ -63,7 +57,6 @@ def _runs(age_s: float, *, archived: bool = False) -> list[ColumnElement[bool]]:
 
 
 def _files(kind: Prunable, age_s: float) -> list[ColumnElement[bool]]:
-    """Which rows of files a kind means."""
     if kind == "checkpoints":
         runs = select(Run.id).where(*_runs(age_s))
         return [ArtifactRow.kind.in_(("checkpoint", "state")), ArtifactRow.run_id.in_(runs)]

@@ -59,7 +59,6 @@ class Batch:
         )
 
     def take(self, record: Record) -> None:
-        """Add a record."""
         data = record.model_dump(mode="json", exclude={"kind"})
         match record:
             case MetricsRecord():
@@ -163,8 +162,6 @@ def flush(connection: Connection, batch: Batch, seq: int, log_bytes: int) -> Non
     """Write a batch in the caller's transaction, which has locked the run's row.
 
     Args:
-        connection: of the transaction.
-        batch: the records.
         seq: the run's `event_seq` so far.
         log_bytes: the run's log so far.
     """

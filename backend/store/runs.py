@@ -60,8 +60,6 @@ class RunFilters:
 
 
 class Runs(Jobs[RunSpec, RunDetail]):
-    """Runs and their rows."""
-
     kind, noun = "training", "run"
     instead_of_retry = "Clone it to run it again."
 
@@ -253,7 +251,6 @@ class Runs(Jobs[RunSpec, RunDetail]):
             ]
 
     def by_phase(self) -> dict[str, int]:
-        """How many runs are in each phase that has any."""
         with reading(self._engine) as connection:
             rows = connection.execute(
                 select(Run.phase, func.count()).where(_IS_RUN).group_by(Run.phase)

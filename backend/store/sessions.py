@@ -18,8 +18,6 @@ class StoredSession:
 
     Attributes:
         kind: `session` or `link`.
-        token_id: the token it was made with.
-        token_sha256: of that token.
         subject: the name of a person who logged in without any token.
         valid: neither ended, used nor too old; what the token may still do is not looked at.
     """
@@ -35,11 +33,7 @@ class StoredSession:
 
 
 class Sessions:
-    """Log-ins and links.
-
-    Args:
-        engine: of `open_engine`.
-    """
+    """Log-ins and links."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -59,12 +53,7 @@ class Sessions:
         """Store a log-in's hash, and forget those that are too old.
 
         Args:
-            session_id: its public half.
             kind: a `session`, or a `link` that can become one once.
-            secret_sha256: of the whole of it.
-            token_id: the token that it acts for.
-            token_sha256: of that token.
-            ttl_s: how long it lives.
             link_id: the link that it is made of, used up in the same step.
             subject: the name of a person who logs in without any token.
 

@@ -62,7 +62,6 @@ class Stores:
         """Every role on an engine of `open_engine`.
 
         Args:
-            engine: of the database.
             cursor_key: signs cursors; None: a key of these stores alone.
             quotas: what each owner may have; None: anything.
         """
@@ -91,5 +90,4 @@ class Stores:
         )
 
     def close(self) -> None:
-        """Give the connections back."""
         self.engine.dispose()

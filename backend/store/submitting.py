@@ -30,9 +30,6 @@ def at_most_once(
     """Make a run and return its id, or the id that the same key and body gave before.
 
     Args:
-        engine: of the database.
-        make: makes the run in a transaction.
-        token_id: who asks.
         idempotency_key: names this request among those of the token; None: made in any case.
         body_hash: of the whole request; the key must come back with the same.
         table: what is made: a run or a sweep.
@@ -184,7 +181,6 @@ def _next_color_index(connection: Connection, suite: str) -> int:
 
 
 def set_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:
-    """Replace the tags that runs are filtered by."""
     connection.execute(delete(RunTag).where(RunTag.run_id == run_id))
     _add_tags(connection, run_id, tags)
 

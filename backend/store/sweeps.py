@@ -62,10 +62,6 @@ class SweepRun:
     """A run of a sweep, as its plan needs it.
 
     Attributes:
-        key: names it within the sweep.
-        run_id: its id.
-        phase: of the run.
-        reason: why it is in that phase.
         seconds: that it has worked, none while it waits.
         val_accuracy: on the ID validation split, of a finished run.
     """
@@ -83,8 +79,6 @@ class Sweeps:
     """Sweeps and their runs.
 
     Args:
-        engine: of `open_engine`.
-        cursors: of the list.
         quotas: what each owner may have; None: anything.
     """
 
@@ -285,10 +279,6 @@ class Sweeps:
         """Queue a run of a sweep that works.
 
         Args:
-            sweep: as it was read.
-            key: of the run within the sweep.
-            role: of the run.
-            spec: what to run.
             max_queued: how many runs the sweep's token may have waiting.
 
         Returns:

@@ -21,8 +21,6 @@ _LONGEST_TOKEN_S = 36_500 * 86_400.0
 
 @dataclass(frozen=True)
 class StoredToken:
-    """A token as the database knows it."""
-
     id: str
     name: str
     scope: Literal["read", "submit", "admin"]
@@ -35,12 +33,6 @@ class StoredToken:
 
 
 class Tokens:
-    """Tokens.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -60,10 +52,7 @@ class Tokens:
             token_id: the token's public half.
             name: whose it is. Runs belong to the name, so that a new token of the same person may
                 go on with them.
-            scope: what it may do.
-            secret_sha256: hash of the whole token.
             ttl_s: seconds until it expires; None: never.
-            note: what it is for.
 
         Raises:
             SpecError: there is no name, it is the administrator's, or the time is not positive or
@@ -108,7 +97,6 @@ class Tokens:
             return result.rowcount == 1
 
     def get(self, token_id: str) -> StoredToken | None:
-        """A token by its public half."""
         expired = func.coalesce(Token.expires_at <= NOW, False).label("expired")
         with reading(self._engine) as connection:
             row = connection.execute(

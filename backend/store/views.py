@@ -18,12 +18,6 @@ MOST_VIEWS = 500
 
 
 class Views:
-    """Saved views.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -36,12 +36,6 @@ WORKER_KEPT_S = 86_400.0
 
 
 class Workers:
-    """The workers that report in.
-
-    Args:
-        engine: of `open_engine`.
-    """
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -59,13 +53,7 @@ class Workers:
         """A worker reports in; call it at start, when it takes or leaves a run, and in between.
 
         Args:
-            worker_id: which one.
-            host: its machine.
-            queues: what it serves.
-            device: what it computes on, for people.
-            run_id: what it works on.
             trouble: why it takes no run for the time being.
-            gpus: how its GPUs are used.
         """
         with writing(self._engine) as connection:
             now = connection.execute(select(NOW)).scalar_one()
@@ -90,7 +78,6 @@ class Workers:
             )
 
     def gone(self, worker_id: str) -> None:
-        """A worker leaves in good order."""
         with writing(self._engine) as connection:
             connection.execute(delete(Worker).where(Worker.id == worker_id))
 
@@ -98,7 +85,6 @@ class Workers:
         """Ask a worker to take no run after the one that it works on, or to take runs again.
 
         Args:
-            worker_id: which one.
             by: who asks it to stop; None: it takes runs again.
 
         Raises:
@@ -124,7 +110,6 @@ class Workers:
             return why_waits(queue_of(spec), live_workers(connection))
 
     def why_device_waits(self, device: str) -> str:
-        """What a job for this device would wait for."""
         with reading(self._engine) as connection:
             return why_waits(queue_of_device(device), live_workers(connection))
 
@@ -164,7 +149,6 @@ def why_jobs_wait(
     """Why each of these jobs waits, by its id; those that do not wait are absent.
 
     Args:
-        connection: to read by.
         quotas: what each owner may have at work.
         rows: of `Run`.
     """

@@ -27,8 +27,6 @@ class RankCorrelation:
 
     Attributes:
         rho: in [−1, 1]; over several strata, ranks are taken inside each.
-        low: lower end of the interval.
-        high: upper end of the interval.
         p_value: two-sided, of "no association", from permuting whole groups inside strata.
         n_groups: independent units, which are resampled and permuted; n when nothing is grouped.
     """

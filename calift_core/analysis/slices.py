@@ -139,7 +139,6 @@ def slice_of(
     Args:
         scores: of the slice's M ≥ 1 samples.
         binning: of a slice that is large enough; see `binning_for`.
-        key: what the samples share.
         min_n: fewest samples that a calibration error is given for.
         condition: that holds for these samples and no others.
     """
@@ -223,12 +222,9 @@ def slice_page(
     """One page of slices of an evaluation.
 
     Args:
-        samples: N of them.
-        source: what they are of.
         query: which slices, in which order.
         binning: of each slice's error, and of `by="confidence"`.
         draws: behind each slice's floor and interval.
-        temperature: that the samples were scored at.
 
     Raises:
         SpecError: the condition or the grouping is not valid.

@@ -81,8 +81,6 @@ class PairedDifference:
     """Metric of `a` minus metric of `b` on the same samples.
 
     Attributes:
-        low: lower end of the interval.
-        high: upper end of the interval.
         p_value: two-sided, of "no difference".
         a: metric of the first model.
         b: metric of the second model.

@@ -57,7 +57,6 @@ class ReliabilityCurve(_Arrays):
         gap: (K,) mean confidence − accuracy, positive where over-confident.
         band_low: (K,) 95 % consistency band: accuracies that a calibrated model would show here.
         band_high: (K,) upper end of the band.
-        n: samples.
         binning: of the bins and of the error.
         ece: the calibration error at that norm, a fraction.
         null_mean: its mean if the model were perfectly calibrated.
@@ -91,7 +90,6 @@ class SmoothReliabilityCurve(_Arrays):
         density: (G,) smoothed density of the confidences, integrates to one over [0, 1].
         bandwidth: kernel width σ, equal to `smooth_ece`.
         smooth_ece: the smooth calibration error, a fraction.
-        n: samples.
     """
 
     confidence: Doubles
@@ -110,7 +108,6 @@ def wilson_interval(
     Args:
         successes: (K,) number of successes.
         count: (K,) number of trials.
-        confidence_level: nominal coverage.
 
     Returns:
         low and high, (K,) fractions in [0, 1].
@@ -136,10 +133,8 @@ def reliability_curve(
     Σ count/n · |gap| over the filled bins is the l1 error at the same binning.
 
     Args:
-        scores: of N samples.
         binning: of the bins and of the error.
         n_resamples: label draws behind the consistency band and the floor.
-        seed: of those draws.
 
     Raises:
         SpecError: n_resamples < 1.
@@ -180,7 +175,6 @@ def smooth_reliability_curve(scores: Scores, *, n_points: int = 256) -> SmoothRe
     """Return the kernel diagram that belongs to `smooth_ece` (Błasiok & Nakkiran 2023).
 
     Args:
-        scores: of N samples.
         n_points: G, points on [0, 1].
 
     Raises:

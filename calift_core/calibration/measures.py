@@ -119,9 +119,6 @@ def mce(scores: Scores, binning: Binning = DEFAULT_BINNING, *, min_count: int = 
     On equal-width bins this is mostly noise from nearly empty bins: prefer `equal_mass`, or raise
     `min_count`.
 
-    Args:
-        binning: its norm plays no part.
-
     Returns:
         A fraction; NaN when no bin has `min_count` samples.
 

@@ -400,9 +400,7 @@ def decode_all(
     """Decode the images of a set, or as many as may be, and say which cannot be.
 
     Args:
-        images: arrays need no decoding.
         most: images; of a larger set, so many evenly spread ones.
-        seconds: no image is begun after that.
     """
     source = encoded(images)
     if source is None:

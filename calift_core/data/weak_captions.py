@@ -52,7 +52,6 @@ class WeakCaptions:
 
         Args:
             coarse_names: class → a name that it shares with others; the others keep their own.
-            vague: share of all captions.
             coarse: share of those that are not vague.
             wrong: share of those that are not vague.
 

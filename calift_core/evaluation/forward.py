@@ -83,7 +83,6 @@ def forward_all(
     Args:
         images: N images. Where they have other classes than the classifier, the logits are those of
             their own classes (`ImageSet.classes`).
-        batch_size: images at once.
         precision: of the forward passes; logits are float32 always.
         starts: for each model, how many images it has seen already: a multiple of `batch_size`, or
             N. What all have seen is not decoded.
@@ -203,7 +202,6 @@ def predict(
 
     Args:
         clip: the model; left in the mode it came in.
-        batch_size: images at once.
         covariance: takes in the L2-normalised features if given.
         ranks: who predicts a share each; all of them get all logits.
 

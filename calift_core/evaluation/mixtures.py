@@ -118,9 +118,6 @@ def mix(
 ) -> Generator[Record, None, VrfMixture | DawinMixture]:
     """Fit a mixture on ID calibration images; VRF's failures are ID training images.
 
-    Args:
-        batch_size: images at once.
-
     Raises:
         DataError: the suite lacks a part.
         InterruptedRunError: `stop` said so.

@@ -296,7 +296,6 @@ class PathSweep:
         ID validation split (`val_…` of each point), never on a shift.
 
         Args:
-            alphas: where to measure, ascending.
             suite: ID validation and test split, shifts and corruptions.
 
         Returns:
@@ -339,9 +338,6 @@ class PathSweep:
     ) -> Generator[Record, None, tuple[float, list[float]]]:
         """Choose α on ID validation accuracy by `one_standard_error`.
 
-        Args:
-            alphas: to choose from, ascending.
-
         Returns:
             The α, and the validation accuracy at each.
 
@@ -364,9 +360,6 @@ def one_standard_error(alphas: Sequence[float], accuracies: Sequence[float], n: 
 
     After Breiman et al. 1984, section 3.4.3: of models that the data cannot tell apart, the
     simplest, which here is the one nearest to the initial weights.
-
-    Args:
-        alphas: ascending.
     """
     best = max(accuracies)
     enough = best - (best * (1 - best) / n) ** 0.5

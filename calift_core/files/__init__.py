@@ -26,8 +26,6 @@ def storage_error(error: OSError, path: str | os.PathLike[str], action: str) -> 
     """Name an operating-system error in calift's tree.
 
     Args:
-        error: what the operating system said.
-        path: the file that was wanted.
         action: a verb for the sentence, such as `write` or `read`.
 
     Returns:

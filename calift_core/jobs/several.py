@@ -41,7 +41,6 @@ def run_on_several(
 
     Args:
         folder: the run's own folder, which all hosts see.
-        quiet: tell no records: another host does.
 
     Raises:
         CaliftError: whatever stands in the way, as the process that met it said.

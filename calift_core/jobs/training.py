@@ -38,7 +38,6 @@ class Training:
     Args:
         captions: of the suite's templates, which validation classifies by.
         settings: of the run's evaluation; forward passes during training have the plan's precision.
-        folder: of the run.
     """
 
     def __init__(

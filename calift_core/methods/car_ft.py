@@ -67,7 +67,6 @@ def context_weights(clip: Clip, captions: Captions, *, batch_size: int = 512) ->
 
     Args:
         clip: the model, used in eval mode and left in the mode it came in.
-        batch_size: captions encoded at once.
 
     Returns:
         (P, D).

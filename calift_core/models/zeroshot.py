@@ -67,7 +67,6 @@ def zero_shot_weights(clip: Clip, captions: Captions, *, batch_size: int = 512) 
         clip: the model, used in eval mode and left in the mode it came in.
         captions: C classes × P templates; where they name a cache, prompts that an equal text tower
             has encoded before are not encoded again.
-        batch_size: captions encoded at once.
 
     Returns:
         (C, D), float32, on the model's device. Logits are `s * features @ weights.T`.

@@ -165,7 +165,6 @@ class CalibratedClassifier:
         Args:
             images: one image, or any number: paths, PIL images, arrays (H, W, 3) or (H, W) of
                 uint8 or of floats in [0, 1], or tensors (3, H, W) of either.
-            batch_size: images at once.
 
         Raises:
             UnreadableImageError: a file cannot be decoded.

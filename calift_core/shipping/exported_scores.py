@@ -47,7 +47,6 @@ class DatasetScores:
         role: `id`, `shift` or `corruption`.
         calibrated: whether the numbers are those after the calibrator; of predictions that keep the
             largest logits alone they are the run's own.
-        accuracy: share of right answers.
         curve: its reliability diagram, where `calibrated`.
         before: the calibrator, where there is one and `calibrated`.
     """

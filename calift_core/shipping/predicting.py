@@ -86,7 +86,6 @@ def predict_files(
         errors: say whether each is `kept` with at most this share of errors promised; None of
             all where that cannot be promised.
         coverage: give each the `set` of classes of this promised coverage.
-        batch_size: images at once.
 
     Raises:
         InterruptedRunError: `stop` said so.

@@ -186,9 +186,6 @@ def watch(
 ) -> Watched:
     """Compare images with the reference.
 
-    Args:
-        batch_size: images at once.
-
     Raises:
         DataError: fewer than two images can be read.
         InterruptedRunError: `stop` said so.

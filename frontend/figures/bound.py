@@ -71,7 +71,6 @@ def scatter(
     """Each run as a mark.
 
     Args:
-        points: finished runs.
         term: a key of `TERMS`.
         error: a key of `ERRORS`.
         styles: of the runs by their ids, for at most `MOST_RUNS` of them; none: a colour and a

@@ -34,7 +34,6 @@ def is_share(name: str) -> bool:
 
 
 def _values_axis(values: Sequence[float], *, shares: bool, log: bool) -> dict[str, Any]:
-    """The y axis of curves."""
     if shares and not log:
         return shares_axis(values)
     return axis(
@@ -140,7 +139,6 @@ TITLES = {
 
 
 def title_of(name: str) -> str:
-    """What a series is called."""
     words = name.replace("_", " ")
     # The name of a data set in it stays as it is.
     return TITLES.get(name, words if "/" in words else words[:1].upper() + words[1:])
@@ -177,8 +175,6 @@ def overlay(
 
     Args:
         runs: with their curves; those without the series are left out.
-        name: of the series.
-        styles: of the runs.
         smoothing: weight of `smoothed`.
         log_x: logarithmic steps; step 0 is left out.
         log_y: logarithmic values; those that are not positive are left out.

@@ -109,9 +109,7 @@ def curves(
 
     Args:
         found: run, what it keeps, and its threshold.
-        styles: of the runs.
         risk: the promised one, as a dashed line.
-        title: of the chart.
         most: where the risk axis ends, so that charts side by side compare.
     """
     figure = blank(
@@ -178,7 +176,6 @@ def _words(run: Run, one: KeptSet) -> str:
 
 
 def curves_table(found: Sequence[tuple[Run, KeptSet, float | None]]) -> Table:
-    """One row a run and a coverage."""
     return Table(
         [
             Column("run", "Run"),

@@ -46,7 +46,6 @@ def pareto(
     """Which points no other point beats: at least as good on both axes and better on one.
 
     Args:
-        points: pairs of values.
         better: `high` or `low` for each axis.
     """
     signs = [1.0 if way == "high" else -1.0 for way in better]
@@ -106,11 +105,9 @@ def figure(
     stands at the α that it kept. Where the second axis is an ECE, a tick shows each model's floor.
 
     Args:
-        runs: what is shown.
         paths: by run id, of the WiSE-FT runs among them.
         x: of `text.HEADLINES`.
         y: of `text.HEADLINES`.
-        styles: of the runs.
         title: default: names the axes.
     """
     across, up = text.HEADLINES[x], text.HEADLINES[y]
@@ -187,7 +184,6 @@ def _path(run: Run, steps: Sequence[Mark], own: RunStyle, shown: str) -> go.Scat
 
 
 def _own_mark(run: Run, kept: Sequence[Mark], own: RunStyle, shown: str) -> go.Scatter:
-    """The run's own model."""
     return go.Scatter(
         x=[m.x for m in kept],
         y=[m.y for m in kept],

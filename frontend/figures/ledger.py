@@ -18,7 +18,6 @@ def flows(found: LedgerSet, *, run: str, base: str, step: float) -> go.Figure:
     """Samples from right or wrong before, over what became of them, to how sure the run is now.
 
     Args:
-        found: of one data set.
         run: the run's name.
         base: that of what it is set against.
         step: by more than this a confidence has moved.

@@ -17,7 +17,6 @@ class Mark(NamedTuple):
     """A mark that can be selected.
 
     Attributes:
-        words: what is said of it.
         stands_for: its `customdata`.
     """
 

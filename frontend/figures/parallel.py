@@ -44,10 +44,7 @@ class _Axis(NamedTuple):
     """An axis, whose lower end is at 0 and whose upper one is at 1.
 
     Attributes:
-        label: its name.
         places: of the rows; None where a row has no value.
-        ticks: place and words of each label.
-        tells: whether two rows differ on it.
     """
 
     label: str
@@ -71,12 +68,10 @@ def figure(
     the middle. A row without a value stands below the axis.
 
     Args:
-        table: a row a run.
         colour: the column that colours the lines, one of text.
         order: its values in theirs, which gives them their colours; those that are not in it
             follow.
         names: the field of the rows that holds their names.
-        title: of the figure.
     """
     said = title or "Parallel coordinates"
     every = [row for row in table.rows if any(v is not None for v in row.values())]

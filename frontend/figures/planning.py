@@ -62,7 +62,6 @@ def _said(found: Sequence[Budget]) -> str:
 
 
 def table(plans: Sequence[tuple[Run, Sequence[Budget]]]) -> Table:
-    """One row a run and a difference."""
     fraction = plans[0][1][0].metric in ("accuracy", "ece", "confidence")
     return Table(
         [

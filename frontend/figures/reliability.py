@@ -40,8 +40,6 @@ def diagram(
         diagram: numbers from `GET /evaluations/{id}/reliability`.
         title: default: run and data set.
         colour: of the points; default: the run's own.
-        symbol: of the points.
-        band: draw the consistency band.
         smooth: draw the kernel curve of the smooth ECE as well.
         side: of the square, in pixels, where there is room.
     """

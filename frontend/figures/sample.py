@@ -17,7 +17,6 @@ Answers = Mapping[str, Sample]
 
 
 def of_true_class(sample: Sample) -> float:
-    """The probability of the class that the image has."""
     return math.exp(-sample.nll)
 
 
@@ -27,7 +26,6 @@ def grid(
     """Runs down, data sets across; each cell is the probability of the true class.
 
     Args:
-        runs: with what they say.
         sets: one evaluation of each data set, in order.
         label: the true class.
     """

@@ -370,10 +370,8 @@ def severity_lines(
     """A line per run over severity, from the clean test images at 0.
 
     Args:
-        runs: runs and their evaluations.
         metric: a key of `text.METRICS`.
         corruption: one corruption; none: the mean over all of them at each severity.
-        styles: of the runs.
         title: default: says what is shown.
     """
     look = text.METRICS[metric]

@@ -117,7 +117,6 @@ def over_steps(
     Args:
         spectra: runs and their spectra in any order.
         quantity: `sigma_min` or `effective_rank`.
-        styles: of the runs.
         title: default: names the quantity.
     """
     names = {"sigma_min": "σ_min", "effective_rank": "Effective rank"}
@@ -194,7 +193,6 @@ def _scale(values: Sequence[float]) -> dict[str, Any]:
 
 
 def singular_values_table(spectra: Sequence[tuple[Run, Spectrum]]) -> Table:
-    """One row per run and index."""
     rows = [
         {"run": run.label, "step": s.step, "index": index, "singular_value": value}
         for run, s in spectra

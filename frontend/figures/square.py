@@ -85,7 +85,6 @@ def density(diagram: Reliability) -> SmoothCurve | None:
 
 
 def below(diagram: Reliability) -> str:
-    """What the strip below a square shows."""
     return "Count" if density(diagram) is None else "Density"
 
 
@@ -95,7 +94,6 @@ def clear(b: ReliabilityBin) -> int:
 
 
 def words(b: ReliabilityBin) -> list[str]:
-    """What is said of a bin."""
     gap = b.mean_confidence - b.accuracy
     lean = "over-confident" if gap > 0 else "under-confident" if gap < 0 else "calibrated"
     return [
@@ -110,7 +108,6 @@ def words(b: ReliabilityBin) -> list[str]:
 
 
 def _hover(bins: Sequence[ReliabilityBin]) -> dict[str, Any]:
-    """What is said of a bin under the pointer."""
     return {
         "hovertext": ["<br>".join(words(b)) for b in bins],
         "hovertemplate": "%{hovertext}<extra></extra>",
@@ -118,15 +115,7 @@ def _hover(bins: Sequence[ReliabilityBin]) -> dict[str, Any]:
 
 
 def gauge(figure: go.Figure, diagram: Reliability, *, colour: str, name: str, y: float) -> None:
-    """The error on a line of its own, from `y` to the top: a calibrated model's, and the interval.
-
-    Args:
-        figure: with one square.
-        diagram: that has a floor.
-        colour: of the error and its interval.
-        name: of the error.
-        y: where the square ends.
-    """
+    """The error on a line of its own, from `y` to the top: a calibrated one, and the interval."""
     low, high = diagram.interval
     place = {"xaxis": "x2", "yaxis": "y3", "showlegend": False, "hoverinfo": "skip"}
     figure.add_trace(
@@ -167,7 +156,6 @@ def _whole_bins(
     colour: str,
     place: dict[str, str],
 ) -> go.Bar:
-    """A bar over the whole width of each bin."""
     return go.Bar(
         x=[(b.lower + b.upper) / 2 for b in bins],
         y=heights,
@@ -295,12 +283,7 @@ def add_line(
 
     Args:
         figure: with the axes of `set_axes`.
-        diagram: what is drawn.
-        legend: its entry there, as HTML.
         label: its name under the pointer, as HTML.
-        colour: of points and lines.
-        symbol: of the points.
-        dash: of the lines.
     """
     bins = diagram.bins
     xs = [b.mean_confidence for b in bins]

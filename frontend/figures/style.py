@@ -128,7 +128,6 @@ def run_slots(run_ids: Iterable[str], known: Mapping[str, int] | None = None) ->
 
 
 def style_of_slot(slot: int) -> RunStyle:
-    """The look that belongs to a slot."""
     return RunStyle(PALETTE[slot], SYMBOLS[slot], DASHES[slot])
 
 
@@ -140,7 +139,6 @@ def run_styles(
 
 
 def alt_text(figure: go.Figure) -> str:
-    """The description that goes with a figure."""
     meta = figure.layout.meta
     return str(meta["alt"]) if meta else ""
 
@@ -356,7 +354,6 @@ def values_axis(metric: str, **changes: Any) -> dict[str, Any]:
 
 
 def nothing(title: str, why: str) -> go.Figure:
-    """A figure that says why it is empty."""
     figure = blank(title=title, alt=f"{title}: {why}", height=160, legend=False)
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     figure.add_annotation(
@@ -426,7 +423,6 @@ def cells(
 
     Args:
         columns: of the heat-map, as it was given them.
-        rows: likewise.
         marks: row, column, value in words and `customdata` of each cell that stands for something.
         size: of the frame around a selected cell, in pixels.
     """

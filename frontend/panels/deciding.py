@@ -113,7 +113,6 @@ def _say(run: Run, found: Decision) -> None:
 
 
 def _answers(found: Decision) -> str:
-    """Which probabilities a threshold is of."""
     if found.calibrator == "none":
         return f"of its own probabilities, found on {text.md(found.chosen_on.dataset)}"
     return f"after {text.md(found.calibrator)}, found on {text.md(found.chosen_on.dataset)}"

@@ -70,7 +70,6 @@ class Chosen(SampleFilter):
         return self.model_copy(update={k: v if v != "" else None for k, v in changes.items()})
 
     def filter(self) -> SampleFilter:
-        """Which samples of the evaluation."""
         own = set(SampleFilter.model_fields)
         return SampleFilter.of(params=self.model_dump(include=own, exclude_defaults=True))
 

@@ -23,11 +23,7 @@ def draw(
     """Show a diagram, its table and its exports; `gallery.draw` shows the bins that are chosen.
 
     Args:
-        diagram: its numbers.
-        evaluation: what it is of.
-        look: of the run.
         title: default: names run and data.
-        smooth: draw the kernel curve as well.
         still: whether the page is still about this evaluation, asked when bins are chosen: somebody
             may have changed its data, and clicked before it was drawn again.
     """

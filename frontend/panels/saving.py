@@ -34,11 +34,7 @@ def offer(
         label: of the first button.
         save: of the second.
         make: the file's bytes; raises a `CaliftError` where it cannot be made.
-        name: that it is saved under.
-        mime: its media type.
         of: everything that the bytes depend on.
-        key: of the buttons.
-        width: of the buttons.
     """
     place, asked = st.empty(), (key, *of)
     found, data = st.session_state.get(_MADE, (None, b""))

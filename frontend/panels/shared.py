@@ -20,8 +20,6 @@ def draw(evaluation: Evaluation, filters: SampleFilter, looks: SampleLooks | Non
     """Show what the chosen samples of an evaluation share.
 
     Args:
-        evaluation: whose samples they are.
-        filters: by which they are chosen.
         looks: how their images look, where somebody asked for it.
     """
     found = api.act(
@@ -76,7 +74,6 @@ def _near_words(looks: SampleLooks) -> str:
 
 
 def looks_table(looks: SampleLooks) -> Table:
-    """One row per property."""
     return Table(
         [
             Column("name", "What"),

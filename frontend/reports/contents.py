@@ -36,10 +36,7 @@ class Picture(NamedTuple):
     """A figure of a report.
 
     Attributes:
-        name: of its files.
-        title: above it on the page.
         figure: of `frontend.figures`.
-        twin: the same numbers as a table.
         caption: what it shows and of what, for those who see nothing else.
         wide: pixels that it needs to the side: a narrower page scrolls it.
     """
@@ -66,14 +63,8 @@ class Contents:
     """All that a report says.
 
     Attributes:
-        title: of the page.
-        note: a paragraph under the title.
-        made: when.
         answers: sentences in the Markdown of `frontend.answers`.
         listings: tables, the headline first.
-        pictures: figures.
-        diagrams: the numbers behind the reliability diagrams.
-        gathered: what all of it is of.
         timings: seconds that each part took, by name.
     """
 
@@ -99,7 +90,6 @@ def contents(
     """Make the tables and figures.
 
     Args:
-        gathered: the runs.
         title: default: names the runs.
         note: a paragraph of one's own under the title.
         datasets: whose reliability diagrams are drawn; none: the ID data, the shifts with the

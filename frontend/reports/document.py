@@ -118,7 +118,6 @@ def to_html(made: Contents, drawn: Mapping[str, bytes] | None = None) -> str:
     """The page.
 
     Args:
-        made: what it says.
         drawn: figures as SVG, by name, for a page that is printed; None: they can be used, and
             Plotly's script is in the page once.
     """

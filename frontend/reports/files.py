@@ -25,9 +25,7 @@ def write(made: Contents, target: Path, say: Say = lambda sentence: None) -> Pat
     """Write a report to a file ending in `.html` or `.pdf`, or into a folder.
 
     Args:
-        made: what it says.
         target: what an earlier report left there is replaced.
-        say: told sentences for people.
 
     Returns:
         What to open: the page.

@@ -35,12 +35,9 @@ class Told:
     Attributes:
         run: its id and the label that tells it from the others.
         source: where it is: an address of a service, or a folder.
-        method: that it was trained with.
         model: `name/weights`.
-        suite: its data.
         seed: of its training; None where it was made elsewhere.
         color_index: its place among the runs of its suite, which its colour is made from.
-        summary: the headline.
         evaluations: in the order of `text.evaluation_order`.
         spectra: by step, the finished model's last.
         report: its `report.json`; None where the service has none.
@@ -92,8 +89,6 @@ def from_service(
     """Ask a service.
 
     Args:
-        client: of the service.
-        run_ids: finished runs.
         baseline: one of them; None: the zero-shot one, else the first.
         paired: ask for the differences between them, which may take seconds.
 

@@ -92,7 +92,6 @@ def to_html(
     """A table that screen readers can walk; it scrolls inside itself where the page is narrow.
 
     Args:
-        table: what to show.
         caption: names the table for those who do not see the chart beside it.
         limit: rows shown; a last line counts the rest.
         stick: keep the first column in sight while the rest scrolls.
@@ -144,7 +143,6 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """A JSON list with one object a row."""
     rows = [{c.name: row.get(c.name) for c in table.columns} for row in table.rows]
     return json.dumps(rows, ensure_ascii=False, indent=1)
 

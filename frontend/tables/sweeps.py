@@ -105,7 +105,6 @@ _CALIBRATION = (
 
 
 def verdict_rows(verdict: SweepVerdict) -> Table:
-    """Every contender at its own rate."""
     rows = [
         {
             "label": row.label,
@@ -221,7 +220,6 @@ def at_equal_accuracy(equal: EqualAccuracy) -> Table:
 
 
 def ladders(arms: Sequence[SweepArm]) -> Table:
-    """The same numbers as a table."""
     rows = [
         {
             "label": arm.label,

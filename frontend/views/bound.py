@@ -11,7 +11,6 @@ from frontend import api, figures, page, state, text
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Theory bound",
         "Does σ_min correlate with error under shift? Each finished run is a point.",

@@ -61,7 +61,6 @@ def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Calibration", "How often a model is right when it says it is sure, and how sure we are."
     )

@@ -39,7 +39,6 @@ def _headline(comparison: Comparison, labels: dict[str, str]) -> Table:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Compare",
         "Runs on the same samples, in pairs: a difference counts when its interval excludes zero.",
@@ -144,7 +143,6 @@ def _tables(comparison: Comparison, labels: dict[str, str], baseline: str) -> No
 
 
 def _settings(comparison: Comparison) -> None:
-    """Which settings differ between the runs."""
     st.header("What differs", anchor=False)
     if comparison.parameters:
         page.table(

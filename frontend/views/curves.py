@@ -53,7 +53,6 @@ def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
 
 
 def _axes() -> dict[str, float | bool]:
-    """Smoothing and logarithmic axes."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         smoothing = state.bound(
             st.slider,
@@ -105,7 +104,6 @@ def _recorded(chosen: Mapping[str, RunSummary]) -> list[tuple[Run, Metrics]]:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Curves", "What runs recorded while they trained, on the same axes; each in its colour."
     )

@@ -61,7 +61,6 @@ def _deleted(zipped: DatasetInfo) -> None:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head("Data and models", "What a run can name on this machine, and how to get the rest.")
     datasets = api.fetch("list the data", api.client().datasets, key="datasets")
     models = api.fetch("list the models", api.client().models, key="models")

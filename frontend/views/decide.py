@@ -7,7 +7,6 @@ from frontend.panels import deciding
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Selective prediction",
         "Which predictions may be kept so that few of them are wrong, and what the same rule gives "

@@ -110,7 +110,6 @@ def _open(chosen: dict[str, RunSummary], mark: list[str | float], shifted: bool)
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Trade-offs",
         "What a gain costs: ID accuracy against accuracy under shift, and accuracy against "

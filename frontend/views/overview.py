@@ -137,7 +137,6 @@ def _workers(workers: list[WorkerInfo]) -> None:
 
 
 def _gpu(worker: WorkerInfo) -> str:
-    """Utilisation and memory of a worker's GPUs."""
     words = []
     for gpu in worker.gpus:
         used, total = gpu.memory_used_mib, gpu.memory_total_mib
@@ -252,7 +251,6 @@ def _worker_state(worker: WorkerInfo) -> text.Mark:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head("Overview", "What works, what waits, what came out last.")
     with st.container(horizontal=True):
         st.page_link("views/new.py", label="New run", icon=":material/add_circle:")

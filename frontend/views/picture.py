@@ -26,7 +26,6 @@ _KEPT = 24
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Try a picture",
         "What runs say of a picture of yours, how sure they are, and which training and evaluated "

@@ -23,7 +23,6 @@ _POWERS = {"0.8": "80 %", "0.9": "90 %", "0.95": "95 %"}
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Sample size",
         "How many samples it takes to show a difference, by the rule that comparisons decide with.",

@@ -37,7 +37,6 @@ def _first_tab(run: RunDetail) -> str:
 
 
 def main() -> None:
-    """Draw the page."""
     run_id = state.param("id")
     if run_id is None:
         page.head("Run")

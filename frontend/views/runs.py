@@ -268,7 +268,6 @@ def _delete(some: Sequence[RunSummary]) -> None:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Runs", "Every run, with its calibration error beside the floor it must be read against."
     )

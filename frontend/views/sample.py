@@ -112,7 +112,6 @@ def _item(e: Evaluation, said: Sample) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Draw the page."""
     evaluation_id, sample_id = state.param("evaluation"), state.param("sample")
     if evaluation_id is None or sample_id is None:
         page.head("Image", "One image and every run's answer to it.")

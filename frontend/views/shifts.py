@@ -17,7 +17,6 @@ SHOWN = ("accuracy", "ece", "nll", "brier", "smooth_ece", "mean_confidence", "au
 
 
 def main() -> None:
-    """Draw the page."""
     page.head("Shifts", "Every run on every data set: in distribution, shifted, and corrupted.")
     chosen = pickers.pick_runs("run")
     runs = pickers.as_runs(chosen)

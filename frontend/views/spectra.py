@@ -9,7 +9,6 @@ from frontend import api, figures, page, pickers, state, tables, text
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Spectra",
         "Singular values of the standardised ID features: the paper's bound falls as the "

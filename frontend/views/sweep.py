@@ -199,7 +199,6 @@ def _runs(sweep: SweepDetail) -> None:
 
 
 def main() -> None:
-    """Draw the page."""
     sweep_id = state.param("id")
     if sweep_id is None:
         page.head("Sweep")

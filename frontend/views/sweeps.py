@@ -52,7 +52,6 @@ def _pager(total: int, shown: int, next_cursor: str | None) -> None:
 
 
 def main() -> None:
-    """Draw the page."""
     page.head(
         "Sweeps",
         "Methods × seeds × values as one question: each method at a rate chosen on ID validation, "

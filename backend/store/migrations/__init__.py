@@ -41,7 +41,6 @@ def check_known(revision: str | None, whose: str) -> None:
 
     Args:
         revision: of the tables; None: there are none.
-        whose: names the database, for people.
 
     Raises:
         NewerDatabaseError: this version does not know the revision.

@@ -34,8 +34,6 @@ class MeasureAnswers(ScoredPredictions):
         """The reliability diagram at any binning and temperature, or through a calibrator.
 
         Args:
-            subject: what it is of.
-            query: how it is made.
             fit_on: what the calibrator is fitted on, see `Library.fit_set`; none: as the query
                 says.
 

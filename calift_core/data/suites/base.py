@@ -68,7 +68,6 @@ class SuiteRequest:
         path: where the suite is; None for the usual place.
         domain: the ID domain of a suite of domains; None for its default.
         fractions: of parts that are not on disk.
-        turned_off: own shifts to do without.
         group_by: a pattern that finds in an image's path what must not be torn apart.
     """
 

@@ -232,7 +232,6 @@ def compare_contenders(
 
     Args:
         contenders: each with a run for each evaluated seed, or one run where nothing is random.
-        left_out: contenders without all of their runs.
 
     Raises:
         PredictionsError: there is no contender.

@@ -52,9 +52,7 @@ def draw(
 
     Args:
         found: evaluation of each run on the chosen data, by run id.
-        runs: by id.
         evaluations: all of each run, by run id.
-        labels: by run id.
     """
     columns = st.columns([3, 3, 3])
     with columns[0]:

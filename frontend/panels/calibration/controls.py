@@ -55,7 +55,6 @@ def controls(*, with_temperature: bool = True) -> PromptsQuery:
 
 
 def temperature_slider() -> float:
-    """A widget for what the logits are divided by."""
     return state.bound(
         st.slider,
         "Temperature",

@@ -24,9 +24,6 @@ def draw(
 
     Args:
         matches: evaluation of each run on the chosen data, by run id.
-        labels: by run id.
-        overlay: one pair of axes.
-        title: of the data.
     """
     query = ReliabilityQuery.of(controls())
     diagrams = [

@@ -30,10 +30,8 @@ class Stream:
     """Shows the answer as it comes, and has the whole comparison in the end.
 
     Args:
-        bare: the comparison without differences.
         names: data sets, in the order in which they are asked for.
         ask: gives the comparison on some of them.
-        labels: of the runs by their ids.
     """
 
     def __init__(

@@ -14,7 +14,6 @@ from frontend import api, page, text
 
 
 def can_be_evaluated(run: RunSummary) -> bool:
-    """Whether a run has a finished model."""
     return run.phase == "SUCCEEDED" and run.method != "imported"
 
 

@@ -14,7 +14,6 @@ def look(suite: str, group_by: str | None = None) -> None:
     """Say what the service finds in a suite: classes, numbers, a few images, what is wrong.
 
     Args:
-        suite: as the form names it.
         group_by: the pattern that splits are made by, as the form says it.
     """
     if not suite or suite.endswith(":") or api.locked("submit"):

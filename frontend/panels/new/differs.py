@@ -20,7 +20,6 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
     """A row for each setting that differs, defaults filled in.
 
     Args:
-        before: a RunSpec.
         after: another; what is not valid yet is compared as it stands.
     """
     old, new = (dict(_leaves(_whole(spec))) for spec in (before, after))
@@ -32,7 +31,6 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
 
 
 def show(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> None:
-    """Show what differs from the run that was copied."""
     rows = changes(before, after)
     if not rows:
         st.caption(f"Nothing is changed: this is {text.md(name)} once more.")

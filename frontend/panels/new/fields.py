@@ -36,11 +36,9 @@ class Form:
     Attributes:
         document: the partial RunSpec that it begins with.
         mark: part of the widgets' keys; another beginning has another mark.
-        method: that is chosen.
         values: what the fields hold now, as JSON, by path.
         slots: a place below each field for what is wrong with it, by JSON pointer.
         fields: of a RunSpec, without those of the method.
-        own: fields of the method.
     """
 
     document: dict[str, Any]
@@ -78,7 +76,6 @@ class Form:
             fields: which, in order.
             document: what they begin with; default: the form's.
             mark: of their keys; default: the form's.
-            columns: fields a line.
             hints: what stands in empty fields, by path.
             choices: known values and what they are, by path.
             steps: of the buttons of numbers, by path.

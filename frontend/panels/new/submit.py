@@ -16,7 +16,6 @@ def submit(spec: dict[str, Any], titles: dict[str, str], slots: dict[str, Any]) 
     """Say what the API says of a spec, and submit it when somebody wants that.
 
     Args:
-        spec: as it is filled in.
         titles: of the fields, by JSON pointer.
         slots: places below the fields for what is wrong with them, by JSON pointer.
     """

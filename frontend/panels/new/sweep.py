@@ -23,7 +23,6 @@ def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str =
 
     Args:
         spec: the run as it is filled in; the sweep is of its data, model and training.
-        methods: that may be compared.
         intent: a preset that is what the form is for; empty: a switch says whether to sweep.
 
     Returns:

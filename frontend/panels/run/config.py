@@ -13,7 +13,6 @@ from frontend.tables import Column, Table
 
 
 def draw(run: RunDetail) -> None:
-    """Show the spec and the facts."""
     left, right = st.columns(2)
     with left:
         st.markdown("**RunSpec**")

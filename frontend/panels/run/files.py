@@ -16,7 +16,6 @@ from frontend.tables import Column, Markup, Table
 
 
 def draw(run: RunDetail) -> None:
-    """Show the files and get one."""
     found = api.fetch(
         "list the files", lambda: api.client().artifacts(run.id), key=f"artifacts-{run.id}"
     )
@@ -73,6 +72,5 @@ def draw(run: RunDetail) -> None:
 
 
 def _content(client: Client, run_id: str, name: str) -> bytes:
-    """The verified bytes of a stored file."""
     with tempfile.TemporaryDirectory() as folder:
         return client.download_artifact(run_id, name, Path(folder) / "file").read_bytes()

@@ -71,7 +71,6 @@ def _progress(run: RunDetail) -> None:
 
 
 def actions(run: RunDetail) -> None:
-    """Buttons for what can be done with the run as it is."""
     working, locked = api.is_working(run.phase), api.locked("submit")
     with st.container(horizontal=True, vertical_alignment="center", key="run-actions"):
         stop = working and st.button(

@@ -17,7 +17,6 @@ LOG_LINES = 500
 
 
 def draw(run: RunDetail) -> None:
-    """Show the newest lines."""
     body, begins_at = _log_end(run)
     if not body.strip():
         page.empty(

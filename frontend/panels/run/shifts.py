@@ -12,7 +12,6 @@ from frontend.tables import Table, analysis
 
 
 def draw(run: RunDetail) -> None:
-    """Show the charts and every evaluation."""
     found = api.evaluations(run)
     if not found:
         not_yet(run, "evaluated")
