@@ -83,7 +83,7 @@ MUTATIONS = {
     ),
     "atomic rename": Mutation(
         "files are written in place",
-        "calift_core/files.py",
+        "calift_core/files/__init__.py",
         'target.with_name(f".{target.name[:180]}.{secrets.token_hex(6)}.tmp")',
         "target",
         ("tests/core/test_files.py",),
