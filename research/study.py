@@ -218,7 +218,7 @@ def select_one(
 
 def select(place: Place, names: Sequence[str]) -> None:
     """Every selection run that is missing."""
-    initial = _initial(place, 0)
+    initial = initial_of(place, 0)
     data = load(place.bench, place.out, initial.preprocess, id_only=True)
     for name in names:
         row = BY_NAME[name]
@@ -237,7 +237,7 @@ def gate(place: Place) -> None:
     for pretraining in (0, 1):
         if not place.bench.weights(pretraining, place.out).is_file():
             continue
-        initial = _initial(place, pretraining)
+        initial = initial_of(place, pretraining)
         data = load(place.bench, place.out, initial.preprocess, id_only=True)
         spec = place.bench.spec(
             place.out, {"kind": "zero_shot"}, lr=None, seed=0, pretraining=pretraining
@@ -317,7 +317,7 @@ def confirm(place: Place, names: Sequence[str], seeds: Sequence[int] = ()) -> No
     print(f"{len(todo)} confirming runs on {place.bench.name}", flush=True)
     for cell in todo:
         if data is None:
-            data = load(place.bench, place.out, _initial(place, 0).preprocess)
+            data = load(place.bench, place.out, initial_of(place, 0).preprocess)
         if cell.pretraining not in held:
             held[cell.pretraining] = _begin(place, data, cell.pretraining)
         confirm_one(place, data, *held[cell.pretraining], cell)
@@ -329,7 +329,7 @@ def _file(place: Place, cell: Cell) -> Path:
 
 def _begin(place: Place, data: Data, pretraining: int) -> tuple[Clip, dict[str, np.ndarray]]:
     """The initial model and its logits; its own scores are kept too."""
-    initial = _initial(place, pretraining)
+    initial = initial_of(place, pretraining)
     spec = place.bench.spec(
         place.out, {"kind": "zero_shot"}, lr=None, seed=0, pretraining=pretraining
     )
@@ -392,7 +392,7 @@ def confirm_one(
     about["seconds"]["judging"] = round(time.process_time() - began, 1)
     write_scores(_file(place, cell), logits, first, data, about)
     if row.name == SOURCE and "end" in logits:
-        left = _left(place, cell.lr, cell.seed)
+        left = left_by(place, cell.lr, cell.seed)
         save_logits(left.logits, logits["end"])
         save_file({k: v.contiguous() for k, v in tuned.clip.net.state_dict().items()}, left.weights)
     seconds = " ".join(f"{k} {v:.0f} s" for k, v in about["seconds"].items())
@@ -407,12 +407,12 @@ def derive(place: Place) -> None:
     for name in DERIVED:
         for seed in SEEDS if lr is not None else ():
             assert lr is not None
-            runs = [_left(place, lr, p) for p in peers(seed, len(SEEDS))][: NEEDED.get(name, 1)]
+            runs = [left_by(place, lr, p) for p in peers(seed, len(SEEDS))][: NEEDED.get(name, 1)]
             file = place.confirmed(name, None, seed)
             if file.is_file() or not all(r.weights.is_file() for r in runs):
                 continue
             if data is None:
-                data = load(place.bench, place.out, _initial(place, 0).preprocess)
+                data = load(place.bench, place.out, initial_of(place, 0).preprocess)
             k = seed % 2
             if k not in held:
                 held[k] = _begin(place, data, k)
@@ -427,7 +427,8 @@ def derive(place: Place) -> None:
             print(f"{time.strftime('%H:%M:%S')} {file.name}", flush=True)
 
 
-def _left(place: Place, lr: float, seed: int) -> Finished:
+def left_by(place: Place, lr: float, seed: int) -> Finished:
+    """Weights and logits that a confirming FLYP run leaves."""
     stem = place.confirmed(SOURCE, lr, seed).with_suffix("")
     return Finished(
         stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.logits")
@@ -465,7 +466,8 @@ def write_scores(
     os.replace(part, file)
 
 
-def _initial(place: Place, pretraining: int) -> Clip:
+def initial_of(place: Place, pretraining: int) -> Clip:
+    """The model that fine-tuning starts from."""
     spec = place.bench.spec(
         place.out, {"kind": "zero_shot"}, lr=None, seed=0, pretraining=pretraining
     )

@@ -37,11 +37,13 @@ class Answers:
     Attributes:
         probs: (N, C) calibrated probabilities, rows sum to one.
         logits: (N, C) float32, before the calibrator.
+        initial: (N, C) float32, logits of the initial model where the calibrator reads them.
     """
 
     classes: tuple[str, ...]
     probs: NDArray[np.float64]
     logits: NDArray[np.float32]
+    initial: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.probs)
@@ -197,7 +199,7 @@ class CalibratedClassifier:
         features, logits = self._pass(pixels)
         first = None if self.initial is None else self.initial._pass(pixels)[1]
         probs = calibrated(logits, self.calibrator, first)
-        return features, Answers(self.classes, probs, logits)
+        return features, Answers(self.classes, probs, logits, first)
 
     @torch.inference_mode()
     def _pass(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -219,10 +221,12 @@ def _tower(folder: Path, where: torch.device) -> tuple[Clip, Classifier, list[st
 def together(classes: Sequence[str], parts: Sequence[Answers]) -> Answers:
     """Answers one after the other; no part is answers for no image."""
     empty = np.empty((0, len(classes)))
+    initial = [part.initial for part in parts if part.initial is not None]
     return Answers(
         tuple(classes),
         np.concatenate([empty, *(part.probs for part in parts)]),
         np.concatenate([empty.astype(np.float32), *(part.logits for part in parts)]),
+        np.concatenate(initial) if initial else None,
     )
 
 

@@ -37,8 +37,8 @@ from calift_core.shipping.folder import (
     ONNX_NAME,
     PICTURE_NAME,
     REFERENCE_NAME,
-    EstimatorErrors,
     Exported,
+    KnownAccuracy,
     Provenance,
     ReferenceSet,
 )
@@ -148,9 +148,9 @@ def _described(reference: Reference) -> ReferenceSet:
     return ReferenceSet(
         dataset=reference.dataset,
         n=len(reference.labels),
-        validated=[
-            EstimatorErrors(estimator=one.estimator, errors=dict(one.errors))
-            for one in reference.validated
+        known=[
+            KnownAccuracy(name=one.name, accuracy=one.accuracy, estimates=dict(one.estimates))
+            for one in reference.known
         ],
     )
 

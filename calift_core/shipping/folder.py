@@ -52,23 +52,27 @@ class Provenance(BaseModel):
     environment: dict[str, Any] = Field(default_factory=dict)
 
 
-class EstimatorErrors(BaseModel):
-    """How far a way of estimating accuracy was off on the run's shifts: estimate − accuracy."""
+class KnownAccuracy(BaseModel):
+    """A set with labels: its accuracy, and what estimators that see no labels say. Fractions."""
 
     model_config = ConfigDict(frozen=True)
 
-    estimator: str
-    errors: dict[str, float]
+    name: str
+    accuracy: float
+    estimates: dict[str, float]
 
 
 class ReferenceSet(BaseModel):
-    """What new answers are compared with: those on the ID validation part."""
+    """What new answers are compared with: those on the ID validation part.
+
+    `known` is that part and then the run's shifts.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     dataset: str
     n: int
-    validated: list[EstimatorErrors]
+    known: list[KnownAccuracy]
 
 
 class Exported(BaseModel):
@@ -135,7 +139,7 @@ __all__ = [
     "PICTURE_NAME",
     "REFERENCE_NAME",
     "Exported",
-    "EstimatorErrors",
+    "KnownAccuracy",
     "Provenance",
     "ReferenceSet",
     "read_exported",

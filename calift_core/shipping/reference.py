@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save
 from calift_core.analysis.choosing import INITIAL_NAME, calibrated, read_choice
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator
-from calift_core.calibration.unlabelled import EstimatorError, Labelled, validate_estimators
+from calift_core.calibration.bins import Floats, Ints
+from calift_core.calibration.unlabelled import (
+    AccuracyEstimators,
+    EstimatorError,
+    KnownSet,
+    Labelled,
+    validate_estimators,
+)
 from calift_core.errors import CheckpointError, DataError
 from calift_core.files import atomic_write_bytes
 from calift_core.models.finished import is_exported
@@ -40,7 +47,7 @@ class Reference:
     Attributes:
         logits: (N, C) float32, before the calibrator.
         labels: (N,).
-        evaluated: how far each estimator of accuracy was off on the run's shifts.
+        known: accuracies of this part and of the run's shifts, and what estimators say of them.
         initial: (N, C) float32, the initial model's, where the calibrator reads them.
         shifts: name → (M, C) float32, logits on the run's labelled shifts that have all classes.
     """
@@ -48,24 +55,25 @@ class Reference:
     dataset: str
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
-    validated: list[EstimatorError]
+    known: list[KnownSet]
     initial: NDArray[np.float32] | None = None
     shifts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def labelled(self, calibrator: Calibrator | None) -> Labelled:
-        """Its calibrated confidences and hits."""
-        return labelled(self.logits, self.labels, calibrator, self.initial)
+    @property
+    def validated(self) -> list[EstimatorError]:
+        """How far each estimator of accuracy was off on the run's shifts."""
+        return validate_estimators(self.known[0], self.known[1:])
+
+    def estimators(self, calibrator: Calibrator | None) -> AccuracyEstimators:
+        """Estimators of accuracy, ready for images without labels."""
+        return AccuracyEstimators(_labelled(self.logits, self.labels, calibrator, self.initial))
 
 
-def labelled(
-    logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    calibrator: Calibrator | None,
-    initial: NDArray[np.float32] | None,
+def _labelled(
+    logits: Floats, labels: Ints, calibrator: Calibrator | None, initial: Floats | None
 ) -> Labelled:
-    """Confidences and hits of the likeliest classes of calibrated probabilities."""
-    probs = calibrated(logits, calibrator, initial)
-    return Labelled(probs.max(axis=1), probs.argmax(axis=1) == labels)
+    """Calibrated probabilities with their labels."""
+    return Labelled(calibrated(logits, calibrator, initial), initial, labels)
 
 
 def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Reference:
@@ -88,16 +96,18 @@ def reference_of(run: Path, report: Report, calibrator: Calibrator | None) -> Re
     first = initial_logits(place, own, calibrator)
     logits, labels = own.logits[kept], own.labels[kept]
     initial = None if first is None else first[kept].astype(np.float32)
-    evaluated_on, shifts = {}, {}
+    estimators = AccuracyEstimators(_labelled(logits, labels, calibrator, initial))
+    known = [estimators.known("ID", _labelled(logits, labels, calibrator, initial))]
+    shifts = {}
     for evaluation, found in stored_tests(run, report, roles=("shift",)):
-        evaluated_on[evaluation.dataset] = labelled(
-            found.logits, found.labels, calibrator, initial_logits(place, found, calibrator)
-        )
-        if found.logits.shape[1] == own.logits.shape[1]:
-            drawn = np.random.default_rng(0).permutation(len(found))[:MOST_OF_SHIFT]
-            shifts[evaluation.dataset] = found.logits[np.sort(drawn)]
-    validated = validate_estimators(labelled(logits, labels, calibrator, initial), evaluated_on)
-    return Reference(own.metadata.dataset, logits, labels, validated, initial, shifts)
+        if found.logits.shape[1] != own.logits.shape[1]:
+            continue  # of some classes alone: its answers are no sample of these
+        first = initial_logits(place, found, calibrator)
+        shift = _labelled(found.logits, found.labels, calibrator, first)
+        known.append(estimators.known(evaluation.dataset, shift))
+        drawn = np.random.default_rng(0).permutation(len(found))[:MOST_OF_SHIFT]
+        shifts[evaluation.dataset] = found.logits[np.sort(drawn)]
+    return Reference(own.metadata.dataset, logits, labels, known, initial, shifts)
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
@@ -141,5 +151,5 @@ def read_reference(folder: Path) -> Reference:
         }
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{REFERENCE_NAME} in {str(folder)!r} is damaged: {error}") from None
-    validated = [EstimatorError(one.estimator, one.errors) for one in exported.reference.validated]
-    return Reference(exported.reference.dataset, logits, labels, validated, initial, shifts)
+    known = [KnownSet(**one.model_dump()) for one in exported.reference.known]
+    return Reference(exported.reference.dataset, logits, labels, known, initial, shifts)

@@ -14,11 +14,14 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from calift_core.analysis.choosing import calibrated
+from calift_core.calibration.drift import Familiarity, energy_drift, familiarity
 from calift_core.calibration.unlabelled import (
-    Familiarity,
-    energy_drift,
-    estimate_accuracy,
-    familiarity,
+    DIFFERENCE,
+    REGRESSED,
+    AccuracyEstimate,
+    EstimatorError,
+    Unlabelled,
+    estimate_regressed,
     recommended,
 )
 from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
@@ -28,7 +31,7 @@ from calift_core.shipping.reference import Reference
 #: Images that are shown as the most unusual.
 SHOWN = 12
 #: An estimate that was further off on average, a fraction, is not told of images that drifted.
-TRUSTED = 0.1
+TRUSTED = 0.06
 #: Images have drifted where equal sets would differ as much less often than this.
 DRIFTED = 0.01
 
@@ -36,7 +39,8 @@ DRIFTED = 0.01
 class Expected(BaseModel):
     """An expected accuracy. Fractions.
 
-    `mean_error` is the estimator's mean absolute error on the shifts whose labels are known,
+    `low` to `high` is what sampling leaves open; of an estimator that was regressed on the known
+    shifts, what its errors there support. `mean_error` is its mean absolute error on those shifts,
     `errors` its signed error on each (estimate − accuracy); None and empty where there is none.
     """
 
@@ -62,7 +66,7 @@ class Drifted(BaseModel):
 
 
 class Familiar(BaseModel):
-    """Distances of the logits to those of known sets; see `calift_core.calibration.unlabelled`."""
+    """Distances of the logits to those of known sets; see `calift_core.calibration.drift`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,8 +105,8 @@ class Watched(BaseModel):
 
     Attributes:
         reference: the labelled ID data that they are compared with, and how many.
-        recommended: the estimator that was closest on the labelled shifts, or the average
-            confidence where none was closer.
+        recommended: the estimator that was closest on the labelled shifts, where the images have
+            drifted; the difference of confidences where they have not, or there is no shift.
         drift: of the logits.
         unknown: why the accuracy is not known, in a sentence; None where the answer may be used.
         familiar: how near the images lie to ID data and labelled shifts; None without shifts.
@@ -142,9 +146,10 @@ class Watched(BaseModel):
             )
         worst = max(map(abs, best.errors.values()))
         return (
-            f"About {best.value:.0%} of {images} are likely to be right. They have drifted, no "
-            "further than shifts that the run was tested on, where this estimate was off by "
-            f"{100 * (best.mean_error or 0.0):.1f} points on average and {100 * worst:.1f} at most."
+            f"About {best.value:.0%} of {images} are likely to be right ({best.low:.0%} to "
+            f"{best.high:.0%}). They have drifted, no further than shifts that the run was tested "
+            f"on, where this estimate was off by {100 * (best.mean_error or 0.0):.1f} points on "
+            f"average and {100 * worst:.1f} at most."
         )
 
 
@@ -195,22 +200,10 @@ def watch(
         raise DataError(f"at least 2 images must be readable, {len(read)} of {len(paths)} are")
     logits, probs = answers.logits, answers.probs
     confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
-    labelled = reference.labelled(model.calibrator)
-    errors = {one.estimator: one for one in reference.validated}
-    expected = [
-        Expected(
-            estimator=one.estimator,
-            value=one.value,
-            low=one.low,
-            high=one.high,
-            mean_error=errors[one.estimator].mean_error if errors[one.estimator].errors else None,
-            errors=dict(errors[one.estimator].errors),
-        )
-        for one in estimate_accuracy(labelled, confidences, seed=seed)
-    ]
+    expected = _expected(model, reference, answers, seed)
     drift = Drifted(**vars(energy_drift(reference.logits, logits, seed=seed)))
     familiar = familiarity(reference.logits, reference.shifts, logits, seed=seed)
-    chosen = recommended(reference.validated)
+    chosen = recommended(reference.validated) if drift.p_value < DRIFTED else DIFFERENCE
     best = next(one for one in expected if one.estimator == chosen)
     energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
     order = np.argsort(-energy, kind="stable")[:SHOWN]
@@ -235,6 +228,30 @@ def watch(
         ],
         unreadable=unreadable,
     )
+
+
+def _expected(
+    model: CalibratedClassifier, reference: Reference, answers: Answers, seed: int
+) -> list[Expected]:
+    """What every estimator says, with its errors; the regressed ones behind the others."""
+    estimators = reference.estimators(model.calibrator)
+    plain = estimators.estimate(Unlabelled(answers.probs, answers.initial), seed=seed)
+    values = {one.estimator: one for one in plain}
+
+    def estimate(error: EstimatorError) -> AccuracyEstimate:
+        if not error.estimator.endswith(REGRESSED):
+            return values[error.estimator]
+        value = values[error.estimator.removesuffix(REGRESSED)].value
+        return estimate_regressed(reference.known, error, value)
+
+    return [
+        Expected(
+            **vars(estimate(error)),
+            mean_error=error.mean_error if error.errors else None,
+            errors=dict(error.errors),
+        )
+        for error in reference.validated
+    ]
 
 
 def _answers(

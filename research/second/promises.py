@@ -32,7 +32,13 @@ from calift_core.analysis.choosing import calibrated
 from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator, score_probs
 from calift_core.calibration.decisions import choose_threshold, keep
-from calift_core.calibration.unlabelled import ESTIMATORS, EstimatorError, recommended
+from calift_core.calibration.unlabelled import (
+    AVERAGE,
+    DIFFERENCE,
+    THRESHOLD,
+    EstimatorError,
+    recommended,
+)
 from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import choose_calibrator, part_of
@@ -40,6 +46,8 @@ from calift_core.shipping.exported_scores import stored_tests
 from calift_core.shipping.promises import LEVEL, RISKS
 from calift_core.shipping.reference import reference_of
 
+#: Those that the study knew.
+ESTIMATORS = (AVERAGE, DIFFERENCE, THRESHOLD)
 #: An estimate of an estimator that the other shifts recommend.
 CHOSEN = "recommended by the other shifts"
 

@@ -625,6 +625,9 @@ def test_watch__of_an_export_says_what_its_run_says(
     bad.write_bytes(b"none")
     paths = listed([str(paintings), str(bad)])
     told: list[int] = []
+    # Four of each ID image: of 14 alone a permutation test of 24 others cannot be sure.
+    many = {"logits": np.tile(own.logits, (4, 1)), "labels": np.tile(own.labels, 4)}
+    reference = replace(reference, **many)
     found = watch(model, reference, paths, batch_size=10, on_progress=told.append)
     assert (found.n, list(found.unreadable), told[-1]) == (24, [str(bad)], 25)
     probs = model.predict(paths[:24]).probs
@@ -636,19 +639,18 @@ def test_watch__of_an_export_says_what_its_run_says(
     for one in found.expected:
         assert one.errors["art"] == pytest.approx(one.value - right, abs=1e-5)
         assert one.mean_error == pytest.approx(abs(one.errors["art"]))
-    assert found.drift.p_value <= 0.01
+    assert found.drift.p_value < 0.01
     # The shift is known; as sure as before and wrong: who reads the answer must read that.
     assert found.familiar is not None
     assert (found.familiar.nearest, (found.unknown is None)) == (
-        "art", found.answer.mean_error <= 0.1
+        "art", found.answer.mean_error <= 0.06
     )  # fmt: skip
     alike = watch(model, reference, listed([str(photos)]))
     assert (alike.drift.p_value > 0.01, alike.unknown) == (True, None)
     assert "by sampling): they cannot be told from those of validation" in alike.sentence
     assert sum(share.here for share in found.shares) == pytest.approx(1)
     # Against a shift that hardly moved they are further off than all that is known.
-    many = {"logits": np.tile(own.logits, (4, 1)), "labels": np.tile(own.labels, 4)}
-    near = replace(reference, **many, shifts={"art": own.logits + np.float32(1e-3)})
+    near = replace(reference, shifts={"art": own.logits + np.float32(1e-3)})
     off = watch(model, near, paths)
     assert off.sentence.startswith("How many of 24 images are right is unknown: they are further")
     assert "None of these may be used" in report_html(off, "off")

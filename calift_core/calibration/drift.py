@@ -1,0 +1,166 @@
+"""Whether sets of vectors are alike: a test of two, and where a new one lies among known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from calift_core.calibration.bins import Doubles, Floats
+from calift_core.errors import PredictionsError, SpecError
+
+#: Rows of each side that a distance is computed on at most: its memory is their product.
+DRIFT_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Whether two sets are alike.
+
+    Attributes:
+        distance: the squared energy distance, in units of the values; 0 where the sets are of one
+            distribution, but for noise.
+        p_value: share of relabellings with a distance as large; never 0.
+    """
+
+    distance: float
+    p_value: float
+    n_reference: int
+    n: int
+
+
+def energy_drift(
+    reference: Floats, values: Floats, *, n_permutations: int = 499, seed: int = 0
+) -> Drift:
+    """The energy distance between two sets of vectors, with a permutation test.
+
+    `2 E|X − Y| − E|X − X'| − E|Y − Y'|` (Székely & Rizzo 2013) over at most `DRIFT_ROWS` drawn rows
+    of each. It is 0 for two equal distributions alone.
+
+    Args:
+        reference: (N, K).
+        values: (M, K).
+
+    Raises:
+        PredictionsError: K differs, or a side has fewer than 2 rows.
+        SpecError: n_permutations < 1.
+    """
+    if n_permutations < 1:
+        raise SpecError(f"n_permutations must be ≥ 1, got {n_permutations}")
+    x, y = np.asarray(reference, np.float64), np.asarray(values, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise PredictionsError(
+            "reference and values must be (N, K) and (M, K) with 2 rows or more, got "
+            f"{x.shape} and {y.shape}"
+        )
+    from scipy.spatial.distance import cdist
+
+    rng = np.random.default_rng(seed)
+    x, y = _drawn_rows(x, rng), _drawn_rows(y, rng)
+    n, m = len(x), len(y)
+    both = np.concatenate([x, y])
+    distances = cdist(both, both)
+    total = distances.sum()
+
+    def distance(first: Doubles) -> float:
+        """With s = 1 in the first set: the three means from one product."""
+        inner = first @ distances
+        within_x = float(inner @ first)
+        across = float(inner.sum()) - within_x
+        within_y = float(total) - within_x - 2 * across
+        return 2 * across / (n * m) - within_x / n**2 - within_y / m**2
+
+    own = np.zeros(n + m)
+    own[:n] = 1.0
+    found = distance(own)
+    as_large = sum(distance(rng.permutation(own)) >= found - 1e-12 for _ in range(n_permutations))
+    return Drift(found, (1 + as_large) / (1 + n_permutations), n, m)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How near a set lies to what is known: the ID data and the labelled shifts.
+
+    Squared energy distances without bias, which may be a little below 0.
+
+    Attributes:
+        error: its standard error, for the set's own sampling.
+        largest: the largest of a labelled shift to the ID data.
+        usual: the median of the labelled shifts' distances to their own nearest known set.
+    """
+
+    distance: float
+    error: float
+    largest: float
+    nearest: str
+    nearest_distance: float
+    nearest_error: float
+    usual: float
+
+    @property
+    def further(self) -> bool:
+        """Whether it is further from ID data than every known shift, beyond two standard errors."""
+        return self.distance - 2 * self.error > self.largest
+
+    @property
+    def unlike(self) -> bool:
+        """Whether it is further from its nearest than is usual among known shifts, likewise."""
+        return self.nearest_distance - 2 * self.nearest_error > self.usual
+
+
+def familiarity(
+    reference: Floats, shifts: Mapping[str, Floats], values: Floats, *, seed: int = 0
+) -> Familiarity | None:
+    """Compare a set of vectors with ID data and with shifts whose labels are known.
+
+    Args:
+        reference: (N, K) of ID data, called `ID` in the answer.
+        shifts: name → (N, K).
+        values: (M, K).
+
+    Returns:
+        None where there is no shift.
+    """
+    from scipy.spatial.distance import cdist
+
+    if not shifts:
+        return None
+    rng = np.random.default_rng(seed)
+    known = {"ID": _drawn_rows(reference, rng)}
+    known |= {name: _drawn_rows(rows, rng) for name, rows in shifts.items()}
+    new = _drawn_rows(values, rng)
+
+    def within(rows: Doubles) -> float:
+        return float(cdist(rows, rows).sum()) / max(1, len(rows) * (len(rows) - 1))
+
+    own = {name: within(rows) for name, rows in known.items()}
+    among = {
+        (a, b): 2 * float(cdist(known[a], known[b]).mean()) - own[a] - own[b]
+        for a, b in combinations(known, 2)
+    }
+    apart = cdist(new, new).sum(axis=1) / max(1, len(new) - 1)
+    found, error = {}, {}
+    for name, rows in known.items():
+        across = cdist(new, rows).mean(axis=1)
+        found[name] = float((2 * across - apart).mean()) - own[name]
+        error[name] = 2 * float((across - apart).std()) / len(new) ** 0.5
+    near = [min(v for pair, v in among.items() if name in pair) for name in shifts]
+    nearest = min(found, key=found.__getitem__)
+    return Familiarity(
+        distance=found["ID"],
+        error=error["ID"],
+        largest=max(among["ID", name] for name in shifts),
+        nearest=nearest,
+        nearest_distance=found[nearest],
+        nearest_error=error[nearest],
+        usual=float(np.median(near)),
+    )
+
+
+def _drawn_rows(rows: Floats, rng: np.random.Generator) -> Doubles:
+    every: Doubles = np.asarray(rows, np.float64)
+    if len(every) <= DRIFT_ROWS:
+        return every
+    return every[rng.choice(len(every), DRIFT_ROWS, replace=False)]
