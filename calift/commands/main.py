@@ -31,6 +31,7 @@ from calift.commands import (
     slurm,
     stack,
     sweeps,
+    watching,
 )
 from calift.commands.console import err, is_local_path, out, print_json
 from calift.commands.push import push
@@ -177,7 +178,7 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None] | typer.Typer, str]]] = {
         ("export", shipping.export, "calift export runs/photos models/photos"),
         ("predict", shipping.predict, "calift predict models/photos /data/new --out answers.csv"),
         ("serve", shipping.serve, "calift serve models/photos --port 8080"),
-        ("watch", shipping.watch, "calift watch models/photos /data/new"),
+        ("watch", watching.watch, "calift watch models/photos /data/new"),
         ("push", push, "calift push runs/photos --to tensorboard:logs"),
     ],
     "Service": [

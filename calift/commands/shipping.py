@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,9 +27,6 @@ from calift.commands.local import stop_on_signal
 from calift_core.errors import SpecError
 from calift_core.home import calift_home
 from calift_core.installed import install_extra
-
-if TYPE_CHECKING:
-    from calift_core.shipping.watching import Watched
 
 RunFolder = Annotated[
     Path,
@@ -312,7 +309,7 @@ def _with_progress(
     batches: Iterator[list[dict[str, Any]]], total: int, done: int
 ) -> Iterator[list[dict[str, Any]]]:
     """The same batches, with a bar on a terminal's error stream."""
-    with _bar(total, done) as tell:
+    with progress_bar(total, done) as tell:
         for batch in batches:
             yield batch
             done += len(batch)
@@ -320,7 +317,7 @@ def _with_progress(
 
 
 @contextmanager
-def _bar(total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal's error stream; gives what is told how many are done."""
     count = TextColumn("{task.completed:,} of {task.total:,}")
     columns = (count, BarColumn(), TimeRemainingColumn())
@@ -397,91 +394,3 @@ def _listener(host: str, port: int) -> socket.socket:
             hint="--port 0 takes a free one.",
         ) from None
     return listener
-
-
-def watch(
-    model: ModelFolder,
-    images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGES...", help="Image files, folders, manifests, or -."),
-    ],
-    page: Annotated[
-        Path | None, typer.Option("--out", help="Write an HTML page that stands alone.")
-    ] = None,
-    fail_below: Annotated[
-        float | None,
-        typer.Option(
-            help="Exit status 3 where the expected accuracy is below this fraction, or unknown."
-        ),
-    ] = None,
-    fail_on_drift: Annotated[
-        float | None, typer.Option(help="Exit status 3 where the drift's p-value is below this.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    as_json: JsonFlag = False,
-) -> None:
-    """Say how right a model is likely to be on images without labels, and whether they drifted.
-
-    Each way of estimating stands beside its own error on the shifts that the run was tested on.
-    Images that are further off than those, or unlike them, have an unknown accuracy.
-    """
-    require_torch()
-    from calift_core.data.listing import SkippedFiles
-    from calift_core.files import atomic_write_bytes
-    from calift_core.shipping import watching
-    from calift_core.shipping.classifier import CalibratedClassifier
-    from calift_core.shipping.predicting import listed
-    from calift_core.shipping.reference import read_reference
-
-    model = folder_of(model)
-    skipped = SkippedFiles()
-    paths = listed(images, skipped=skipped)
-    for note in skipped.notes:
-        err.print(note, markup=False)
-    reference = read_reference(model)
-    classifier = CalibratedClassifier.load(model, device=device)
-    with stop_on_signal() as stop, _bar(len(paths)) as done:
-        found = watching.watch(classifier, reference, paths, on_progress=done, stop=stop)
-    if page is not None:
-        title = f"{model.name} on {', '.join(images)[:80]}"
-        atomic_write_bytes(page, watching.report_html(found, title).encode())
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _show_watched(found)
-        if page is not None:
-            out.print(f"The page is {page}.", markup=False)
-    low = fail_below is not None and (found.unknown is not None or found.answer.value < fail_below)
-    drifted = fail_on_drift is not None and found.drift.p_value < fail_on_drift
-    if low or drifted:
-        how = "below the bound" if found.unknown is None else "unknown"
-        err.print("alarm: " + " and ".join(
-            [f"the expected accuracy is {how}"] * low + ["the images have drifted"] * drifted
-        ))  # fmt: skip
-        raise typer.Exit(3)
-
-
-def _show_watched(found: Watched) -> None:
-    from calift_core.shipping.watching import DRIFTED
-
-    out.print(f"{found.sentence} No measurement: labels of a few hundred would be.", markup=False)
-    title = None if found.unknown is None else "not to be used, see above"
-    table = Table("estimator", "expected", "95 %", "mean error on labelled shifts", title=title)
-    for one in found.expected:
-        mark = " ←" if one.estimator == found.recommended and found.unknown is None else ""
-        error = "–" if one.mean_error is None else f"{100 * one.mean_error:.1f} points"
-        ends = f"{100 * one.low:.1f} – {100 * one.high:.1f}"
-        table.add_row(one.estimator.replace("_", " ") + mark, percent(one.value), ends, error)
-    out.print(table)
-    drift = found.drift
-    phrase = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
-    out.print(
-        f"Logits {phrase} those of {found.reference} (energy distance {drift.distance:.3g}, "
-        f"p = {drift.p_value:.3f}).",
-        markup=False,
-    )
-    for image in found.unusual[:3]:
-        phrase = f"unusual: {image.path} ({image.label}, {percent(image.confidence)})"
-        out.print(phrase, markup=False)
-    if found.unreadable:
-        err.print(f"{len(found.unreadable):,} images could not be read.", markup=False)

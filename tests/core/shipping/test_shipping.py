@@ -44,6 +44,7 @@ from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 from calift_core.shipping.exported_scores import exported_scores
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
+from calift_core.shipping.following import FollowedBatch, chart_html, follow, read_log
 from calift_core.shipping.onnx import calibrator_module, export_onnx
 from calift_core.shipping.predicting import AnswerFile, listed, predict_files
 from calift_core.shipping.reference import read_reference
@@ -664,6 +665,45 @@ def test_watch__of_an_export_says_what_its_run_says(
         watch(model, reference, [str(bad)])
     with pytest.raises(CaliftError, match="stopped behind 0 of 25"):
         watch(model, reference, paths, stop=lambda: True)
+
+
+def test_follow__compares_each_image_once_and_goes_on_behind_what_its_log_names(
+    exported: Path, photos: Path, paintings: Path, tmp_path: Path
+) -> None:
+    model, reference = CalibratedClassifier.load(exported, device="cpu"), read_reference(exported)
+    own = [str(path) for path in sorted(photos.rglob("*.png"))]
+    art = [str(path) for path in sorted(paintings.rglob("*.png"))]
+    log, there, coming = tmp_path / "log.jsonl", own[:25], [[*own[:25], *art]]
+
+    def wait() -> bool:
+        if not coming:
+            return False
+        there[:] = coming.pop()
+        return True
+
+    def go_on() -> list[FollowedBatch]:
+        found = follow(
+            model, reference, lambda: there, batch=20, log=log, fail_below=1.0, wait=wait
+        )
+        return list(found)
+
+    first, second = go_on()
+    assert first.images == there[:20]
+    assert second.images == there[20:40]
+    assert read_log(log) == [first, second]
+    assert go_on() == []
+    # A line that was cut off while it was written is compared again; any other is refused.
+    text = log.read_text()
+    log.write_text(text[:-30])
+    (again,) = go_on()
+    assert again.model_dump(exclude={"at"}) == second.model_dump(exclude={"at"})
+    page = chart_html([first, again], "a <b>")
+    assert page.count("<tr>") == 3
+    assert "a &lt;b&gt;" in page
+    assert "ALARM" in first.line + again.line
+    log.write_text("none\n" + text)
+    with pytest.raises(DataError, match="line 1 of"):
+        go_on()
 
 
 def test_choice__of_a_format_to_come_is_refused() -> None:
