@@ -9,7 +9,6 @@ from typing import Any
 
 from backend.explore.memory import Remembered
 from backend.storage.artifacts import ArtifactStore
-from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.analysis.calibrators import is_perturbed
 from calift_core.analysis.choosing import Choice, choose_or_none
@@ -209,8 +208,10 @@ class StoreLibrary:
         """
         run, wanted = str(subject.source.run_id), file.metadata
         started = self._store.results.report(run)["model"].get("start_sha256", "")
-        filters = RunFilters(phases=("SUCCEEDED",), methods=("zero_shot",))
-        for one in self._store.runs.page(filters, limit=_ZERO_SHOT_RUNS)[0]:
+        finished = self._store.runs.page(
+            phase=("SUCCEEDED",), method=("zero_shot",), limit=_ZERO_SHOT_RUNS
+        )
+        for one in finished[0]:
             for stored in self._store.files.of_run(one.id, kind="predictions"):
                 found = self._open(stored.sha256)
                 if found.metadata.model_sha256 != started:

@@ -6,7 +6,6 @@ import logging
 import threading
 from contextlib import suppress
 
-from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
@@ -58,7 +57,7 @@ class ComparisonPrecomputer:
 
     def look(self) -> None:
         """Compare the finished runs that were not compared yet."""
-        newest, _, _ = self._store.runs.page(RunFilters(phases=("SUCCEEDED",)), limit=_NEWEST)
+        newest, _, _ = self._store.runs.page(phase=("SUCCEEDED",), limit=_NEWEST)
         for run in newest:
             seen = (run.id, run.revision)
             if seen not in self._done and not self._stopping.is_set():
@@ -79,13 +78,17 @@ class ComparisonPrecomputer:
 
     def _others(self, run: RunSummary) -> list[str]:
         """The zero-shot run that pages set it against, and the runs of its sweep."""
-        alike = RunFilters(
-            phases=("SUCCEEDED",), methods=("zero_shot",), models=(run.model,), suites=(run.suite,)
-        )
         found = []
         if run.method not in ("zero_shot", "imported"):
-            found += self._store.runs.page(alike, limit=1)[0]
+            found += self._store.runs.page(
+                phase=("SUCCEEDED",),
+                method=("zero_shot",),
+                model=(run.model,),
+                suite=(run.suite,),
+                limit=1,
+            )[0]
         if run.sweep_id is not None:
-            mates = RunFilters(phases=("SUCCEEDED",), sweep=run.sweep_id)
-            found += self._store.runs.page(mates, limit=_MATES)[0]
+            found += self._store.runs.page(sweep=run.sweep_id, phase=("SUCCEEDED",), limit=_MATES)[
+                0
+            ]
         return [other for other in dict.fromkeys(one.id for one in found) if other != run.id]

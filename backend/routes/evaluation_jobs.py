@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi import APIRouter, Body, Depends, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -13,7 +13,6 @@ from backend.routes.deps import (
     IdempotencyKey,
     JobId,
     PrincipalDep,
-    RequestId,
     ServicesDep,
     StoreDep,
     allow,
@@ -22,7 +21,10 @@ from backend.routes.deps import (
     turn_for,
 )
 from backend.routes.events import STREAM, After, LogBytes, LogOffset, LogTail, StartAfter, follow
+from backend.routes.queueing import QueueingDep
 from backend.services.submission import body_hash
+from backend.store.jobs import JobRequest
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,
@@ -55,10 +57,9 @@ Asked = Annotated[EvaluationSubmit, Body(openapi_examples=_EXAMPLES)]
 @allow("submit")
 def submit_evaluation(
     body: Asked,
-    response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
-    request_id: RequestId,
+    queueing: QueueingDep,
     key: IdempotencyKey = None,
 ) -> EvaluationJob:
     """Queue an evaluation of finished runs, which puts its results under each of them.
@@ -67,33 +68,16 @@ def submit_evaluation(
     same images under the same name, is passed over. A submit token judges its own runs alone: the
     results change their reports. The same `Idempotency-Key` and body give the same job again.
     """
-    jobs = services.store.evaluation_jobs
+
+    def make() -> tuple[EvaluationJobSpec, JobRequest]:
+        check_priority(principal, body.priority)
+        services.evaluation_submission.demand(body.spec)
+        for run_id in body.spec.runs:
+            check_owner(services, principal, run_id)
+        return body.spec, {"priority": body.priority, "max_attempts": body.max_attempts}
+
     meaning = body_hash("evaluate", body.model_dump())
-    if earlier := services.store.runs.earlier_request(principal.token_id, key, meaning):
-        return _accepted(services, response, jobs.get(earlier))
-    check_priority(principal, body.priority)
-    spec = body.spec
-    services.evaluation_submission.demand(spec)
-    for run_id in spec.runs:
-        check_owner(services, principal, run_id)
-    job_id = jobs.submit(
-        spec,
-        priority=body.priority,
-        max_attempts=body.max_attempts,
-        idempotency_key=key,
-        body_hash=meaning,
-        token_id=principal.token_id,
-        submitted_by=principal.name,
-        request_id=request_id,
-        max_queued=services.settings.max_queued,
-    )
-    return _accepted(services, response, jobs.get(job_id))
-
-
-def _accepted(services: ServicesDep, response: Response, job: EvaluationJob) -> EvaluationJob:
-    services.housekeeper.wake()
-    response.headers["Location"] = f"/api/v1/evaluation-jobs/{job.id}"
-    return job
+    return queueing.submit(services.store.evaluation_jobs, key, meaning, make)
 
 
 @router.post("/evaluations/validate", dependencies=[turn_for("scans")])
@@ -143,18 +127,19 @@ def delete_evaluation_job(job_id: JobId, services: ServicesDep) -> None:
 @router.post("/evaluation-jobs/{job_id}/cancel", status_code=202)
 @allow("submit")
 def cancel_evaluation_job(
-    job_id: JobId, response: Response, services: ServicesDep
+    job_id: JobId, services: ServicesDep, queueing: QueueingDep
 ) -> EvaluationJob:
     """Ask a job to stop; repeatable. What it has finished stays under the runs."""
-    return _accepted(services, response, services.store.evaluation_jobs.request_cancel(job_id))
+    return queueing.cancel(services.store.evaluation_jobs, job_id)
 
 
 @router.post("/evaluation-jobs/{job_id}/retry", status_code=202)
 @allow("submit")
-def retry_evaluation_job(job_id: JobId, response: Response, services: ServicesDep) -> EvaluationJob:
+def retry_evaluation_job(
+    job_id: JobId, services: ServicesDep, queueing: QueueingDep
+) -> EvaluationJob:
     """Queue a failed or cancelled job again; it goes on where it was."""
-    job = services.store.evaluation_jobs.retry(job_id, max_queued=services.settings.max_queued)
-    return _accepted(services, response, job)
+    return queueing.retry(services.store.evaluation_jobs, job_id)
 
 
 @router.get("/evaluation-jobs/{job_id}/evaluations")

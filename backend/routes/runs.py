@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi import APIRouter, Body, Depends, Query
 from pydantic import ValidationError
 
 from backend.http.problems import of_faults
 from backend.routes.deps import (
     IdempotencyKey,
     PrincipalDep,
-    RequestId,
     RunId,
     ServicesDep,
     StoreDep,
@@ -23,19 +22,19 @@ from backend.routes.deps import (
     skip_owner_check,
     turn_for,
 )
+from backend.routes.queueing import QueueingDep
 from backend.services.submission import body_hash, check_text, invalid_spec, merge_patch
-from backend.store.runs import RunFilters
+from backend.store.jobs import JobRequest
 from calift_core.schema.base import JsonObject
-from calift_core.schema.wire.queries import MAX_CHOICES, Cursor, Limit
+from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire.queries import RunsQuery
 from calift_core.schema.wire.runs import (
     RunClone,
     RunDetail,
     RunPage,
     RunPatch,
-    RunPhase,
     RunSubmit,
     RunSummary,
-    SortKey,
     Validation,
 )
 
@@ -95,40 +94,23 @@ SubmissionDep = Annotated[_Submitted, Depends(_read_submission)]
 @allow("submit")
 def submit_run(
     submitted: SubmissionDep,
-    response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
-    request_id: RequestId,
+    queueing: QueueingDep,
     key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a run: a RunSpec, bare or as `spec` beside `priority` and `max_attempts`.
 
     The same `Idempotency-Key` and body give the same run again.
     """
-    body, runs = submitted.wanted, services.store.runs
-    meaning = body_hash("submit", body.model_dump())
-    if earlier := runs.earlier_request(principal.token_id, key, meaning):
-        return _accepted(services, response, runs.get(earlier))
-    check_priority(principal, body.priority)
-    spec = services.submission.parse(body.spec, prefix=submitted.pointer)
-    run_id = runs.submit(
-        spec,
-        priority=body.priority,
-        max_attempts=body.max_attempts,
-        idempotency_key=key,
-        body_hash=meaning,
-        token_id=principal.token_id,
-        submitted_by=principal.name,
-        request_id=request_id,
-        max_queued=services.settings.max_queued,
-    )
-    return _accepted(services, response, runs.get(run_id))
+    body = submitted.wanted
 
+    def make() -> tuple[RunSpec, JobRequest]:
+        check_priority(principal, body.priority)
+        spec = services.submission.parse(body.spec, prefix=submitted.pointer)
+        return spec, {"priority": body.priority, "max_attempts": body.max_attempts}
 
-def _accepted(services: ServicesDep, response: Response, run: RunDetail) -> RunDetail:
-    services.housekeeper.wake()
-    response.headers["Location"] = f"/api/v1/runs/{run.id}"
-    return run
+    return queueing.submit(services.store.runs, key, body_hash("submit", body.model_dump()), make)
 
 
 @router.post("/runs/validate", dependencies=[turn_for("scans")])
@@ -141,36 +123,9 @@ def validate_run(submitted: SubmissionDep, services: ServicesDep) -> Validation:
 
 @router.get("/runs")
 @allow("read")
-def list_runs(
-    store: StoreDep,
-    phase: Annotated[
-        list[RunPhase], Query(max_length=MAX_CHOICES, description="Any of these")
-    ] = [],  # noqa: B006
-    method: Annotated[list[str], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
-    model: Annotated[
-        list[str], Query(max_length=MAX_CHOICES, description="`name/weights`, any of these")
-    ] = [],  # noqa: B006
-    suite: Annotated[list[str], Query(max_length=MAX_CHOICES, description="Any of these")] = [],  # noqa: B006
-    tag: Annotated[list[str], Query(max_length=20, description="All of these")] = [],  # noqa: B006
-    q: Annotated[str, Query(max_length=200, description="Words in name, notes or id")] = "",
-    archived: Annotated[
-        Literal["false", "true", "any"], Query(description="Whether archived ones are shown")
-    ] = "false",
-    sort: SortKey = "-created",
-    cursor: Cursor = None,
-    limit: Limit = 50,
-) -> RunPage:
+def list_runs(store: StoreDep, query: Annotated[RunsQuery, Query()]) -> RunPage:
     """Runs, filtered and sorted on the server. Missing numbers sort last."""
-    filters = RunFilters(
-        phases=tuple(phase),
-        methods=tuple(method),
-        models=tuple(model),
-        suites=tuple(suite),
-        tags=tuple(tag),
-        text=q,
-        archived=None if archived == "any" else archived == "true",
-    )
-    items, next_cursor, total = store.runs.page(filters, sort=sort, cursor=cursor, limit=limit)
+    items, next_cursor, total = store.runs.page(query)
     return RunPage(items=items, next_cursor=next_cursor, total=total)
 
 
@@ -219,17 +174,16 @@ def delete_run(run_id: RunId, services: ServicesDep) -> None:
 
 @router.post("/runs/{run_id}/cancel", status_code=202)
 @allow("submit")
-def cancel_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDetail:
+def cancel_run(run_id: RunId, services: ServicesDep, queueing: QueueingDep) -> RunDetail:
     """Ask a run to stop; repeatable. A working run is CANCELLING until its checkpoint is safe."""
-    return _accepted(services, response, services.store.runs.request_cancel(run_id))
+    return queueing.cancel(services.store.runs, run_id)
 
 
 @router.post("/runs/{run_id}/retry", status_code=202)
 @allow("submit")
-def retry_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDetail:
+def retry_run(run_id: RunId, services: ServicesDep, queueing: QueueingDep) -> RunDetail:
     """Queue a failed or cancelled run again; it goes on from its newest checkpoint."""
-    run = services.store.runs.retry(run_id, max_queued=services.settings.max_queued)
-    return _accepted(services, response, run)
+    return queueing.retry(services.store.runs, run_id)
 
 
 @router.post("/runs/{run_id}/clone", status_code=202)
@@ -238,10 +192,9 @@ def retry_run(run_id: RunId, response: Response, services: ServicesDep) -> RunDe
 def clone_run(
     run_id: RunId,
     body: RunClone,
-    response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
-    request_id: RequestId,
+    queueing: QueueingDep,
     key: IdempotencyKey = None,
 ) -> RunDetail:
     """Queue a new run with this one's spec and some changes (RFC 7396 merge patch).
@@ -249,30 +202,21 @@ def clone_run(
     Its priority is the source's where the token may have it, else 0. The same `Idempotency-Key` and
     body give the same run again.
     """
-    runs = services.store.runs
+
+    def make() -> tuple[RunSpec, JobRequest]:
+        source = services.store.runs.get(run_id)
+        if faults := check_text(body.changes, "#/changes"):
+            raise invalid_spec(faults)
+        changed: dict[str, Any] = merge_patch(source.spec, body.changes)
+        if body.name is not None:
+            changed["name"] = body.name
+        elif "name" not in body.changes:
+            changed["name"] = f"{source.name[:112]} (copy)"
+        return services.submission.parse(changed, prefix="#/changes"), {
+            "priority": min(source.priority, most_priority(principal)),
+            "max_attempts": source.max_attempts,
+            "cloned_from": run_id,
+        }
+
     meaning = body_hash(f"clone {run_id}", body.model_dump())
-    if earlier := runs.earlier_request(principal.token_id, key, meaning):
-        return _accepted(services, response, runs.get(earlier))
-    source = runs.get(run_id)
-    faults = check_text(body.changes, "#/changes")
-    if faults:
-        raise invalid_spec(faults)
-    changed: dict[str, Any] = merge_patch(source.spec, body.changes)
-    if body.name is not None:
-        changed["name"] = body.name
-    elif "name" not in body.changes:
-        changed["name"] = f"{source.name[:112]} (copy)"
-    spec = services.submission.parse(changed, prefix="#/changes")
-    new_id = runs.submit(
-        spec,
-        priority=min(source.priority, most_priority(principal)),
-        max_attempts=source.max_attempts,
-        idempotency_key=key,
-        body_hash=meaning,
-        cloned_from=run_id,
-        token_id=principal.token_id,
-        submitted_by=principal.name,
-        request_id=request_id,
-        max_queued=services.settings.max_queued,
-    )
-    return _accepted(services, response, runs.get(new_id))
+    return queueing.submit(services.store.runs, key, meaning, make)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
 from backend.http.concurrency import Place
@@ -23,7 +24,6 @@ from backend.routes.deps import (
     turn_for,
 )
 from backend.routes.files import knows
-from backend.services.thumbnails import Thumbnail
 from backend.store.cursors import scope_of
 from calift_core.analysis.gallery import compared_looks, hashes_of
 from calift_core.data.duplicates import near_copies
@@ -48,7 +48,39 @@ from calift_core.schema.wire.results import (
 router = APIRouter(tags=["results"])
 
 
-ThumbnailPlace = Annotated[Place, place_for("thumbnails")]
+class _Drawing:
+    """How a picture is wanted, and by whom."""
+
+    def __init__(
+        self,
+        services: ServicesDep,
+        principal: PrincipalDep,
+        place: Annotated[Place, place_for("thumbnails")],
+        size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
+        known: IfNoneMatch = None,
+    ) -> None:
+        self._services, self._principal, self._place = services, principal, place
+        self._size, self._known = size, known
+
+    async def draw(self, request: Callable[[int], dict[str, object]]) -> Response:
+        """A picture, or word that the browser has it."""
+        async with self._services.limits["analyses"].turn(self._principal.name):
+            asked = await run_in_threadpool(request, self._size)
+        picture = await self._services.thumbnails.draw(asked, self._place.turn)
+        digest = hashlib.sha256(picture.body).hexdigest()
+        headers = {"ETag": f'"{digest}"', "Cache-Control": "private, no-cache"}
+        if self._known is not None and knows(self._known, digest):
+            return Response(status_code=304, headers=headers)
+        headers["X-Content-Type-Options"] = "nosniff"
+        return Response(picture.body, media_type=picture.media_type, headers=headers)
+
+
+def _responses(description: str) -> dict[int | str, dict[str, Any]]:
+    content: dict[str, Any] = {"image/png": {}, "image/jpeg": {}}
+    return {
+        200: {"content": content, "description": description},
+        304: {"description": "The copy with this ETag is still the image"},
+    }
 
 
 @router.get("/evaluations/{evaluation_id}/samples", dependencies=[ANALYSIS])
@@ -173,23 +205,14 @@ def list_sample_answers(
 @router.get(
     "/samples/{evaluation_id}/{sample_id:path}/thumbnail",
     response_class=Response,
-    responses={
-        200: {
-            "content": {"image/png": {}, "image/jpeg": {}},
-            "description": "The image as the model saw it, with its corruption",
-        },
-        304: {"description": "The copy with this ETag is still the image"},
-    },
+    responses=_responses("The image as the model saw it, with its corruption"),
 )
 @allow("read")
 async def get_thumbnail(
     evaluation_id: EvaluationId,
     sample_id: Annotated[str, Path(max_length=1024, description="A sample's id")],
     services: ServicesDep,
-    principal: PrincipalDep,
-    place: ThumbnailPlace,
-    size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
-    known: IfNoneMatch = None,
+    drawing: Annotated[_Drawing, Depends()],
 ) -> Response:
     """The image of a sample, found by the data that its run named.
 
@@ -197,36 +220,25 @@ async def get_thumbnail(
     CALIFT_DATA_ROOTS. 404 with the code `NO_IMAGE` where none is known.
     """
 
-    def thumbnail_request() -> dict[str, object]:
+    def request(size: int) -> dict[str, object]:
         evaluation = services.store.results.get_evaluation(evaluation_id)
         label = services.explorer.label_of(services.library.subject_of(evaluation), sample_id)
         return services.thumbnails.request(evaluation, sample_id, label, size)
 
-    async with services.limits["analyses"].turn(principal.name):
-        asked = await run_in_threadpool(thumbnail_request)
-    return _shown(await services.thumbnails.draw(asked, place.turn), known)
+    return await drawing.draw(request)
 
 
 @router.get(
     "/runs/{run_id}/training-images/{sample_id:path}/thumbnail",
     response_class=Response,
-    responses={
-        200: {
-            "content": {"image/png": {}, "image/jpeg": {}},
-            "description": "The image as it lies in the training part, without augmentation",
-        },
-        304: {"description": "The copy with this ETag is still the image"},
-    },
+    responses=_responses("The image as it lies in the training part, without augmentation"),
 )
 @allow("read")
 async def get_training_thumbnail(
     run_id: RunId,
     sample_id: Annotated[str, Path(max_length=1024, description="A training image's id")],
     services: ServicesDep,
-    principal: PrincipalDep,
-    place: ThumbnailPlace,
-    size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
-    known: IfNoneMatch = None,
+    drawing: Annotated[_Drawing, Depends()],
 ) -> Response:
     """One of the training images that a run can be compared with, as `try` names them.
 
@@ -234,20 +246,8 @@ async def get_training_thumbnail(
     of it, or with the code `NO_IMAGE` where no image is known.
     """
 
-    def thumbnail_request() -> dict[str, object]:
+    def request(size: int) -> dict[str, object]:
         label = services.library.training_label(run_id, sample_id)
-        return services.thumbnails.wish_of_training(run_id, sample_id, label, size)
+        return services.thumbnails.request_of_training(run_id, sample_id, label, size)
 
-    async with services.limits["analyses"].turn(principal.name):
-        asked = await run_in_threadpool(thumbnail_request)
-    return _shown(await services.thumbnails.draw(asked, place.turn), known)
-
-
-def _shown(picture: Thumbnail, known: str | None) -> Response:
-    """A picture, or word that the browser has it."""
-    digest = hashlib.sha256(picture.body).hexdigest()
-    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, no-cache"}
-    if known is not None and knows(known, digest):
-        return Response(status_code=304, headers=headers)
-    headers["X-Content-Type-Options"] = "nosniff"
-    return Response(picture.body, media_type=picture.media_type, headers=headers)
+    return await drawing.draw(request)

@@ -20,7 +20,6 @@ from backend.routes.deps import (
     turn_for,
 )
 from backend.services.submission import body_hash
-from backend.store.runs import RunFilters
 from calift_core.schema.base import JsonObject
 from calift_core.schema.wire.queries import Cursor, Limit
 from calift_core.schema.wire.runs import RunPage, SortKey
@@ -137,7 +136,7 @@ def list_sweep_runs(
     """The runs that a sweep has queued so far, archived ones too."""
     store.sweeps.summary(sweep_id)
     items, next_cursor, total = store.runs.page(
-        RunFilters(archived=None, sweep=sweep_id), sort=sort, cursor=cursor, limit=limit
+        sweep=sweep_id, archived="any", sort=sort, cursor=cursor, limit=limit
     )
     return RunPage(items=items, next_cursor=next_cursor, total=total)
 

@@ -10,16 +10,15 @@ from backend.http.problems import HttpError
 from backend.services.submission import Submission
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
-from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.operations import (
     MOST_AT_ONCE,
     Bulk,
     BulkDone,
-    BulkFilter,
     Refusal,
 )
+from calift_core.schema.wire.queries import RunFilter, RunsQuery
 
 _MOST_TAGS = 20
 
@@ -81,19 +80,11 @@ class BulkActions:
         found = list(islice(self._found(bulk.filter), MOST_AT_ONCE + 1))
         return found[:MOST_AT_ONCE], len(found) > MOST_AT_ONCE
 
-    def _found(self, wanted: BulkFilter) -> Iterable[str]:
-        filters = RunFilters(
-            phases=tuple(wanted.phase),
-            methods=tuple(wanted.method),
-            models=tuple(wanted.model),
-            suites=tuple(wanted.suite),
-            tags=tuple(wanted.tag),
-            text=wanted.q,
-            archived=wanted.archived,
-        )
+    def _found(self, wanted: RunFilter) -> Iterable[str]:
+        query = RunsQuery.of(wanted, {"limit": 200})
         cursor: str | None = None
         while True:
-            items, cursor, _ = self._store.runs.page(filters, cursor=cursor, limit=200)
+            items, cursor, _ = self._store.runs.page(query, cursor=cursor)
             yield from (run.id for run in items)
             if cursor is None:
                 return

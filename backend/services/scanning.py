@@ -209,9 +209,11 @@ class Scanner:
         )  # fmt: skip
         test = loaded.parts.get("test")
         chosen = [] if test is None else _spread(test)
-        return found, [self._wish(spec, loaded.name, test, at) for at in chosen]
+        return found, [self._thumbnail_request(spec, loaded.name, test, at) for at in chosen]
 
-    def _wish(self, spec: SuiteSpec, name: str, test: ImageSet | None, at: int) -> dict[str, Any]:
+    def _thumbnail_request(
+        self, spec: SuiteSpec, name: str, test: ImageSet | None, at: int
+    ) -> dict[str, Any]:
         assert test is not None
         return {
             "imported": False,

@@ -87,53 +87,45 @@ class Thumbnails:
         """
         spec = self._store.runs.spec(evaluation.run_id)
         imported = evaluation.method == "imported"
-        suites = [] if imported else self._suites(spec.get("suite") or {}, evaluation)
-        roots = [str(root) for root in self._settings.data_roots]
-        if imported and not roots:
+        if imported and not self._settings.data_roots:
             raise _no_image(
                 "no image of this sample is known: its predictions were imported, and no folder of "
                 "images is registered.",
                 _REGISTERED,
             )
-        if not imported and not suites:
-            raise _outside()
-        return {
-            "imported": imported,
-            "roots": roots,
-            "size": size,
-            "request": {
-                "suites": suites,
-                "dataset": evaluation.dataset,
-                "role": evaluation.role,
-                "corruption": evaluation.corruption,
-                "severity": evaluation.severity,
-                "sample": sample,
-                "label": label,
-            },
-        }
+        return self._request(
+            [] if imported else self._suites(spec.get("suite") or {}, evaluation),
+            size,
+            imported=imported,
+            sample=sample,
+            label=label,
+            **evaluation.model_dump(include={"dataset", "role", "corruption", "severity"}),
+        )
 
-    def wish_of_training(self, run_id: str, sample: str, label: int, size: int) -> dict[str, Any]:
+    def request_of_training(
+        self, run_id: str, sample: str, label: int, size: int
+    ) -> dict[str, Any]:
         """What the child is asked about an image of a run's training part.
 
         Raises:
             HttpError: 404, the run names no data that this service may read.
         """
         suite = dict(self._store.runs.spec(run_id).get("suite") or {})
-        if not suite or not self._may_read(suite["id"]):
+        readable = [self._readable(suite)] if suite and self._may_read(suite["id"]) else []
+        return self._request(
+            readable, size, dataset="train", role="train", sample=sample, label=label
+        )
+
+    def _request(
+        self, suites: list[dict[str, Any]], size: int, *, imported: bool = False, **image: Any
+    ) -> dict[str, Any]:
+        if not imported and not suites:
             raise _outside()
         return {
-            "imported": False,
+            "imported": imported,
             "roots": [str(root) for root in self._settings.data_roots],
             "size": size,
-            "request": {
-                "suites": [self._readable(suite)],
-                "dataset": "train",
-                "role": "train",
-                "corruption": None,
-                "severity": None,
-                "sample": sample,
-                "label": label,
-            },
+            "request": {"suites": suites, "corruption": None, "severity": None, **image},
         }
 
     def _suites(self, own: Mapping[str, Any], evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -41,22 +40,9 @@ from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.report import SpectrumReport
 from calift_core.schema.spec import RunSpec
+from calift_core.schema.wire.queries import RunFilter, RunsQuery
 from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
 from calift_core.schema.wire.service import SuiteRuns
-
-
-@dataclass(frozen=True)
-class RunFilters:
-    """Which runs a list holds. Empty fields do not filter; `tags` must all be there."""
-
-    phases: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    suites: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    text: str = ""
-    archived: bool | None = False
-    sweep: str | None = None
 
 
 class Runs(Jobs[RunSpec, RunDetail]):
@@ -152,22 +138,18 @@ class Runs(Jobs[RunSpec, RunDetail]):
         return [summary_of(rows[run_id]) for run_id in run_ids]
 
     def page(
-        self,
-        filters: RunFilters | None = None,
-        *,
-        sort: SortKey = "-created",
-        cursor: str | None = None,
-        limit: int = 50,
+        self, query: RunsQuery | None = None, *, sweep: str | None = None, **params: Any
     ) -> tuple[list[RunSummary], str | None, int]:
-        """A page of runs, the cursor of the next one, and `how_many` match. Nulls come last.
+        """A page of runs, of one sweep or of all, the next cursor, and `how_many` match.
 
         Raises:
             CursorError: the cursor is of another list.
         """
-        filters = filters or RunFilters()
-        where = _conditions(filters)
-        scope = scope_of(filters, sort)
-        key, down = _sort_key(sort)
+        query = RunsQuery.of(query, params)
+        cursor, limit = query.cursor, query.limit
+        where = _conditions(query, sweep)
+        scope = scope_of(query.model_dump(exclude={"cursor", "limit"}), sweep)
+        key, down = _sort_key(query.sort)
         position: ColumnElement[bool] = literal(True)
         if cursor is not None:
             value, last_id = self._cursors.read(cursor, scope)
@@ -217,7 +199,7 @@ class Runs(Jobs[RunSpec, RunDetail]):
 
     def suites(self, phases: Sequence[RunPhase] = (), *, limit: int = 200) -> list[SuiteRuns]:
         """The suites of runs that are not archived, that of the newest run first."""
-        where = _conditions(RunFilters(phases=tuple(phases), archived=False))
+        where = _conditions(RunFilter(phase=tuple(phases)))
         newest = func.max(Run.created_at)
         with reading(self._engine) as connection:
             rows = connection.execute(
@@ -311,22 +293,22 @@ def _sort_key(sort: SortKey) -> tuple[ColumnElement[Any], bool]:
     return func.coalesce(Run.__table__.c[name], -1e300 if down else 1e300), down
 
 
-def _conditions(filters: RunFilters) -> list[ColumnElement[bool]]:
+def _conditions(filters: RunFilter, sweep: str | None = None) -> list[ColumnElement[bool]]:
     where: list[ColumnElement[bool]] = [_IS_RUN]
     for column, values in (
-        (Run.phase, filters.phases),
-        (Run.method, filters.methods),
-        (Run.model, filters.models),
-        (Run.suite, filters.suites),
+        (Run.phase, filters.phase),
+        (Run.method, filters.method),
+        (Run.model, filters.model),
+        (Run.suite, filters.suite),
     ):
         if values:
             where.append(column.in_(values))
-    where += [exists().where(RunTag.run_id == Run.id, RunTag.tag == tag) for tag in filters.tags]
-    if filters.archived is not None:
+    where += [exists().where(RunTag.run_id == Run.id, RunTag.tag == tag) for tag in filters.tag]
+    if filters.archived != "any":
         where.append(Run.archived.is_(filters.archived))
-    if filters.sweep is not None:
-        where.append(Run.sweep_id == filters.sweep)
-    for word in filters.text.split():
+    if sweep is not None:
+        where.append(Run.sweep_id == sweep)
+    for word in filters.q.split():
         where.append(
             or_(
                 Run.name.icontains(word, autoescape=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
@@ -87,7 +87,8 @@ def _plain(annotation: Any) -> Any:
     if origin is Annotated:
         return _plain(inner[0])
     if origin is tuple:
-        return list[_plain(inner[0])]  # type: ignore[misc]
+        one = _plain(inner[0])
+        return list[str if get_origin(one) is Literal else one]  # type: ignore[misc]
     if type(None) in inner:
         return Union[tuple(_plain(one) for one in inner)]  # noqa: UP007
     return annotation

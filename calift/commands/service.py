@@ -28,11 +28,12 @@ from calift.commands.console import (
 from calift.commands.evaluations import job_of, submit_job
 from calift.commands.follow import follow
 from calift.commands.local import corruptions_of, shifts_of
+from calift.commands.query_options import takes
 from calift_core.errors import SpecError
 from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.suite import absolute_uri
-from calift_core.schema.wire.queries import CompareQuery
+from calift_core.schema.wire.queries import CompareQuery, RunsQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
 from frontend import text
@@ -231,17 +232,11 @@ def runs_table(runs: Sequence[RunSummary], title: str | None = None) -> Table:
 
 
 @runs_app.command("list")
-def runs_list(
-    phase: Annotated[str | None, typer.Option(help="Only this phase, such as FAILED.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 25,
-    as_json: JsonFlag = False,
-) -> None:
-    """The newest runs."""
+@takes(RunsQuery, without=("archived",))
+def runs_list(query: RunsQuery, as_json: JsonFlag = False) -> None:
+    """The newest runs, or those that are asked for."""
     with make_client() as client:
-        page = client.runs(
-            phase=[phase.upper()] if phase else [], method=[method] if method else [], limit=limit
-        )
+        page = client.runs(query)
     if as_json:
         print_json(page.model_dump(mode="json"))
     elif not page.items:

@@ -18,9 +18,8 @@ from calift_core.schema.wire.operations import (
     Bulk,
     BulkAction,
     BulkDone,
-    BulkFilter,
 )
-from calift_core.schema.wire.queries import CurvesQuery
+from calift_core.schema.wire.queries import CurvesQuery, RunFilter, RunsQuery
 from calift_core.schema.wire.results import (
     Evaluation,
     Frontier,
@@ -37,7 +36,6 @@ from calift_core.schema.wire.runs import (
     RunPatch,
     RunSubmit,
     RunSummary,
-    SortKey,
     Validation,
 )
 
@@ -74,48 +72,9 @@ class RunCalls(Connection):
         body = RunSubmit(spec=_spec_body(spec))
         return self._read(self._send("POST", "/runs/validate", body=body), Validation)
 
-    def runs(
-        self,
-        *,
-        phase: Sequence[str] = (),
-        method: Sequence[str] = (),
-        model: Sequence[str] = (),
-        suite: Sequence[str] = (),
-        tag: Sequence[str] = (),
-        q: str = "",
-        archived: bool | None = False,
-        sort: SortKey = "-created",
-        cursor: str | None = None,
-        limit: int = 50,
-    ) -> RunPage:
-        """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words.
-
-        Args:
-            phase: such as `RUNNING`.
-            method: such as `carot`.
-            model: `name/weights`.
-            suite: the ID data.
-            tag: tags that must all be there.
-            q: words in name, notes or id.
-            archived: None shows both kinds.
-            sort: a key; with `-` from the top down. Missing numbers come last.
-            cursor: `next_cursor` of the page before.
-            limit: at most 200.
-        """
-        return self._get(
-            "/runs",
-            RunPage,
-            phase=list(phase),
-            method=list(method),
-            model=list(model),
-            suite=list(suite),
-            tag=list(tag),
-            q=q,
-            archived="any" if archived is None else archived,
-            sort=sort,
-            cursor=cursor,
-            limit=limit,
-        )
+    def runs(self, query: RunsQuery | None = None, **params: Any) -> RunPage:
+        """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words."""
+        return self._ask("/runs", RunPage, RunsQuery.of(query, params))
 
     def all_runs(self, **filters: Any) -> Iterator[RunSummary]:
         """Every run that matches, page by page; the filters are those of `runs`."""
@@ -334,7 +293,7 @@ class RunCalls(Connection):
         action: BulkAction,
         *,
         ids: Sequence[str] | None = None,
-        filter: BulkFilter | None = None,
+        filter: RunFilter | None = None,
         tags: Sequence[str] = (),
     ) -> BulkDone:
         """Cancel, retry, archive, tag or delete many runs, each by the rules of a single one.

@@ -99,7 +99,7 @@ def _filters() -> dict[str, Any]:
         "method": kinds,
         "suite": suites,
         "tag": state.split(tag_words),
-        "archived": None if archived else False,
+        "archived": "any" if archived else False,
         "sort": sort,
     }
 

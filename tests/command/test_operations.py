@@ -16,7 +16,7 @@ from backend.store.engine import open_engine, writing
 from calift.commands.main import main
 from calift_core.client import Client
 from calift_core.errors import SpecError
-from calift_core.schema.wire.operations import BulkFilter
+from calift_core.schema.wire.queries import RunFilter
 from tests.conftest import free_port, spec_of
 
 
@@ -70,7 +70,7 @@ def test_commands__workers_tokens_audit_and_prune(
     wanted = ["prune", "revoke_token", "make_token", "resume_worker", "drain_worker"]
     assert sorted(actions) == sorted(wanted)
     assert "drain_worker" in say("audit", "--target", "box-1")
-    done = client.change_runs("unarchive", filter=BulkFilter(archived=True))
+    done = client.change_runs("unarchive", filter=RunFilter(archived=True))
     assert done.done == [run_id]
     with pytest.raises(SpecError, match="give ids or filter"):
         client.change_runs("cancel")

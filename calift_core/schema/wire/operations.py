@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from calift_core.schema.base import Frozen
-from calift_core.schema.wire.runs import RunPhase
+from calift_core.schema.wire.queries import RunFilter, StorableText
 
 BulkAction = Literal["cancel", "retry", "archive", "unarchive", "delete", "tag", "untag"]
 #: Runs that one bulk action changes at most.
 MOST_AT_ONCE = 1000
-
-
-def _storable(text: str) -> str:
-    """Refuse what a database has no text for: NUL, and half of a surrogate pair."""
-    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("must hold no NUL and no surrogate")
-    return text
-
-
-_Text = Annotated[str, AfterValidator(_storable)]
-
-
-class BulkFilter(Frozen):
-    """Which runs a bulk action means; the same words as in `GET /runs`."""
-
-    phase: list[RunPhase] = Field(default_factory=list, max_length=20)
-    method: list[_Text] = Field(default_factory=list, max_length=200)
-    model: list[_Text] = Field(default_factory=list, max_length=200)
-    suite: list[_Text] = Field(default_factory=list, max_length=200)
-    tag: list[_Text] = Field(default_factory=list, max_length=20)
-    q: _Text = Field(default="", max_length=200)
-    archived: bool | None = False
 
 
 class Bulk(Frozen):
@@ -45,9 +23,9 @@ class Bulk(Frozen):
     """
 
     action: BulkAction
-    ids: list[_Text] | None = Field(default=None, min_length=1, max_length=MOST_AT_ONCE)
-    filter: BulkFilter | None = None
-    tags: list[_Text] = Field(default_factory=list, max_length=20)
+    ids: list[StorableText] | None = Field(default=None, min_length=1, max_length=MOST_AT_ONCE)
+    filter: RunFilter | None = None
+    tags: list[StorableText] = Field(default_factory=list, max_length=20)
 
     @model_validator(mode="after")
     def _one_of(self) -> Bulk:
@@ -55,7 +33,7 @@ class Bulk(Frozen):
             raise ValueError("give ids or filter, and not both")
         if (self.action in ("tag", "untag")) != bool(self.tags):
             raise ValueError("tags must be given for tag and untag, and for nothing else")
-        if self.action == "delete" and self.filter in (BulkFilter(), BulkFilter(archived=None)):
+        if self.action == "delete" and self.filter in (RunFilter(), RunFilter(archived="any")):
             raise ValueError("delete takes ids, or a filter that leaves something out")
         return self
 
@@ -110,7 +88,7 @@ Page = Literal[
 class ViewSave(Frozen):
     """A page of the dashboard with what stands behind the `?` of its address."""
 
-    name: _Text = Field(min_length=1, max_length=120, pattern=r"\S")
+    name: StorableText = Field(min_length=1, max_length=120, pattern=r"\S")
     page: Page
     query: str = Field(default="", max_length=8000, pattern=r"^[!-~]*$")
 
@@ -126,10 +104,10 @@ class SavedView(ViewSave):
 class TokenMake(Frozen):
     """A token to be made. Runs belong to its `owner`."""
 
-    owner: _Text = Field(min_length=1, max_length=120)
+    owner: StorableText = Field(min_length=1, max_length=120)
     scope: Literal["read", "submit", "admin"] = "submit"
     days: float | None = Field(default=None, gt=0, le=36_500, description="null: it never expires")
-    note: _Text = Field(default="", max_length=500, description="what it is for")
+    note: StorableText = Field(default="", max_length=500, description="what it is for")
 
 
 class TokenInfo(Frozen):

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from calift_core.errors import SpecError
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import Role
 from calift_core.schema.spec import problems_of
+from calift_core.schema.wire.runs import RunPhase, SortKey
 
 if TYPE_CHECKING:
     from calift_core.calibration.bins import Binning
@@ -39,7 +40,19 @@ CalibratorKind = Literal[
     "cautious", "sals", "ensemble",
 ]  # fmt: skip
 
+
+def _storable(text: str) -> str:
+    """Refuse what a database has no text for: NUL, and half of a surrogate pair."""
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("must hold no NUL and no surrogate")
+    return text
+
+
+StorableText = Annotated[str, AfterValidator(_storable)]
 Names = Annotated[tuple[str, ...], Field(max_length=MAX_CHOICES)]
+AnyOf = Annotated[
+    tuple[StorableText, ...], Field(max_length=MAX_CHOICES, description="Any of these")
+]
 Roles = Annotated[tuple[Role, ...], Field(max_length=MAX_CHOICES, description="Any of these")]
 #: An evaluation's id; of files on this machine, a path.
 Target = Annotated[str, Field(max_length=4096)]
@@ -278,6 +291,30 @@ class SampleAnswersQuery(Query):
         default=None, max_length=64, description="Whose answers; default: the evaluation's run"
     )
     top: Top = 5
+
+
+class RunFilter(Query):
+    """Which runs are meant: `tag` and the words of `q` must all be there."""
+
+    phase: tuple[RunPhase, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Any of these"
+    )
+    method: AnyOf = ()
+    model: AnyOf = Field(default=(), description="`name/weights`, any of these")
+    suite: AnyOf = Field(default=(), description="Of the ID data; any of these")
+    tag: tuple[StorableText, ...] = Field(default=(), max_length=20, description="All of these")
+    q: StorableText = Field(default="", max_length=200, description="Words in name, notes or id")
+    archived: bool | Literal["any"] = Field(
+        default=False, description="Whether archived ones are meant"
+    )
+
+
+class RunsQuery(RunFilter):
+    """Runs, filtered and sorted. Missing numbers sort last."""
+
+    sort: SortKey = "-created"
+    cursor: Cursor = None
+    limit: Limit = 50
 
 
 class EvaluationsQuery(Query):

@@ -20,10 +20,9 @@ import backend
 from backend.main import create_app
 from backend.store.cursors import CursorError, Cursors, scope_of
 from backend.store.engine import reading, writing
-from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from calift_core.errors import NotFoundError
-from calift_core.schema.wire.queries import MAX_CURSOR
+from calift_core.schema.wire.queries import MAX_CURSOR, RunsQuery
 from tests.backend.test_api import problem, submit
 from tests.conftest import spec_of
 
@@ -61,7 +60,7 @@ def two_connections(store: Stores) -> None:
 def test_cursor__tampered_is_422_and_submits_go_on_answering(
     app: Any, bare: TestClient, value: Any
 ) -> None:
-    scope = scope_of(RunFilters(), "-created")
+    scope = scope_of(RunsQuery().model_dump(exclude={"cursor", "limit"}), None)
     for _ in range(3):
         submit(bare)
     two_connections(app.state.services.store)
@@ -155,7 +154,9 @@ def test_store__connection_that_saw_an_error_is_thrown_away(store: Stores) -> No
         store.runs.submit(spec_of())
     two_connections(store)
     value = 10**30 if store.engine.dialect.name == "sqlite" else "no number"
-    cursor = store.cursors.write(scope_of(RunFilters(), "-created"), [value, "x"])
+    cursor = store.cursors.write(
+        scope_of(RunsQuery().model_dump(exclude={"cursor", "limit"}), None), [value, "x"]
+    )
     held = []  # as a logged traceback does
     for _ in range(3):
         with pytest.raises((OverflowError, DBAPIError)) as caught:

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from backend.store.engine import open_engine
-from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from tests.conftest import fresh_postgres
 
@@ -99,7 +98,7 @@ ASKED: dict[str, Callable[[Stores, str], Any]] = {
 @pytest.mark.parametrize("what", ASKED)
 def test_plan__has_an_index_for_every_large_table(engine: Engine, what: str) -> None:
     stores = Stores.on(engine)
-    finished = stores.runs.page(RunFilters(phases=("SUCCEEDED",)), limit=1)[0][0].id
+    finished = stores.runs.page(phase=("SUCCEEDED",), limit=1)[0][0].id
     with statements(engine) as sent:
         ASKED[what](stores, finished)
     verbs = ("SELECT", "UPDATE", "DELETE", "WITH")

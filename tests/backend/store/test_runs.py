@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
-from backend.store.runs import RunFilters
 from backend.store.stores import Stores
 from backend.store.submitting import new_id
 from calift_core.errors import NotFoundError, SpecError
@@ -178,21 +177,21 @@ def test_list__filters(store: Stores) -> None:
     store.runs.request_cancel(b)
 
     def found(**filters: Any) -> set[str]:
-        return {run.id for run in store.runs.page(RunFilters(**filters))[0]}
+        return {run.id for run in store.runs.page(**filters)[0]}
 
     assert found() == {a, b}
-    assert found(archived=None) == {a, b, c}
+    assert found(archived="any") == {a, b, c}
     assert found(archived=True) == {c}
-    assert found(tags=("x",)) == {a, b}
-    assert found(tags=("x", "y")) == {a}
-    assert found(methods=("flyp",)) == {b}
-    assert found(phases=("CANCELLED", "FAILED")) == {b}
-    assert found(suites=("folder:/data",), archived=None) == {c}
-    assert found(text="ALPHA first") == {a}
-    assert found(text="50%") == {a}
-    assert found(text="5_%") == set()
-    assert found(text=b[:8]) == {b}
-    assert found(models=("calift-tiny/typefaces",)) == {a, b}
+    assert found(tag=("x",)) == {a, b}
+    assert found(tag=("x", "y")) == {a}
+    assert found(method=("flyp",)) == {b}
+    assert found(phase=("CANCELLED", "FAILED")) == {b}
+    assert found(suite=("folder:/data",), archived="any") == {c}
+    assert found(q="ALPHA first") == {a}
+    assert found(q="50%") == {a}
+    assert found(q="5_%") == set()
+    assert found(q=b[:8]) == {b}
+    assert found(model=("calift-tiny/typefaces",)) == {a, b}
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "bnVsbA", "W10", "WzEsMl0", "é"])
@@ -208,7 +207,7 @@ def test_list__cursor_of_another_order_is_refused(store: Stores) -> None:
     with pytest.raises(SpecError, match="cursor"):
         store.runs.page(sort="name", cursor=cursor)
     with pytest.raises(SpecError, match="cursor"):
-        store.runs.page(RunFilters(text="a"), cursor=cursor)
+        store.runs.page(q="a", cursor=cursor)
 
 
 def test_new_id__is_text_in_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
