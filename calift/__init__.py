@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from calift_core import __version__
+from calift_core.installed import missing_extra
 
 if TYPE_CHECKING:
     from calift.notebook import LoadedRun, ece, evaluate, load, reliability_diagram
@@ -70,7 +71,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'calift' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if missing := missing_extra(error):
+            raise missing from None
+        raise
 
 
 def __dir__() -> list[str]:

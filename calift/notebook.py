@@ -14,21 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from calift_core.analysis.draws import Draws
-from calift_core.analysis.explorer import Explorer
-from calift_core.analysis.folder import FolderLibrary
-from calift_core.analysis.library import Subject
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
-from calift_core.analysis.report import read_report
 from calift_core.calibration import Binning, ece_report, evaluate_all, score_probs, softmax
 from calift_core.calibration.bins import Norm, Scheme
 from calift_core.errors import DataError, PredictionsError, UnknownNameError
-from calift_core.installed import install_extra
+from calift_core.installed import install_extra, missing_extra
 from calift_core.schema.report import EceReport, EvaluationReport, Report
-from calift_core.schema.wire.results import Reliability
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from calift_core.analysis.library import Subject
+    from calift_core.schema.wire.results import Reliability
     from calift_core.shipping.classifier import Answers, CalibratedClassifier
 
 
@@ -152,6 +149,8 @@ def load(run: str | Path) -> LoadedRun | CalibratedClassifier:
         from calift_core.shipping.classifier import CalibratedClassifier
 
         return CalibratedClassifier.load(folder)
+    from calift_core.analysis.report import read_report
+
     return LoadedRun(folder, read_report(folder))
 
 
@@ -159,6 +158,10 @@ class LoadedRun:
     """A finished run's folder."""
 
     def __init__(self, folder: Path, report: Report) -> None:
+        try:
+            from calift_core.analysis.folder import FolderLibrary
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) or error from None
         self.folder, self.report = folder, report
         self._library = FolderLibrary()
 
@@ -207,6 +210,8 @@ class LoadedRun:
         Raises:
             UnknownNameError: the run was not tested on it.
         """
+        from calift_core.analysis.explorer import Explorer
+
         diagram = Explorer(self._library).reliability(self._subject(dataset))
         return _figure(diagram, f"{self.folder.name} on {dataset}", smooth=smooth)
 
@@ -224,6 +229,8 @@ def _array(values: Any) -> npt.NDArray[Any]:
 
 
 def _diagram_of(numbers: dict[str, Any]) -> Reliability:
+    from calift_core.schema.wire.results import Reliability
+
     return Reliability(
         evaluation_id="", run_id="", run_name="", method="", dataset="", role="id",
         temperature=1.0, **numbers,

@@ -12,8 +12,18 @@ import re
 import shlex
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
+
+from calift_core.errors import SpecError
+
+#: Module → the extra that brings it.
+_EXTRA_OF = (
+    dict.fromkeys(("pyarrow", "scipy", "PIL"), "analysis")
+    | {"httpx2": "client"}
+    | dict.fromkeys(("torch", "torchvision", "open_clip", "timm", "safetensors"), "train")
+    | dict.fromkeys(("plotly", "streamlit"), "dashboard")
+    | dict.fromkeys(("fastapi", "sqlalchemy", "pydantic_settings", "celery"), "api")
+)
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _TYPED = re.compile(r"`calift(?= [a-z-])")
@@ -43,6 +53,8 @@ def install_extra(extra: str) -> str:
     if (_CHECKOUT / "pyproject.toml").is_file():
         here = "." if Path.cwd() == _CHECKOUT else str(_CHECKOUT)
         return pip_install(f"{here}[{extra}]").replace("pip install ", "pip install -e ", 1)
+    from importlib import metadata  # loads much that a start can do without
+
     try:
         text = metadata.distribution("calift").read_text("direct_url.json")
         source = json.loads(text or "{}")
@@ -54,6 +66,15 @@ def install_extra(extra: str) -> str:
         # pip keeps the calift that is there, whatever wheel it came from, and adds what is missing.
         return pip_install(f"calift[{extra}]")
     return f"In calift's checkout: {pip_install(f'.[{extra}]')}"
+
+
+def missing_extra(error: ModuleNotFoundError) -> SpecError | None:
+    """What to install for a module that is missing; None where no extra has it."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF.get(module)
+    if extra is None:
+        return None
+    return SpecError(f"this needs {module}, which is not installed.", hint=install_extra(extra))
 
 
 def _shown(path: Path) -> str:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -100,6 +101,84 @@ def test_dependencies__have_a_lower_bound_each() -> None:
     lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
     bare = [line for line in lines if not line.startswith("calift[") and ">=" not in line]
     assert bare == []
+
+
+def installed_with(names: set[str]) -> set[str]:
+    """Distributions that pip installs for some, themselves among them."""
+    found, waiting = set(), set(names)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        for line in requires(name) or []:
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                waiting |= {canonical(needed.name)} - found
+    return found
+
+
+def test_base__is_at_most_20_packages() -> None:
+    assert len(installed_with(required(None)) | {"calift"}) <= 20
+
+
+#: Tried where nothing but the base is installed.
+IN_THE_BASE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in OTHERS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+import numpy as np
+import calift
+from calift.commands.main import main
+from calift_core.errors import SpecError
+probs, labels = np.tile([[0.4, 0.6]], (60, 1)), (np.arange(60) % 3 > 0).astype(int)
+print(calift.judge(probs, labels).sentences[0], calift.ece(probs, labels).value)
+print(calift.calibrate(probs, labels).predict_proba(probs)[0].round(1))
+try:
+    calift.Client
+except SpecError as error:
+    print(error)
+for words in ("judge mine.csv", "judge mine.parquet", "analyse metrics mine.parquet", "runs list"):
+    try:
+        main(words.split())
+    except SystemExit as ended:
+        print(ended.code)
+main(["--help"])
+"""
+
+
+def test_base__judges_and_says_which_extra_anything_else_needs(tmp_path: Path) -> None:
+    rows = "".join(f"{'ab'[i % 2]},0.{3 + i % 5},0.{7 - i % 5}\n" for i in range(60))
+    (tmp_path / "mine.csv").write_text("label,probs_a,probs_b\n" + rows)
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1")
+    base = installed_with(required(None))
+    known = {*OURS, *sys.stdlib_module_names}
+    others = {
+        name
+        for name, of in distributions_of().items()
+        if name not in known and not {canonical(one) for one in of} & base
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"OTHERS = {others!r}{IN_THE_BASE}"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path), "COLUMNS": "1000"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "judgement.html").is_file()
+    lines = done.stdout.splitlines()
+    assert "On data it is right on" in lines[0]
+    assert lines[1] == "[0.3 0.7]"
+    assert lines[2].startswith("this needs httpx2, which is not installed. ")
+    assert [line for line in lines if line.isdecimal()] == ["0", "1", "1", "1"]
+    assert "Data" in done.stdout
+    said = [line for line in done.stderr.splitlines() if "error" in line or "[" in line]
+    for line, words in zip(said, ("Parquet", "parquet", "pyarrow", "analysis", "httpx2", "client"),
+                           strict=True):  # fmt: skip
+        assert words in line
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from calift.commands import doctor_service
 from calift.commands.console import JsonFlag, out, print_json
-from calift_core.catalogue import available_suites, tiny_weights
 from calift_core.checks import Check
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.home import calift_home
@@ -50,7 +49,9 @@ def _python() -> list[Check]:
 
 
 _EXTRAS = {
-    "train": ("torch", "torchvision", "open_clip", "safetensors", "PIL"),
+    "analysis": ("pyarrow", "scipy", "PIL"),
+    "client": ("httpx2",),
+    "train": ("torch", "torchvision", "open_clip", "safetensors"),
     "api": (
         "fastapi",
         "uvicorn",
@@ -117,6 +118,10 @@ def _home() -> list[Check]:
 
 
 def _suites() -> list[Check]:
+    if importlib.util.find_spec("PIL") is None:
+        return []
+    from calift_core.catalogue import available_suites
+
     return [
         Check(f"data {suite.id}", "ok", "on this machine")
         if suite.available
@@ -126,6 +131,10 @@ def _suites() -> list[Check]:
 
 
 def _weights() -> list[Check]:
+    if importlib.util.find_spec("PIL") is None:
+        return []
+    from calift_core.catalogue import tiny_weights
+
     def check(suite: str) -> Check:
         name = f"model calift-tiny, {suite}"
         if tiny_weights(calift_home(), suite) is not None:

@@ -50,6 +50,8 @@ def permissions() -> list[Check]:
 
 def service() -> list[Check]:
     """What answers, or what is in the way of starting it."""
+    if importlib.util.find_spec("httpx2") is None:
+        return []
     from calift_core.client import Client
 
     try:

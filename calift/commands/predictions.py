@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from calift_core.errors import SpecError, UnknownNameError
-from calift_core.schema.report import EvaluationReport
+
+if TYPE_CHECKING:
+    from calift_core.schema.report import EvaluationReport
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 

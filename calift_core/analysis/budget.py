@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from calift_core import calibration
 from calift_core.calibration import SampleScores
@@ -68,7 +68,7 @@ def budget_of(
             replace(found, standard_error=error), difference=difference, level=level, power=power
         )
         observed = found.difference if paired else None
-        detectable = float(ndtri((1 + level) / 2) + ndtri(power)) * error
+        detectable = (NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(power)) * error
     return Budget(
         source=source,
         against=against_source,

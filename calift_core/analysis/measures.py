@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from calift_core import calibration
 from calift_core.analysis.chunks import CELLS_AT_ONCE, PathLike, logit_chunks
@@ -41,7 +41,7 @@ BATCH_SIZES = (64, 128, 256, 512)
 _OTHER_DRAWS = 100
 #: Label draws behind the class-wise floor, each of which touches every class.
 _CLASSWISE_DRAWS = 40
-_Z95 = float(ndtri(0.975))
+_Z95 = NormalDist().inv_cdf(0.975)
 
 
 # ---- Measures ----------------------------------------------------------------------------------

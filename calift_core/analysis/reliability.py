@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calift_core import calibration
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
 from calift_core.calibration import Binning, SampleScores
-from calift_core.schema.wire.results import SmoothCurve
+
+if TYPE_CHECKING:
+    from calift_core.schema.wire.results import SmoothCurve
 
 #: Fields of a `ReliabilityBin`, which only filled bins have.
 _BIN_COLUMNS = (
@@ -62,6 +64,8 @@ def reliability_numbers(
 
 def smooth_curve(scores: SampleScores, n_points: int = 101) -> SmoothCurve:
     """Return the kernel diagram that belongs to the smooth calibration error."""
+    from calift_core.schema.wire.results import SmoothCurve
+
     found = calibration.smooth_reliability_curve(scores, n_points=n_points)
     return SmoothCurve(
         confidence=found.confidence.tolist(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from statistics import NormalDist
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-from scipy.special import ndtri
 
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
@@ -19,7 +19,7 @@ from calift_core.errors import UnknownNameError
 from calift_core.schema.wire.queries import MAX_CONDITION, By, SliceOrder, SlicesQuery
 from calift_core.schema.wire.results import Slice, SlicePage, Source
 
-_Z95 = float(ndtri(0.975))
+_Z95 = NormalDist().inv_cdf(0.975)
 
 
 # ---- The groups --------------------------------------------------------------------------------

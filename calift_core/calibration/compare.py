@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
 
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.confidence_sets import ModelConfidenceSet, confidence_set_of
@@ -315,10 +315,12 @@ class Together:
         if isinstance(of_a, SquaredError) and isinstance(of_b, SquaredError):
             n_resamples = 0
             error = math.sqrt(SquaredDifference.of(of_a, of_b).variance)
-            reach = float(ndtri((1 + level) / 2)) * error
+            reach = NormalDist().inv_cdf((1 + level) / 2) * error
             low, high = difference - reach, difference + reach
             far = abs(difference) > ROUNDING
-            p_value = 2 * float(ndtr(-abs(difference) / error)) if error > 0 else float(not far)
+            p_value = (
+                math.erfc(abs(difference) / error / math.sqrt(2)) if error > 0 else float(not far)
+            )
         else:
             noise = self.noise(metric)
             drawn = noise[:, at] - noise[:, other]

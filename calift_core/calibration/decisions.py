@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv, expit
 
+from calift_core.calibration.beta import beta_quantile
 from calift_core.calibration.bins import Bools, Doubles, Ints
 from calift_core.calibration.scores import Scores, checked
 from calift_core.errors import SpecError
@@ -24,7 +24,7 @@ from calift_core.errors import SpecError
 #: Evenly spaced in log-odds above ½, where confident models differ, and evenly below. None of it
 #: depends on data, or the promise would not hold.
 THRESHOLDS: Doubles = np.concatenate(
-    [expit(np.arange(100, 0, -1) * 0.12), np.arange(25, -1, -1) / 50]
+    [1 / (1 + np.exp(np.arange(-100, 0) * 0.12)), np.arange(25, -1, -1) / 50]
 )
 
 #: Errors among the first kept samples that do not end the search yet.
@@ -41,7 +41,7 @@ def clopper_pearson(
     """
     k, n = np.broadcast_arrays(np.asarray(hits, np.float64), np.asarray(trials, np.float64))
     tail = (1 - level) / 2
-    low = np.where(k > 0, betaincinv(np.maximum(k, 1e-300), n - k + 1, tail), 0.0)
+    low = np.where(k > 0, beta_quantile(np.maximum(k, 1.0), n - k + 1, tail), 0.0)
     return low, _upper(k, n, tail)
 
 
@@ -49,7 +49,7 @@ def _upper(errors: Doubles | np.float64, kept: Doubles | np.float64, tail: float
     """The largest error rate under which so few errors come with chance `tail` at least."""
     inside = errors < kept
     return np.where(
-        inside, betaincinv(errors + 1, np.where(inside, kept - errors, 1.0), 1 - tail), 1.0
+        inside, beta_quantile(errors + 1, np.where(inside, kept - errors, 1.0), 1 - tail), 1.0
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 from calift_core.calibration.bins import (
     DEFAULT_BINNING,
@@ -114,7 +114,7 @@ def wilson_interval(
     """
     check_resampling(1, confidence_level)
     hits, trials = np.asarray(successes, np.float64), np.asarray(count, np.float64)
-    z2 = float(ndtri((1 + confidence_level) / 2)) ** 2
+    z2 = NormalDist().inv_cdf((1 + confidence_level) / 2) ** 2
     n = np.where(trials > 0, trials, np.nan)
     centre = (hits + z2 / 2) / (n + z2)
     half = np.sqrt(z2) * np.sqrt(hits * (n - hits) / n + z2 / 4) / (n + z2)

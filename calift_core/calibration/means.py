@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import stdtrit
 
 from calift_core.calibration.bins import Doubles, Ints
 
@@ -43,4 +42,6 @@ def standard_error(parts: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 def t_quantile(df: float, p: float) -> float:
     """Quantile of Student's t distribution, of the normal one for infinite degrees of freedom."""
+    from scipy.special import stdtrit
+
     return float(stdtrit(min(df, 1e9), p))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.compare import PairedDifference
@@ -20,7 +20,7 @@ _DRAWS = 4000
 #: Ten samples for each of 15 bins: below, no promise is made.
 _LEAST = 150
 _MOST = 10**12
-_Z95 = float(ndtri(0.95))
+_Z95 = NormalDist().inv_cdf(0.95)
 
 
 def check_power(level: float, power: float, difference: float) -> None:
@@ -57,7 +57,7 @@ def samples_needed(
             or so small that too many would be needed.
     """
     check_power(level, power, difference)
-    z = float(ndtri((1 + level) / 2) + ndtri(power))
+    z = NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(power)
     if z * found.standard_error > abs(difference) * math.sqrt(_MOST / found.n):
         raise _too_small(difference)
     return max(1, math.ceil(found.n * (z * found.standard_error / difference) ** 2))
@@ -189,5 +189,5 @@ class _Draws:
         linear = self._linear[0] + x * self._linear[1] + x * x * self._linear[2]
         least = 2 * self._square * x**4
         variance = np.maximum(4 * linear * x * x - least, least)
-        z = float(ndtri((1 + level) / 2))
+        z = NormalDist().inv_cdf((1 + level) / 2)
         return float((value > z * np.sqrt(variance)).mean())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-from scipy.fft import dct, idct
 
 from calift_core.calibration.bins import Doubles, sum_by
 from calift_core.calibration.scores import Scores, checked
@@ -60,11 +59,23 @@ def _residual_spectrum(scores: Scores) -> Doubles:
     """Return the cosine modes (4096,) of the mean residual confidence − correct."""
     top = checked(scores)
     residual = top.confidences - top.correct
-    return cast(Doubles, dct(_on_grid(top.confidences, residual) / len(residual), norm="ortho"))
+    return _cosine_modes(_on_grid(top.confidences, residual) / len(residual))
 
 
 def _smoothed(spectrum: Doubles, bandwidth: float) -> float:
-    return float(np.abs(idct(spectrum * _damping(bandwidth), norm="ortho")).sum())
+    return float(np.abs(_of_modes(spectrum * _damping(bandwidth))).sum())
+
+
+def _cosine_modes(values: Doubles) -> Doubles:
+    from scipy.fft import dct
+
+    return cast(Doubles, dct(values, norm="ortho"))
+
+
+def _of_modes(modes: Doubles) -> Doubles:
+    from scipy.fft import idct
+
+    return cast(Doubles, idct(modes, norm="ortho"))
 
 
 def _on_grid(values: Doubles, weights: Doubles) -> Doubles:
@@ -87,5 +98,5 @@ def _damping(bandwidth: float) -> Doubles:
 
 def smooth_density(values: Doubles, weights: Doubles, bandwidth: float) -> Doubles:
     """Smooth weights at values with the reflected Gaussian; (4096,) densities over [0, 1]."""
-    spectrum = dct(_on_grid(values, weights), norm="ortho")
-    return cast(Doubles, idct(spectrum * _damping(bandwidth), norm="ortho") * SMOOTH_GRID)
+    spectrum = _cosine_modes(_on_grid(values, weights))
+    return _of_modes(spectrum * _damping(bandwidth)) * SMOOTH_GRID

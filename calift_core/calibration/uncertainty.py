@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv
 
+from calift_core.calibration.beta import beta_quantile
 from calift_core.calibration.bins import (
     DEFAULT_BINNING,
     Binned,
@@ -185,7 +185,7 @@ def _overall_gap(full: Binned, tail: float) -> float:
     """Return the largest |confidence − accuracy| of all samples that the data allow (Jeffreys)."""
     right, count = float(full.correct_sum.sum()), float(full.count.sum())
     mean = float(full.confidence_sum.sum()) / count
-    ends = betaincinv(right + 0.5, count - right + 0.5, [tail, 1 - tail])
+    ends = beta_quantile(right + 0.5, count - right + 0.5, [tail, 1 - tail])
     return float(np.abs(mean - ends).max())
 
 
@@ -199,7 +199,7 @@ def _largest_gap(full: Binned, level: float) -> tuple[float, float]:
     wrong = full.count - full.correct_sum
 
     def accuracy(share: float) -> Doubles:
-        return np.asarray(betaincinv(full.correct_sum + 0.5, wrong + 0.5, share))
+        return beta_quantile(full.correct_sum + 0.5, wrong + 0.5, share)
 
     mean, each = full.mean_confidence, tail / (2 * len(full.count))
     nearest = np.maximum(mean - accuracy(1 - each), accuracy(each) - mean)

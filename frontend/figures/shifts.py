@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
-from scipy.stats import binomtest
 
+from calift_core.calibration.diagrams import wilson_interval
 from calift_core.schema.report import EvaluationReport
 from frontend import text
 from frontend.figures.style import (
@@ -56,8 +57,8 @@ class ShiftPoint(NamedTuple):
 
 def _share_interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `n` samples (Wilson 1927)."""
-    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    low, high = wilson_interval(np.asarray(round(share * n)), np.asarray(n))
+    return float(low), float(high)
 
 
 def points(evaluations: Sequence[EvaluationReport], metric: str) -> list[ShiftPoint]:

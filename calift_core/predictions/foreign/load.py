@@ -42,6 +42,7 @@ from calift_core.calibration.bins import (
 )
 from calift_core.errors import PredictionsError, UnknownNameError
 from calift_core.files import storage_error
+from calift_core.installed import install_extra
 from calift_core.predictions.foreign.csv import read_csv
 from calift_core.predictions.foreign.jsonl import read_jsonl
 from calift_core.predictions.foreign.npz import read_npz
@@ -52,8 +53,6 @@ from calift_core.predictions.foreign.source import (
     ForeignSource,
     Kind,
 )
-from calift_core.predictions.foreign.table import is_ours, read_parquet
-from calift_core.predictions.read import read_metadata, read_predictions, read_top_k
 from calift_core.predictions.types import (
     MAX_TEXT,
     Predictions,
@@ -90,17 +89,30 @@ def load_predictions(
     """
     path = Path(path)
     kind = _kind_of(path)
-    if kind == "parquet" and is_ours(path, max_bytes):
-        ours = read_metadata(path)
-        stored = read_predictions(path) if ours.storage == "full" else read_top_k(path)
-        return _renamed(stored, dataset=dataset, role=role, class_names=class_names)
-    reader = {
-        "npz": read_npz, "parquet": read_parquet, "csv": read_csv, "jsonl": read_jsonl
-    }[kind]  # fmt: skip
-    source = reader(path, max_bytes)
+    if kind == "parquet":
+        source = _read_parquet(path, max_bytes)
+        if not isinstance(source, ForeignSource):
+            return _renamed(source, dataset=dataset, role=role, class_names=class_names)
+    else:
+        source = {"npz": read_npz, "csv": read_csv, "jsonl": read_jsonl}[kind](path, max_bytes)
     if class_names is not None:
         source.class_names = class_names
     return _assembled(source, dataset=dataset or path.stem, role=role, named=dataset is not None)
+
+
+def _read_parquet(path: Path, max_bytes: int) -> ForeignSource | Predictions | TopKPredictions:
+    try:
+        from calift_core.predictions.foreign.parquet import is_ours, read_parquet
+        from calift_core.predictions.read import read_metadata, read_predictions, read_top_k
+    except ModuleNotFoundError as error:
+        raise PredictionsError(
+            f"{path} is a Parquet file, which needs {error.name}, not installed.",
+            hint=install_extra("parquet"),
+        ) from None
+    if not is_ours(path, max_bytes):
+        return read_parquet(path, max_bytes)
+    stored = read_metadata(path).storage
+    return read_predictions(path) if stored == "full" else read_top_k(path)
 
 
 def _kind_of(path: Path) -> Literal["npz", "parquet", "csv", "jsonl"]:

@@ -177,19 +177,6 @@ def test_command__prints_the_answer_and_writes_the_page(
     assert "in the same order" in said.replace("\n", " ")
 
 
-def test_judge__loads_neither_torch_nor_pyarrow_for_arrays() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, numpy as np, calift\n"
-        "calift.judge(np.full((60, 2), 0.5), np.arange(60) % 2)\n"
-        "print([m for m in ('torch', 'pyarrow', 'plotly', 'pandas') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_public__is_the_same_object() -> None:
     assert calift.judge is judge
     assert isinstance(judge(TRUE, LABELS), Judgement)

@@ -1,10 +1,7 @@
-"""Predictions in the columns of a table: Parquet, and what CSV shares with it."""
+"""Predictions in a Parquet file that calift did not write. Needs pyarrow."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,89 +11,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from calift_core.errors import PredictionsError
+from calift_core.predictions.foreign.columns import Columns, find_columns
 from calift_core.predictions.foreign.source import (
     Array,
     ForeignSource,
-    Kind,
     damaged_file,
-    pick_kind,
     too_large,
 )
 from calift_core.predictions.types import MAX_TEXT
 
-_SINGULAR = {"labels": "label", "ids": "id", "clusters": "cluster"}
 
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns of a table are what.
-
-    `values` is one list column, C numbered or named ones, or one of a binary probability; `classes`
-    are the names where columns have some.
-    """
-
-    labels: str
-    kind: Kind
-    values: tuple[str, ...]
-    ids: str | None
-    clusters: str | None
-    classes: tuple[str, ...] | None = None
-
-    @property
-    def all(self) -> list[str]:
-        """The names of all of them."""
-        return [self.labels, *self.values, *(c for c in (self.ids, self.clusters) if c)]
-
-
-def find_columns(path: Path, names: Sequence[str], *, lists: bool) -> _Columns:
-    """Which columns hold what.
-
-    Raises:
-        PredictionsError: one is missing, named twice or left out of a numbered row.
-    """
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise PredictionsError(f"{path} must name each column once, got {twice!r} twice")
-    numbered: dict[str, dict[int, str]] = {"probs": {}, "logits": {}}
-    named: dict[str, dict[str, str]] = {"probs": {}, "logits": {}}
-    for name in names:
-        stem, _, ending = name.partition("_")
-        if stem in numbered and re.fullmatch(r"0|[1-9][0-9]{0,6}", ending):
-            numbered[stem][int(ending)] = name
-        elif stem in named and ending:
-            named[stem][ending] = name
-    # One column of numbers is the probability of the second of two classes.
-    alone = {"probs": "probs" in names, "logits": lists and "logits" in names}
-    has = {stem: bool(numbered[stem] or named[stem] or alone[stem]) for stem in numbered}
-    kind = pick_kind(path, has["probs"], has["logits"], names)
-    found = {
-        plural: next((name for name in (plural, singular) if name in names), None)
-        for plural, singular in _SINGULAR.items()
-    }
-    if found["labels"] is None:
-        raise PredictionsError(f"{path} must have a column labels, got {', '.join(names[:12])}")
-    columns = numbered[kind]
-    if not columns and len(named[kind]) > 1:
-        classes = tuple(named[kind])
-        return _Columns(
-            found["labels"],
-            kind,
-            tuple(named[kind].values()),
-            found["ids"],
-            found["clusters"],
-            classes,
-        )
-    missing = [index for index in range(len(columns)) if index not in columns]
-    if missing:
-        raise PredictionsError(
-            f"{path} must have the columns {kind}_0 to {kind}_{max(columns)}, got no "
-            f"{kind}_{missing[0]}"
-        )
-    values = tuple(columns[index] for index in range(len(columns))) or (kind,)
-    return _Columns(found["labels"], kind, values, found["ids"], found["clusters"])
-
-
-def from_table(path: Path, table: pa.Table, columns: _Columns) -> ForeignSource:
+def _from_table(path: Path, table: pa.Table, columns: Columns) -> ForeignSource:
     """What the columns of a table hold.
 
     Raises:
@@ -213,7 +138,7 @@ def read_parquet(path: Path, max_bytes: int) -> ForeignSource:
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             columns = find_columns(path, parquet.schema_arrow.names, lists=True)
-            return from_table(path, parquet.read(columns=columns.all), columns)
+            return _from_table(path, parquet.read(columns=columns.all), columns)
     except MemoryError:  # pyarrow's own is one of its exceptions too
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
