@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from calift_core import __version__
+from calift_core.errors import SpecError
 from calift_core.installed import missing_extra
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from calift_core.data.suites.load import load_suite
     from calift_core.jobs.evaluate import evaluate_finished
     from calift_core.jobs.folder import run_in_folder
-    from calift_core.judging.calibrated import calibrate
+    from calift_core.judging.calibrated import ProbabilityCalibrator, calibrate
     from calift_core.judging.judgement import judge
     from calift_core.models.loading import load_clip
     from calift_core.predictions.export import export_predictions
@@ -31,6 +32,7 @@ _HOME = {
     "LoadedRun": "calift.notebook",
     "RunSpec": "calift_core.schema.spec",
     "calibrate": "calift_core.judging.calibrated",
+    "ProbabilityCalibrator": "calift_core.judging.calibrated",
     "ece": "calift.notebook",
     "evaluate": "calift.notebook",
     "evaluate_finished": "calift_core.jobs.evaluate",
@@ -49,6 +51,7 @@ _HOME = {
 __all__ = [
     "Client",
     "LoadedRun",
+    "ProbabilityCalibrator",
     "RunSpec",
     "__version__",
     "calibrate",
@@ -75,7 +78,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
         if missing := missing_extra(error):
-            raise missing from None
+            raise SpecError(missing[0], hint=missing[1]) from None
         raise
 
 

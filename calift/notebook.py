@@ -161,7 +161,8 @@ class LoadedRun:
         try:
             from calift_core.analysis.folder import FolderLibrary
         except ModuleNotFoundError as error:
-            raise missing_extra(error) or error from None
+            message, hint = missing_extra(error) or (str(error), "")
+            raise DataError(message, hint=hint) from None
         self.folder, self.report = folder, report
         self._library = FolderLibrary()
 

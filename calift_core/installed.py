@@ -14,8 +14,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from calift_core.errors import SpecError
-
 #: Module → the extra that brings it.
 _EXTRA_OF = (
     dict.fromkeys(("pyarrow", "scipy", "PIL"), "analysis")
@@ -68,13 +66,13 @@ def install_extra(extra: str) -> str:
     return f"In calift's checkout: {pip_install(f'.[{extra}]')}"
 
 
-def missing_extra(error: ModuleNotFoundError) -> SpecError | None:
-    """What to install for a module that is missing; None where no extra has it."""
+def missing_extra(error: ModuleNotFoundError) -> tuple[str, str] | None:
+    """What a missing module means and the command that installs it; None where no extra has it."""
     module = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF.get(module)
     if extra is None:
         return None
-    return SpecError(f"this needs {module}, which is not installed.", hint=install_extra(extra))
+    return f"this needs {module}, which is not installed.", install_extra(extra)
 
 
 def _shown(path: Path) -> str:

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "calift_core/data/suites/huggingface.py": {"datasets"},
     "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
     "calift_core/shipping/picture.py": {"matplotlib"},
+    "calift_core/judging/calibrated.py": {"scikit-learn"},  # asked for by scikit-learn itself
 }
 
 

@@ -18,7 +18,7 @@ import typer
 
 from calift.commands.console import err, is_local_path, out, print_json
 from calift_core import __version__, threads
-from calift_core.errors import CaliftError, InterruptedRunError, UnknownNameError
+from calift_core.errors import CaliftError, InterruptedRunError, SpecError, UnknownNameError
 from calift_core.installed import as_typed, missing_extra
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         missing = missing_extra(error)
         if missing is None:
             raise
-        _fail(missing)
+        _fail(SpecError(missing[0], hint=missing[1]))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -206,9 +206,9 @@ def _command(name: str) -> Any:
         missing = missing_extra(error)
         if missing is None:
             raise
-        found = _unavailable(missing)
+        found = _unavailable(*missing)
         options["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
-        options["help"] = f"Not installed: {missing.message}"
+        options["help"] = f"Not installed: {missing[0]}"
     holder = typer.Typer(callback=lambda: None)
     if isinstance(found, typer.Typer):
         holder.add_typer(found, name=name, **options)
@@ -218,9 +218,9 @@ def _command(name: str) -> Any:
     return group.commands[name]
 
 
-def _unavailable(missing: CaliftError) -> Callable[[], None]:
+def _unavailable(message: str, hint: str) -> Callable[[], None]:
     def refuse() -> None:
-        raise missing
+        raise SpecError(message, hint=hint)
 
     return refuse
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,9 @@ def beta_quantile(a: npt.ArrayLike, b: npt.ArrayLike, share: npt.ArrayLike) -> D
         b: positive.
         share: in [0, 1].
     """
-    return np.asarray(_quantile(a, b, share), dtype=np.float64)
+    parts = np.broadcast_arrays(*(np.asarray(part, np.float64) for part in (a, b, share)))
+    cells = zip(*(part.ravel().tolist() for part in parts), strict=True)
+    return np.array([_quantile(*cell) for cell in cells]).reshape(parts[0].shape)
 
 
 def beta_cdf(a: float, b: float, x: float) -> float:
@@ -60,8 +61,7 @@ def _fraction(a: float, b: float, x: float) -> float:
     return value
 
 
-def _scalar_quantile(a: float, b: float, share: float) -> float:
-    a, b, share = float(a), float(b), float(share)  # NumPy's own floats are slower
+def _quantile(a: float, b: float, share: float) -> float:
     if not 0 < share < 1:
         return share
     low, high, x = 0.0, 1.0, a / (a + b)
@@ -76,6 +76,3 @@ def _scalar_quantile(a: float, b: float, share: float) -> float:
             return following
         x = following
     return x
-
-
-_quantile: Any = np.vectorize(_scalar_quantile, otypes=[np.float64])

@@ -13,10 +13,11 @@ what one is tempted to take, breaks the promise: among many tests some pass by l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from calift_core.calibration.beta import beta_quantile
+from calift_core.calibration.beta import beta_cdf, beta_quantile
 from calift_core.calibration.bins import Bools, Doubles, Ints
 from calift_core.calibration.scores import Scores, checked
 from calift_core.errors import SpecError
@@ -164,28 +165,37 @@ def choose_threshold(scores: Scores, *, risk: float, level: float = 0.95) -> flo
     if not enough.any():
         return None
     start = int(enough.argmax())
-    holds = _upper(errors[start:], kept[start:], 1 - level) <= risk
-    passed = len(holds) if holds.all() else int(holds.argmin())
+    passed = 0
+    for few, of in zip(errors[start:].tolist(), kept[start:].tolist(), strict=True):
+        if not _is_shown(few, of, risk, level):
+            break
+        passed += 1
     return float(THRESHOLDS[start + passed - 1]) if passed else None
+
+
+def _is_shown(errors: float, kept: float, risk: float, level: float) -> bool:
+    """Whether the upper Clopper-Pearson bound of an error rate is at most `risk`."""
+    return errors < kept and beta_cdf(errors + 1, kept - errors, risk) >= level
 
 
 def _first(n: int, risk: float, level: float) -> int:
     """How many samples the first threshold must keep, of n."""
+    some = _needed(_SPARE, risk, level)
+    return max(some, n // 20) if some <= n else _needed(0, risk, level)
 
-    def needed(errors: int) -> int:
-        low, high = errors, errors + 1
-        while _upper(np.float64(errors), np.float64(high), 1 - level) > risk:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            if _upper(np.float64(errors), np.float64(middle), 1 - level) > risk:
-                low = middle
-            else:
-                high = middle
-        return high
 
-    some = needed(_SPARE)
-    return max(some, n // 20) if some <= n else needed(0)
+@lru_cache
+def _needed(errors: int, risk: float, level: float) -> int:
+    low, high = errors, errors + 1
+    while not _is_shown(errors, high, risk, level):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _is_shown(errors, middle, risk, level):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def _counts(confidences: Doubles, wrong: Bools, thresholds: Doubles) -> tuple[Doubles, Doubles]:

@@ -19,6 +19,7 @@ from calift_core.calibration.diagrams import wilson_interval
 from calift_core.calibration.scores import SampleScores
 from calift_core.errors import PredictionsError
 from calift_core.judging.calibrated import calibrate
+from calift_core.judging.labels import class_indices
 from calift_core.judging.page import fragment, page
 from calift_core.judging.sets import JudgedSet, percent
 
@@ -83,6 +84,7 @@ def judge(
     probs: Any,
     labels: Any,
     *,
+    classes: Any = None,
     shifts: Mapping[str, tuple[Any, Any]] | None = None,
     against: Any = None,
     name: str = "data",
@@ -95,7 +97,9 @@ def judge(
 
     Args:
         probs: (N, C) probabilities, rows sum to one, or (N,) of the second of two classes.
-        labels: (N,) class indices.
+        labels: (N,) class indices or names.
+        classes: (C,) labels in the order of the columns; None: 0 to C − 1 for integers, the sorted
+            labels for strings, as scikit-learn orders them.
         shifts: name → probabilities and labels of a shifted data set, in the same classes.
         against: another model's probabilities of the same samples in the same order.
         name: of the data set.
@@ -109,7 +113,8 @@ def judge(
         SpecError: an option is not valid.
     """
     binning, draws = Binning(n_bins, "equal_mass"), Draws(n_resamples, seed)
-    own, targets = two_columns(probs), np.asarray(labels)
+    own = two_columns(probs)
+    targets, names = class_indices(labels, *own.shape, classes=classes)
     scores = score_probs(own, targets)
     compared = {}
     if against is not None:
@@ -119,14 +124,15 @@ def judge(
             for metric, _, _ in COMPARED
         }
     sets = [_judged(name, "id", scores, binning, draws, compared)]
-    for shift, (shifted, of_shift) in (shifts or {}).items():
+    for shift, (shifted, labels_of_shift) in (shifts or {}).items():
         found = two_columns(shifted)
         if found.shape[1] != own.shape[1]:
             raise PredictionsError(
                 f"the shift {shift!r} must have {own.shape[1]} classes, as {name!r}, it has "
                 f"{found.shape[1]}"
             )
-        shift_scores = score_probs(found, np.asarray(of_shift))
+        of_shift, _ = class_indices(labels_of_shift, *found.shape, classes=names)
+        shift_scores = score_probs(found, of_shift)
         sets.append(_judged(shift, "shift", shift_scores, binning, draws, {}))
     third = _against(sets[0], other) if compared else _improved(own, targets, scores, binning)
     sentences = (_first(sets[0]), _second(sets, scores), third)
@@ -229,7 +235,7 @@ def _improved(
             f"{_LEAST_CROSS_FITTED} that one is cross-fitted on."
         )
     fitted = calibrate(probs, labels, kind="temperature")
-    after = score_probs(fitted.cross_fitted, labels)
+    after = score_probs(fitted.cross_fitted_, labels)
     d = paired_difference(after, scores, metric="nll")
     if not d.distinguishable or d.difference > 0:
         return (

@@ -223,7 +223,8 @@ def _indices(labels: Array, class_names: Sequence[str] | None) -> Array:
         if all(label.isdecimal() for label in labels.tolist()):
             return labels.astype(np.int64)
         raise PredictionsError(
-            f"labels that are names need the names of the classes, got {labels[0]!r} and none.",
+            "labels that are names need the names of the classes, got "
+            f"{str(labels[0])!r} and none.",
             hint="Name the columns probs_CLASS, store class_names, or give --class-names.",
         )
     index = {name: i for i, name in enumerate(class_names)}

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.special import betaincinv
+from scipy.stats import beta, binomtest
 
 from calift_core import calibration as cal
 from calift_core.analysis.deciding import promise_test
+from calift_core.calibration.beta import beta_quantile
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.decisions import (
     THRESHOLDS,
@@ -96,12 +98,9 @@ def test_choose_threshold__the_loosest_that_passes_alone_would_break_it() -> Non
     broken, repeats = 0, 200
     for _ in range(repeats):
         scores = drawn(rng, 3000, error)
-        kept = [keep(scores, t) for t in THRESHOLDS[20:100:3]]
-        passing = [
-            k for k in kept
-            if k.kept and clopper_pearson(float(k.errors), float(k.kept), 0.90)[1] <= risk
-        ]  # fmt: skip
-        broken += bool(passing)
+        inside = scores.confidences[:, None] >= THRESHOLDS[20:100:3]
+        kept, errors = inside.sum(axis=0), (inside & ~scores.correct[:, None]).sum(axis=0)
+        broken += bool((beta.ppf(0.95, errors + 1, kept - errors) <= risk).any())
     assert broken / repeats > 0.1
 
 
@@ -126,6 +125,14 @@ def test_choose_threshold__where_nothing_can_be_promised_there_is_none() -> None
     for bad in ({"risk": 0.0}, {"risk": 1.0}, {"risk": 0.1, "level": 1.0}):
         with pytest.raises(SpecError, match="must lie in"):
             choose_threshold(right, **bad)
+
+
+def test_beta_quantile__is_scipys() -> None:
+    a, b = (10.0 ** np.random.default_rng(seed).uniform(-0.3, 6, 200) for seed in (0, 1))
+    for share in (1e-4, 0.025, 0.5, 0.95):
+        found, wanted = beta_quantile(a, b, share), betaincinv(a, b, share)
+        assert found == pytest.approx(wanted, rel=1e-7, abs=1e-300)
+    assert beta_quantile(2.0, 3.0, [0.0, 1.0]).tolist() == [0.0, 1.0]
 
 
 @given(st.integers(0, 50), st.integers(0, 50))

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.validation import check_is_fitted
 
 import calift
 from calift_core.calibration import ece_report, nll, score_probs, softmax
@@ -85,21 +93,79 @@ def test_calibrate__is_cross_fitted_and_keeps_scikit_learns_manners() -> None:
     assert fitted.temperature == pytest.approx(1.8, abs=0.15)
     assert fitted.predict_proba(SURE) == pytest.approx(TRUE, abs=0.03)
     assert (fitted.predict(SURE) == SURE.argmax(axis=1)).all()
-    rounded = fitted.cross_fitted.astype(np.float64)
+    rounded = fitted.cross_fitted_.astype(np.float64)
     rounded /= rounded.sum(axis=1, keepdims=True)
     held_out = log_loss(LABELS, rounded, labels=range(5))
-    assert held_out == pytest.approx(nll(score_probs(fitted.cross_fitted, LABELS)), abs=1e-5)
+    assert held_out == pytest.approx(nll(score_probs(fitted.cross_fitted_, LABELS)), abs=1e-5)
     assert held_out < log_loss(LABELS, SURE, labels=range(5))
     # A calibrator with many parameters does better on what it has seen than on what it has not.
     loose = calift.calibrate(TRUE, RNG.permutation(LABELS), kind="isotonic")
     seen = loose.predict_proba(TRUE)
-    assert not np.allclose(seen, loose.cross_fitted)
+    assert not np.allclose(seen, loose.cross_fitted_)
     with pytest.raises(UnknownNameError):
         calift.calibrate(TRUE, LABELS, kind="magic")
     with pytest.raises(PredictionsError, match="at least 5 samples"):
         calift.calibrate(TRUE[:3], LABELS[:3])
     with pytest.raises(SpecError, match="must be fitted first"):
         type(fitted)().predict_proba(TRUE)
+
+
+def test_calibrate__knows_classes_by_name_and_by_order() -> None:
+    by_index = calift.calibrate(SURE, LABELS)
+    for labels, classes in ((np.array(NAMES)[LABELS], None), (LABELS + 10, np.arange(10, 15))):
+        found = calift.calibrate(SURE, labels, classes=classes)
+        assert found.temperature == by_index.temperature
+        assert (found.predict(SURE) == np.sort(np.unique(labels))[SURE.argmax(axis=1)]).all()
+    turned = calift.calibrate(SURE[:, ::-1], np.array(NAMES)[LABELS], classes=NAMES[::-1])
+    assert turned.temperature == pytest.approx(by_index.temperature, rel=1e-5)
+    found = judge(SURE, np.array(NAMES)[LABELS], shifts={"few": (SURE[:1], ["eel"])})
+    assert found.sets[0].numbers == judge(SURE, LABELS).sets[0].numbers
+    with pytest.raises(PredictionsError, match="5 different classes, one a column, got 4"):
+        calift.calibrate(SURE, np.array(NAMES)[LABELS % 4])
+    with pytest.raises(PredictionsError, match="must be among the 5 classes, got 'fox'"):
+        judge(SURE, np.array(NAMES)[LABELS], shifts={"new": (SURE[:1], ["fox"])})
+
+
+def test_calibrator__is_an_estimator_and_finds_scikit_learns_temperature() -> None:
+    """Binary: a temperature is a logistic regression on the log-odds without an intercept."""
+    sure = SURE[:, :2] / SURE[:, :2].sum(axis=1, keepdims=True)
+    labels = (RNG.random(1500) < (TRUE[:, 1] / TRUE[:, :2].sum(axis=1))).astype(int)
+    pipe = make_pipeline(FunctionTransformer(lambda x: x[:, 1]), calift.ProbabilityCalibrator())
+    fitted = clone(pipe).fit(sure, labels)
+    check_is_fitted(fitted)
+    assert is_classifier(fitted)
+    assert list(fitted.classes_) == [0, 1]
+    odds = np.log(sure[:, 1:] / sure[:, :1])
+    other = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10).fit(odds, labels)
+    assert fitted[-1].temperature == pytest.approx(1 / other.coef_[0, 0], rel=1e-3)
+    assert fitted.predict_proba(sure) == pytest.approx(other.predict_proba(odds), abs=1e-4)
+    assert cross_val_score(pipe, sure, labels, scoring="neg_log_loss", cv=3).mean() == (
+        pytest.approx(-log_loss(labels, fitted.predict_proba(sure)), abs=0.01)
+    )
+    search = GridSearchCV(
+        calift.ProbabilityCalibrator(), {"kind": ["temperature", "ets"]}, scoring="neg_log_loss"
+    )
+    assert search.fit(sure, labels).best_params_["kind"] in ("temperature", "ets")
+
+
+def test_calibrator__of_several_classes_is_scikit_learns_temperature() -> None:
+    class Model(ClassifierMixin, BaseEstimator):
+        """Its probabilities are its inputs."""
+
+        def fit(self, x: Any, y: Any) -> Any:
+            self.classes_ = np.arange(5)
+            return self
+
+        def decision_function(self, x: Any) -> Any:
+            return np.log(x)
+
+        def predict(self, x: Any) -> Any:
+            return x.argmax(axis=1)
+
+    given = FrozenEstimator(Model().fit(SURE, LABELS))
+    other = CalibratedClassifierCV(given, method="temperature").fit(SURE, LABELS)
+    own = calift.calibrate(SURE, LABELS)
+    assert own.predict_proba(SURE) == pytest.approx(other.predict_proba(SURE), abs=1e-3)
 
 
 def _files(folder: Path) -> dict[str, Path]:
