@@ -36,6 +36,10 @@ ELSEWHERE = {
     "calift/commands/doctor_service.py": {"sqlalchemy"},
     "calift/trackers/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
     "calift/trackers/tensorboard.py": {"tensorboard"},
+    "calift_core/trackers/mlflow_tracker.py": {"mlflow", "mlflow-skinny"},
+    "calift_core/trackers/tensorboard_tracker.py": {"tensorboard"},
+    "calift_core/trackers/trackio_tracker.py": {"trackio"},
+    "calift_core/trackers/wandb_tracker.py": {"wandb"},
     "calift/notebook.py": {"plotly"},
     "calift/commands/shipping.py": {"uvicorn"},
     "calift/serving/app.py": {"fastapi", "starlette", "prometheus-client", "python-multipart"},

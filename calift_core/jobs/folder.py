@@ -10,17 +10,19 @@ The folder of a run::
     evaluating/                  where a stopped evaluation goes on; gone at the end
     report.json                  the numbers; written last
     result.json                  how the runner ended
+    tracked_as                   its id in live trackers, where there are any
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
-from calift_core.files import atomic_write_json
+from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.jobs.curves import Curves, JsonlAppender
 from calift_core.jobs.job import Job, Stop, never, require_space, work_on
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
@@ -29,6 +31,7 @@ from calift_core.packaged import packaged
 from calift_core.schema.methods import Pretrain
 from calift_core.schema.records import DoneRecord, Record
 from calift_core.schema.spec import RunSpec, load_spec
+from calift_core.trackers import LiveTrackers, TrackedRun, flat
 
 
 def run_job(
@@ -119,7 +122,18 @@ def run_in_folder(
         after: Callable[[], None] | None = _publisher(spec, folder)
     else:
         after = None
-    with Curves(folder, resume_from) as curves, JsonlAppender(folder / "records.jsonl") as records:
+    resumed = resume_from is not None or (folder / "records.jsonl").is_file()
+
+    def describe() -> TrackedRun:
+        settings = dict(flat(spec.model_dump(mode="json")))
+        place = folder.absolute()
+        return TrackedRun(run_id or _tracked_id(place), spec.name, place, settings, resumed)
+
+    with (
+        Curves(folder, resume_from) as curves,
+        JsonlAppender(folder / "records.jsonl") as records,
+        LiveTrackers(spec.train.trackers, describe) as trackers,
+    ):
         worked = run_job(
             spec,
             folder,
@@ -134,8 +148,17 @@ def run_in_folder(
             curves.take(record)
             if isinstance(record, DoneRecord) and after is not None:
                 after()
-            records.add(record.model_dump_json())
-            yield record
+            for said in (*trackers.take(record), record):
+                records.add(said.model_dump_json())
+                yield said
+
+
+def _tracked_id(folder: Path) -> str:
+    """What the run of a folder is called in trackers, in every attempt."""
+    file = folder / "tracked_as"
+    if not file.is_file():
+        atomic_write_bytes(file, secrets.token_hex(6).encode())
+    return file.read_text(encoding="utf-8").strip()
 
 
 def _publisher(spec: RunSpec, folder: Path) -> Callable[[], None] | None:

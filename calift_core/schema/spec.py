@@ -233,8 +233,9 @@ class RunSpec(Frozen):
     def content_hash(self) -> str:
         """SHA-256 (hex) of what determines the result: without name, tags, notes, resources."""
         left_out = dict.fromkeys(("name", "tags", "notes", "resources"), True)
-        # Processes that decode images do not change them.
-        body = self.model_dump(mode="json", exclude={**left_out, "train": {"workers"}})
+        # Processes that decode images do not change them, nor does who hears of it.
+        told = {"train": {"workers", "trackers"}}
+        body = self.model_dump(mode="json", exclude={**left_out, **told})
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

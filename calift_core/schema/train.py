@@ -226,6 +226,12 @@ class TrainSpec(Frozen):
         "looked at before the end",
         ge=0,
     )
+    trackers: tuple[Literal["wandb", "trackio", "mlflow", "tensorboard"], ...] = option(
+        (),
+        "Live trackers",
+        "Send curves while the run trains, and its numbers at the end, to wandb, trackio, mlflow "
+        "or tensorboard, each set up by its own environment; a tracker that fails stops no run",
+    )
     keep_features: int = option(
         10_000,
         "Training images to compare with",

@@ -1,0 +1,60 @@
+"""MLflow: where `MLFLOW_TRACKING_URI` says, in the experiment `MLFLOW_EXPERIMENT_NAME`."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from calift_core.trackers import PROJECT, Outcome, TrackedRun
+
+#: The tag by which a run is found again.
+RUN_ID = "calift.run_id"
+#: Letters of a parameter's value that every version takes, and parameters in one request.
+_VALUE, _PARAMS = 500, 100
+_STATUS: dict[Outcome, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class _Run:
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self._id, self._step = client, run_id, 0
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._step, now = step, int(time.time() * 1000)
+        metrics = [Metric(key(name), value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def end(self, outcome: Outcome, numbers: Mapping[str, float]) -> None:
+        if numbers:
+            self.log({f"final/{name}": value for name, value in numbers.items()}, self._step)
+        self._client.set_terminated(self._id, _STATUS[outcome])
+
+
+def start(run: TrackedRun) -> _Run:
+    """Open the run, or go on with it."""
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlruns").absolute().as_uri()
+    client = MlflowClient(tracking_uri=uri)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    found = client.get_experiment_by_name(name)
+    where = found.experiment_id if found else client.create_experiment(name)
+    earlier = client.search_runs([where], f"tags.`{RUN_ID}` = '{run.id}'")
+    if earlier:
+        known = earlier[0].info.run_id
+        client.update_run(known, status="RUNNING")
+        return _Run(client, known)
+    made = client.create_run(where, run_name=run.name).info.run_id
+    client.log_batch(made, tags=[RunTag(RUN_ID, run.id), RunTag("mlflow.source.name", "calift")])
+    params = [Param(key(k), str(v)[:_VALUE]) for k, v in run.settings.items()]
+    for at in range(0, len(params), _PARAMS):
+        client.log_batch(made, params=params[at : at + _PARAMS])
+    return _Run(client, made)
+
+
+def key(name: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
