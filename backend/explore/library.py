@@ -25,7 +25,12 @@ from calift_core.calibration import Binning
 from calift_core.errors import LeakageError, NotFoundError, SpecError
 from calift_core.files.disk_cache import DiskCache
 from calift_core.predictions.prompts import PROMPTS
-from calift_core.predictions.training import TRAINING_IMAGES, training_label
+from calift_core.predictions.training import (
+    TRAINING_IMAGES,
+    TrainingImages,
+    read_training_images,
+    training_label,
+)
 from calift_core.predictions.types import Role
 from calift_core.schema.wire.results import Evaluation, Source
 from calift_core.schema.wire.runs import RunSummary
@@ -182,6 +187,14 @@ class StoreLibrary:
         except NotFoundError:
             raise no_prompts(subject) from None
         return stored.sha256, self._artifacts.verified(stored.sha256)
+
+    def training_images(self, run: str) -> tuple[str, TrainingImages] | None:
+        """What lies beside the run's model."""
+        try:
+            stored = self._store.files.get(run, f"checkpoint/{TRAINING_IMAGES}")
+        except NotFoundError:
+            return None
+        return stored.sha256, read_training_images(self._artifacts.verified(stored.sha256))
 
     def training_label(self, run: str, sample: str) -> int:
         """The class of an image of a run's training part, by its id.

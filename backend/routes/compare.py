@@ -8,12 +8,14 @@ from fastapi import APIRouter, Query
 
 from backend.routes.deps import ANALYSIS, RunId, ServicesDep, allow
 from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger
+from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.queries import (
     BoundQuery,
     CompareQuery,
     DecisionQuery,
     LeadersQuery,
     LedgerQuery,
+    OodQuery,
 )
 from calift_core.schema.wire.results import Comparison
 
@@ -64,6 +66,19 @@ def get_decision(
     the ID validation part by fixed-sequence testing of Clopper-Pearson bounds.
     """
     return services.explorer.decision(run_id, query)
+
+
+@router.get("/runs/{run_id}/ood", responses={404: {}})
+@allow("read")
+def get_ood(
+    run_id: RunId, services: ServicesDep, query: Annotated[OodQuery, Query()]
+) -> OodDetection:
+    """How well scores tell the run's ID test images from each shift, with paired intervals.
+
+    Five scores of out-of-distribution detection, of logits and features that are stored; images at
+    the threshold that accepts 95 % of the ID images, and both densities.
+    """
+    return services.explorer.ood(run_id, query)
 
 
 @router.get("/bound")

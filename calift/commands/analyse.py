@@ -19,11 +19,13 @@ from calift.commands.analyse_tables import (
     show_effect,
     show_ledger,
     show_measures,
+    show_ood,
     show_slices,
     show_transfer,
 )
-from calift.commands.console import JsonFlag
+from calift.commands.console import JsonFlag, require_torch
 from calift.commands.query_options import takes
+from calift.commands.shipping import folder_of
 from calift_core.errors import DataError, LeakageError, ServiceError, SpecError
 from calift_core.schema.wire.queries import (
     AuditQuery,
@@ -32,6 +34,7 @@ from calift_core.schema.wire.queries import (
     DecisionQuery,
     LedgerQuery,
     MetricsQuery,
+    OodQuery,
     RunSlicesQuery,
     SlicesQuery,
     TransferQuery,
@@ -41,6 +44,7 @@ from calift_core.schema.wire.results import SlicePage
 if TYPE_CHECKING:
     from calift_core.analysis.explorer import Explorer
     from calift_core.analysis.folder import FolderLibrary
+    from calift_core.analysis.ood import OodImages
     from calift_core.client import Client
 
 analyse_app = typer.Typer(
@@ -194,6 +198,45 @@ def analyse_threshold(target: RunTarget, query: DecisionQuery, as_json: JsonFlag
         with _client() as client:
             found = client.decision(target, query)
     show_decision(found, as_json)
+
+
+@analyse_app.command("ood")
+@takes(OodQuery)
+def analyse_ood(
+    target: RunTarget,
+    query: OodQuery,
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FOLDERS]...",
+            help="Folders of other images, which need no labels: the run's model is asked here.",
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """How well scores tell ID images from each shift, and from folders of other images.
+
+    For example: calift analyse ood runs/flyp ~/pictures/anything
+    """
+    if folders:
+        folder = str(folder_of(Path(target)))
+        found = _explorer()[0].ood(folder, query, _encoded(folder, folders))
+    elif _is_local(target):
+        found = _explorer()[0].ood(target, query)
+    else:
+        with _client() as client:
+            found = client.ood(target, query)
+    show_ood(found, as_json)
+
+
+def _encoded(run: str, folders: list[str]) -> dict[str, OodImages]:
+    """What a run's model makes of the images below each folder."""
+    require_torch()
+    from calift_core.shipping.classifier import CalibratedClassifier
+    from calift_core.shipping.predicting import encoded
+
+    model = CalibratedClassifier.load(run)
+    return {Path(one).name: encoded(model, one) for one in folders}
 
 
 @analyse_app.command("budget")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calift.commands.console import out, print_json, show
 from calift_core.schema.wire.answers import Decision, Ledger, PromiseTest
+from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.results import (
     Budget,
     CalibratorEffect,
@@ -15,7 +16,7 @@ from calift_core.schema.wire.results import (
     TransferMatrix,
 )
 from frontend import text
-from frontend.tables import Column, Run, Table, analysis
+from frontend.tables import Column, Run, Table, analysis, ood
 
 
 def _say(sentence: str) -> None:
@@ -168,6 +169,22 @@ def show_decision(found: Decision, as_json: bool) -> None:
     for note in found.warnings:
         _say(note)
     _say("It was promised for ID data alone; shifts are shown for what they are.")
+
+
+def show_ood(found: OodDetection, as_json: bool) -> None:
+    """Write how well each score tells the ID test images from each set."""
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    _say(ood.answer(found))
+    title = f"{found.run.run_name}: {found.dataset} (n = {found.n:,}) against each set"
+    show(ood.table(found), title, without=("aupr", "aupr_ends", "n"))
+    _say(
+        "FPR95: the share of a set that is accepted where 95 % of the ID test images are. Maximum "
+        f"softmax is of probabilities after the calibrator ({found.calibrator})."
+    )
+    for note in found.notes:
+        _say(note)
 
 
 def _tested(test: PromiseTest, risk: float) -> str:

@@ -27,6 +27,11 @@ from calift_core.calibration import Binning
 from calift_core.errors import DataError, NotFoundError
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.read import read_metadata
+from calift_core.predictions.training import (
+    TRAINING_IMAGES,
+    TrainingImages,
+    read_training_images,
+)
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.wire.results import Evaluation, Source
@@ -179,6 +184,11 @@ class FolderLibrary:
     def choice(self, subject: Subject) -> Choice | None:
         """What `calift calibrate` left in the folder of the subject's run."""
         return read_choice(_run_of(subject))
+
+    def training_images(self, run: str) -> tuple[str, TrainingImages] | None:
+        """Beside the model in the run's folder."""
+        path = Path(run) / "checkpoint" / TRAINING_IMAGES
+        return (str(path.resolve()), read_training_images(path)) if path.is_file() else None
 
     def prompts(self, subject: Subject) -> tuple[str, Path]:
         """Beside the model of the run whose predictions these are."""

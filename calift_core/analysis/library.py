@@ -20,6 +20,7 @@ from calift_core.analysis.draws import Draws
 from calift_core.calibration import Binning
 from calift_core.errors import NotFoundError
 from calift_core.predictions.read import read_index, read_metadata
+from calift_core.predictions.training import TrainingImages
 from calift_core.predictions.types import PredictionsMetadata
 from calift_core.schema.wire.results import Source
 
@@ -209,6 +210,9 @@ class Library(Protocol):
 
         None: it answers with its own probabilities.
         """
+
+    def training_images(self, run: str) -> tuple[str, TrainingImages] | None:
+        """Features of images of the run's training part, with their digest; None: kept none."""
 
     def prompts(self, subject: Subject) -> tuple[str, Path]:
         """Digest and place of what other prompts make of the subject's model, see `PromptHeads`.

@@ -122,9 +122,9 @@ def _unit(features: Floats) -> Doubles:
 def _precision(centred: Doubles) -> Doubles:
     covariance = centred.T @ centred / len(centred)
     values = np.linalg.eigvalsh(covariance)
-    if values[0] <= 1e-6 * values[-1]:
-        covariance += 1e-3 * max(values.mean(), 1e-12) * np.eye(len(covariance))
-    inverse: Doubles = np.linalg.inv(covariance)
+    singular = values[0] <= 1e-6 * values[-1]
+    ridge = 1e-3 * max(float(values.mean()), 1e-12) if singular else 0.0
+    inverse: Doubles = np.asarray(np.linalg.inv(covariance + ridge * np.eye(len(covariance))))
     return inverse
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from calift_core.client.connection import Connection, at
 from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger, TriedPicture
+from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.queries import (
     BoundQuery,
     CompareQuery,
     DecisionQuery,
     LeadersQuery,
     LedgerQuery,
+    OodQuery,
 )
 from calift_core.schema.wire.results import Comparison
 
@@ -39,6 +41,10 @@ class AnswerCalls(Connection):
     def decision(self, run_id: str, query: DecisionQuery | None = None, **params: Any) -> Decision:
         """A threshold for at most so many errors among what is kept, and what it gives."""
         return self._ask(at("/runs", run_id, "decision"), Decision, DecisionQuery.of(query, params))
+
+    def ood(self, run_id: str, query: OodQuery | None = None, **params: Any) -> OodDetection:
+        """How well a run's scores tell its ID test images from each shift."""
+        return self._ask(at("/runs", run_id, "ood"), OodDetection, OodQuery.of(query, params))
 
     def bound(self, query: BoundQuery | None = None, **params: Any) -> BoundMonitor:
         """Finished runs on a suite with the bound's terms, and how these rank with the errors."""

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,11 +17,17 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from calift_core.analysis.ood import OodImages
 from calift_core.data.listing import EXTENSIONS, UNREAD_PICTURES, SkippedFiles, images_below
 from calift_core.data.manifest import SUFFIXES, read_manifest
 from calift_core.errors import DataError, InterruptedRunError, UnreadableImageError
 from calift_core.files import atomic_path
-from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier
+from calift_core.shipping.classifier import (
+    BATCH_SIZE,
+    Answers,
+    CalibratedClassifier,
+    together,
+)
 from calift_core.untrusted import mark_formula
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
@@ -108,6 +115,30 @@ def predict_files(
             {"path": path, **(_failed(failed[at]) if at in failed else next(answered_rows))}
             for at, path in enumerate(batch)
         ]
+
+
+def encoded(model: CalibratedClassifier, source: str) -> OodImages:
+    """What a model makes of the images that a source names; what cannot be read is left out.
+
+    Raises:
+        DataError: the source has no image, or none that can be read.
+    """
+    ids, features, answers = [], [], []
+    paths = listed([source])
+    for start in range(0, len(paths), BATCH_SIZE):
+        pixels = []
+        for path in paths[start : start + BATCH_SIZE]:
+            with suppress(UnreadableImageError):
+                pixels.append(model.fit(path))
+                ids.append(path)
+        if pixels:
+            found, answer = model.encode(np.stack(pixels))
+            features.append(found)
+            answers.append(answer)
+    if not ids:
+        raise DataError(f"{source!r} must have an image that can be read, it has none.")
+    told = together(model.classes, answers)
+    return OodImages(np.array(ids), told.confidences, told.logits, np.concatenate(features))
 
 
 @dataclass(frozen=True)

@@ -985,3 +985,32 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     assert status == 1
     assert "is a run" in told["error"]["message"]
     assert f"{by_set['sketch'].id} (sketch)" in told["error"]["hint"]
+
+
+# ---- Out-of-distribution detection ---------------------------------------------------------------
+
+
+def test_ood__is_of_stored_logits_and_what_is_missing_is_said(
+    api: TestClient, make_run: Callable[..., str]
+) -> None:
+    run = make_run(seed=1)
+    found = get(api, f"/runs/{run}/ood")
+    assert [(one["dataset"], one["role"]) for one in found["sets"]] == [("sketch", "shift")]
+    (shift,) = found["sets"]
+    assert [row["score"] for row in shift["scores"]] == ["max_softmax", "energy", "mcm"]
+    assert found["notes"][0].startswith("kNN and relative Mahalanobis are missing: ")
+    samples = samples_of(api, shift["evaluation_id"])
+    for row in shift["scores"]:
+        auroc, base = row["auroc"], shift["scores"][0]["auroc"]
+        assert auroc["interval"][0] < auroc["value"] < auroc["interval"][1]
+        gain = None if row["score"] == "max_softmax" else auroc["value"] - base["value"]
+        assert auroc["difference"] == (gain if gain is None else pytest.approx(gain))
+        assert sum(row["histogram"]["ood"]) == pytest.approx(1)
+        assert len(row["below"]) == len(row["above"]) == 12
+        assert set(row["above"]) <= set(samples)
+        assert not set(row["above"]) & set(row["below"])
+    of_noise = get(api, f"/runs/{run}/ood", dataset=["noise/3"])
+    assert [one["dataset"] for one in of_noise["sets"]] == ["noise/3"]
+    refused(api, f"/runs/{run}/ood", 422, "UNKNOWN_NAME", dataset=["nothing"])
+    top = make_run(seed=2, keep=3)
+    assert "all logits" in refused(api, f"/runs/{top}/ood", 422, "INVALID_SPEC")["detail"]

@@ -211,7 +211,7 @@ def test_picture__of_another_owner_comes_before_the_second_of_one(
 #: Operations that are refused where there is no place. What is added to them is added here; so is
 #: what has many samples, images or files to go through.
 LIMITED = {
-    "compare_runs", "get_leaders", "get_ledger", "get_decision", "get_bound_monitor",
+    "compare_runs", "get_leaders", "get_ledger", "get_decision", "get_ood", "get_bound_monitor",
     "get_calibrator", "get_transfer", "get_reliability", "list_prompts", "get_measures",
     "get_audit", "list_slices", "get_budget", "list_run_slices", "get_sweep_verdict",
     "list_samples", "get_sample_traits", "list_doubtful_labels", "get_sample_looks",

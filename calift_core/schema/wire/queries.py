@@ -365,6 +365,12 @@ class DecisionQuery(Query):
     dataset: Names = Field(default=(), description="None: all that it was tested on")
 
 
+class OodQuery(Query):
+    """How well a run's scores tell ID test images from others."""
+
+    dataset: Names = Field(default=(), description="None: every shift that it was tested on")
+
+
 class BoundQuery(Query):
     """The newest finished runs on a suite with the bound's terms."""
 

@@ -24,6 +24,7 @@ from calift_core.analysis.choosing import BY_CLASS, CANDIDATES, Choice, read_cho
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
 from calift_core.calibration.conformal import fit_conformal
 from calift_core.calibration.decisions import choose_threshold
+from calift_core.calibration.ood import auroc, knn, mcm
 from calift_core.errors import (
     CaliftError,
     CheckpointError,
@@ -35,9 +36,12 @@ from calift_core.evaluation.subjects import load_trained
 from calift_core.jobs.folder import run_in_folder
 from calift_core.models.finished import load_finished
 from calift_core.predictions.read import read_predictions
+from calift_core.predictions.rows import read_features
+from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.predictions.types import Predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import Report
+from calift_core.schema.wire.ood import OodDetection
 from calift_core.shipping.card import chance_warnings
 from calift_core.shipping.choosing import choose_calibrator, save_choice
 from calift_core.shipping.classifier import CalibratedClassifier
@@ -556,6 +560,45 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     assert (tmp_path / "whole.csv").read_text().count("\n") == 122
     with pytest.raises(DataError, match="must end in"):
         AnswerFile(tmp_path / "whole.xlsx", ())
+
+
+# ----------------------------------------------------------------- images unlike the ID data
+
+
+def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(
+    made: Path, tmp_path: Path
+) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(noise).save(far / f"{i}.png")
+    (far / "cut.png").write_bytes((far / "0.png").read_bytes()[:60])
+    asked = ["analyse", "ood", str(made), str(far)]
+    told = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False)
+    found = OodDetection.model_validate_json(told.stdout)
+    assert [(s.dataset, s.role) for s in found.sets] == [("art", "shift"), ("far", "far")]
+    assert found.sets[1].n == 12  # what cannot be read is left out
+    test, shift = (
+        read_predictions(made / "predictions" / n) for n in ("photos_test.parquet", "art.parquet")
+    )
+    training = read_training_images(made / "checkpoint" / TRAINING_IMAGES)
+    scores = {one.score: one.auroc.value for one in found.sets[0].scores}
+    scale = test.metadata.logit_scale
+    assert scores["mcm"] == pytest.approx(auroc(mcm(test.logits, scale), mcm(shift.logits, scale)))
+    features = [
+        read_features(made / "predictions" / n) for n in ("photos_test.parquet", "art.parquet")
+    ]
+    assert scores["knn"] == pytest.approx(auroc(*(knn(f, training.features) for f in features)))
+    assert found.notes == []
+    said = CliRunner().invoke(app, asked, catch_exceptions=False).stdout
+    assert said.split(" tells ")[0] in (
+        "MCM",
+        "KNN",
+        "Energy",
+        "Maximum softmax",
+        "Relative Mahalanobis",
+    )
 
 
 # ------------------------------------------------------------------------------- the promises

@@ -1,0 +1,106 @@
+"""How well scores tell ID images from others: the answer in a sentence, and its table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calift_core.schema.wire.ood import OodDetection, OodMeasure, OodScore, OodSet
+from frontend import text
+from frontend.tables import Column, Table
+
+TITLES = {
+    "max_softmax": "maximum softmax",
+    "energy": "energy",
+    "mcm": "MCM",
+    "knn": "kNN",
+    "relative_mahalanobis": "relative Mahalanobis",
+}
+
+
+def set_name(one: OodSet) -> str:
+    """A set as it reads in charts and tables."""
+    return one.dataset.replace("_", " ")
+
+
+def best_score(found: OodDetection) -> str:
+    """The score with the largest mean AUROC over the sets, among those that all sets have."""
+    by_set = [{one.score: one.auroc.value for one in s.scores} for s in found.sets]
+    return max(
+        (name for name in TITLES if all(name in own for own in by_set)),
+        key=lambda name: float(np.mean([own[name] for own in by_set])),
+    )
+
+
+def of_score(one: OodSet, score: str) -> OodScore:
+    """A set's row of a score that it has."""
+    return next(row for row in one.scores if row.score == score)
+
+
+def answer(found: OodDetection) -> str:
+    """What came out, in sentences."""
+    if not found.sets:
+        return "There is no shift to hold against the ID test images."
+    best = best_score(found)
+    rows = {set_name(one): of_score(one, best) for one in found.sets}
+    easy = max(rows, key=lambda name: rows[name].auroc.value)
+    hard = min(rows, key=lambda name: rows[name].auroc.value)
+    told = (
+        f"{TITLES[best][0].upper()}{TITLES[best][1:]} tells {easy} from the ID test images best "
+        f"(AUROC {_auroc(rows[easy].auroc)})"
+    )
+    if hard != easy:
+        told += f" and {hard} worst ({_auroc(rows[hard].auroc)})"
+    told += (
+        f". Accepting 95 % of the ID images lets {text.percent(rows[easy].fpr95.value)} of {easy}"
+        + (f" and {text.percent(rows[hard].fpr95.value)} of {hard}" if hard != easy else "")
+        + " pass."
+    )
+    if best == "max_softmax":
+        return f"{told} No other score has a larger AUROC on average."
+    ends = [row.auroc.difference_interval or (0.0, 0.0) for row in rows.values()]
+    better, worse = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+    return (
+        f"{told} Against maximum softmax its AUROC is larger beyond chance on {better} of "
+        f"{len(rows)} sets and smaller on {worse}."
+    )
+
+
+def _auroc(measure: OodMeasure) -> str:
+    return f"{measure.value:.3f}, {_ends(measure.interval)}"
+
+
+def _ends(interval: tuple[float, float] | None) -> str | None:
+    return None if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def table(found: OodDetection) -> Table:
+    """One row a set and a score."""
+    rows = []
+    for one in found.sets:
+        for row in one.scores:
+            cells = {"dataset": set_name(one), "n": one.n, "score": TITLES[row.score]}
+            for name in ("auroc", "aupr", "fpr95"):
+                measure: OodMeasure = getattr(row, name)
+                cells |= {name: measure.value, f"{name}_ends": _ends(measure.interval)}
+            cells |= {
+                "difference": row.auroc.difference,
+                "difference_ends": _ends(row.auroc.difference_interval),
+            }
+            rows.append(cells)
+    ends = "95 % interval"
+    return Table(
+        [
+            Column("dataset", "Data"),
+            Column("score", "Score"),
+            Column("auroc", "AUROC", "number"),
+            Column("auroc_ends", ends),
+            Column("difference", "less maximum softmax", "number"),
+            Column("difference_ends", ends),
+            Column("fpr95", "FPR95", "percent"),
+            Column("fpr95_ends", ends),
+            Column("aupr", "AUPR", "number"),
+            Column("aupr_ends", ends),
+            Column("n", "n", "count"),
+        ],
+        rows,
+    )
