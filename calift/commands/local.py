@@ -299,7 +299,9 @@ def _read_report(path: Path) -> Report:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal(
+    said: str = "Stopping after this step; a checkpoint is saved. Again to stop at once.",
+) -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C ends it at once.
 
     Schedulers send SIGTERM more than once.
@@ -315,7 +317,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             if signum == signal.SIGINT:
                 raise KeyboardInterrupt
             return
-        err.print("\nStopping after this step; a checkpoint is saved. Again to stop at once.")
+        err.print(f"\n{said}")
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

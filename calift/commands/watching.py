@@ -34,7 +34,8 @@ def watch(
         ),
     ] = None,
     fail_on_drift: Annotated[
-        float | None, typer.Option(help="Exit status 3 where the drift's p-value is below this.")
+        float | None,
+        typer.Option(min=0.001, help="Exit status 3 where the drift's p-value is below this."),
     ] = None,
     follow: Annotated[
         bool,
@@ -132,7 +133,7 @@ def _follow(
     batches = following.read_log(log) if log is not None else []
     reference, classifier = read_reference(model), CalibratedClassifier.load(model, device=device)
     err.print(f"Following {', '.join(images)}; Ctrl-C ends it.", markup=False)
-    with stop_on_signal() as stop:
+    with stop_on_signal("Stopping after this batch.") as stop:
 
         def wait() -> bool:
             until = time.monotonic() + every
