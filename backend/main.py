@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from backend.children.model_host import ModelHost
 from backend.dispatch.housekeeper import Housekeeper
+from backend.dispatch.notifier import Notifier
 from backend.dispatch.queue import make_celery
 from backend.explore.bound import Monitor
 from backend.explore.library import StoreLibrary
@@ -163,7 +164,11 @@ def create_app(
         artifacts=artifacts,
         celery=celery,
         housekeeper=Housekeeper(
-            engine, celery, artifacts, settings, chores={"sweeps": sweeping.advance_all}
+            engine,
+            celery,
+            artifacts,
+            settings,
+            chores={"sweeps": sweeping.advance_all, "webhook": Notifier(store, settings).tell},
         ),
         library=library,
         explorer=explorer,

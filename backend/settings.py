@@ -176,6 +176,10 @@ class Settings(BaseSettings):
     retain_days: float = Field(default=0.0, ge=0)
     audit_days: float = Field(default=365.0, gt=0)
     metrics_open: bool = False
+    webhook_url: str = ""
+    webhook_secret: SecretStr | None = None
+    webhook_form: Literal["json", "slack"] = "json"
+    webhook_private: bool = False
     log_format: Literal["text", "json"] = "text"
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     allow_remote_models: bool | None = None

@@ -419,6 +419,21 @@ class AuditRow(Base):
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class Notification(Base):
+    """An end that the webhook is still to be told of; written in the transaction that ends it."""
+
+    __tablename__ = "notifications"
+    __table_args__ = (Index("ix_notifications_next", "next_at", "id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(32))
+    phase: Mapped[str] = mapped_column(String(16))
+    at: Mapped[float] = mapped_column(Double)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    next_at: Mapped[float] = mapped_column(Double)
+
+
 class Chore(Base):
     """When a chore was last begun that one process does for all."""
 

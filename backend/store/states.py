@@ -9,7 +9,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from backend.store.engine import NOW, plain
 from backend.store.models import Event, Run
+from backend.store.notifications import add_notification
 from calift_core.errors import NotFoundError
+from calift_core.schema.wire.runs import TERMINAL_PHASES
 
 WORKING_PHASES = ("STARTING", "RUNNING", "CANCELLING")
 
@@ -68,6 +70,8 @@ def add_state_event(
             run_id=run_id, id=event_id, attempt=attempt, kind="state", at=now, data=data
         )
     )
+    if phase in TERMINAL_PHASES:
+        add_notification(connection, "run", run_id, phase, now)
 
 
 def must_exist(connection: Connection, run_id: str) -> Row[*tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from backend.store.fairness import Quotas
 from backend.store.files import Files
 from backend.store.history import History
 from backend.store.imports import ImportedRuns
+from backend.store.notifications import Notifications
 from backend.store.outbox import OutboxStore
 from backend.store.reaper import LeaseReaper
 from backend.store.records import Records
@@ -43,6 +44,7 @@ class Stores:
     files: Files
     history: History
     imports: ImportedRuns
+    notifications: Notifications
     evaluated: EvaluatedRuns
     records: Records
     results: Results
@@ -76,6 +78,7 @@ class Stores:
             files=Files(engine),
             history=History(engine),
             imports=ImportedRuns(engine),
+            notifications=Notifications(engine),
             evaluated=EvaluatedRuns(engine),
             records=Records(engine),
             results=Results(engine, cursors),

@@ -30,6 +30,7 @@ from backend.store.errors import ArtifactQuotaError, QueueFullError
 from backend.store.fairness import Quotas
 from backend.store.models import ReportRow, Run
 from backend.store.models import Sweep as SweepRow
+from backend.store.notifications import add_notification
 from backend.store.outbox import enqueue
 from backend.store.runs import queue_run
 from backend.store.states import add_state_event
@@ -341,15 +342,15 @@ class Sweeps:
             values["max_hours"] = max_hours
         with writing(self._engine) as connection:
             _row(connection, sweep_id)
-            return (
-                connection.execute(
-                    update(SweepRow)
-                    .where(SweepRow.id == sweep_id, SweepRow.phase.in_(list(before)))
-                    .values(**values)
-                    .returning(SweepRow.id)
-                ).scalar()
-                is not None
-            )
+            now = connection.execute(
+                update(SweepRow)
+                .where(SweepRow.id == sweep_id, SweepRow.phase.in_(list(before)))
+                .values(**values)
+                .returning(NOW)
+            ).scalar()
+            if now is not None and ends:
+                add_notification(connection, "sweep", sweep_id, phase, now)
+            return now is not None
 
     def take_out_of_line(self, sweep_id: str) -> int:
         """Take waiting runs of a paused sweep out of line; how many. Those that work go on."""

@@ -15,7 +15,9 @@ from calift.commands.local import stop_on_signal
 from calift.commands.shipping import ModelFolder, folder_of, progress_bar
 
 if TYPE_CHECKING:
+    from calift_core.shipping.following import FollowedBatch
     from calift_core.shipping.watching import Watched
+    from calift_core.webhook import Webhook
 
 
 def watch(
@@ -50,6 +52,14 @@ def watch(
         Path | None,
         typer.Option(help="A line of JSON for each batch of --follow; goes on where it stopped."),
     ] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address that alarms of --follow are sent to, signed with CALIFT_WEBHOOK_SECRET, "
+            "in Slack's form where CALIFT_WEBHOOK_FORM=slack.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -73,7 +83,7 @@ def watch(
             model, images, page, title, device, as_json,
             batch=batch, log=log, fail_below=fail_below,
             fail_on_drift=following.FALSE_ALARMS if fail_on_drift is None else fail_on_drift,
-            every=every,
+            every=every, notify=notify,
         )  # fmt: skip
         return
     skipped = SkippedFiles()
@@ -107,6 +117,7 @@ def _follow(
     *,
     log: Path | None,
     every: float,
+    notify: str | None,
     **asked: Any,
 ) -> None:
     """Compare what arrives until a signal; a line a batch, the page written anew after each."""
@@ -117,6 +128,7 @@ def _follow(
     from calift_core.shipping.predicting import listed
     from calift_core.shipping.reference import read_reference
 
+    webhook = None if notify is None else _webhook(notify)
     for place in images:
         if not Path(place).is_dir():
             raise DataError(f"--follow needs folders that images arrive in, {place!r} is none.")
@@ -150,6 +162,30 @@ def _follow(
                 out.print(one.line, markup=False, soft_wrap=True)
             if page is not None:
                 atomic_write_bytes(page, following.chart_html(batches, title).encode())
+            if webhook is not None and one.alarms:
+                _send_alarm(webhook, title, one)
+
+
+def _webhook(url: str) -> Webhook:
+    from calift_core.errors import SpecError
+    from calift_core.webhook import Webhook
+
+    form: Any = os.environ.get("CALIFT_WEBHOOK_FORM", "json")
+    if form not in ("json", "slack"):
+        raise SpecError(f"CALIFT_WEBHOOK_FORM must be json or slack, got {form!r}")
+    return Webhook(url, os.environ.get("CALIFT_WEBHOOK_SECRET", ""), form, private=True)
+
+
+def _send_alarm(webhook: Webhook, title: str, batch: FollowedBatch) -> None:
+    from calift_core.webhook import Event, WebhookError, deliver
+
+    at = batch.at.timestamp()
+    data = batch.model_dump(mode="json", exclude={"images"}) | {"n": len(batch.images)}
+    event = Event(f"calift-watch-{at:.0f}", "watch.alarm", at, f"{title}: {batch.line}", data)
+    try:
+        deliver(webhook, event, now=time.time())
+    except WebhookError as error:
+        err.print(f"the alarm was not sent: {error.message}", markup=False)
 
 
 def _show_watched(found: Watched) -> None:
