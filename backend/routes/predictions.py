@@ -9,17 +9,19 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from backend.http.concurrency import Place
-from backend.http.middleware import UPLOAD_TYPE
+from backend.http.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.routes.deps import (
     IdempotencyKey,
     PrincipalDep,
     ServicesDep,
     allow,
+    changes_nothing,
     check_owner,
     place_for,
     uploads,
 )
 from calift_core.predictions.types import Role
+from calift_core.schema.wire.judging import Judged
 from calift_core.schema.wire.runs import RunDetail
 
 router = APIRouter(tags=["predictions"])
@@ -77,3 +79,33 @@ async def import_predictions(
             )
     response.headers["Location"] = f"/api/v1/runs/{run_id}"
     return await run_in_threadpool(services.store.runs.get, run_id)
+
+
+@router.post(
+    "/judge",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "A zip of predictions files with labels (NPZ, Parquet, CSV, JSON "
+            "lines): the first is the model's own data, the others are shifts; one in the folder "
+            "`against/` is another model's, of the first file's samples",
+            "content": {ZIP_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+@allow("read")
+@uploads(ZIP_TYPE)
+@changes_nothing
+async def judge_predictions(
+    request: Request,
+    services: ServicesDep,
+    place: Annotated[Place, place_for("uploads")],
+) -> Judged:
+    """Say how far predictions can be trusted, in three sentences and the numbers behind them.
+
+    As `calift judge`. The files are read by a process with limits and stored nowhere; one that
+    breaks its contract is a 422 that says where.
+    """
+    receiving = services.imports.receive(request.stream(), "a zip of predictions files")
+    async with receiving as received, place.turn():
+        return await run_in_threadpool(services.imports.judge, received)

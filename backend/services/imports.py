@@ -13,10 +13,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -35,6 +36,7 @@ from calift_core.errors import DiskFullError, PredictionsError, SpecError
 from calift_core.files import storage_error
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.imported import ImportedSpec, ImportedSuite
+from calift_core.schema.wire.judging import Judged
 
 _WRITE_BYTES = 4 << 20
 #: Address space and time of the process that checks an upload.
@@ -190,32 +192,54 @@ class Imports:
             self._artifacts.put_file(found.stored)
         return run_id
 
+    def judge(self, upload: Upload) -> Judged:
+        """What the predictions files in an uploaded zip say of a model; nothing is stored.
+
+        Raises:
+            HttpError: 422, a file breaks its contract or the judgement took too long.
+        """
+        try:
+            return Judged.model_validate(
+                _decoded("calift_core.judging.upload", {"folder": str(upload.folder)})
+            )
+        except PredictionsError as error:
+            raise HttpError(422, error.code, error.message, hint=error.hint) from error
+
     def _check(self, upload: Upload) -> Checked:
         folder = upload.folder
         params = {"folder": str(folder), "dataset": upload.dataset, "role": upload.role}
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        # One thread and the system's allocator: others reserve address space that is never used.
-        environment |= dict.fromkeys(
-            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-        ) | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
-        checker = child(
-            "calift_core.analysis.upload_check",
-            str(CHECK_MEMORY_BYTES),
-            environment=environment,
-            timeout_s=CHECK_TIMEOUT_S,
-            start_s=CHECK_TIMEOUT_S,
-            refusal=PredictionsError,
-            quiet=True,
-        )
-        try:
-            return checked(folder, json.loads(ask_once(checker, json.dumps(params).encode())))
-        except ChildTimeoutError:
-            raise PredictionsError(
-                f"the upload must be checked within {CHECK_TIMEOUT_S:g} s, it took longer",
-                hint="Import it in parts.",
-            ) from None
-        except (ChildEndedError, SpecError):
-            raise PredictionsError(
-                "the upload must be a predictions file that can be decoded, got one that ended the "
-                "decoder"
-            ) from None
+        return checked(folder, _decoded("calift_core.analysis.upload_check", params))
+
+
+def _decoded(module: str, params: Mapping[str, str | None]) -> Any:
+    """What a process of a module says of a file that somebody brings.
+
+    Raises:
+        PredictionsError: it is refused, or its process ended.
+    """
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    # One thread and the system's allocator: others reserve address space that is never used.
+    environment |= dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+    ) | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+    checker = child(
+        module,
+        str(CHECK_MEMORY_BYTES),
+        environment=environment,
+        timeout_s=CHECK_TIMEOUT_S,
+        start_s=CHECK_TIMEOUT_S,
+        refusal=PredictionsError,
+        quiet=True,
+    )
+    try:
+        return json.loads(ask_once(checker, json.dumps(params).encode()))
+    except ChildTimeoutError:
+        raise PredictionsError(
+            f"the upload must be checked within {CHECK_TIMEOUT_S:g} s, it took longer",
+            hint="Import it in parts.",
+        ) from None
+    except (ChildEndedError, SpecError):
+        raise PredictionsError(
+            "the upload must be a predictions file that can be decoded, got one that ended the "
+            "decoder"
+        ) from None

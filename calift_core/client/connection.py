@@ -22,7 +22,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from calift_core import __version__
 from calift_core.client.where import find_token, find_url, is_loopback, scheme_of
 from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
-from calift_core.files import atomic_path
+from calift_core.files import atomic_path, storage_error
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
 )
@@ -387,3 +387,21 @@ def _messages(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
             kind = value
         elif field == "data":
             data.append(value)
+
+
+@contextmanager
+def opened_file(file: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
+    """A file to be sent: one that is open stays so.
+
+    Raises:
+        StorageError: it cannot be read here.
+    """
+    if not isinstance(file, str | os.PathLike):
+        yield file
+        return
+    try:
+        body = open(file, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise storage_error(error, Path(file), "read") from error
+    with body:
+        yield body

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, Any
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, at, opened_file
+from calift_core.schema.wire.judging import AGAINST, Judged
 from calift_core.schema.wire.queries import (
     AuditQuery,
     BudgetQuery,
@@ -143,6 +146,35 @@ class EvaluationCalls(Connection):
             StorageError: the file cannot be written, or what arrived is damaged.
         """
         return self._download(at("/evaluations", evaluation_id, "predictions"), path)
+
+    def judge(
+        self,
+        files: Sequence[str | os.PathLike[str] | tuple[str, IO[bytes]]],
+        *,
+        against: str | os.PathLike[str] | tuple[str, IO[bytes]] | None = None,
+    ) -> Judged:
+        """Have the service say how far predictions can be trusted; nothing is stored.
+
+        Args:
+            files: predictions with labels (NPZ, Parquet, CSV, JSON lines), as paths or as names
+                with open files: the model's own data first, then shifts.
+            against: another model's predictions of the first file's samples.
+
+        Raises:
+            ServiceError: a file breaks its contract; the sentence says where.
+            StorageError: one cannot be read here.
+        """
+        folders = [(str(at), file) for at, file in enumerate(files, 1)]
+        folders += [] if against is None else [(AGAINST, against)]
+        with tempfile.TemporaryFile() as body:
+            with zipfile.ZipFile(body, "w") as archive:
+                for folder, given in folders:
+                    name, file = given if isinstance(given, tuple) else (str(given), given)
+                    name = f"{folder}/{PurePath(name).name}"
+                    with opened_file(file) as content, archive.open(name, "w") as member:
+                        shutil.copyfileobj(content, member)
+            body.seek(0)
+            return self._read(self._upload("/judge", body, "application/zip", {}), Judged)
 
     def import_predictions(
         self,

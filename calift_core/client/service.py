@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import IO, Any
 
-from calift_core.client.connection import Connection, at
-from calift_core.files import storage_error
+from calift_core.client.connection import Connection, at, opened_file
 from calift_core.schema.wire.operations import (
     AuditPage,
     PruneAsked,
@@ -91,7 +88,7 @@ class ServiceCalls(Connection):
             ServiceError: it is refused; the sentence says why.
             StorageError: it cannot be read here.
         """
-        with _opened(file) as body:
+        with opened_file(file) as body:
             response = self._upload("/datasets", body, "application/zip", {"name": name})
         return self._read(response, UploadedData)
 
@@ -192,16 +189,3 @@ class ServiceCalls(Connection):
             ServiceError: with status 503 and what does not answer.
         """
         return self._get("/readyz", Ready)
-
-
-@contextmanager
-def _opened(file: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
-    if not isinstance(file, str | os.PathLike):
-        yield file
-        return
-    try:
-        body = open(file, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise storage_error(error, Path(file), "read") from error
-    with body:
-        yield body

@@ -1,4 +1,4 @@
-"""Overview: what works and how long it takes, what failed, and what the newest results say."""
+"""Overview: predictions to judge, what works or waits, what failed, and the newest results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calift_core.schema.wire.runs import RunSummary
 from calift_core.schema.wire.service import Stats, WorkerInfo
 from frontend import api, page, text
 from frontend.panels.evaluate import jobs
-from frontend.panels.home import findings
+from frontend.panels.home import findings, judging
 from frontend.tables import Column, Table
 
 WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
@@ -196,14 +196,14 @@ def live() -> None:
         _working(working.items)
         if working.total > len(working.items):
             st.caption(f"and {working.total - len(working.items):,} more in the list of runs")
-    judging = api.fetch(
+    evaluating = api.fetch(
         "list the working evaluations",
         lambda: client.evaluation_jobs(phase=WORKING, limit=5),
-        key="judging",
+        key="evaluating",
     )
-    if judging.items:
+    if evaluating.items:
         st.header("Evaluations", anchor=False)
-        for job in judging.items:
+        for job in evaluating.items:
             jobs.status(job)
             st.page_link("views/run.py", label="Open", query_params={"id": job.id})
 
@@ -252,6 +252,7 @@ def _worker_state(worker: WorkerInfo) -> text.Mark:
 
 def main() -> None:
     page.head("Overview", "What works, what waits, what came out last.")
+    judging.draw()
     with st.container(horizontal=True):
         st.page_link("views/new.py", label="New run", icon=":material/add_circle:")
         st.page_link("views/runs.py", label="All runs", icon=":material/list:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from calift_core import calibration
 from calift_core.analysis.upload_check import check_upload
 from calift_core.client import Client
 from calift_core.errors import PredictionsError, ServiceError
+from calift_core.judging.files import PredictionsFile, judge_files
+from calift_core.judging.upload import judge_upload
 from calift_core.predictions.foreign.load import load_predictions
 from calift_core.predictions.read import read_predictions, read_top_k
 from calift_core.predictions.types import top_k
@@ -334,6 +337,74 @@ def test_import__the_client_refuses_before_it_sends(client: Client, tmp_path: Pa
     with pytest.raises(PredictionsError, match="must sum to 1"):
         client.import_predictions(path)
     assert client.runs().total == 0
+
+
+# ------------------------------------------------------------------------------ judged alone
+
+
+def judged_files(folder: Path) -> tuple[Path, Path, Path]:
+    rng = np.random.default_rng(0)
+    probs, labels = rng.dirichlet([0.3, 0.3, 0.3], 120), rng.integers(3, size=120)
+    names = np.array(["ant", "bee", "cat"])
+    rows = [f"{names[y]},{','.join(map(str, p))}" for p, y in zip(probs, labels, strict=True)]
+    (folder / "mine.csv").write_text("\n".join(["label,probs_ant,probs_bee,probs_cat", *rows]))
+    np.savez(folder / "night.npz", labels=labels[:60], probs=probs[:60])
+    table = {"labels": labels, "logits": list(np.log(probs) / 2)}
+    pq.write_table(pa.table(table), folder / "other.parquet")
+    return folder / "mine.csv", folder / "night.npz", folder / "other.parquet"
+
+
+@pytest.mark.service
+def test_judge__is_what_the_command_says_and_stores_nothing(
+    client: Client, tmp_path: Path, settings: Any
+) -> None:
+    mine, night, other = judged_files(tmp_path)
+    found = client.judge([mine, night], against=other)
+    files = [PredictionsFile(path.name, path) for path in (mine, night, other)]
+    said = judge_files(files[:2], against=files[2])
+    assert found.sentences == said.sentences
+    for one, own in zip(found.sets, said.sets, strict=True):
+        assert (one.name, one.role, one.n) == (own.name, own.role, own.numbers["n"])
+        # Another number of threads rounds a sum otherwise.
+        assert one.diagram().ece == pytest.approx(own.numbers["ece"], rel=1e-12)
+        assert one.against.keys() == own.against.keys()
+    assert client.runs().total == 0
+    assert left_behind(settings) == []
+
+
+def test_judge__says_what_is_wrong_as_the_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, night, other = judged_files(tmp_path)
+    np.savez(tmp_path / "bad.npz", labels=[0, 1], probs=[[0.5, 0.4], [0.5, 0.5]])
+    (tmp_path / "plain.csv").write_text("a,b\n1,2\n")
+    upload = tmp_path / "upload"
+    for names, message in (
+        (["1/bad.npz"], "must sum to 1"),
+        (["1/plain.csv"], r"^plain\.csv must hold probs or logits, got a, b$"),
+        (["1/night.npz", "against/other.parquet"], r"^other\.parquet must have the samples of n"),
+        (["against/other.parquet"], "a file of the model"),
+        ([f"{at}/night.npz" for at in range(33)], "1 to 32 files, got 33"),
+    ):
+        with zipfile.ZipFile(upload, "w") as archive:
+            for name in names:
+                archive.write(tmp_path / Path(name).name, name)
+        with pytest.raises(PredictionsError, match=message):
+            judge_upload(tmp_path)
+    upload.write_bytes(b"PK no zip")
+    with pytest.raises(PredictionsError, match="must be a readable zip"):
+        judge_upload(tmp_path)
+    monkeypatch.setattr("calift_core.judging.upload.MAX_BYTES", 1000)
+    with zipfile.ZipFile(upload, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.csv", bytes(1001))
+    with pytest.raises(PredictionsError, match="unpack to at most 1,000 bytes, they declare 1,001"):
+        judge_upload(tmp_path)
+
+
+def test_judge__needs_a_token_that_may_read(bare: TestClient) -> None:
+    assert (
+        bare.post("/api/v1/judge", headers={"Content-Type": "application/zip"}).status_code == 401
+    )
 
 
 # ------------------------------------------------------------------------------ the gate

@@ -35,6 +35,27 @@ def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) 
     assert "of what was right before" in said
 
 
+def test_overview__judges_files_that_are_dropped(dashboard: Service) -> None:
+    rows = "\n".join(f"{'ab'[i % 2]},0.{3 + i % 5},0.{7 - i % 5}" for i in range(60))
+    csv = f"label,probs_a,probs_b\n{rows}".encode()
+    app = page("overview")
+    drop = app.file_uploader(key="judge-files")
+    drop.set_value([("mine.csv", csv, "text/csv")]).run()
+    assert "On mine it is right on" in words(app)
+    assert "There is no confidence from which on" in words(app)
+    assert "A temperature" in words(app)
+    assert any("Reliability diagram of mine" in alt for alt in charts_of(app))
+    drop = app.file_uploader(key="judge-files")
+    drop.set_value([(f"{name}.csv", csv, "text/csv") for name in ("mine", "night", "rival")]).run()
+    assert "Of 2 shifts" in words(app)
+    rival = next(box for box in app.selectbox if box.label.startswith("Another model"))
+    rival.select_index(1).run()
+    said = words(app).replace("\\", "")
+    assert "Against rival, on the same samples: accuracy cannot be told apart" in said
+    app.file_uploader(key="judge-files").set_value([("plain.csv", b"a,b\n1,2", "text/csv")]).run()
+    assert "plain.csv must hold probs or logits, got a, b" in words(app).replace("\\", "")
+
+
 def test_overview__a_card_opens_its_evidence(dashboard: Service) -> None:
     app = page("overview")
     links = {x.proto.label: x.proto.query_string for x in app.get("page_link")}

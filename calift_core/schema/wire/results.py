@@ -106,7 +106,27 @@ class FittedCalibrator(Frozen):
     parameters: dict[str, Any]
 
 
-class Reliability(Frozen):
+class ReliabilityNumbers(Frozen):
+    """What a reliability diagram shows, with the error it goes with and that error's floor."""
+
+    n: int
+    n_bins: int
+    scheme: Literal["equal_mass", "equal_width"]
+    norm: Literal["l1", "l2", "max"]
+    accuracy: float
+    mean_confidence: float
+    nll: float
+    brier: float
+    ece: float
+    null_mean: float
+    null_q95: float
+    interval: tuple[float, float]
+    debiased: float | None
+    bins: list[ReliabilityBin]
+    smooth: SmoothCurve | None = None
+
+
+class Reliability(ReliabilityNumbers):
     """A reliability diagram as numbers, with the error it goes with and that error's floor.
 
     `debiased` is null for the max norm, which has no debiased estimate. `calibrator` says what the
@@ -122,22 +142,7 @@ class Reliability(Frozen):
     method: str
     dataset: str
     role: PredictedRole
-    n: int
-    n_bins: int
-    scheme: Literal["equal_mass", "equal_width"]
-    norm: Literal["l1", "l2", "max"]
     temperature: float
-    accuracy: float
-    mean_confidence: float
-    nll: float
-    brier: float
-    ece: float
-    null_mean: float
-    null_q95: float
-    interval: tuple[float, float]
-    debiased: float | None
-    bins: list[ReliabilityBin]
-    smooth: SmoothCurve | None = None
     calibrator: FittedCalibrator | None = None
     in_sample: bool = False
     prompts: str | None = None
