@@ -29,7 +29,7 @@ RISK = 0.05
 COMPARED: tuple[tuple[str, str, Literal["higher", "lower"]], ...] = (
     ("accuracy", "accuracy", "higher"),
     ("nll", "NLL", "lower"),
-    ("squared_ece", "squared calibration error", "lower"),
+    ("squared_ece", "calibration", "lower"),
 )
 #: Fewest samples that a calibrator is cross-fitted on.
 _LEAST_CROSS_FITTED = 50
@@ -116,13 +116,14 @@ def judge(
     own = two_columns(probs)
     targets, names = class_indices(labels, *own.shape, classes=classes)
     scores = score_probs(own, targets)
-    compared = {}
+    compared, other_ece = {}, 0.0
     if against is not None:
         rival = score_probs(two_columns(against), targets)
         compared = {
             metric: paired_difference(scores, rival, metric=metric, seed=seed)
             for metric, _, _ in COMPARED
         }
+        other_ece = ece(rival, binning)
     sets = [_judged(name, "id", scores, binning, draws, compared)]
     for shift, (shifted, labels_of_shift) in (shifts or {}).items():
         found = two_columns(shifted)
@@ -134,7 +135,11 @@ def judge(
         of_shift, _ = class_indices(labels_of_shift, *found.shape, classes=names)
         shift_scores = score_probs(found, of_shift)
         sets.append(_judged(shift, "shift", shift_scores, binning, draws, {}))
-    third = _against(sets[0], other) if compared else _improved(own, targets, scores, binning)
+    third = (
+        _against(sets[0], other, other_ece)
+        if compared
+        else _improved(own, targets, scores, binning)
+    )
     sentences = (_first(sets[0]), _second(sets, scores), third)
     return Judgement(sentences, tuple(sets), other if compared else "")
 
@@ -201,7 +206,7 @@ def _second(sets: Sequence[JudgedSet], scores: SampleScores) -> str:
     return said + "."
 
 
-def _against(found: JudgedSet, other: str) -> str:
+def _against(found: JudgedSet, other: str, other_ece: float) -> str:
     parts = []
     for metric, word, better in COMPARED:
         d = found.against[metric]
@@ -213,13 +218,14 @@ def _against(found: JudgedSet, other: str) -> str:
         if metric == "accuracy":
             size = f"{abs(100 * d.difference):.1f} points"
             span = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
-        elif metric == "nll":
-            size, span = f"{abs(d.difference):.3f} nats", f"{ends[0]:.3f} to {ends[1]:.3f}"
         else:
-            size = f"{abs(1e4 * d.difference):.1f} pp²"
-            span = f"{1e4 * ends[0]:.1f} to {1e4 * ends[1]:.1f}"
+            size, span = f"{abs(d.difference):.3f} nats", f"{ends[0]:.3f} to {ends[1]:.3f}"
         mark = "better" if way == better else "worse"
-        parts.append(f"{word} is {size} {way} ({span}), {mark}")
+        parts.append(
+            f"{word} is {mark} (ECE {percent(found.numbers['ece'])} against {percent(other_ece)})"
+            if metric == "squared_ece"
+            else f"{word} is {size} {way} ({span}), {mark}"
+        )
     return f"Against {other}, on the same samples: {'; '.join(parts)}."
 
 

@@ -46,7 +46,8 @@ def judge_upload(folder: Path) -> Judgement:
                 (info.filename, _unpacked(archive, info, folder / f"file-{at}"))
                 for at, info in enumerate(files)
             ]
-        own, others = [], []
+        own: list[PredictionsFile] = []
+        others: list[PredictionsFile] = []
         for name, path in named:
             *folders, last = PurePosixPath(name).parts
             (others if folders[:1] == [AGAINST] else own).append(PredictionsFile(last, path))

@@ -1,4 +1,4 @@
-"""Seven tasks as somebody new would do them, in a real Chromium: clicks, typed fields, seconds.
+"""Eight tasks as somebody new would do them, in a real Chromium: clicks, typed fields, seconds.
 
     python -m research.measurements.tasks --home HOME    # a home with the runs of `make demo`
     python -m research.measurements.tasks --home HOME --write  # and put the table into docs/tour.md
@@ -313,8 +313,33 @@ def export(me: Person, world: World) -> str:
     return f"{run.name} on {one.dataset}, {len(body) / 2**20:.1f} MiB"
 
 
+def judge(me: Person, world: World) -> str:
+    """Judge a file of predictions that one has."""
+    one = next(e for e in world.sets("CaRot") if e.role == "id")
+    file = world.client.download_predictions(one.id, world.folder.parent / "mine.parquet")
+    card = me.tab.locator(".st-key-judge")
+    with me.tab.expect_file_chooser() as waiting:
+        me.click(card.get_by_role("button", name="Upload").first, "*Upload*")
+    waiting.value.set_files(file)
+    me.clicks += 1
+    me.path.append("the file")
+    seen = me.see(card.get_by_text("On mine it is right on").first)
+    _says(seen, world.client.judge([file]).sentences[0])
+    return f"{_percent(one.accuracy)} % right of {one.n:,}, ECE {_percent(one.ece.value)} %"
+
+
 TASKS: dict[str, Callable[[Person, World], str]] = {
-    task.__name__: task for task in (launch, worst, better, images, forgotten, threshold, export)
+    task.__name__: task
+    for task in (
+        launch,
+        worst,
+        better,
+        images,
+        forgotten,
+        threshold,
+        export,
+        judge,
+    )
 }
 
 

@@ -141,6 +141,7 @@ SCOPES = {
         "get_sample_looks", "list_doubtful_labels", "list_sample_answers",
         "download_predictions", "compare_runs", "get_leaders", "get_ledger", "get_decision",
         "get_ood", "get_bound_monitor", "get_stats", "try_picture", "download_model",
+        "judge_predictions",
         "correct_labels",
         "list_initial_runs", "list_methods", "list_models",
         "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",

@@ -16,6 +16,8 @@ from frontend import api, figures, page, text
 from frontend.tables import Column, Table
 
 _TYPES = ("npz", "parquet", "csv", "jsonl")
+#: As much as the service takes by default.
+_MOST_MIB = 512
 _KEPT = 8
 _COLUMNS = [
     Column("name", "Data"),
@@ -23,11 +25,11 @@ _COLUMNS = [
     Column("accuracy", "Accuracy", "percent"),
     Column("mean_confidence", "Confidence", "percent"),
     Column("ece", "ECE", "percent"),
-    Column("low", "95 % low", "percent"),
-    Column("high", "95 % high", "percent"),
     Column("null_mean", "Floor", "percent"),
     Column("nll", "NLL", "number"),
     Column("brier", "Brier", "number"),
+    Column("low", "ECE, 95 % low", "percent"),
+    Column("high", "ECE, 95 % high", "percent"),
 ]
 
 
@@ -40,6 +42,7 @@ def draw() -> None:
             type=list(_TYPES),
             accept_multiple_files=True,
             key="judge-files",
+            max_upload_size=_MOST_MIB,
             help="Labels with probabilities or logits: `label,probs_cat,probs_dog` in a CSV, "
             "`labels` and `probs` in an NPZ. Further files are shifts, or another model. A process "
             "with limits reads them, and nothing is stored.",
@@ -104,33 +107,35 @@ def _judged(own: Sequence[UploadedFile], other: UploadedFile | None) -> Judged |
 
 
 def _answer(found: Judged) -> None:
-    for sentence in found.sentences:
-        st.markdown(text.md_prose(sentence))
     diagrams = [one.diagram() for one in found.sets]
     rows = [
         {**one.model_dump(), "low": one.interval[0], "high": one.interval[1]} for one in found.sets
     ]
-    page.table(Table(_COLUMNS, rows), caption="Each data set")
     single = len(diagrams) == 1
-    page.chart(
-        figures.reliability.diagram(diagrams[0], title=text.esc(diagrams[0].dataset))
-        if single
-        else figures.reliability.grid(diagrams, titles=[d.dataset for d in diagrams]),
-        figures.reliability.bins_table(diagrams),
-        name="judged",
-        data=found.model_dump_json,
-        wide=not single,
-    )
-    name = found.sets[0].name
-    st.download_button(
-        "Answer, HTML",
-        lambda: _page(found),
-        f"{PurePath(name).name}-judgement.html",
-        "text/html",
-        icon=":material/download:",
-        type="tertiary",
-        on_click="ignore",
-    )
+    left, right = st.columns(2, gap="large") if single else (st.container(), st.container())
+    with left:
+        for sentence in found.sentences:
+            st.markdown(text.md_prose(sentence))
+        page.table(Table(_COLUMNS, rows), caption="Each data set")
+        st.download_button(
+            "Answer, HTML",
+            lambda: _page(found),
+            f"{PurePath(found.sets[0].name).name}-judgement.html",
+            "text/html",
+            icon=":material/download:",
+            type="tertiary",
+            on_click="ignore",
+        )
+    with right:
+        page.chart(
+            figures.reliability.diagram(diagrams[0], title=text.esc(diagrams[0].dataset))
+            if single
+            else figures.reliability.grid(diagrams, titles=[d.dataset for d in diagrams]),
+            figures.reliability.bins_table(diagrams),
+            name="judged",
+            data=found.model_dump_json,
+            wide=not single,
+        )
 
 
 def _page(found: Judged) -> str:

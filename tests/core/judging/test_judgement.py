@@ -58,6 +58,7 @@ def test_judge__names_the_worst_shift_and_the_better_model() -> None:
     assert "Of 2 shifts far costs most" in found.sentences[1]
     assert found.sentences[2].startswith("Against rival, on the same samples: accuracy cannot be")
     assert "NLL is" in found.sentences[2]
+    assert "calibration is better (ECE " in found.sentences[2]
     assert "lower" in found.sentences[2]
     assert "better" in found.sentences[2]
     back = judge(SURE, LABELS, against=TRUE)
