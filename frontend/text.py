@@ -402,6 +402,17 @@ def training_words(trained: TrainingPictures, method: str | None) -> str:
     return told + " This run was not trained." if method == "zero_shot" else told
 
 
+def unlike_words(one: TriedPicture, false_alarms: float) -> tuple[str, str]:
+    """Whether a picture is one of the classes at a rate of false alarms, and what that means."""
+    at = next((u for u in one.unlike if abs(u.false_alarms - false_alarms) < 1e-9), None)
+    if at is None:
+        return "–", "no threshold: no ID validation part"
+    if at.none_of_these is None:
+        return "–", f"too few ID images for {percent(false_alarms)} false alarms"
+    rate = f"said of {percent(false_alarms)} of images like the ID data"
+    return ("none of these", rate) if at.none_of_these else ("one of these", f"else {rate}")
+
+
 def kept_words(one: TriedPicture, risk: float) -> str:
     """Whether an answer is kept where at most a share `risk` of what is kept may be wrong."""
     at = next((k for k in one.kept if abs(k.risk - risk) < 1e-9), None)

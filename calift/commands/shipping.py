@@ -233,6 +233,13 @@ def predict(
         float | None,
         typer.Option(help="Give each image the set of classes that holds the true one: 0.9, 0.95."),
     ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            help="Say which images are none of the classes, wrongly so of this share of images "
+            "like the ID data: 0.01, 0.05 or 0.1."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: JsonFlag = False,
@@ -254,12 +261,16 @@ def predict(
     classifier = CalibratedClassifier.load(model, device=device)
     if errors is not None and (why := classifier.promised().why_not(errors)):
         err.print(why, markup=False)
+    if false_alarms is not None and (why := classifier.tells_unlike().why_not(false_alarms)):
+        err.print(why, markup=False)
     for note in classifier.notes:
         err.print(f"calibrator: {note}", markup=False)
     target = (
         None
         if file is None
-        else AnswerFile(file, (str(model.resolve()), str((top, errors, coverage)), *paths))
+        else AnswerFile(
+            file, (str(model.resolve()), str((top, errors, coverage, false_alarms)), *paths)
+        )
     )
     known = [] if target is None else target.rows()[: len(paths)]
     if known:
@@ -272,6 +283,7 @@ def predict(
             top=top,
             errors=errors,
             coverage=coverage,
+            false_alarms=false_alarms,
             done=len(known),
             batch_size=batch_size,
             stop=stop,
@@ -302,6 +314,7 @@ def _say(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
             kept = {True: "kept", False: "not kept", None: "not promised"}
             more = [kept[row["kept"]]] if "kept" in row else []
             more += [", ".join(row["set"])] if "set" in row else []
+            more += ["none of these"] if row.get("none_of_these") else []
             typer.echo("\t".join([row["path"], row["label"], f"{row['confidence']:.4f}", *more]))
 
 

@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException
 
 from calift.serving.batches import Batches, BusyError
 from calift_core import __version__
+from calift_core.calibration.ood import ALARM_RATE
 from calift_core.child_process import Child, ChildEndedError
 from calift_core.errors import CaliftError, UnreadableImageError
 
@@ -70,6 +71,14 @@ class Answer(BaseModel):
     label: str = Field(description="The likeliest class")
     confidence: float = Field(description="Its calibrated probability")
     top: list[Guess] = Field(description="The likeliest classes, the likeliest first")
+    none_of_these: bool | None = Field(
+        default=None,
+        description="Whether the image is unlike the model's ID data; null where it has no "
+        "threshold for this",
+    )
+    false_alarms: float | None = Field(
+        default=None, description="Share of images like the ID data that this is said of"
+    )
 
 
 class Problem(BaseModel):
@@ -151,7 +160,7 @@ class Server:
             self.decoders.append(child)
             self._free.put_nowait(child)
         await asyncio.gather(*(asyncio.to_thread(child.start) for child in self.decoders))
-        self.batches = Batches(self.workers, len(self.model["classes"]))
+        self.batches = Batches(self.workers, len(self.model["classes"]) + 1)
         self.batches.start()
 
     async def stop(self) -> None:
@@ -162,21 +171,41 @@ class Server:
             child.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, image: bytes, top: int) -> Answer | Problem:
+    def threshold(self, false_alarms: float) -> float | None:
+        """Below which score an image is none of these; None: the model has no threshold for it."""
+        unlike = self.model["none_of_these"]
+        if unlike is None:
+            return None
+        known: dict[float, float | None]
+        known = {one["false_alarms"]: one["threshold"] for one in unlike["thresholds"]}
+        if false_alarms not in known:
+            rates = ", ".join(f"{rate:g}" for rate in known)
+            fault = f"false_alarms must be one of {rates}, got {false_alarms:g}"
+            raise RefusedError(422, "INVALID_REQUEST", fault)
+        return known[false_alarms]
+
+    async def answer(self, image: bytes, top: int, false_alarms: float) -> Answer | Problem:
         """One image's answer, or why there is none."""
         assert self.batches is not None
         try:
             pixels = await self._decoded(image)
-            probs = await self.batches.answer(pixels)
+            *row, like = await self.batches.answer(pixels)
         except UnreadableImageError as error:
             self.figures.images.labels("refused").inc()
             return RefusedError(422, "UNREADABLE_IMAGE", _sentence(error)).problem
         self.figures.images.labels("answered").inc()
+        probs, threshold = np.array(row), self.threshold(false_alarms)
         order = np.argsort(-probs, kind="stable")[:top]
         guesses = [
             Guess(label=self.model["classes"][i], probability=float(probs[i])) for i in order
         ]
-        return Answer(label=guesses[0].label, confidence=guesses[0].probability, top=guesses)
+        return Answer(
+            label=guesses[0].label,
+            confidence=guesses[0].probability,
+            top=guesses,
+            none_of_these=None if threshold is None else bool(like < threshold),
+            false_alarms=None if threshold is None else false_alarms,
+        )
 
     async def _decoded(self, image: bytes) -> bytes:
         if not image:
@@ -293,12 +322,19 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
             }
         },
     )
-    async def predict(request: Request, top: int = 5) -> Answers:
-        """Answer for the image that is the body, or for the files of a form."""
+    async def predict(request: Request, top: int = 5, false_alarms: float = ALARM_RATE) -> Answers:
+        """Answer for the image that is the body, or for the files of a form.
+
+        `none_of_these` is wrong of a share `false_alarms` of images like the model's ID data: 0.01,
+        0.05 or 0.1.
+        """
+        server.threshold(false_alarms)  # before any image is read
         images = await _images(request, server.limits)
         top = max(1, min(top, len(server.model["classes"])))
         try:
-            found = await asyncio.gather(*(server.answer(image, top) for image in images))
+            found = await asyncio.gather(
+                *(server.answer(image, top, false_alarms) for image in images)
+            )
         except BusyError:
             raise RefusedError(503, "BUSY", "too many images wait; try again later") from None
         except ChildEndedError as error:
@@ -314,7 +350,7 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
 
     @app.get("/model", operation_id="model")
     async def model() -> dict[str, Any]:
-        """What the model is: classes, calibrator, preprocessing, device."""
+        """What the model is: classes, calibrator, preprocessing, device, `none_of_these`."""
         return server.model
 
     @app.get("/metrics", operation_id="metrics")

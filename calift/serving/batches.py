@@ -35,6 +35,7 @@ class Batches:
     one that takes its place.
 
     Args:
+        n_numbers: that the process answers for each image.
         max_waiting: images that may wait; more are refused.
         linger_s: how long the first image of a batch waits for company where a process is free.
     """
@@ -42,13 +43,13 @@ class Batches:
     def __init__(
         self,
         workers: Sequence[Child],
-        n_classes: int,
+        n_numbers: int,
         *,
         max_batch: int = 32,
         max_waiting: int = 1024,
         linger_s: float = 0.002,
     ) -> None:
-        self._workers, self._n_classes = list(workers), n_classes
+        self._workers, self._n_numbers = list(workers), n_numbers
         self._max_batch, self._max_waiting, self._linger_s = max_batch, max_waiting, linger_s
         self._line: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._threads = ThreadPoolExecutor(len(self._workers), thread_name_prefix="answers")
@@ -76,7 +77,7 @@ class Batches:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, pixels: bytes) -> NDArray[np.float64]:
-        """Probabilities (C,) of one image of S · S · 3 bytes.
+        """The numbers of one image of S · S · 3 bytes.
 
         Raises:
             BusyError: too many wait.
@@ -104,8 +105,8 @@ class Batches:
                     _fail(batch, error)
                     break
                 else:
-                    probs = np.frombuffer(body, "<f8").reshape(len(batch), self._n_classes)
-                    for one, row in zip(batch, probs, strict=True):
+                    rows = np.frombuffer(body, "<f8").reshape(len(batch), self._n_numbers)
+                    for one, row in zip(batch, rows, strict=True):
                         if not one.answer.done():  # whoever asked may be gone
                             one.answer.set_result(row)
                     self.passes += 1

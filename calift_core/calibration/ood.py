@@ -33,6 +33,8 @@ MEASURES = ("auroc", "aupr", "fpr95")
 #: The share of ID images that FPR95 accepts, and its standard normal quantile for two sides.
 ACCEPTED, _Z = 0.95, 1.959964
 _CELLS = 2_000_000
+#: Rates of false alarms that thresholds are chosen for, and the one that is told unasked.
+ALARM_RATES, ALARM_RATE = (0.01, 0.05, 0.1), 0.05
 
 
 # ---- Scores --------------------------------------------------------------------------------------

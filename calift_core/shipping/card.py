@@ -97,7 +97,14 @@ def _body(exported: Exported, rows: Sequence[DatasetScores]) -> str:
             )
     for note in [] if choice is None else choice.notes:
         warnings += f"\n> **Few images.** {_plain(note)}\n"
-    return warnings + _table(rows) + _changed(rows) + _promised(exported) + _use(exported)
+    return (
+        warnings
+        + _table(rows)
+        + _changed(rows)
+        + _promised(exported)
+        + _none_of_these(exported)
+        + _use(exported)
+    )
 
 
 def _license(name: str) -> str:
@@ -202,6 +209,27 @@ def _promised(exported: Exported) -> str:
             for test in one.tests
         ),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def _none_of_these(exported: Exported) -> str:
+    found = exported.none_of_these
+    if found is None or all(one.threshold is None for one in found.thresholds):
+        return ""
+    lines = [
+        "\n## None of these\n",
+        f"Images with a score ({found.score.upper()}) below a threshold are unlike the ID data. It "
+        f"is chosen on {found.n:,} images of {_plain(found.dataset)} for a rate of false alarms.\n",
+        "| false alarms | score below | data | none of these (95 %) |",
+        "|---|---|---|---|",
+    ]
+    for one in found.thresholds:
+        for test in one.tests:
+            low, high = test.interval
+            lines.append(
+                f"| {one.false_alarms:.0%} | {one.threshold:.6g} | {_plain(test.dataset)} | "
+                f"{test.alarms:.1%} ({low:.1%} to {high:.1%}) |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calift_core.analysis.choosing import INITIAL_NAME, calibrated, read_choice
+from calift_core.analysis.report import read_report
 from calift_core.calibration import Calibrator
 from calift_core.data.decode import decode, pixels_of
 from calift_core.data.images import Pixels
@@ -25,6 +27,7 @@ from calift_core.models.finished import is_exported, load_finished
 from calift_core.models.precision import Precision, autocast, resolve_device, resolve_precision
 from calift_core.shipping.folder import read_exported
 from calift_core.shipping.initial_model import reads_initial
+from calift_core.shipping.none_of_these import NoneOfThese, none_of_these
 from calift_core.shipping.promises import Promises
 
 BATCH_SIZE = 64
@@ -97,10 +100,11 @@ class CalibratedClassifier:
         promises: Promises | None = None,
         initial: CalibratedClassifier | None = None,
         notes: Sequence[str] = (),
+        unlike: Callable[[], NoneOfThese | None] = lambda: None,
     ) -> None:
         self.clip, self.classifier = clip.eval(), classifier
         self.classes, self.calibrator = tuple(classes), calibrator
-        self.notes = tuple(notes)
+        self.notes, self._unlike = tuple(notes), unlike
         self.device = clip.net.logit_scale.device
         self.precision, self.promises, self.initial = precision, promises, initial
         self._normalise = Normalise(
@@ -124,10 +128,11 @@ class CalibratedClassifier:
             DataError: the calibrator is damaged.
         """
         path, where = Path(folder), resolve_device(device)
-        promises = None
+        promises, unlike = None, partial(_of_run, path)
         if is_exported(path):
             exported = read_exported(path)
             choice, promises = exported.choice, exported.promises
+            unlike = partial(getattr, exported, "none_of_these")
         else:
             choice = read_choice(path)
         calibrator = None if choice is None else choice.fitted()
@@ -142,6 +147,7 @@ class CalibratedClassifier:
             promises=promises,
             initial=initial,
             notes=() if choice is None else choice.notes,
+            unlike=unlike,
         )
 
     def promised(self) -> Promises:
@@ -156,6 +162,25 @@ class CalibratedClassifier:
                 hint="`calift export RUN FOLDER` writes a model with its promises.",
             )
         return self.promises
+
+    @cached_property
+    def none_of_these(self) -> NoneOfThese | None:
+        """Thresholds for images unlike the ID data; of a run they are found when first asked."""
+        return self._unlike()
+
+    def tells_unlike(self) -> NoneOfThese:
+        """As `none_of_these`.
+
+        Raises:
+            SpecError: there are none.
+        """
+        if self.none_of_these is None:
+            raise SpecError(
+                "this model has no threshold for images unlike its ID data: it was exported before "
+                "there were any, or its run has no ID validation part.",
+                hint="`calift export RUN FOLDER` writes a model with it.",
+            )
+        return self.none_of_these
 
     def __repr__(self) -> str:
         kind = "no calibrator" if self.calibrator is None else self.calibrator.kind
@@ -209,6 +234,10 @@ class CalibratedClassifier:
             features = self.clip.encode_image(batch)
         logits = self.classifier.logits(features).cpu().numpy()
         return features.cpu().numpy(), logits
+
+
+def _of_run(folder: Path) -> NoneOfThese | None:
+    return none_of_these(folder, read_report(folder))
 
 
 def _tower(folder: Path, where: torch.device) -> tuple[Clip, Classifier, list[str]]:

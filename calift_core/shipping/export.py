@@ -49,6 +49,7 @@ from calift_core.shipping.initial_model import (
     without_paths,
     write_open_clip,
 )
+from calift_core.shipping.none_of_these import none_of_these
 from calift_core.shipping.onnx import export_onnx
 from calift_core.shipping.picture import reliability_png
 from calift_core.shipping.promises import promises_of
@@ -120,6 +121,7 @@ def export_run(
             choice=choice,
             reference=None if reference is None else _described(reference),
             promises=promises_of(run, report, calibrator),
+            none_of_these=none_of_these(run, report, tested=True),
             provenance=_provenance(report, license),
             files={name: sha256_file(part / name) for name in names} | second,
         )

@@ -20,6 +20,7 @@ from calift_core.errors import CheckpointError
 from calift_core.files import sha256_file
 from calift_core.models.finished import EXPORT_NAME, EXPORTED_HEAD, EXPORTED_WEIGHTS
 from calift_core.shipping.initial_model import CONFIG_NAME
+from calift_core.shipping.none_of_these import NoneOfThese
 from calift_core.shipping.promises import Promises
 from calift_core.untrusted import parse_json
 
@@ -85,6 +86,7 @@ class Exported(BaseModel):
         reference: what images without labels are compared with; None where the run had no ID
             validation part.
         promises: thresholds and prediction sets, and what they gave; None without that part.
+        none_of_these: thresholds for images unlike the ID data; None without an ID part.
         files: name → SHA-256 of every other file that answers depend on.
     """
 
@@ -96,6 +98,7 @@ class Exported(BaseModel):
     choice: Choice | None
     reference: ReferenceSet | None = None
     promises: Promises | None = None
+    none_of_these: NoneOfThese | None = None
     provenance: Provenance
     files: dict[str, str]
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -83,6 +84,7 @@ def predict_files(
     top: int = 5,
     errors: float | None = None,
     coverage: float | None = None,
+    false_alarms: float | None = None,
     done: int = 0,
     batch_size: int = BATCH_SIZE,
     stop: Callable[[], bool] = lambda: False,
@@ -93,12 +95,14 @@ def predict_files(
         errors: say whether each is `kept` with at most this share of errors promised; None of
             all where that cannot be promised.
         coverage: give each the `set` of classes of this promised coverage.
+        false_alarms: say which are `none_of_these`, which is wrong of this share of ID images; None
+            of all where that cannot be kept to.
 
     Raises:
         InterruptedRunError: `stop` said so.
         SpecError: the model promises no such thing.
     """
-    query = PromiseQuery.of(model, errors, coverage)
+    query = PromiseQuery.of(model, errors, coverage, false_alarms)
     for start in range(done, len(paths), batch_size):
         if stop():
             raise InterruptedRunError(f"stopped behind {start:,} of {len(paths):,} images")
@@ -148,15 +152,21 @@ class PromiseQuery:
     Attributes:
         threshold: the least confidence that is kept; None: none can be promised.
         sets: gives the sets of probabilities; None: not asked.
+        alarms: says of logits which images are none of the classes; None: not asked.
     """
 
     errors: bool = False
     threshold: float | None = None
     sets: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
+    alarms: Callable[[NDArray[np.float32]], NDArray[np.bool_] | None] | None = None
 
     @classmethod
     def of(
-        cls, model: CalibratedClassifier, errors: float | None, coverage: float | None
+        cls,
+        model: CalibratedClassifier,
+        errors: float | None,
+        coverage: float | None,
+        false_alarms: float | None,
     ) -> PromiseQuery:
         """What is asked of a model.
 
@@ -164,16 +174,24 @@ class PromiseQuery:
             SpecError: it promises no such thing.
         """
         threshold = None if errors is None else model.promised().threshold(errors)
+        alarms = None
+        if false_alarms is not None:
+            unlike = model.tells_unlike()
+            unlike.threshold(false_alarms)  # whether there is such a rate
+            alarms = partial(unlike.alarms, false_alarms=false_alarms)
         if coverage is None:
-            return cls(errors is not None, threshold)
+            return cls(errors is not None, threshold, alarms=alarms)
         promises = model.promised()
         promises.inside(np.full((1, len(model.classes)), 1 / len(model.classes)), coverage)
-        return cls(errors is not None, threshold, lambda probs: promises.inside(probs, coverage))
+        return cls(
+            errors is not None, threshold, lambda probs: promises.inside(probs, coverage), alarms
+        )
 
 
 def rows_of(answers: Answers, top: int, query: PromiseQuery = PromiseQuery()) -> list[Row]:  # noqa: B008 frozen
     """What is told of each image: label, confidence, the likeliest classes, and what is asked."""
     sets = None if query.sets is None else query.sets(answers.probs)
+    alarms = None if query.alarms is None else query.alarms(answers.logits)
     rows: list[Row] = []
     for i, best in enumerate(answers.top(max(1, top))):
         row = {"label": best[0][0], "confidence": best[0][1], "top": dict(best), "error": None}
@@ -181,6 +199,8 @@ def rows_of(answers: Answers, top: int, query: PromiseQuery = PromiseQuery()) ->
             row["kept"] = None if query.threshold is None else best[0][1] >= query.threshold
         if sets is not None:
             row["set"] = [answers.classes[j] for j in np.flatnonzero(sets[i])]
+        if query.alarms is not None:
+            row["none_of_these"] = None if alarms is None else bool(alarms[i])
         rows.append(row)
     return rows
 
@@ -251,16 +271,18 @@ def _csv(path: Path, rows: Sequence[Row]) -> None:
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
-#: What is said of `kept` where no threshold can be promised.
+_PROMISED = ("kept", "set", "none_of_these")
+#: What is said of a yes or no where no threshold can be promised.
 NOT_PROMISED = "not promised"
 
 
 def _said(row: Row, name: str) -> Any:
-    return NOT_PROMISED if name == "kept" and row.get(name, "") is None else row.get(name)
+    yes_or_no = name in ("kept", "none_of_these")
+    return NOT_PROMISED if yes_or_no and row.get(name, "") is None else row.get(name)
 
 
 def _promised_columns(rows: Sequence[Row]) -> list[str]:
-    return [name for name in ("kept", "set") if any(name in row for row in rows)]
+    return [name for name in _PROMISED if any(name in row for row in rows)]
 
 
 def _cell(value: Any) -> Any:
@@ -276,7 +298,7 @@ def _parquet(path: Path, rows: Sequence[Row]) -> None:
     import pyarrow.parquet as pq
 
     tops = [list((row["top"] or {}).items()) for row in rows]
-    kinds = {"kept": pa.bool_(), "set": pa.list_(pa.string())}
+    kinds = {"kept": pa.bool_(), "set": pa.list_(pa.string()), "none_of_these": pa.bool_()}
     pq.write_table(
         pa.table(
             {

@@ -39,6 +39,7 @@ from calift_core.schema.wire.answers import (
     AlikeRole,
     Guess,
     KeptAt,
+    NoneOfTheseAt,
     TrainingPictures,
     TriedPicture,
 )
@@ -192,12 +193,27 @@ class Trial:
                 KeptAt(risk=risk, threshold=at, kept=None if at is None else sure >= at)
                 for risk, at in self.thresholds.items()
             ],
+            unlike=self._unlike(answers.logits),
             trained=self._trained(features[0], answers.classes),
             searched=[one.dataset for one in self.sets],
             nearest=nearest(features[0], self.sets, answers.classes),
             seen=base64.b64encode(_png(pixels[0])).decode(),
         )
         return tried.model_dump_json().encode()
+
+    def _unlike(self, logits: NDArray[np.float32]) -> list[NoneOfTheseAt]:
+        found = self.model.none_of_these
+        if found is None:
+            return []
+        like = float(found.scores(logits)[0])
+        return [
+            NoneOfTheseAt(
+                false_alarms=one.false_alarms,
+                threshold=one.threshold,
+                none_of_these=None if one.threshold is None else like < one.threshold,
+            )
+            for one in found.thresholds
+        ]
 
     def _trained(
         self, feature: NDArray[np.float32], classes: tuple[str, ...]

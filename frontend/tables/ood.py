@@ -81,7 +81,8 @@ def table(found: OodDetection) -> Table:
             cells = {"dataset": set_name(one), "n": one.n, "score": TITLES[row.score]}
             for name in ("auroc", "aupr", "fpr95"):
                 measure: OodMeasure = getattr(row, name)
-                cells |= {name: measure.value, f"{name}_ends": _ends(measure.interval)}
+                ends = text.interval(*measure.interval) if name == "fpr95" else None
+                cells |= {name: measure.value, f"{name}_ends": ends or _ends(measure.interval)}
             cells |= {
                 "difference": row.auroc.difference,
                 "difference_ends": _ends(row.auroc.difference_interval),

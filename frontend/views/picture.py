@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from calift_core.calibration.ood import ALARM_RATE
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.answers import AlikePicture, TriedPicture
 from calift_core.schema.wire.runs import RunSummary
@@ -112,6 +113,7 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
                 [
                     ("Label", top.label, "as this run sees the picture"),
                     ("Probability", text.percent(top.probability), text.kept_words(one, risk)),
+                    ("Any of the classes?", *text.unlike_words(one, ALARM_RATE)),
                 ]
             )
             page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
@@ -156,6 +158,7 @@ def _compared(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -
             Column("label", "Label"),
             Column("probability", "Probability", "percent"),
             Column("kept", f"At most {text.percent(risk)} errors"),
+            Column("unlike", f"{text.percent(ALARM_RATE)} false alarms"),
             Column("calibrator", "Calibrator"),
         ],
         [
@@ -164,6 +167,7 @@ def _compared(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -
                 "label": said[run.id].top[0].label,
                 "probability": said[run.id].top[0].probability,
                 "kept": text.kept_words(said[run.id], risk),
+                "unlike": text.unlike_words(said[run.id], ALARM_RATE)[0],
                 "calibrator": said[run.id].calibrator,
             }
             for run in runs

@@ -125,6 +125,11 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     for one in said.kept:
         kept = None if one.threshold is None else said.top[0].probability >= one.threshold
         assert one.kept is kept
+    unlike = model.tells_unlike()
+    for at in said.unlike:
+        alarms = unlike.alarms(answers.logits, at.false_alarms)
+        assert at.none_of_these == (None if alarms is None else alarms[0])
+    assert [at.false_alarms for at in said.unlike] == [0.01, 0.05, 0.1]
     nearest = said.nearest[0]
     assert (nearest.sample_id, nearest.evaluation_id) == (sample["id"], evaluation.id)
     assert nearest.cosine == pytest.approx(1, abs=2e-3)

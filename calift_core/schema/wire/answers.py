@@ -251,6 +251,17 @@ class KeptAt(Frozen):
     kept: bool | None
 
 
+class NoneOfTheseAt(Frozen):
+    """Whether a picture is said to be unlike the ID data, as a share of the ID data is by mistake.
+
+    Both null where there are too few ID validation images for so small a share.
+    """
+
+    false_alarms: float
+    threshold: float | None
+    none_of_these: bool | None
+
+
 AlikeRole = Role | Literal["train"]
 
 
@@ -286,9 +297,10 @@ class TriedPicture(Frozen):
     `top` holds the likeliest of `n_classes` classes, after the `calibrator` that was fitted on the
     ID calibration part `fitted_on` and chosen as `calift calibrate` does; `none` where the run's
     own probabilities were better, or, with a `note`, where nothing could be fitted. `kept` is
-    promised for data like `promised_on` alone. `trained` are training images by the run's own
-    features; null where the run kept none. `nearest` are evaluated images
-    of the sets that were `searched`, none of them a training image. `seen` is the picture as the
+    promised for data like `promised_on` alone. `unlike` says whether it is none of the classes, by
+    rate of false alarms; empty where the run has no ID part for that. `trained` are training images
+    by the run's own features; null where the run kept none. `nearest` are evaluated images of the
+    sets that were `searched`, none of them a training image. `seen` is the picture as the
     model saw it, a PNG in base64.
     """
 
@@ -300,6 +312,7 @@ class TriedPicture(Frozen):
     top: list[Guess]
     promised_on: str | None
     kept: list[KeptAt]
+    unlike: list[NoneOfTheseAt] = []
     trained: TrainingPictures | None = None
     searched: list[str]
     nearest: list[AlikePicture]

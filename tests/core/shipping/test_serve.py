@@ -124,7 +124,19 @@ def test_predict__answers_as_the_model_does_alone_and_together(
             probs = [guess["probability"] for guess in answer["top"]]
             assert probs == pytest.approx([p for _, p in guesses], abs=1e-5)
             assert answer["confidence"] == probs[0]
+    # 14 images of validation have a threshold for one false alarm in ten.
+    unlike = CalibratedClassifier.load(model, device="cpu").tells_unlike()
+    logits = CalibratedClassifier.load(model, device="cpu").predict(files[:24]).logits
+    alarms = unlike.alarms(logits, 0.1)
+    assert alarms is not None
+    for file, alarm in zip(files[:24], alarms.tolist(), strict=True):
+        (answer,) = served.predict(file.read_bytes(), false_alarms=0.1).json()["answers"]
+        assert (answer["none_of_these"], answer["false_alarms"]) == (alarm, 0.1)
+    assert alone[0]["none_of_these"] is alone[0]["false_alarms"] is None  # 0.05: too few images
+    refused = served.predict(files[0].read_bytes(), false_alarms=0.3)
+    assert (refused.status_code, "0.01, 0.05, 0.1, got 0.3" in refused.text) == (422, True)
     told = served.client.get("/model").json()
+    assert told["none_of_these"] == unlike.model_dump(mode="json")
     assert (told["calibrator"], len(told["classes"])) == ("temperature", 3)
     assert "/predict" in served.client.get("/openapi.json").json()["paths"]
     assert 'calift_serve_requests_total{status="200"}' in served.client.get("/metrics").text

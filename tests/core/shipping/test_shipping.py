@@ -24,7 +24,7 @@ from calift_core.analysis.choosing import BY_CLASS, CANDIDATES, Choice, read_cho
 from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, softmax
 from calift_core.calibration.conformal import fit_conformal
 from calift_core.calibration.decisions import choose_threshold
-from calift_core.calibration.ood import auroc, knn, mcm
+from calift_core.calibration.ood import alarm_threshold, auroc, knn, mcm
 from calift_core.errors import (
     CaliftError,
     CheckpointError,
@@ -599,6 +599,51 @@ def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(
         "Maximum softmax",
         "Relative Mahalanobis",
     )
+
+
+def test_none_of_these__the_threshold_travels_with_what_it_gave(
+    exported: Path, made: Path, photos: Path, tmp_path: Path
+) -> None:
+    found = read_exported(exported).none_of_these
+    assert found is not None
+    own = read_predictions(predictions_of(made, "validation"))
+    scores = mcm(own.logits, own.metadata.logit_scale)
+    assert (found.score, found.dataset, found.n) == ("mcm", own.metadata.dataset, len(own))
+    for one in found.thresholds:
+        assert one.threshold == alarm_threshold(scores, one.false_alarms)
+        for test in one.tests:
+            assert test.interval[0] <= test.alarms <= test.interval[1]
+    # 14 images are enough for one false alarm in ten and not for fewer.
+    assert [t.dataset for t in found.thresholds[2].tests] == ["photos/test", "art"]
+    assert found.why_not(0.1) == ""
+    assert "1% false alarms cannot be kept to: that needs 99 ID images" in found.why_not(0.01)
+    with pytest.raises(SpecError, match=r"one of 0.01, 0.05, 0.1, got 0.3"):
+        found.threshold(0.3)
+    # A run answers as its export does; what was exported without a threshold says so.
+    model, of_run = (CalibratedClassifier.load(one, device="cpu") for one in (exported, made))
+    assert of_run.tells_unlike().threshold(0.1) == found.threshold(0.1)
+    stripped = shutil.copytree(exported, tmp_path / "earlier")
+    body = json.loads((stripped / EXPORT_NAME).read_text())
+    del body["none_of_these"]
+    (stripped / EXPORT_NAME).write_text(json.dumps(body))
+    with pytest.raises(SpecError, match="exported before there were any"):
+        CalibratedClassifier.load(stripped, device="cpu").tells_unlike()
+    paths = listed([str(photos)])[:40]
+    (rows,) = predict_files(model, paths, false_alarms=0.1)
+    threshold = found.threshold(0.1)
+    assert threshold is not None
+    low = found.scores(model.predict(paths).logits) < threshold
+    assert [row["none_of_these"] for row in rows] == low.tolist()
+    assert 0 < low.sum() < len(paths)
+    (none,) = predict_files(model, paths[:1], false_alarms=0.01)
+    assert none[0]["none_of_these"] is None
+    for name in ("a.csv", "a.parquet"):
+        AnswerFile(tmp_path / name, ()).write([], [rows])
+    assert (tmp_path / "a.csv").read_text().startswith("path,label,confidence,none_of_these,")
+    assert "none of these (95 %)" in (exported / CARD_NAME).read_text()
+    asked = ["predict", str(exported), *paths, "--false-alarms", "0.1", "--device", "cpu"]
+    said = CliRunner().invoke(app, asked, catch_exceptions=False).stdout
+    assert said.count("none of these") == low.sum()
 
 
 # ------------------------------------------------------------------------------- the promises

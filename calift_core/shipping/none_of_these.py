@@ -1,0 +1,143 @@
+"""From which score on a model says "none of these": its images are unlike the ID data.
+
+A threshold is chosen on the ID validation part so that new ID images fall below it at a stated rate
+of false alarms. That holds for any score, and ID data alone cannot say which finds most of what is
+unlike them: left-out classes, the usual stand-in, prefer the energy, which tells nothing for a
+zero-shot head whose logits have no common offset. So the score is fixed: the softmax of logits over
+the logit scale, which is MCM (Ming et al. 2022) for cosines; for other heads it is the softmax at a
+high temperature, as in ODIN (Liang et al. 2018), which orders by the largest logit less the mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from calift_core.calibration.bins import Bools, Doubles, Floats
+from calift_core.calibration.decisions import clopper_pearson
+from calift_core.calibration.ood import ALARM_RATES, alarm_threshold, mcm
+from calift_core.errors import SpecError
+from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.schema.report import Report
+from calift_core.shipping.choosing import part_of
+from calift_core.shipping.exported_scores import stored_tests
+
+
+class AlarmTest(BaseModel):
+    """Share of a set that is said to be none of these, with its Clopper-Pearson 95 % interval.
+
+    Of the role `id` it is the rate of false alarms.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    role: str
+    n: int
+    alarms: float
+    interval: tuple[float, float]
+
+
+class AlarmThreshold(BaseModel):
+    """The score below which an image is none of these; None where there are too few images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    false_alarms: float
+    threshold: float | None
+    tests: list[AlarmTest]
+
+
+class NoneOfThese(BaseModel):
+    """Thresholds by rate of false alarms, chosen on the n images of an ID part."""
+
+    model_config = ConfigDict(frozen=True)
+
+    score: Literal["mcm"] = "mcm"
+    logit_scale: float
+    dataset: str
+    n: int
+    thresholds: list[AlarmThreshold]
+
+    def scores(self, logits: Floats) -> Doubles:
+        """(N,) larger for images like the ID data; of logits (N, C) before the calibrator."""
+        return mcm(logits, self.logit_scale)
+
+    def threshold(self, false_alarms: float) -> float | None:
+        """The threshold for a rate of false alarms; None: there are too few images for it.
+
+        Raises:
+            SpecError: none was chosen for this rate.
+        """
+        for one in self.thresholds:
+            if abs(one.false_alarms - false_alarms) < 1e-9:
+                return one.threshold
+        known = ", ".join(f"{one.false_alarms:g}" for one in self.thresholds)
+        raise SpecError(f"false_alarms must be one of {known}, got {false_alarms:g}")
+
+    def why_not(self, false_alarms: float) -> str:
+        """Why there is no threshold for a rate; nothing where there is one.
+
+        Raises:
+            SpecError: none was chosen for this rate.
+        """
+        if self.threshold(false_alarms) is not None:
+            return ""
+        return (
+            f"{false_alarms:.0%} false alarms cannot be kept to: that needs "
+            f"{int(np.ceil(1 / false_alarms)) - 1:,} ID images, {self.dataset} has {self.n:,}."
+        )
+
+    def alarms(self, logits: Floats, false_alarms: float) -> Bools | None:
+        """(N,) which images are none of these; None where the rate cannot be kept to."""
+        threshold = self.threshold(false_alarms)
+        return None if threshold is None else self.scores(logits) < threshold
+
+
+def none_of_these(run: Path, report: Report, *, tested: bool = False) -> NoneOfThese | None:
+    """A finished run's thresholds; None without an ID validation or calibration part.
+
+    Logits before the calibrator are scored, so that a part it was fitted on will do.
+
+    Args:
+        tested: with what they gave on the ID test part and on each shift.
+
+    Raises:
+        PredictionsError: a predictions file is missing or damaged.
+    """
+    parts = [*part_of(run, report, "validation"), *part_of(run, report, "calibration")]
+    path = next((p for p in parts if read_metadata(p).storage == "full"), None)
+    if path is None:
+        return None
+    own = read_predictions(path)
+    scale = own.metadata.logit_scale
+    scores = mcm(own.logits, scale)
+    chosen = {rate: alarm_threshold(scores, rate) for rate in ALARM_RATES}
+    tests: dict[float, list[AlarmTest]] = {rate: [] for rate in ALARM_RATES}
+    for evaluation, found in stored_tests(run, report, roles=("id", "shift")) if tested else ():
+        theirs = mcm(found.logits, scale)
+        for rate, threshold in chosen.items():
+            if threshold is not None:
+                hits, n = int((theirs < threshold).sum()), len(theirs)
+                low, high = clopper_pearson(hits, n)
+                tests[rate].append(
+                    AlarmTest(
+                        dataset=evaluation.dataset,
+                        role=evaluation.role,
+                        n=n,
+                        alarms=hits / n,
+                        interval=(float(low), float(high)),
+                    )
+                )
+    return NoneOfThese(
+        logit_scale=scale,
+        dataset=own.metadata.dataset,
+        n=len(own),
+        thresholds=[
+            AlarmThreshold(false_alarms=rate, threshold=chosen[rate], tests=tests[rate])
+            for rate in ALARM_RATES
+        ],
+    )
