@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 #: Long steps cost time and no processor.
 PLAN = Plan(jobs=3, steps=60, step_s=0.05)
-STRUCK = ["checkpoint", "commit", "leap", "lock", "database", "everything"]
+STRUCK = ["checkpoint", "commit", "database", "everything"]
 #: Struck by a test of its own, which says how it ends.
 ELSEWHERE = {
     "runner": "tests/worker/test_supervisor.py::test_supervise__a_real_run_ends_on_another_machine",
@@ -37,6 +37,8 @@ ELSEWHERE = {
     "api": "tests/backend/test_embedded.py::test_stack__what_dies_is_started_again",
     "away": "tests/worker/test_supervisor.py::test_supervise__an_unreachable_database_ends",
     "clock": "tests/backend/store/test_reaper.py::test_lease__is_by_the_databases_clock",
+    "leap": "tests/worker/test_supervisor.py::test_supervise__another_attempt_fences_this_one_off",
+    "lock": "tests/worker/test_tail.py::test_rest__is_stored_once_the_database_is_back",
 }
 
 

@@ -19,7 +19,6 @@ from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError
 from tests.chaos.house import House
-from tests.conftest import until
 from tests.support import said
 
 
@@ -188,8 +187,3 @@ def wasted(house: House) -> float:
         before[key] = float(at)
     kept = sum(last.values())
     return 1 - kept / total if total else 0.0
-
-
-def stopped(house: House) -> None:
-    """Wait until no process of a house is left."""
-    until(lambda: not house.orphans(), what="the house to be empty")

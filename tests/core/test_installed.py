@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from calift_core import __version__
 from calift_core.installed import as_typed, command, install_extra, pip_install
 from tests.core.conftest import environment
 
@@ -86,11 +85,3 @@ def test_hints__of_the_command_can_be_typed_as_they_stand(bare: None, home: Path
     said = re.findall(r"`([^`]+)`", done.stdout)
     (up,) = (words for words in said if words.endswith(" up"))
     assert (ROOT / up.split()[0]).is_file() or Path(up.split()[0]).is_file()
-
-
-def test_version__is_told(home: Path) -> None:
-    for first in (str(SCRIPT), sys.executable):
-        argv = [first, *(["-m", "calift"] if first == sys.executable else []), "--version"]
-        done = subprocess.run(argv, env=environment(home), capture_output=True, text=True, cwd=ROOT,
-                              timeout=60, check=True)  # fmt: skip
-        assert done.stdout == f"calift {__version__}\n"

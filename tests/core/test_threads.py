@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from calift_core.files import atomic_write_json
 from calift_core.schema.report import Report
 from calift_core.threads import SETTINGS, openmp_environment, usable_cores
 from tests.core.conftest import calift, environment
-from worker.runner import RUNNER_ARGV, runner_environment
+from worker.runner import runner_environment
 
 Tree = Callable[..., Path]
 
@@ -50,46 +49,23 @@ V1 = "12:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n0::/"
         ({"proc/self/cgroup": V2, "sys/fs/cgroup/app.slice/run.scope/cpu.max": "max 100000"}, 8),
         ({"proc/self/cgroup": V2, "sys/fs/cgroup/app.slice/run.scope/cpu.max": "200000 100000"}, 2),
         # The tightest of all groups above counts, and a part of a core is no core.
-        (
-            {
-                "proc/self/cgroup": V2,
-                "sys/fs/cgroup/app.slice/run.scope/cpu.max": "700000 100000",
-                "sys/fs/cgroup/app.slice/cpu.max": "350000 100000",
-            },
-            3,
-        ),
+        ({"proc/self/cgroup": V2, "sys/fs/cgroup/app.slice/run.scope/cpu.max": "700000 100000",
+          "sys/fs/cgroup/app.slice/cpu.max": "350000 100000"}, 3),
         # In a container the group is the root of what it sees.
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "10000 100000"}, 1),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "9900000 100000"}, 8),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "what is this"}, 8),
         # The first version: another folder, two files, and a container's own path is not there.
-        (
-            {
-                "proc/self/cgroup": V1,
-                "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "400000",
-                "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000",
-            },
-            4,
-        ),
-        (
-            {
-                "proc/self/cgroup": V1,
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000",
-            },
-            5,
-        ),
-        (
-            {
-                "proc/self/cgroup": V1,
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-            },
-            8,
-        ),
+        ({"proc/self/cgroup": V1,
+          "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "400000",
+          "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000"}, 4),
+        ({"proc/self/cgroup": V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000"}, 5),
+        ({"proc/self/cgroup": V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
-)
+)  # fmt: skip
 def test_usable_cores__are_within_the_limits_of_the_control_groups(
     tree: Tree, files: dict[str, str], cores: int
 ) -> None:
@@ -166,29 +142,6 @@ def test_runner__is_given_the_choice_or_what_a_person_has_set() -> None:
 
 
 @needs_gnu
-def test_runner__the_library_in_the_real_process_has_the_choice(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
-    """As the worker starts it, with what it lets through of its own environment."""
-    folder = tmp_path / "job"
-    folder.mkdir()
-    spec = run_spec("zero_shot")
-    atomic_write_json(folder / "spec.json", spec.model_dump(mode="json"))
-    atomic_write_json(folder / "job.json", {"run_id": "r", "attempt": 1})
-    # Not what it would be anyway: the process could have chosen that by itself.
-    spins = "77"
-    chosen = runner_environment(without_settings(CALIFT_HOME=str(home), GOMP_SPINCOUNT=spins))
-    done = subprocess.run(
-        [*RUNNER_ARGV, str(folder)], env=chosen, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert SPINS.format(spins) in done.stderr
-    report = Report.model_validate_json((folder / "report.json").read_bytes())
-    assert report.environment["openmp"]["GOMP_SPINCOUNT"] == spins
-    assert report.environment["usable_cores"] == usable_cores()
-
-
-@needs_gnu
 def test_command__sets_it_before_torch_is_loaded(run_spec: Any, home: Path, tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(run_spec("zero_shot").model_dump(mode="json")))
@@ -202,6 +155,9 @@ def test_command__sets_it_before_torch_is_loaded(run_spec: Any, home: Path, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert SPINS.format("1000") in done.stderr
+    report = Report.model_validate_json((tmp_path / "o" / "report.json").read_bytes())
+    assert report.environment["openmp"]["GOMP_SPINCOUNT"] == "1000"
+    assert report.environment["usable_cores"] == usable_cores()
 
 
 def test_command__that_needs_no_torch_does_not_load_it_for_this(home: Path) -> None:

@@ -36,19 +36,15 @@ from tests.core.training.test_loop import plan
 CPU = torch.device("cpu")
 #: Name → method, its options, training-time calibration, accumulation steps.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
-    "flyp": ("flyp", {}, {}, 1),
     "flyp in parts": ("flyp", {}, {"label_smoothing": 0.1, "zero_shot_kd": 0.5}, 2),
-    "carot": ("carot", {"teacher_update_every": 2}, {}, 1),
     "carot in parts": ("carot", {"teacher_update_every": 2}, {}, 3),
     "tracer": ("tracer", {"preset": "ViT-B-16"}, {}, 1),
     "anchored": ("anchored", {}, {}, 1),
-    "averaged": ("averaged", {}, {}, 1),
     "finetune": ("finetune", {}, {"label_smoothing": 0.1}, 2),
     "finetune mixed": ("finetune", {}, {"mixup_alpha": 0.5}, 1),
     "finetune with mmce": ("finetune", {}, {"mmce": 4.0, "zero_shot_kd": 0.5}, 1),
     "lipsum_ft": ("lipsum_ft", {}, {}, 1),
     "car_ft": ("car_ft", {}, {}, 1),
-    "zs_norm": ("zs_norm", {}, {}, 1),
 }
 #: Of a batch: no multiple of 2 or 4, so that ranks have shares of different sizes.
 B = 11

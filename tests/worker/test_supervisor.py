@@ -172,32 +172,29 @@ def test_supervise__success_stores_everything_and_cleans_up(
     assert not bench.folder(run_id).parent.exists()
 
 
-def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(bench: Bench) -> None:
-    run_id = bench.submit(end="badly")
+@pytest.mark.parametrize("code", ["NAN_LOSS", "STORAGE_FAILED"])  # a file of its own, unreadable
+def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(
+    bench: Bench, code: str
+) -> None:
+    run_id = bench.submit(end="badly", code=code)
     assert bench.attempt(run_id) == "failed"
     run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason, run.hint) == ("FAILED", "NAN_LOSS", "Lower train.lr.")
+    assert (run.phase, run.reason, run.hint) == ("FAILED", code, "Lower train.lr.")
     assert run.message == "the loss is not finite"
     assert (bench.folder(run_id) / "runner.log").exists()
     assert bench.store.files.of_run(run_id) == []
 
 
-def test_supervise__a_crash_tells_the_last_words(bench: Bench) -> None:
-    run_id = bench.submit(end="crash")
+def test_supervise__a_crash_tells_the_last_words_even_those_that_no_database_takes(
+    bench: Bench,
+) -> None:
+    run_id = bench.submit(end="crash", words="these are its\0last words")
     assert bench.attempt(run_id) == "failed"
     run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
     assert "exit status 3" in (run.message or "")
-    assert "these are its last words" in (run.message or "")
-    assert "these are its last words" in bench.store.history.logs(run_id).text
-
-
-def test_supervise__last_words_that_no_database_takes_still_end_the_run(bench: Bench) -> None:
-    run_id = bench.submit(end="crash", words="before\0after")
-    assert bench.attempt(run_id) == "failed"
-    run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason) == ("FAILED", "RUNNER_CRASHED")
-    assert "before\N{SYMBOL FOR NULL}after" in (run.message or "")
+    assert "these are its\N{SYMBOL FOR NULL}last words" in (run.message or "")
+    assert "last words" in bench.store.history.logs(run_id).text
 
 
 def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
@@ -216,28 +213,22 @@ def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
     assert "SQL:" not in (run.message or "")
 
 
-def test_supervise__a_killed_runner_is_a_loss_and_the_next_attempt_goes_on(bench: Bench) -> None:
-    run_id = bench.submit(ends=["kill", "well"], steps=12)
+@pytest.mark.parametrize(
+    ("end", "reason", "said"), [("kill", "RUNNER_LOST", ""), ("lost", "RANK_LOST", "rank 1")]
+)
+def test_supervise__a_killed_process_is_a_loss_and_the_next_attempt_goes_on(
+    bench: Bench, end: str, reason: str, said: str
+) -> None:
+    run_id = bench.submit(ends=[end, "well"], steps=12)
     assert bench.attempt(run_id) == "requeued"
     run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason) == ("QUEUED", "RUNNER_LOST")
+    assert (run.phase, run.reason) == ("QUEUED", reason)
+    assert said in (run.message or "")
     assert bench.steps(run_id) == list(range(1, 13))  # and not the torn record's step
     assert bench.attempt(run_id) == "succeeded"
     assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
     assert bench.steps(run_id) == list(range(1, 13))
     assert bench.store.results.report(run_id)["data"] == {"attempt": 2}
-
-
-def test_supervise__a_lost_process_of_several_is_a_loss_and_the_next_attempt_goes_on(
-    bench: Bench,
-) -> None:
-    run_id = bench.submit(ends=["lost", "well"], steps=12)
-    assert bench.attempt(run_id) == "requeued"
-    run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason) == ("QUEUED", "RANK_LOST")
-    assert "rank 1" in (run.message or "")
-    assert bench.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
 
 
 def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
@@ -393,12 +384,6 @@ def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench)
     assert bench.attempt(run_id) == "requeued"
     run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason, run.lost_attempts) == ("QUEUED", "STORAGE_FAILED", 0)
-
-
-def test_supervise__a_file_of_the_run_that_cannot_be_read_is_its_own_fault(bench: Bench) -> None:
-    run_id = bench.submit(end="badly", code="STORAGE_FAILED")
-    assert bench.attempt(run_id) == "failed"
-    assert bench.store.runs.get(run_id).reason == "STORAGE_FAILED"
 
 
 def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(bench: Bench) -> None:

@@ -87,15 +87,6 @@ def test_bins__cover_zero_to_one_and_keep_every_sample(
 
 
 @settings(deadline=None)
-@given(case=cases(), n_bins=n_bins, scheme=schemes)
-def test_bins__ties_never_straddle(case: Case, n_bins: int, scheme: cal.Scheme) -> None:
-    confidences = cal.score_probs(*case).confidences
-    index = cal.assign_bins(confidences, cal.bin_edges(confidences, cal.Binning(n_bins, scheme)))
-    for value in np.unique(confidences):
-        assert len(np.unique(index[confidences == value])) == 1
-
-
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 300),
@@ -119,11 +110,6 @@ def test_bins__inner_edges_belong_to_the_lower_bin() -> None:
     assert cal.assign_bins(confidences, edges).tolist() == [0, 0, 1, 2, 3, 6, 9]
 
 
-def test_bins__all_equal_confidences_make_one_bin() -> None:
-    for value in (0.25, 1.0):
-        assert cal.bin_edges(np.full(9, value), cal.Binning(15)).tolist() == [0, 1]
-
-
 # Measures: relations
 
 
@@ -135,24 +121,18 @@ def test_measures__do_not_depend_on_the_order_of_the_samples(
     probs, labels = case
     order = np.random.default_rng(seed).permutation(len(labels))
 
+    binning = cal.Binning(n_bins, scheme)
+
     def values(p: Floats, y: Ints) -> list[float]:
+        scores = cal.score_probs(p, y)
+        binned = [cal.ece, cal.mce, cal.debiased_calibration_error]
+        plain = [cal.smooth_ece, cal.ks_error, cal.aurc, cal.nll, cal.brier]
         return [
-            cal.ece(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)),
-            cal.ece(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme, norm="l2")),
-            cal.mce(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)),
-            cal.classwise_ece(p, y, cal.Binning(n_bins=n_bins, scheme=scheme)),
-            cal.debiased_calibration_error(
-                cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)
-            ),
-            cal.smooth_ece(cal.score_probs(p, y)),
-            cal.ks_error(cal.score_probs(p, y)),
-            cal.aurc(cal.score_probs(p, y)),
-            cal.nll(cal.score_probs(p, y)),
-            cal.brier(cal.score_probs(p, y)),
-            cal.mean_per_class_accuracy(cal.score_probs(p, y)),
-            *over_under_confidence(
-                cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme=scheme)
-            ),
+            *(measure(scores, binning) for measure in binned),
+            *(measure(scores) for measure in (*plain, cal.mean_per_class_accuracy)),
+            cal.ece(scores, cal.Binning(n_bins, scheme, "l2")),
+            cal.classwise_ece(p, y, binning),
+            *over_under_confidence(scores, binning),
         ]
 
     np.testing.assert_allclose(
@@ -177,15 +157,12 @@ def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
 def test_reliability_curve__its_weighted_gaps_are_the_ece(
     case: Case, n_bins: int, scheme: cal.Scheme
 ) -> None:
-    curve = cal.reliability_curve(
-        cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme), n_resamples=3
-    )
+    scores, binning = cal.score_probs(*case), cal.Binning(n_bins, scheme)
+    curve = cal.reliability_curve(scores, binning, n_resamples=3)
     filled = curve.count > 0
     weights = curve.count[filled] / curve.n
     assert curve.count.sum() == len(case[1])
-    assert np.abs(curve.gap[filled]) @ weights == pytest.approx(
-        cal.ece(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme))
-    )
+    assert np.abs(curve.gap[filled]) @ weights == pytest.approx(cal.ece(scores, binning))
     for points in (curve.mean_confidence, curve.accuracy, curve.interval_low, curve.band_low):
         assert np.isnan(points[~filled]).all()
         assert not np.isnan(points[filled]).any()
@@ -200,19 +177,11 @@ def test_reliability_curve__its_weighted_gaps_are_the_ece(
 def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
     case: Case, batch_size: int, n_bins: int
 ) -> None:
-    probs, labels = case
-    whole = cal.ece(
-        cal.score_probs(probs, labels), cal.Binning(n_bins=n_bins, scheme="equal_width")
-    )
-    starts = range(0, len(labels), batch_size)
-    batches = [(probs[s : s + batch_size], labels[s : s + batch_size]) for s in starts]
-    weighted = sum(
-        cal.ece(cal.score_probs(p, y), cal.Binning(n_bins=n_bins, scheme="equal_width"))
-        * len(y)
-        / len(labels)
-        for p, y in batches
-    )
-    assert whole <= weighted + 1e-12
+    scores, binning = cal.score_probs(*case), cal.Binning(n_bins, "equal_width")
+    n = len(scores)
+    batches = [scores.take(np.arange(n)[s : s + batch_size]) for s in range(0, n, batch_size)]
+    weighted = sum(cal.ece(batch, binning) * len(batch) / n for batch in batches)
+    assert cal.ece(scores, binning) <= weighted + 1e-12
 
 
 @settings(deadline=None)
@@ -240,42 +209,19 @@ def test_measures__take_scores_and_top_labels_alike(
 
 
 @settings(deadline=None)
-@given(case=cases(), n_bins=n_bins, batch_size=st.integers(1, 50))
-def test_ece_batch_averaged__weighs_batches_by_size_and_bins_by_their_lower_edge(
-    case: Case, n_bins: int, batch_size: int
-) -> None:
-    confidences, correct = top_label(*case)
-    edges = np.arange(1, n_bins + 1) / n_bins
-    total = 0.0
-    for start in range(0, len(correct), batch_size):
-        gaps: dict[int, float] = {}
-        batch = slice(start, start + batch_size)
-        for confidence, hit in zip(confidences[batch], correct[batch], strict=True):
-            below = sum(float(edge) <= confidence for edge in edges)  # n_bins at confidence 1
-            gaps[below] = gaps.get(below, 0.0) + confidence - hit
-        total += sum(abs(gap) for gap in gaps.values())
-    assert cal.ece_batch_averaged(
-        cal.score_probs(*case), batch_size=batch_size, n_bins=n_bins
-    ) == pytest.approx(total / len(correct), abs=1e-12)
-
-
-@settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
 def test_ece__norms_are_ordered_and_the_split_adds_up(
     case: Case, n_bins: int, scheme: cal.Scheme
 ) -> None:
+    scores, binning = cal.score_probs(*case), cal.Binning(n_bins, scheme)
     l1, l2, largest = (
-        cal.ece(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme, norm=norm))
-        for norm in ("l1", "l2", "max")
+        cal.ece(scores, cal.Binning(n_bins, scheme, norm)) for norm in ("l1", "l2", "max")
     )
     assert 0 <= l1 <= l2 + 1e-12 <= largest + 2e-12 <= 1 + 3e-12
-    assert largest == cal.mce(cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme))
-    over, under = over_under_confidence(
-        cal.score_probs(*case), cal.Binning(n_bins=n_bins, scheme=scheme)
-    )
+    assert largest == cal.mce(scores, binning)
+    over, under = over_under_confidence(scores, binning)
     assert over + under == pytest.approx(l1)
-    probs, labels = case
-    mean_gap = float(probs.max(axis=1).mean()) - cal.accuracy(cal.score_probs(probs, labels))
+    mean_gap = float(scores.confidences.mean()) - cal.accuracy(scores)
     assert over - under == pytest.approx(mean_gap, abs=1e-9)
     assert l1 >= abs(mean_gap) - 1e-9
 
@@ -284,27 +230,12 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
 @given(case=cases(), k=st.integers(1, 7))
 def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int) -> None:
     probs, labels = case
-    k = min(k, probs.shape[1])
-    assert top_k_accuracy(cal.score_probs(probs, labels), k=1) == cal.accuracy(
-        cal.score_probs(probs, labels)
-    )
-    assert top_k_accuracy(cal.score_probs(probs, labels), k=k) >= cal.accuracy(
-        cal.score_probs(probs, labels)
-    )
-    assert top_k_accuracy(cal.score_probs(probs, labels), k=probs.shape[1]) == 1
+    k, scores = min(k, probs.shape[1]), cal.score_probs(probs, labels)
+    assert top_k_accuracy(scores, k=1) == cal.accuracy(scores)
+    assert top_k_accuracy(scores, k=probs.shape[1]) == 1
     order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
-    assert top_k_accuracy(cal.score_probs(probs, labels), k=k) == pytest.approx(
-        float((order == labels[:, None]).any(axis=1).mean())
-    )
-
-
-@settings(deadline=None)
-@given(case=cases())
-def test_risk_at_coverage__full_coverage_is_the_error_rate(case: Case) -> None:
-    assert cal.risk_at_coverage(cal.score_probs(*case), coverage=1.0) == pytest.approx(
-        1 - cal.accuracy(cal.score_probs(*case))
-    )
-    assert 0 <= cal.aurc(cal.score_probs(*case)) <= 1
+    expected = float((order == labels[:, None]).any(axis=1).mean())
+    assert top_k_accuracy(scores, k=k) == pytest.approx(expected)
 
 
 @settings(deadline=None)
@@ -312,20 +243,12 @@ def test_risk_at_coverage__full_coverage_is_the_error_rate(case: Case) -> None:
 def test_classwise_ece__equals_one_binary_problem_per_class(
     case: Case, n_bins: int, scheme: cal.Scheme, norm: cal.Norm
 ) -> None:
-    probs, labels = case
-    values = np.array(
-        [
-            cal.ece(
-                cal.TopLabel(probs[:, c], labels == c),
-                cal.Binning(n_bins=n_bins, scheme=scheme, norm=norm),
-            )
-            for c in range(probs.shape[1])
-        ]
-    )
+    (probs, labels), binning = case, cal.Binning(n_bins, scheme, norm)
+    classes = [cal.TopLabel(probs[:, c], labels == c) for c in range(probs.shape[1])]
+    values = np.array([cal.ece(one, binning) for one in classes])
     expected = {"l1": values.mean(), "l2": np.sqrt((values**2).mean()), "max": values.max()}
-    assert cal.classwise_ece(
-        probs, labels, cal.Binning(n_bins=n_bins, scheme=scheme, norm=norm)
-    ) == pytest.approx(expected[norm], abs=1e-12)
+    found = cal.classwise_ece(probs, labels, binning)
+    assert found == pytest.approx(expected[norm], abs=1e-12)
 
 
 # Measures: hand-worked cases
@@ -333,29 +256,13 @@ def test_classwise_ece__equals_one_binary_problem_per_class(
 
 def test_ece__confidence_of_exactly_one_falls_in_last_bin() -> None:
     # (0.5, 1] holds 0.8 right, 1.0 and 1.0 wrong; (0, 0.5] holds 0.5 right.
-    confidences = np.array([1.0, 1.0, 0.8, 0.5])
-    correct = np.array([False, False, True, True])
-    curve = cal.reliability_curve(
-        cal.TopLabel(confidences, correct), cal.Binning(n_bins=2, scheme="equal_width")
-    )
+    scores = cal.TopLabel(np.array([1.0, 1.0, 0.8, 0.5]), np.array([False, False, True, True]))
+    curve = cal.reliability_curve(scores, cal.Binning(2, "equal_width"))
     assert curve.count.tolist() == [1, 3]
     np.testing.assert_allclose(curve.gap, [-0.5, 2.8 / 3 - 1 / 3])
-    assert cal.ece(
-        cal.TopLabel(confidences, correct), cal.Binning(n_bins=2, scheme="equal_width")
-    ) == pytest.approx(0.25 * 0.5 + 0.75 * 0.6)
-    assert cal.ece(
-        cal.TopLabel(confidences, correct), cal.Binning(n_bins=2, scheme="equal_width", norm="max")
-    ) == pytest.approx(0.6)
-
-
-def test_mce__a_certain_and_wrong_sample_shares_the_last_bin() -> None:
-    # A bin of its own for 1.0 would report 0.9 − 0 and 1 − 1 apart instead of one gap.
-    confidences = np.array([0.92, 0.94, 0.96, 1.0])
-    correct = np.array([False, False, False, True])
-    value = cal.ece(
-        cal.TopLabel(confidences, correct), cal.Binning(n_bins=10, scheme="equal_width", norm="max")
-    )
-    assert value == pytest.approx(0.955 - 0.25)
+    expected = 0.25 * 0.5 + 0.75 * 0.6
+    assert cal.ece(scores, cal.Binning(2, "equal_width")) == pytest.approx(expected)
+    assert cal.ece(scores, cal.Binning(2, "equal_width", "max")) == pytest.approx(0.6)
 
 
 def test_mce__bins_below_min_count_are_left_out() -> None:
@@ -385,21 +292,11 @@ def test_aurc__hand_case_with_a_tie() -> None:
 
 def test_risk_at_coverage__keeps_the_most_confident() -> None:
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
-    labels = np.array([0, 0, 1, 1])
-    found = [
-        cal.risk_at_coverage(cal.score_probs(probs, labels), coverage=c)
-        for c in (0.25, 0.5, 0.75, 1.0)
-    ]
+    scores = cal.score_probs(probs, np.array([0, 0, 1, 1]))
+    found = [cal.risk_at_coverage(scores, coverage=c) for c in (0.25, 0.5, 0.75, 1.0)]
     assert found == pytest.approx([0, 0, 1 / 3, 1 / 2])
     with pytest.raises(SpecError, match=r"coverage .* got 0"):
-        cal.risk_at_coverage(cal.score_probs(probs, labels), coverage=0)
-
-
-def test_nll__a_probability_of_zero_stays_finite() -> None:
-    probs = np.array([[1.0, 0.0]])
-    assert cal.nll(cal.score_probs(probs, np.array([1]))) == pytest.approx(
-        -np.log(np.finfo(np.float32).tiny)
-    )
+        cal.risk_at_coverage(scores, coverage=0)
 
 
 def test_mean_per_class_accuracy__absent_classes_do_not_count() -> None:
@@ -468,12 +365,6 @@ def test_ece__bad_options_are_named() -> None:
         cal.ece(cal.score_probs(probs, labels), cal.Binning(norm="l3"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_softmax__temperature_must_be_positive_and_finite(temperature: float) -> None:
-    with pytest.raises(SpecError, match="temperature must be positive"):
-        cal.softmax(np.zeros((1, 2)), temperature)
-
-
 def test_softmax__widens_half_precision_and_survives_large_logits() -> None:
     probs = cal.softmax(np.array([[60000.0, 0.0]], dtype=np.float16))
     assert probs.dtype == np.float32
@@ -488,7 +379,7 @@ def parity_case(seed: int) -> Case:
     return probs, labels
 
 
-@pytest.mark.parametrize("bins", [5, 10, 15])
+@pytest.mark.parametrize("bins", [5, 15])
 def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
     torch = pytest.importorskip("torch")
     classification = pytest.importorskip("torchmetrics.classification")
@@ -496,10 +387,7 @@ def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
     for norm in ("l1", "l2", "max"):
         metric = classification.MulticlassCalibrationError(5, n_bins=bins, norm=norm)
         theirs = metric(torch.tensor(probs, dtype=torch.float64), torch.tensor(labels)).item()
-        ours = cal.ece(
-            cal.score_probs(probs, labels),
-            cal.Binning(n_bins=bins, scheme="equal_width", norm=norm),
-        )
+        ours = cal.ece(cal.score_probs(probs, labels), cal.Binning(bins, "equal_width", norm))
         assert ours == pytest.approx(theirs, abs=1e-6)
 
 
@@ -523,64 +411,14 @@ def test_ece_batch_averaged__agrees_with_torchmetrics_batch_by_batch_with_confid
     )
 
 
-def test_mce__torchmetrics_gives_confidence_one_a_bin_of_its_own() -> None:
-    torch = pytest.importorskip("torch")
-    functional = pytest.importorskip("torchmetrics.functional.classification")
-    confidences = np.array([0.92, 0.94, 0.96, 1.0])
-    correct = np.array([False, False, False, True])
-    theirs = functional.binary_calibration_error(
-        torch.tensor(confidences), torch.tensor(correct.astype(int)), n_bins=10, norm="max"
-    ).item()
-    assert theirs == pytest.approx(0.94)  # of three samples; 1.0 stands apart with a gap of 0
-    assert cal.mce(
-        cal.TopLabel(confidences, correct), cal.Binning(n_bins=10, scheme="equal_width")
-    ) == pytest.approx(0.955 - 0.25)
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("bins", [5, 10, 15])
-def test_ece__agrees_with_netcal_off_the_edges(bins: int) -> None:
+def test_ece__agrees_with_netcal_off_the_edges() -> None:
     metrics = pytest.importorskip("netcal.metrics")
-    probs, labels = parity_case(bins + 1)
-    assert cal.ece(
-        cal.score_probs(probs, labels), cal.Binning(n_bins=bins, scheme="equal_width")
-    ) == pytest.approx(metrics.ECE(bins).measure(probs, labels), abs=1e-6)
-    assert cal.mce(
-        cal.score_probs(probs, labels), cal.Binning(n_bins=bins, scheme="equal_width")
-    ) == pytest.approx(metrics.MCE(bins).measure(probs, labels), abs=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_ece__an_inner_edge_belongs_to_the_lower_bin_here_and_to_the_upper_in_netcal() -> None:
-    metrics = pytest.importorskip("netcal.metrics")
-    # 0.75 is an edge of four bins and exact in binary; (0.5, 0.75] or [0.75, 1).
-    confidences, correct = np.array([0.625, 0.75, 0.875]), np.array([False, True, True])
-    binning = cal.Binning(4, "equal_width")
-    lower = (0.625 + 0.75 - 1 + 1 - 0.875) / 3
-    upper = (0.625 + 2 - 0.75 - 0.875) / 3
-    assert lower != upper
-    assert cal.ece(cal.TopLabel(confidences, correct), binning) == pytest.approx(lower)
-    assert metrics.ECE(4).measure(confidences, correct.astype(int)) == pytest.approx(upper)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_reliability_curve__empty_bins_are_not_drawn_at_their_midpoints_as_netcal_draws_them() -> (
-    None
-):
-    presentation = pytest.importorskip("netcal.presentation")
-    plt = pytest.importorskip("matplotlib.pyplot")
-    plt.switch_backend("agg")
-    confidences, correct = np.full(10, 0.95), np.array([True] * 5 + [False] * 5)
-    figure = presentation.ReliabilityDiagram(10).plot(confidences, correct.astype(int))
-    heights = [[round(bar.get_height(), 6) for bar in axis.patches] for axis in figure.axes]
-    plt.close(figure)
-    midpoints = [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85]
-    assert any(bars[:9] == midpoints for bars in heights)
-    curve = cal.reliability_curve(
-        cal.TopLabel(confidences, correct), cal.Binning(n_bins=10, scheme="equal_width")
-    )
-    assert np.isnan(curve.accuracy[:-1]).all()
-    assert curve.accuracy[-1] == 0.5
+    probs, labels = parity_case(11)
+    scores, binning = cal.score_probs(probs, labels), cal.Binning(10, "equal_width")
+    for ours, theirs in ((cal.ece, metrics.ECE(10)), (cal.mce, metrics.MCE(10))):
+        expected = theirs.measure(probs, labels)
+        assert ours(scores, binning) == pytest.approx(expected, abs=1e-6)
 
 
 def smoothed_exactly(
@@ -610,24 +448,7 @@ def test_smooth_ece__is_the_fixed_point_of_the_exact_definition(n: int, temperat
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_smooth_ece__relplot_comes_to_it_as_its_own_mesh_gets_finer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config = pytest.importorskip("relplot.config")
-    theirs = pytest.importorskip("relplot.metrics")
-    confidences, correct = top_label(*simulate(2000, 5, 11, true_temperature=3.0))
-    exact = smooth_ece_at(cal.TopLabel(confidences, correct), bandwidth=0.05)
-    off = []
-    for points in (200, 20_001):  # 200 is its default: a sum over 200 points, ends in full
-        monkeypatch.setattr(config, "smECE_mesh_pts", points)
-        read = theirs.smECE_sigma(confidences, correct.astype(np.float64), sigma=0.05)
-        off.append(abs(read - exact))
-    assert off[1] < off[0]
-    assert off[1] < 2e-5
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("n", "temperature"), [(500, 1.0), (2000, 3.0), (5000, 0.6)])
+@pytest.mark.parametrize(("n", "temperature"), [(500, 1.0), (2000, 3.0)])
 def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature: float) -> None:
     relplot = pytest.importorskip("relplot")
     confidences, correct = top_label(*simulate(n, 5, n, true_temperature=temperature))
@@ -642,21 +463,14 @@ def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature
 def test_scores__agree_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     probs, labels = parity_case(3)
-    assert cal.nll(cal.score_probs(probs, labels)) == pytest.approx(
-        metrics.log_loss(labels, probs), abs=1e-6
-    )
-    assert cal.brier(cal.score_probs(probs, labels)) == pytest.approx(
-        metrics.brier_score_loss(labels, probs, scale_by_half=False), abs=1e-6
-    )
-    assert cal.mean_per_class_accuracy(cal.score_probs(probs, labels)) == pytest.approx(
-        metrics.balanced_accuracy_score(labels, probs.argmax(axis=1))
-    )
-    assert top_k_accuracy(cal.score_probs(probs, labels), k=2) == pytest.approx(
-        metrics.top_k_accuracy_score(labels, probs, k=2)
-    )
-
-
-# Smooth curve and the bundle
+    scores = cal.score_probs(probs, labels)
+    brier = metrics.brier_score_loss(labels, probs, scale_by_half=False)
+    balanced = metrics.balanced_accuracy_score(labels, probs.argmax(axis=1))
+    assert cal.nll(scores) == pytest.approx(metrics.log_loss(labels, probs), abs=1e-6)
+    assert cal.brier(scores) == pytest.approx(brier, abs=1e-6)
+    assert cal.mean_per_class_accuracy(scores) == pytest.approx(balanced)
+    top = metrics.top_k_accuracy_score(labels, probs, k=2)
+    assert top_k_accuracy(scores, k=2) == pytest.approx(top)
 
 
 def test_smooth_ece__known_cases() -> None:
@@ -664,6 +478,9 @@ def test_smooth_ece__known_cases() -> None:
     assert cal.smooth_ece(cal.TopLabel(np.ones(1000), right)) == pytest.approx(0, abs=1e-6)
     # Certain and always wrong: the residuals are 1 everywhere, whatever the width.
     assert cal.smooth_ece(cal.TopLabel(np.ones(1000), ~right)) == pytest.approx(1, abs=1e-6)
+
+
+# Smooth curve and the bundle
 
 
 def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean() -> None:
@@ -680,8 +497,9 @@ def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean()
 @settings(deadline=None, max_examples=20)
 @given(case=cases(max_n=80))
 def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -> None:
-    probs, labels = case
-    report = cal.evaluate_all(probs, labels, n_resamples=10, seed=4)
+    (probs, labels), scores = case, cal.score_probs(*case)
+    drawn = {"n_resamples": 10, "seed": 4}
+    report = cal.evaluate_all(probs, labels, **drawn)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert set(report) == {
         *("n", "accuracy", "nll", "brier", "ece", "ece_equal_width", "ece_batch_averaged", "mce"),
@@ -698,21 +516,9 @@ def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -
             *("debiased", "n_resamples", "seed"),
         }
         assert block["scheme"] == scheme
-        floor = cal.null_floor(
-            cal.score_probs(probs, labels),
-            cal.Binning(scheme=block["scheme"]),
-            n_resamples=10,
-            seed=4,
-        )
-        assert block["value"] == cal.ece(
-            cal.score_probs(probs, labels), cal.Binning(scheme=block["scheme"])
-        )
-        assert block["null_mean"] == floor.mean
-        assert tuple(block["interval"]) == cal.interval(
-            cal.score_probs(probs, labels),
-            cal.Binning(scheme=block["scheme"]),
-            n_resamples=10,
-            seed=4,
-        )
-    assert report["aurc"] == cal.aurc(cal.score_probs(probs, labels))
-    assert report["mce"] == cal.mce(cal.score_probs(probs, labels))
+        binning = cal.Binning(scheme=scheme)
+        assert block["value"] == cal.ece(scores, binning)
+        assert block["null_mean"] == cal.null_floor(scores, binning, **drawn).mean
+        assert tuple(block["interval"]) == cal.interval(scores, binning, **drawn)
+    assert report["aurc"] == cal.aurc(scores)
+    assert report["mce"] == cal.mce(scores)

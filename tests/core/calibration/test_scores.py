@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core import calibration as cal
 from calift_core.calibration import scores as scores_module
 from calift_core.calibration.bins import SMALLEST_PROBABILITY
-from calift_core.calibration.compare import METRICS
 from calift_core.calibration.measures import top_k_accuracy
 from calift_core.calibration.scores import rescore
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
@@ -143,22 +142,6 @@ def test_score_samples__inputs_that_break_the_contract_are_named() -> None:
 # Comparisons from scores
 
 
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60))
-@pytest.mark.parametrize("metric", sorted(METRICS))
-def test_paired_difference__is_ordered_and_antisymmetric(metric: str, seed: int, n: int) -> None:
-    a, b, labels = pair(n, seed)
-    one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
-    options = {"metric": metric, "n_resamples": 25, "seed": seed}
-    found = cal.paired_difference(one, other, **options)
-    back = cal.paired_difference(other, one, **options)
-    assert found.low <= found.high
-    assert 0 < found.p_value <= 1
-    assert found.standard_error >= 0
-    assert (found.low, found.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
-    assert found.p_value == pytest.approx(back.p_value)
-
-
 def test_paired_difference__samples_that_do_not_pair_are_named() -> None:
     a, b, labels = pair(20, 2)
     one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
@@ -170,21 +153,6 @@ def test_paired_difference__samples_that_do_not_pair_are_named() -> None:
         cal.paired_difference(one, other, metric="f1")
     with pytest.raises(PredictionsError, match=r"clusters must have shape \(20,\), got \(3,\)"):
         cal.paired_difference(one, other, clusters=np.arange(3))
-
-
-def test_model_confidence_set__of_clustered_samples() -> None:
-    a, b, labels = pair(1200, 3)
-    models = {"other": b, "calibrated": a, "twin": a.copy()}
-    scores = {name: cal.score_probs(probs, labels) for name, probs in models.items()}
-    for metric in ("squared_ece", "accuracy", "nll"):
-        options = {"metric": metric, "n_resamples": 100, "clusters": np.arange(1200) // 3}
-        found = cal.model_confidence_set(scores, **options)
-    assert found.members == ("calibrated", "twin")
-    assert cal.model_confidence_set({}).members == ()
-    with pytest.raises(PredictionsError, match="same labels"):
-        cal.model_confidence_set(
-            {**scores, "shuffled": scores["other"].take(np.arange(1200)[::-1])}
-        )
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32, np.float64]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from calift_core import calibration as cal
@@ -14,21 +12,9 @@ from research.measurements import calibration_simulation as simulation
 REPEATS = 60
 
 
-#: Each truth and each norm, and the least and the greatest error with two of them.
-FEW = {
-    ("calibrated", "l1"), ("calibrated", "max"), ("over-confident", "l2"),
-    ("0.20 too sure", "l1"), ("0.20 too sure", "max"),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("truth", "norm"),
-    [
-        pytest.param(*one, marks=() if one in FEW else pytest.mark.thorough)
-        for one in itertools.product(
-            ("calibrated", "over-confident", "0.20 too sure"), ("l1", "l2", "max")
-        )
-    ],
+    [("calibrated", "l1"), ("over-confident", "l2"), ("0.20 too sure", "max")],
 )
 def test_interval__covers_for_a_model_that_is_mostly_sure(truth: str, norm: cal.Norm) -> None:
     found = simulation.interval_coverage("sure", truth, 1000, norm=norm, repeats=REPEATS)
@@ -39,10 +25,8 @@ def test_interval__covers_for_a_model_that_is_mostly_sure(truth: str, norm: cal.
 @pytest.mark.parametrize(
     ("accuracy", "n", "sure", "norm"),
     [
-        pytest.param(0.97, 200, 1.0, "l1", marks=pytest.mark.thorough),
         (0.97, 500, 0.5, "l1"),
         (0.99, 200, 1.0, "l1"),
-        pytest.param(0.9, 500, 1.0, "l2", marks=pytest.mark.thorough),
     ],
 )
 def test_interval__covers_for_a_model_that_is_sure_of_everything(
@@ -53,37 +37,24 @@ def test_interval__covers_for_a_model_that_is_sure_of_everything(
     assert found.width < 0.15
 
 
-def test_interval__the_noise_that_confidence_says_was_too_little_for_a_sure_model() -> None:
-    before = simulation.saturated_coverage(0.97, 500, first_rule=True, repeats=REPEATS)
-    assert before.covered <= 0.8
-
-
 def pair_id(pair: tuple[str, str, bool]) -> str:
     return f"{pair[0]} / {pair[1]} / {'alike' if pair[2] else 'other'}"
 
 
-@pytest.mark.parametrize("n", [500, pytest.param(2000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("pair", simulation.PAIRS, ids=pair_id)
 def test_paired_difference__of_calibration_covers_whatever_the_two_models_are(
-    pair: tuple[str, str, bool], n: int
+    pair: tuple[str, str, bool],
 ) -> None:
-    found, called = simulation.pair_coverage(pair, n, repeats=100)
+    found, called = simulation.pair_coverage(pair, 500, repeats=100)
     assert found.covered >= 0.88
     if pair[0] == pair[1]:
         assert called <= 0.08
 
 
-def test_paired_difference__sees_at_500_samples_what_the_difference_of_two_eces_did_not() -> None:
+def test_paired_difference__sees_five_points_at_500_samples_more_often_than_not() -> None:
     pair = ("0.04 too sure", "0.09 too sure", True)
-    before, called_before = simulation.pair_coverage(pair, 500, first_rule=True, repeats=60)
     _, called = simulation.pair_coverage(pair, 500, repeats=60)
     assert called >= 0.75
-    assert called_before <= called - 0.2
-    worst = ("calibrated", "0.04 too sure", True)
-    before, _ = simulation.pair_coverage(worst, 500, first_rule=True, repeats=60)
-    now, _ = simulation.pair_coverage(worst, 500, repeats=60)
-    assert before.covered <= 0.85
-    assert now.covered >= 0.88
 
 
 def test_paired_difference__of_accuracy_calls_equal_models_different_one_time_in_twenty() -> None:
@@ -93,21 +64,12 @@ def test_paired_difference__of_accuracy_calls_equal_models_different_one_time_in
     assert called == pytest.approx(1 - found.covered)
 
 
-@pytest.mark.parametrize(
-    "metric", ["accuracy", pytest.param("nll", marks=pytest.mark.thorough), "ece"]
-)
+@pytest.mark.parametrize("metric", ["accuracy", "ece"])
 def test_model_confidence_set__of_ten_equal_models_all_stay(metric: str) -> None:
     # Four standard errors above 5 % at 80 repeats are 15 %.
     found = simulation.best_models(500, metric, repeats=80, n_resamples=200)
     assert found.split <= 0.15
     assert found.kept >= 0.95
-
-
-def test_model_confidence_set__groups_split_equal_models_and_it_does_not() -> None:
-    before = simulation.best_models(500, "accuracy", first_rule=True, repeats=40, n_resamples=200)
-    now = simulation.best_models(500, "accuracy", repeats=40, n_resamples=200)
-    assert before.split >= 0.35
-    assert now.split <= 0.15
 
 
 def test_model_confidence_set__finds_the_model_that_is_five_points_better() -> None:
@@ -119,15 +81,12 @@ def test_model_confidence_set__finds_the_model_that_is_five_points_better() -> N
     assert calibrated.kept == calibrated.alone == 1
 
 
-@pytest.mark.parametrize("n", [500, pytest.param(2000, marks=pytest.mark.thorough)])
-def test_samples_needed__have_the_power_that_they_promise(n: int) -> None:
+def test_samples_needed__have_the_power_that_they_promise() -> None:
     pair = ("0.04 too sure", "calibrated", True)
-    now = simulation.promised_power(pair, n, pilots=8, repeats=25)
+    now = simulation.promised_power(pair, 500, pilots=8, repeats=25)
     # 200 comparisons: four standard errors at 80 % are 11 points, and a first look is noisy too.
     assert 0.69 <= now.power <= 0.93
     assert 2500 <= now.needed <= 5000
-    before = simulation.promised_power(pair, n, first_rule=True, pilots=4, repeats=10)
-    assert before.power <= 0.3
 
 
 def test_debiased__is_centred_in_its_square_and_more_often_negative_than_not() -> None:
@@ -180,21 +139,3 @@ def test_ece_batch_averaged__its_bias_is_that_of_its_batches() -> None:
     for size, value in expected.items():
         assert found[size] == pytest.approx(value, rel=0.12)
     assert found[0] < 0.008
-
-
-def test_write_block__replaces_one_block_only() -> None:
-    text = (
-        "a\n<!-- simulation:x -->\nold\n<!-- /simulation:x -->\n"
-        "<!-- simulation:y -->\n<!-- /simulation:y -->\n"
-    )
-    once = simulation.write_block(text, "x", "new")
-    assert once == text.replace("old", "new")
-    assert simulation.write_block(once, "x", "new") == once
-    with pytest.raises(ValueError, match="markers of simulation:z"):
-        simulation.write_block(text, "z", "new")
-
-
-def test_docs__hold_a_block_for_every_table() -> None:
-    text = simulation.DOCS.read_text()
-    for name in simulation.TABLES:
-        assert simulation.write_block(text, name, "")

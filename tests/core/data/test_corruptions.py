@@ -33,7 +33,6 @@ from calift_core.errors import DataError, SpecError, UnknownNameError
 NAMES = list(CORRUPTIONS)
 STOCHASTIC = [name for name in NAMES if CORRUPTIONS[name].stochastic]
 SEVERITIES = (1, 2, 3, 4, 5)
-SIZES = [(28, 28), (32, 32), (96, 96), (224, 224), (97, 131), (40, 64)]
 
 
 def smooth_picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -74,8 +73,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_corrupt__keeps_dtype_and_shape_and_leaves_its_input_alone(name):
-    for size in SIZES:
-        image = smooth_picture(*size)
+    for size in ((28, 28), (97, 131), (500, 40)):
+        image = natural_picture(*size)
         kept = image.copy()
         image.setflags(write=False)
         for severity in SEVERITIES:
@@ -148,16 +147,6 @@ def test_corrupt__severity_raises_the_distance_from_clean_images_on_average(name
         assert all(b > 0.98 * a for a, b in itertools.pairwise(changes))
     if name != "elastic_transform":  # published with a wide and smooth 1 and 2, a fine 3 to 5
         assert changes[4] > 1.2 * changes[0]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_corrupt__large_and_narrow_images(name):
-    for size in ((333, 500), (500, 40)):
-        image = natural_picture(*size)
-        result = corrupt(image, name, 2, seed=9)
-        assert (result.dtype, result.shape) == (np.uint8, image.shape)
-        assert change(image, result) > 0
-        assert np.array_equal(result, corrupt(image, name, 2, seed=9))
 
 
 @pytest.mark.parametrize(
@@ -280,25 +269,6 @@ def test_image_seed__differs_wherever_an_argument_differs(a, b):
 # --- names and refusals -----------------------------------------------------------------------
 
 
-def test_corruptions__all_are_19_and_the_benchmark_has_15():
-    everything = list(CORRUPTIONS)
-    benchmark = [c.name for c in CORRUPTIONS.values() if not c.extra]
-    assert (len(everything), len(benchmark)) == (19, 15)
-    assert set(everything) - set(benchmark) == {
-        "speckle_noise",
-        "gaussian_blur",
-        "spatter",
-        "saturate",
-    }
-    assert [CORRUPTIONS[n].family for n in benchmark] == (
-        ["noise"] * 3 + ["blur"] * 4 + ["weather"] * 4 + ["digital"] * 4
-    )
-
-
-def test_corruptions__each_key_is_the_name_of_its_entry():
-    assert all(key == entry.name for key, entry in CORRUPTIONS.items())
-
-
 def test_corrupt__unknown_name_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match="unknown corruption 'rain'.*gaussian_noise"):
         corrupt(smooth_picture(32, 32), "rain", 1, seed=0)
@@ -361,8 +331,10 @@ def poisson_levels(photons: int, value: int) -> np.ndarray:
     return law
 
 
-@pytest.mark.parametrize(("size", "severity", "photons"), [(224, 1, 60), (224, 5, 3), (64, 1, 500)])
-@pytest.mark.parametrize("value", [1, 60, 128])
+@pytest.mark.parametrize(
+    ("size", "severity", "photons", "value"),
+    [(224, 1, 60, 1), (224, 5, 3, 60), (64, 1, 500, 128)],
+)
 def test_shot_noise__levels_follow_the_poisson_law(size, severity, photons, value):
     noisy = corrupt(flat(size, size, (value,) * 3), "shot_noise", severity, seed=2)
     seen = np.bincount(noisy.ravel(), minlength=256)
@@ -393,10 +365,6 @@ def test_normal_noise__its_table_is_the_normal_law_to_sixteen_bits():
     assert quantiles.std() == pytest.approx(1, abs=1e-4)
     below = np.searchsorted(quantiles, grid := np.linspace(-4, 4, 801)) / 2**16
     assert np.abs(below - stats.norm.cdf(grid)).max() <= 0.51 / 2**16
-
-
-def test_shot_noise__black_has_no_photons():
-    assert not corrupt(flat(96, 96, (0, 0, 0)), "shot_noise", 5, seed=0).any()
 
 
 @pytest.mark.parametrize(
@@ -485,18 +453,6 @@ def test_glass_blur__equals_the_scan_pixel_by_pixel():
     assert np.array_equal(corrupt(image, "glass_blur", 3, seed=seed), expected)
 
 
-def test_motion_blur__along_a_row_trails_a_half_gaussian():
-    image = np.zeros((16, 40, 1), np.uint8)
-    image[8, 25] = 200
-    weights = np.exp(-0.5 * (np.arange(13) / 2.0) ** 2)
-    weights /= weights.sum()
-    blurred = filters.motion_filter(image, 6, 2.0, 0.0)[..., 0]
-    assert blurred[8, 13:26][::-1] == pytest.approx(200 * weights, abs=1e-3)
-    assert np.delete(blurred, 8, axis=0) == pytest.approx(0, abs=1e-3)
-    down = filters.motion_filter(image.transpose(1, 0, 2), 6, 2.0, 90.0)[..., 0]
-    assert np.abs(down.T - blurred).max() < 1e-3
-
-
 @pytest.mark.parametrize(
     ("radius", "sigma", "angle", "row"),
     [
@@ -541,29 +497,6 @@ def test_zoom_blur__equals_the_mean_of_scipy_zooms(size):
 # --- weather ----------------------------------------------------------------------------------
 
 
-def test_snow__never_darkens():
-    for size in ((28, 28), (97, 131)):
-        image = smooth_picture(*size)
-        for severity in SEVERITIES:
-            assert (corrupt(image, "snow", severity, seed=1) >= image).all()
-
-
-def test_fog__never_exceeds_the_brightest_value():
-    image = smooth_picture(97, 131) // 2
-    for severity in SEVERITIES:
-        assert corrupt(image, "fog", severity, seed=1).max() <= image.max()
-
-
-def test_fog__is_an_even_veil_over_a_flat_image_between_its_bounds():
-    image = flat(96, 96, (120, 120, 120))
-    brightest, density = 120 / 255, 1.5
-    scale = brightest / (brightest + density)
-    foggy = corrupt(image, "fog", 1, seed=2)
-    assert foggy.min() >= int(120 * scale)
-    assert foggy.max() <= 120
-    assert foggy.std() > 1
-
-
 def test_frost__on_black_is_the_weighted_texture_in_the_tones_of_the_photographs():
     for seed in range(12):
         severe = corrupt(flat(224, 224, (0, 0, 0)), "frost", 3, seed=seed) / 0.7
@@ -578,16 +511,6 @@ def test_frost__covers_images_larger_than_its_texture():
     frosted = corrupt(image, "frost", 2, seed=1)
     assert np.array_equal(frosted[:, :600], frosted[:, 500:])
     assert np.array_equal(frosted[:20], frosted[500:])
-
-
-def test_brightness__by_hand():
-    image = flat(80, 80, (100, 50, 0))
-    image[0, 0] = (0, 0, 0)
-    image[0, 1] = (200, 250, 240)
-    result = corrupt(image, "brightness", 1, seed=0)
-    assert result[9, 9].tolist() == [125, 62, 0]  # V from 100 to 125.5, the rest in proportion
-    assert result[0, 0].tolist() == [25, 25, 25]  # black has no hue: V alone, 25.5
-    assert result[0, 1].tolist() == [204, 255, 244]  # V is cut at 255
 
 
 @pytest.mark.parametrize(
@@ -610,25 +533,6 @@ def test_colours__equal_the_round_trip_through_hsv_of_the_standard_library(
     ]
     expected = np.floor(np.array(expected).reshape(image.shape) * 255 + 2**-10)
     assert difference(corrupt(image, name, severity, seed=0), expected) <= 1
-
-
-def test_saturate__by_hand():
-    image = flat(80, 80, (200, 100, 50))
-    assert corrupt(image, "saturate", 1, seed=0)[5, 5].tolist() == [200, 170, 155]
-    grey = flat(80, 80, (100, 100, 100))
-    assert corrupt(grey, "saturate", 4, seed=0)[5, 5].tolist() == [100, 90, 90]
-
-
-def test_spatter__mud_pulls_towards_brown_and_water_brightens():
-    image = flat(160, 160, (120, 120, 120))
-    for severity in (1, 2, 3):
-        wet = corrupt(image, "spatter", severity, seed=1)
-        assert (wet >= image).all()
-        assert (wet > image).any()
-    for severity in (4, 5):
-        muddy = corrupt(image, "spatter", severity, seed=1)
-        assert ((muddy <= image) & (muddy >= [63, 42, 20])).all()
-        assert 0.01 < (muddy < image).any(axis=2).mean() < 0.7
 
 
 @settings(deadline=None, max_examples=30)
@@ -671,14 +575,6 @@ def test_contrast__by_hand(side, low, high):
     image[: side // 2] = 200  # mean 100; severity 1 is 0.4 for large and 0.75 for small images
     result = corrupt(image, "contrast", 1, seed=0)
     assert (result[0, 0].tolist(), result[-1, 0].tolist()) == ([high] * 3, [low] * 3)
-
-
-def test_pixelate__half_size_shows_the_mean_of_each_block():
-    image = smooth_picture(80, 120)
-    means = image.reshape(40, 2, 60, 2, 3).mean(axis=(1, 3))
-    result = corrupt(image, "pixelate", 2, seed=0)
-    assert np.array_equal(result[::2, ::2], result[1::2, 1::2])
-    assert np.abs(result[::2, ::2] - means).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -852,24 +748,6 @@ def test_corrupt_tta__given_the_same_draws_no_level_differs_by_more_than_one(nam
 def test_corrupt_tta__other_draws_change_an_image_as_much(name, low, high):
     least, largest = ratios_of_change(name)
     assert low < least <= largest < high
-
-
-@pytest.mark.parametrize("name", ["shot_noise", "impulse_noise"])
-def test_corrupt_tta__noise_has_the_same_mean_and_spread_at_every_brightness(name):
-    picture = PICTURES[0]
-    for severity in SEVERITIES:
-        ours = corrupt(picture, name, severity, seed=1).astype(float)
-        theirs = tta(picture, name, severity).astype(float)
-        for low in range(0, 256, 64):
-            band = (picture >= low) & (picture < low + 64)
-            one, other = ours[band], theirs[band]
-            error = np.hypot(one.std(), other.std()) / np.sqrt(band.sum())
-            assert one.mean() == pytest.approx(other.mean(), abs=5 * error + 0.5)
-            # Rare jumps to black and white make the variance of a band uncertain, and impulse noise
-            # is drawn without a seed there: five standard errors of the squares it is a mean of.
-            squares = [np.square(values - values.mean()) for values in (one, other)]
-            error = np.hypot(*(each.std() for each in squares)) / np.sqrt(band.sum())
-            assert one.var() == pytest.approx(other.var(), abs=5 * error + 0.02 * other.var())
 
 
 @functools.cache

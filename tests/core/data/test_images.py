@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from calift_core.catalogue import available_suites
 from calift_core.data.cache import CACHE_SHARE, cached_in_memory
 from calift_core.data.corrupted import corrupted
 from calift_core.data.corruptions import corrupt, image_seed
@@ -25,13 +24,11 @@ from calift_core.data.crops import random_resized_crop, smallest_side
 from calift_core.data.decode import decode
 from calift_core.data.images import ImageSet, split_by_hash
 from calift_core.data.loader import (
-    EvalView,
     Normalise,
     TrainView,
     epoch_order,
     eval_batches,
     feature_batches,
-    steps_per_epoch,
     train_batches,
 )
 from calift_core.data.preprocess import Preprocess
@@ -43,7 +40,6 @@ from calift_core.data.sources import (
     with_draft_decoding,
 )
 from calift_core.data.styles import STYLES
-from calift_core.data.suites import SUITES
 from calift_core.data.suites.fashion import FASHION_SPLIT, fashion_mnist_folder
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import (
@@ -162,27 +158,6 @@ def test_folder_suite__parts_come_off_by_path_hash(photos: Path) -> None:
     }
 
 
-def test_folder_suite__adding_images_moves_no_other(photos: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(photos, tmp_path / "more")
-    before = suite_of(root)
-    Image.fromarray(noise(9, 9)).save(root / CLASSES[1] / "000-new.png")
-    after = suite_of(root)
-    for part, images in before.parts.items():
-        assert set(images.ids) <= set(after.parts[part].ids)
-    assert sum(map(len, after.parts.values())) == 121
-
-
-def test_folder_suite__parts_on_disk_are_taken_as_they_are(tmp_path: Path) -> None:
-    for part, n in (("train", 10), ("val", 3), ("test", 4)):
-        write_classes(tmp_path / part, n=n)
-    suite = suite_of(tmp_path)
-    sizes = {part: len(images) for part, images in suite.parts.items()}
-    assert sizes["validation"] == 9
-    assert sizes["test"] == 12
-    assert sizes["train"] + sizes["calibration"] == 30
-    assert all(image_id.startswith("val/") for image_id in suite.parts["validation"].ids)
-
-
 @pytest.mark.parametrize(
     ("train", "validation", "calibration", "test"),
     [
@@ -279,12 +254,6 @@ def test_suite__evaluations_are_id_then_shifts_then_corruptions(
     ]
 
 
-def test_suite__a_shift_with_parts_is_judged_on_its_test_part(photos: Path, tmp_path: Path) -> None:
-    for part, n in (("train", 3), ("test", 2)):
-        write_classes(tmp_path / part, n=n)
-    assert len(suite_of(photos, shifts={"art": f"folder:{tmp_path}"}).shifts["art"]) == 6
-
-
 # ------------------------------------------------------------------------------- clear errors
 
 
@@ -317,16 +286,9 @@ def test_suite__an_empty_class_folder_is_named(tmp_path: Path) -> None:
         suite_of(tmp_path)
 
 
-def test_suite__one_class_is_too_few(tmp_path: Path) -> None:
-    write_classes(tmp_path, CLASSES[:1], n=2)
-    with pytest.raises(DataError, match="at least 2 class folders"):
-        suite_of(tmp_path)
-
-
-@pytest.mark.parametrize("part", ["val", "validation", "test"])
-def test_suite__part_folders_without_train_are_refused(tmp_path: Path, part: str) -> None:
-    write_classes(tmp_path / part, n=2)
-    with pytest.raises(DataError, match=rf"part folders \['{part}'\] but no train folder"):
+def test_suite__part_folders_without_train_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "val", n=2)
+    with pytest.raises(DataError, match=r"part folders \['val'\] but no train folder"):
         suite_of(tmp_path)
 
 
@@ -416,8 +378,10 @@ def test_decode__damage_of_any_kind_is_a_sentence(
 # ------------------------------------------------------------------------------------ pixels
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "orientation"),
+    [*(("JPEG", turn) for turn in range(1, 9)), ("PNG", 6), ("WEBP", 7), ("TIFF", 8)],
+)
 def test_decode__exif_orientation_is_undone_as_pil_does(
     tmp_path: Path, kind: str, orientation: int
 ) -> None:
@@ -428,44 +392,6 @@ def test_decode__exif_orientation_is_undone_as_pil_does(
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     assert np.array_equal(decode(path), expected)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_decode__every_mode_becomes_three_channels(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
-    Image.fromarray(noise(7, 5)).convert(mode).save(path)
-    pixels = decode(path)
-    assert pixels.shape == (7, 5, 3)
-    assert pixels.dtype == np.uint8
-
-
-def test_array_source__grey_images_have_three_equal_channels() -> None:
-    grey = noise(4, 4)[None, :, :, 0]
-    pixels = ArraySource(grey, "").image(0)
-    assert pixels.shape == (4, 4, 3)
-    assert (pixels == grey[0][:, :, None]).all()
-
-
-@few
-@given(
-    st.integers(2, 40),
-    st.integers(2, 40),
-    st.integers(1, 32),
-    st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)),
-    st.integers(0, 999),
-)
-def test_random_crop__has_the_size_and_depends_on_the_generator_alone(
-    h: int, w: int, size: int, scale: tuple[float, float], seed: int
-) -> None:
-    pixels, scale = noise(h, w), (min(scale), max(scale))
-    made = [
-        random_resized_crop(
-            pixels, Preprocess(size), rng=np.random.default_rng(seed), scale=scale, flip=True
-        )
-        for _ in range(2)
-    ]
-    assert made[0].shape == (size, size, 3)
-    assert np.array_equal(*made)
 
 
 def test_random_crop__of_the_whole_image_is_the_plain_one_or_its_mirror() -> None:
@@ -526,28 +452,6 @@ def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file
     shutil.rmtree(tmp_path / "photos")
     second = batches(view, start=2, total=4, workers=workers)
     assert all(equal(a, b) for a, b in zip(plain, first + second, strict=True))
-
-
-def test_kept_in_memory__what_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
-    images = photos_of_many_sizes(tmp_path / "photos")
-    kept = cached_in_memory(images)
-    assert np.array_equal(kept.image(3), images.image(3))
-    assert kept.image(1).shape == (14, 10, 3)  # 10 × 14 pixels, turned upright
-    expected = images.image(3)
-    shutil.rmtree(tmp_path / "photos")
-    assert np.array_equal(kept.image(3), expected)
-    with pytest.raises(UnreadableImageError):
-        kept.image(4)
-
-
-def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path: Path) -> None:
-    images = photos_of_many_sizes(tmp_path / "photos")
-    kept = cached_in_memory(images)
-    larger = noise(40, 50)
-    Image.fromarray(larger).save(tmp_path / "photos" / "0.png")
-    for _ in range(2):
-        assert np.array_equal(kept.image(0), larger)
-    assert np.array_equal(kept.image(2), images.image(2))
 
 
 def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_images(
@@ -639,12 +543,6 @@ def test_feature_batches__have_the_order_of_train_batches(
         assert torch.equal(other.captions, torch.zeros_like(one.labels))
 
 
-def test_train_batches__worker_processes_change_nothing() -> None:
-    view = view_of(array_set(10))
-    for one, other in zip(batches(view), batches(view, workers=2), strict=True):
-        assert equal(one, other)
-
-
 def test_train_batches__leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     batches(view_of(array_set(10)))
@@ -670,15 +568,6 @@ def test_train_batches__captions_belong_to_the_class_and_vary() -> None:
     for batch in seen:
         assert torch.equal(batch.captions // 4, batch.labels)
     assert len({int(c) % 4 for batch in seen for c in batch.captions}) == 4
-
-
-def test_train_batches__a_set_smaller_than_a_batch_is_one_batch() -> None:
-    assert steps_per_epoch(3, 16) == 1
-    view = view_of(array_set(3))
-    (batch,) = train_batches(
-        view, batch_size=16, start_step=0, total_steps=1, workers=0, normalise=PLAIN
-    )
-    assert len(batch.labels) == 3
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("train", 0), ("evaluation", 0), ("train", 1)])
@@ -736,13 +625,6 @@ def test_normalise__worked_by_hand() -> None:
     pixels = torch.tensor([[[[255, 0, 51]]]], dtype=torch.uint8)
     out = Normalise((0.5, 0.5, 0.2), (0.5, 0.25, 1.0), CPU)(pixels)
     torch.testing.assert_close(out, torch.tensor([1.0, -2.0, 0.0]).view(1, 3, 1, 1))
-
-
-def test_eval_view__is_not_random() -> None:
-    view = EvalView(array_set(3, side=11), Preprocess(8))
-    assert np.array_equal(view[1][0], view[1][0])
-    assert view[1][0].shape == (8, 8, 3)
-    assert view[1][1] == 1
 
 
 # ------------------------------------------------------------------------------------- styles
@@ -811,26 +693,3 @@ def test_fashion_mnist__a_torn_file_is_told(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.setenv("CALIFT_FASHION_MNIST", str(tmp_path))
     with pytest.raises(DataError, match="t10k-images.* is not a readable IDX file"):
         load_suite(SuiteSpec(id="fashion-mnist"))
-
-
-def test_imagenet__what_is_missing_is_listed_with_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CALIFT_IMAGENET", str(tmp_path))
-    (tmp_path / "train" / "n01440764").mkdir(parents=True)
-    with pytest.raises(DataUnavailableError) as caught:
-        load_suite(SuiteSpec(id="imagenet"))
-    sentence = str(caught.value)
-    assert "train/ has 1 class folders, expected 1000" in sentence
-    assert "no folder imagenet-r/" in sentence
-    assert "CALIFT_IMAGENET" in sentence
-
-
-def test_available_suites__are_the_known_ones_each_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CALIFT_IMAGENET", str(tmp_path))
-    found = {suite.id: suite for suite in available_suites()}
-    assert found.keys() == SUITES.keys()
-    assert not found["imagenet"].available
-    assert all(suite.detail for suite in found.values())

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -31,10 +30,9 @@ from calift_core.data.matching import match_classes
 from calift_core.data.sources import with_draft_decoding
 from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import CaliftError, DataError, SpecError, UnreadableImageError
-from calift_core.jobs.folder import run_job
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.suite import SuiteSpec, absolute_uri, as_uri
-from tests.core.conftest import CLASSES, tiny_spec, write_classes
+from tests.core.conftest import CLASSES, write_classes
 
 PARTS = {"train": 16, "validation": 6, "calibration": 6, "test": 8}
 Row = dict[str, Any]
@@ -145,42 +143,6 @@ def test_three_forms__hold_the_same_images_to_the_last_byte(
     again = sets_of(load(f"wds:{shards}", shifts=night))  # by the index that was kept
     assert again == folders
     assert any((home / "cache" / "shards").iterdir())
-
-
-def test_three_forms__give_the_same_report_to_the_last_digit(
-    tree: Path, manifest: Path, shards: Path, home: Path, configs: dict[str, Path], tmp_path: Path
-) -> None:
-    torch.set_num_threads(1)
-    night = {"night": f"folder:{tree}/night"}
-    reports = []
-    for suite in (
-        {"id": f"folder:{tree}", "shifts": night},
-        {"id": f"manifest:{manifest}"},
-        {"id": f"wds:{shards}", "shifts": night},
-    ):
-        corruptions = {"names": ["gaussian_noise"], "severities": [3], "limit": 12}
-        spec = tiny_spec(
-            "finetune",
-            configs,
-            tree,
-            suite={**suite, "corruptions": corruptions},
-            train={"epochs": 1},
-        )
-        folder = tmp_path / suite["id"].split(":")[0]
-        for _ in run_job(spec, folder):
-            pass
-        reports.append(json.loads((folder / "report.json").read_text()))
-    assert [evaluations(r) for r in reports[1:]] == [evaluations(reports[0])] * 2
-    assert {e["dataset"] for e in evaluations(reports[0])} >= {"things/test", "night"}
-
-
-def evaluations(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Everything that was measured, and the hashes of what it was measured on."""
-    assert report["evaluations"]
-    return [
-        {k: v for k, v in e.items() if k not in ("predictions_sha256", "seconds")}
-        for e in report["evaluations"]
-    ]
 
 
 def test_manifest__the_three_kinds_of_files_say_the_same(

@@ -30,8 +30,6 @@ from calift_core.data.decode import decode
 from calift_core.data.images import ImageSet, MergedClasses
 from calift_core.data.inspection import examine_suite
 from calift_core.data.listing import SEVERITIES, STORED_CORRUPTIONS
-from calift_core.data.loader import eval_batches
-from calift_core.data.preprocess import Preprocess
 from calift_core.data.sources import ArraySource, FileSource, content_key
 from calift_core.data.suites import SUITES, parse_suite_id
 from calift_core.data.suites.base import SuiteId
@@ -53,11 +51,8 @@ from calift_core.errors import (
     UnreadableImageError,
 )
 from calift_core.evaluation.forward import own_logits
-from calift_core.jobs.folder import run_job
-from calift_core.models.zeroshot import TEMPLATES
-from calift_core.predictions.read import read_predictions
 from calift_core.schema.suite import SuiteSpec
-from tests.core.conftest import calift, write_classes
+from tests.core.conftest import write_classes
 
 few = settings(max_examples=25, deadline=None)
 
@@ -96,26 +91,6 @@ def some_set(n: int, **more: Any) -> ImageSet:
     return ImageSet("some", ArraySource(pixels, "k"), ids, np.arange(n), np.arange(n), **more)
 
 
-def test_classes__a_subset_is_selected_before_the_softmax_by_hand() -> None:
-    images = replace(some_set(2, classes=(1, 3)), labels=np.array([3, 1]))
-    logits = np.log(np.array([[8.0, 1.0, 4.0, 3.0], [1.0, 6.0, 90.0, 2.0]], dtype=np.float32))
-    own = own_logits(torch.from_numpy(logits), images).numpy()
-    assert np.allclose(softmax(own), [[0.25, 0.75], [0.75, 0.25]])
-    assert images.own_labels.tolist() == [1, 0]
-    assert images.own_names(["a", "b", "c", "d"]) == ("b", "d")
-
-
-def test_classes__merged_ones_take_the_largest_logit_before_the_softmax_by_hand() -> None:
-    merged = MergedClasses(("chair", "mug"), ((0, 4, 2), (3,)))
-    images = replace(some_set(2, classes=merged), labels=np.array([0, 3]))
-    odds = np.array([[2.0, 50.0, 6.0, 2.0, 1.0], [1.0, 1.0, 1.0, 9.0, 3.0]], dtype=np.float32)
-    own = own_logits(torch.from_numpy(np.log(odds)), images).numpy()
-    # 6 of (2, 6, 1) against 2; 3 of (1, 1, 3) against 9. Class 1 belongs to no object.
-    assert np.allclose(softmax(own), [[0.75, 0.25], [0.25, 0.75]])
-    assert images.own_labels.tolist() == [0, 1]
-    assert images.own_names("abcde") == ("chair", "mug")
-
-
 @st.composite
 def groupings(draw: st.DrawFn) -> tuple[int, tuple[tuple[int, ...], ...]]:
     n_classes = draw(st.integers(2, 12))
@@ -144,6 +119,7 @@ def test_classes__merged_logits_are_the_maxima_whatever_the_order_of_members(
     )
     own = own_logits(torch.from_numpy(logits), images).numpy()
     assert np.array_equal(own, np.stack([logits[:, list(g)].max(axis=1) for g in groups], axis=1))
+    assert images.own_names("abcdefghijkl") == tuple(map(str, groups))
     assert all(
         label in groups[k] for label, k in zip(images.labels, images.own_labels, strict=True)
     )
@@ -360,7 +336,7 @@ def test_imagenet__any_member_of_an_objects_group_counts_for_it(imagenet: Suite)
             assert own_logits(logits, images)[0].argmax() == k
 
 
-@pytest.mark.parametrize("gone", ["train", "val", "imagenet-a", "sketch", "objectnet-1.0"])
+@pytest.mark.parametrize("gone", ["val", "objectnet-1.0"])
 def test_imagenet__what_is_missing_is_named(linked: Path, gone: str) -> None:
     (linked / gone).unlink()
     with pytest.raises(DataUnavailableError, match=f"no folder {gone}/") as caught:
@@ -397,47 +373,6 @@ def test_imagenet__validation_images_that_are_not_sorted_into_folders_are_told(
         load(f"imagenet:{linked}")
 
 
-def test_imagenet__zero_shot_from_end_to_end(
-    tree: Path, tmp_path: Path, run_spec: Any, imagenet: Suite
-) -> None:
-    spec = run_spec(
-        "zero_shot",
-        suite={"id": f"imagenet:{tree}", "templates": ["a photo of a {}."]},
-        evaluation={"n_resamples": 20, "batch_size": 256},
-    )
-    list(run_job(spec, tmp_path / "run"))
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    seen = {e["dataset"]: (e["role"], e["n"], e["n_classes"]) for e in report["evaluations"]}
-    assert seen == {
-        "imagenet/test": ("id", 1000, 1000),
-        "imagenet-v2": ("shift", 1000, 1000),
-        "imagenet-r": ("shift", 200, 200),
-        "imagenet-a": ("shift", 200, 200),
-        "imagenet-sketch": ("shift", 1000, 1000),
-        "objectnet": ("shift", 226, 113),
-    }
-    ood = [e["accuracy"] for e in report["evaluations"] if e["role"] == "shift"]
-    assert report["summary"]["ood_accuracy"] == pytest.approx(np.mean(ood))
-    stored = {
-        name: read_predictions(tmp_path / "run" / "predictions" / f"{name}.parquet")
-        for name in imagenet.shifts
-    }
-    # Sketch and V2 show the classes' own pictures, and so do R and A: one image, one logit.
-    full = stored["imagenet-sketch"].logits
-    for name in ("imagenet-r", "imagenet-a"):
-        subset = list(imagenet_subset(name))
-        expected = full[subset][:, subset]
-        assert np.allclose(stored[name].logits, expected, atol=1e-4)
-        assert stored[name].metadata.class_names[0] == IMAGENET_CLASSNAMES[subset[0]]
-    classes = imagenet.shifts["objectnet"].classes
-    assert isinstance(classes, MergedClasses)
-    first = [group[0] for group in classes.groups for _ in range(2)]
-    expected = np.stack([full[first][:, list(g)].max(axis=1) for g in classes.groups], axis=1)
-    assert np.allclose(stored["objectnet"].logits, expected, atol=1e-4)
-    assert stored["objectnet"].metadata.class_names == classes.names
-    assert stored["objectnet"].labels.tolist() == [k for k in range(113) for _ in range(2)]
-
-
 # --------------------------------------------------------------------------------- ImageNet-C
 
 
@@ -467,15 +402,6 @@ def test_imagenet_c__every_severity_shows_the_test_images(imagenet_c: Path) -> N
         where = imagenet_c / ("noise" if name.endswith("noise") else "") / name / str(severity)
         assert images.source.path(7) == where / WNIDS[7] / "ILSVRC2012_val_1.JPEG"
     assert np.array_equal(found["fog", 3].image(5), test.image(5))
-
-
-def test_imagenet_c__names_severities_and_a_limit_choose(imagenet_c: Path) -> None:
-    corruptions = {"names": ["fog", "snow"], "severities": [2], "limit": 30}
-    suite = load("imagenet-c", corruptions=corruptions)
-    seen = [(i.name, len(i)) for i, role, *_ in suite.evaluations() if role == "corruption"]
-    assert seen == [("fog/2", 30), ("snow/2", 30)]
-    with pytest.raises(DataUnavailableError, match="stored corruptions saturate are not on this"):
-        load("imagenet-c", corruptions={"names": ["saturate"]})
 
 
 def test_imagenet_c__what_is_missing_is_named(imagenet_c: Path, tmp_path: Path) -> None:
@@ -538,8 +464,7 @@ def cifar_tree(root: Path, name: str, kind: str, *, n: int = 12) -> Any:
     return images, labels
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("kind", ["python", "binary"])
+@pytest.mark.parametrize(("name", "kind"), [("cifar10", "binary"), ("cifar100", "python")])
 def test_cifar__batches_of_both_kinds_give_their_images(
     tmp_path: Path, name: str, kind: str
 ) -> None:
@@ -653,29 +578,6 @@ def test_cifar_c__each_severity_is_a_fifth_of_its_file(cifar10_c: Path) -> None:
     ]
 
 
-def test_cifar_c__loader_processes_read_the_same(cifar10_c: Path) -> None:
-    from calift_core.data.loader import Normalise
-
-    suite = load(f"cifar10-c:{cifar10_c}", corruptions={"names": ["fog"], "severities": [4]})
-    images = list(suite.evaluations())[-1][0]
-    plain = Normalise((0.0,) * 3, (1.0,) * 3, torch.device("cpu"))
-    batches = {
-        workers: torch.cat(
-            list(
-                eval_batches(
-                    images,
-                    preprocess=Preprocess(32),
-                    batch_size=5,
-                    workers=workers,
-                    normalise=plain,
-                )
-            )
-        )
-        for workers in (0, 2)
-    }
-    assert torch.equal(batches[0], batches[2])
-
-
 def test_cifar_c__files_that_do_not_fit_are_told(cifar10_c: Path) -> None:
     labels = np.load(cifar10_c / "labels.npy")
     np.save(cifar10_c / "labels.npy", labels[::-1])
@@ -728,14 +630,6 @@ def test_domains__one_is_the_id_data_and_the_others_are_shifts(
         load("pacs:sketch", shifts={"sketch": "none"})
 
 
-def test_domains__parts_come_off_alike_for_copies(pacs: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(pacs, tmp_path / "copy")
-    one, other = load(f"pacs:{pacs}#sketch"), load(f"pacs:{copy}#sketch")
-    assert {p: s.ids for p, s in one.parts.items()} == {p: s.ids for p, s in other.parts.items()}
-    assert [s.sha256 for s in one.parts.values()] == [s.sha256 for s in other.parts.values()]
-    assert one.shifts["photo"].sha256 == other.shifts["photo"].sha256
-
-
 def test_domains__missing_ones_and_classes_are_named(pacs: Path) -> None:
     shutil.rmtree(pacs / "cartoon")
     shutil.rmtree(pacs / "sketch" / "dog")
@@ -746,7 +640,7 @@ def test_domains__missing_ones_and_classes_are_named(pacs: Path) -> None:
     assert "CALIFT_PACS" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", sorted(DOMAIN_SUITES))
+@pytest.mark.parametrize("name", sorted({*DOMAIN_SUITES} - {"domainnet"}))
 def test_domains__every_suite_in_its_published_layout(tmp_path: Path, name: str) -> None:
     published = {"real_world": "Real World", "voc2007": "VOC2007", "caltech101": "Caltech101"}
     known = DOMAIN_SUITES[name]
@@ -774,13 +668,19 @@ def test_domains__of_any_folder(pacs: Path) -> None:
         load(f"domains:{pacs}")
 
 
-def test_domainnet__its_lists_say_which_images_are_for_testing(tmp_path: Path) -> None:
+def write_domainnet(root: Path) -> list[str]:
+    """Each class with an image for training and one for testing; the class folders."""
     known = DOMAIN_SUITES["domainnet"]
     folders = [f"class_{k:03d}" for k in range(known.n_classes)]
     for domain in known.images:
-        fill(tmp_path / domain, dict.fromkeys(folders, png((5, 5, 5))), ["0.jpg", "1.jpg"])
+        fill(root / domain, dict.fromkeys(folders, png((5, 5, 5))), ["0.jpg", "1.jpg"])
         lines = [f"{domain}/{folder}/1.jpg {k}" for k, folder in enumerate(folders)]
-        (tmp_path / f"{domain}_test.txt").write_text("\n".join(lines) + "\n")
+        (root / f"{domain}_test.txt").write_text("\n".join(lines) + "\n")
+    return folders
+
+
+def test_domainnet__its_lists_say_which_images_are_for_testing(tmp_path: Path) -> None:
+    folders = write_domainnet(tmp_path)
     suite = load(f"domainnet:{tmp_path}#sketch")
     assert suite.part("test").ids == tuple(f"{folder}/1.jpg" for folder in folders)
     rest = [i for part in ("train", "validation", "calibration") for i in suite.parts[part].ids]
@@ -847,15 +747,6 @@ def test_class_names__sets_and_single_names(tmp_path: Path) -> None:
 def test_class_names__a_set_of_imagenet_is_not_for_other_classes(photos: Path) -> None:
     with pytest.raises(SpecError, match="WordNet ids of ImageNet, got .*blue_thing"):
         load(f"folder:{photos}", class_names="openai_imagenet")
-
-
-def test_templates__are_distinct_sentences_with_one_slot() -> None:
-    sizes = {"openai_imagenet": 80, "simple": 7, "cifar": 18, "photo": 1}
-    assert {name: len(TEMPLATES[name]) for name in sizes} == sizes
-    for templates in TEMPLATES.values():
-        assert len(set(templates)) == len(templates)
-        assert all(template.count("{}") == 1 for template in templates)
-    assert set(TEMPLATES["simple"]) < set(TEMPLATES["openai_imagenet"])
 
 
 # --------------------------------------------------------------------------------------- doctor
@@ -926,13 +817,6 @@ def test_doctor__imagenet_c(imagenet_c: Path) -> None:
     assert checks["fog"].detail == "no folder fog/2/"
     assert checks["snow"].state == "fail"
     assert "loads" not in checks
-
-
-def test_doctor__the_command_fails_where_something_is_missing(home: Path, pacs: Path) -> None:
-    done = calift("doctor", "--suite", f"pacs:{pacs}", "--json", home=home)
-    assert done.returncode == 1, done.stderr
-    found = {check["name"]: check for check in json.loads(done.stdout)}
-    assert "42 images in 7 classes, published are 1,670" in found["photo"]["detail"]
 
 
 def test_available_suites__say_what_is_left_of_one_that_was_begun(

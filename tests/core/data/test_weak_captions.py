@@ -11,7 +11,6 @@ from calift_core.data.images import ImageSet
 from calift_core.data.loader import TrainView
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.sources import ArraySource
-from calift_core.data.suites import SUITES
 from calift_core.data.weak_captions import WeakCaptions
 from calift_core.errors import SpecError
 
@@ -54,25 +53,11 @@ def test_weak_captions__each_share_is_of_the_captions_that_it_says() -> None:
     assert found["letter a"] / others == pytest.approx(0.475, abs=0.03)
 
 
-def test_weak_captions__equal_randomness_gives_equal_captions() -> None:
-    captions = make(vague=0.2, coarse=0.5, wrong=0.1)
-    assert drawn(captions, 1, 100) == drawn(captions, 1, 100)
-
-
 def test_weak_captions__a_class_that_is_not_there_is_refused() -> None:
     with pytest.raises(SpecError, match=r"must name classes of the suite.*got \['b'\]"):
         WeakCaptions.make(CLASSES, CLASSES, {"b": "letter"}, ("x",), vague=0, coarse=0, wrong=0)
     with pytest.raises(SpecError, match="coarse_captions needs coarse_names"):
         WeakCaptions.make(CLASSES, CLASSES, {}, ("x",), vague=0, coarse=0.5, wrong=0)
-
-
-def test_suites__letters_and_clothes_have_coarse_names() -> None:
-    letters, clothes = SUITES["typefaces"], SUITES["fashion-mnist"]
-    assert letters.coarse_names["capital q"] == letters.coarse_names["small q"] == "letter q"
-    assert not any(name.startswith("digit") for name in letters.coarse_names)
-    assert set(clothes.coarse_names.values()) == {"garment", "shoe"}
-    for suite in (letters, SUITES["cifar10"]):
-        assert set(suite.coarse_names) <= set(suite.classes)
 
 
 def test_train_view__captions_are_name_times_template() -> None:

@@ -93,15 +93,6 @@ def test_work__features_are_computed_once(
     assert (work.trained > 0) == steps_on
 
 
-@pytest.mark.parametrize("kind", ["carot", "zero_shot"])
-def test_work__features_that_are_kept_take_a_pass_over_them(kind: str) -> None:
-    none, some, all_of_them = (
-        count_images(cifar(kind, keep_features=n)) for n in (0, 300, 1_000_000)
-    )
-    assert some.other_images - none.other_images == 300
-    assert all_of_them.other_images - none.other_images == none.counts.parts["train"]
-
-
 def test_work__perturbed_copies_count() -> None:
     data = cifar().model_dump(mode="json") | {"evaluation": {"perturbed_calibration": True}}
     plain, more = count_images(cifar()), count_images(parse_spec(data))
@@ -249,7 +240,7 @@ def test_pace__of_any_device_is_that_of_the_newest_run_alone() -> None:
     assert on_cpu.trained_per_s == 10.0
 
 
-@pytest.mark.parametrize("kind", ["carot", "linear_probe", "zero_shot"])
+@pytest.mark.parametrize("kind", ["carot", "linear_probe"])
 def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     run_spec: Callable[..., RunSpec], paintings: Path, tmp_path: Path, kind: str
 ) -> None:

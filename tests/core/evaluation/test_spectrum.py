@@ -15,13 +15,12 @@ from calift_core.calibration import evaluate_all, softmax
 from calift_core.data.images import ImageSet
 from calift_core.data.sources import ArraySource
 from calift_core.errors import SpecError
-from calift_core.evaluation.forward import as_predictions, predict, store
+from calift_core.evaluation.forward import as_predictions, predict
 from calift_core.evaluation.spectrum import Covariance, effective_rank, spectrum_report
 from calift_core.methods import Classifier
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 from calift_core.schema.spec import EvaluationSpec
 
@@ -47,17 +46,6 @@ def report_of(x: Any, *, batch: int | None = None, **options: Any) -> SpectrumRe
 
 @few
 @given(shapes)
-def test_spectrum__singular_values_sum_to_the_number_of_features(
-    shape: tuple[int, int, int],
-) -> None:
-    report = report_of(features_of(*shape))
-    assert sum(report.singular_values) == pytest.approx(shape[1], rel=1e-9)
-    assert report.singular_values == sorted(report.singular_values, reverse=True)
-    assert min(report.singular_values) >= 0
-
-
-@few
-@given(shapes)
 def test_spectrum__equals_the_eigenvalues_of_numpys_correlation(
     shape: tuple[int, int, int],
 ) -> None:
@@ -75,25 +63,6 @@ def test_spectrum__streamed_equals_whole(shape: tuple[int, int, int], batch: int
     )
 
 
-@few
-@given(shapes, st.floats(-1e4, 1e4))
-def test_spectrum__does_not_see_shift_and_scale_of_a_feature(
-    shape: tuple[int, int, int], shift: float
-) -> None:
-    x = features_of(*shape)
-    np.testing.assert_allclose(
-        report_of(x * 3 + shift).singular_values, report_of(x).singular_values, atol=1e-7
-    )
-
-
-@few
-@given(shapes)
-def test_spectrum__effective_rank_lies_between_one_and_the_number_of_features(
-    shape: tuple[int, int, int],
-) -> None:
-    assert 1 - 1e-9 <= report_of(features_of(*shape)).effective_rank <= shape[1] + 1e-9
-
-
 def test_effective_rank__of_equal_values_is_their_number_and_of_one_value_one() -> None:
     assert effective_rank(np.ones(7)) == pytest.approx(7)
     assert effective_rank(np.array([5.0, 0.0, 0.0])) == pytest.approx(1)
@@ -109,8 +78,7 @@ def test_spectrum__two_correlated_features_worked_by_hand() -> None:
     assert report.condition_number == pytest.approx(3)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3])
-@pytest.mark.parametrize("constant", [0.0, 0.1, 0.3, 1 / 3, 0.7, 1000.1])
+@pytest.mark.parametrize(("constant", "scale"), [(0.0, 1.0), (0.1, 1e-3), (1000.1, 1e-3)])
 def test_spectrum__constant_features_are_counted_and_left_out(
     constant: float, scale: float
 ) -> None:
@@ -236,39 +204,6 @@ def test_predict__a_set_of_some_classes_is_judged_on_their_logits_only(
     report = evaluation_report(predictions, EvaluationSpec(n_resamples=20))
     assert report.n_classes == 2
     assert report.accuracy == pytest.approx((expected.argmax(1) == predictions.labels).mean())
-
-
-def test_classifier__logits_worked_by_hand() -> None:
-    features = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    plain = Classifier(weights, 10.0)
-    torch.testing.assert_close(plain.logits(features), torch.tensor([[10.0, 0.0], [6.0, 8.0]]))
-    biased = Classifier(weights, 10.0, torch.tensor([1.0, -1.0]))
-    torch.testing.assert_close(biased.logits(features), torch.tensor([[11.0, -1.0], [7.0, 7.0]]))
-
-
-def test_store__predictions_read_back_as_they_were(
-    vit: Clip, captions: Captions, tmp_path: Any
-) -> None:
-    classifier = zero_shot_classifier(vit, captions)
-    images = images_of()
-    logits = predicted(vit, images, classifier)
-    made = as_predictions(
-        logits,
-        images,
-        role="id",
-        class_names=captions.class_names,
-        templates=captions.templates,
-        classifier=classifier,
-        model_sha256="1" * 64,
-    )
-    path, digest = store(tmp_path, made)
-    assert path == "predictions/made.parquet"
-    assert len(digest) == 64
-    again = read_predictions(tmp_path / path)
-    np.testing.assert_array_equal(again.logits, logits)
-    assert tuple(again.ids) == images.ids
-    assert again.metadata.dataset_sha256 == images.sha256
 
 
 # ------------------------------------------------------------------------------------ summary

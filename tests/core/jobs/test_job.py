@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import re
 import shutil
 import signal
@@ -44,6 +43,7 @@ from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
 from tests.conftest import until
 from tests.core.conftest import CLASSES, environment, write_classes
+from tests.support.disks import small_disk
 
 ROOT = Path(__file__).parents[3]
 
@@ -116,10 +116,8 @@ def finished(
     paintings: Path,
 ) -> tuple[RunSpec, Path, list[Record]]:
     """CaRot on the tiny suite with a shift and two corruptions, left alone."""
-    home = tmp_path_factory.mktemp("home")
-    before = os.environ.get("CALIFT_HOME")
-    os.environ["CALIFT_HOME"] = str(home)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALIFT_HOME", str(tmp_path_factory.mktemp("home")))
         spec = RunSpec.model_validate(
             {
                 "name": "tiny carot",
@@ -137,39 +135,21 @@ def finished(
         )
         folder = tmp_path_factory.mktemp("finished") / "run"
         return spec, folder, go(spec, folder)
-    finally:
-        if before is None:
-            del os.environ["CALIFT_HOME"]
-        else:
-            os.environ["CALIFT_HOME"] = before
 
 
 def test_run__leaves_what_the_contract_names(finished: Any) -> None:
     spec, folder, _ = finished
     report = report_in(folder)
     assert report.spec_sha256 == spec.content_hash()
-    assert [e.dataset for e in report.evaluations] == [
-        "photos/test",
-        "art",
-        "contrast/1",
-        "contrast/5",
-    ]
-    assert [e.role for e in report.evaluations] == ["id", "shift", "corruption", "corruption"]
-    assert sorted(p.name for p in (folder / "predictions").iterdir()) == [
-        "art.parquet",
-        "calibration.parquet",
-        "contrast_1.parquet",
-        "contrast_5.parquet",
-        "photos_test.parquet",
-        "validation.parquet",
-    ]
-    assert sorted(p.name for p in (folder / "checkpoint").iterdir()) == [
-        "classifier.safetensors",
-        "model.json",
-        "model.safetensors",
-        "prompts.npz",
+    datasets = [("photos/test", "id"), ("art", "shift")]
+    datasets += [(f"contrast/{severity}", "corruption") for severity in (1, 5)]
+    assert [(e.dataset, e.role) for e in report.evaluations] == datasets
+    names = [name.replace("/", "_") for name, _ in datasets] + ["calibration", "validation"]
+    assert {p.name for p in (folder / "predictions").iterdir()} == {f"{n}.parquet" for n in names}
+    assert {p.name for p in (folder / "checkpoint").iterdir()} == {
+        "classifier.safetensors", "model.json", "model.safetensors", "prompts.npz",
         "training_images.npz",
-    ]
+    }  # fmt: skip
     assert report.resolved["teacher_update_every"] == 1
     assert report.resolved["lr"] == 1e-3
     assert report.resolved["precision"] == "fp32"
@@ -227,12 +207,6 @@ def test_run__report_can_be_computed_again_from_the_predictions(finished: Any) -
     assert report.summary.ood_accuracy == report.evaluations[1].accuracy
 
 
-def test_run__learns_the_colours(finished: Any) -> None:
-    summary = report_in(finished[1]).summary
-    assert summary.id_accuracy is not None
-    assert summary.id_accuracy > 0.5  # of 31 images; a third is chance, give or take 0.08
-
-
 def test_run__spectrum_is_of_the_id_test_features(finished: Any) -> None:
     report = report_in(finished[1])
     assert report.spectrum is not None
@@ -279,15 +253,6 @@ def test_run__without_training_has_no_steps_and_no_curve(
     assert curve(tmp_path / "run") == ""
 
 
-def test_run__of_a_resnet_is_reproducible_bit_for_bit(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
-    spec = run_spec("carot", tower="resnet", train={"epochs": 1})
-    go(spec, tmp_path / "a")
-    go(spec, tmp_path / "b")
-    assert_equal_runs(tmp_path / "a", tmp_path / "b")
-
-
 # ------------------------------------------------------------------------------ stop and resume
 
 
@@ -306,21 +271,6 @@ def left_alone(
         return made[key]
 
     return folder_of
-
-
-@pytest.mark.parametrize(
-    ("kind", "step"), [("carot", 6), pytest.param("finetune", 3, marks=pytest.mark.thorough)]
-)
-def test_stop__in_training_then_again_is_a_run_left_alone(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any, kind: str, step: int
-) -> None:
-    spec = run_spec(kind)
-    go_until(spec, tmp_path / "run", at_step(step))
-    assert not (tmp_path / "run" / "report.json").exists()
-    records = go(spec, tmp_path / "run")
-    (resumed,) = [r for r in records if r.kind == "resumed"]
-    assert resumed.step >= step
-    assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
 def test_stop__in_evaluation_then_again_trains_no_step_twice(
@@ -353,11 +303,13 @@ def test_resume__half_a_line_of_a_killed_process_is_cut_off(
     run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
 ) -> None:
     spec, folder = run_spec("carot"), tmp_path / "run"
-    go_until(spec, folder, at_step(2))
+    go_until(spec, folder, at_step(6))
+    assert not (folder / "report.json").exists()
     for name in ("records.jsonl", "metrics.jsonl"):
         with (folder / name).open("a") as file:
             file.write('{"kind": "metr')
-    go(spec, folder)
+    (resumed,) = [r for r in go(spec, folder) if r.kind == "resumed"]
+    assert resumed.step >= 6
     for line in (folder / "records.jsonl").read_bytes().splitlines():
         RECORD.validate_json(line)
     assert_equal_runs(folder, left_alone(spec))
@@ -439,16 +391,11 @@ def test_nan__ends_the_run_with_a_sentence_and_no_report(
 def test_space__too_little_of_it_is_told_before_anything_starts(
     run_spec: Any, home: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user cannot mount a tmpfs")
-    try:
-        with pytest.raises(DiskFullError, match="only 4 MiB are free.* 256 MiB are the least"):
-            go(run_spec("carot"), folder / "run")
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with (
+        small_disk(tmp_path / "disk", mib=4) as disk,
+        pytest.raises(DiskFullError, match="only 4 MiB are free.* 256 MiB are the least"),
+    ):
+        go(run_spec("carot"), disk / "run")
 
 
 # ------------------------------------------------------------------------------ real processes
@@ -476,15 +423,6 @@ def has_reached(folder: Path, step: int) -> Callable[[], bool]:
     return lambda: path.is_file() and path.read_bytes().count(b"\n") > step
 
 
-def long_spec(run_spec: Any) -> RunSpec:
-    """40 steps with a checkpoint in the middle of each epoch."""
-    spec: RunSpec = run_spec(
-        "carot",
-        train={"epochs": 10, "checkpoint_every_steps": 3, "spectrum_every_epochs": 0},
-    )
-    return spec
-
-
 def write_job(folder: Path, spec: RunSpec) -> None:
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(spec.model_dump_json())
@@ -496,9 +434,10 @@ def result_in(folder: Path) -> JobResult:
 
 
 def test_runner__asked_to_stop_saves_and_says_so_and_goes_on(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
+    run_spec: Any, home: Path, tmp_path: Path
 ) -> None:
-    spec, folder = long_spec(run_spec), tmp_path / "run"
+    train = {"epochs": 10, "checkpoint_every_steps": 100, "spectrum_every_epochs": 0}
+    spec, folder = run_spec("carot", train=train), tmp_path / "run"
     write_job(folder, spec)
     with child("-m", "calift_core.jobs", str(folder), home=home) as process:
         until(has_reached(folder, 4), timeout_s=120, what="step 4")
@@ -507,9 +446,8 @@ def test_runner__asked_to_stop_saves_and_says_so_and_goes_on(
     result = result_in(folder)
     assert (result.outcome, result.code) == ("interrupted", "INTERRUPTED")
     assert "its checkpoint is saved" in result.message
-    go(spec, folder, run_id="run 1")
-    assert_equal_runs(folder, left_alone(spec))
-    assert report_in(folder).run_id == "run 1"
+    resumed = next(r for r in run_in_folder(spec, folder, run_id="run 1") if r.kind == "resumed")
+    assert resumed.step == len(steps_of(folder)) >= 4
 
 
 @pytest.fixture
@@ -563,20 +501,6 @@ def evaluate(spec: RunSpec, finished: Path, folder: Path) -> Report:
     return report_in(folder)
 
 
-def test_evaluate__the_same_suite_gives_the_same_numbers(
-    finished: Any, home: Path, tmp_path: Path
-) -> None:
-    spec, folder, _ = finished
-    again, first = evaluate(spec, folder, tmp_path / "again"), report_in(folder)
-    assert again.summary == first.summary
-    assert again.spectrum == first.spectrum
-    assert again.model["sha256"] == first.model["sha256"]
-    one, other = (
-        read_predictions(f / "predictions" / "art.parquet") for f in (folder, tmp_path / "again")
-    )
-    np.testing.assert_array_equal(one.logits, other.logits)
-
-
 def test_evaluate__refuses_a_folder_that_holds_a_run(finished: Any, run_spec: Any) -> None:
     spec, folder, _ = finished
     before = (folder / "report.json").read_bytes()
@@ -620,7 +544,7 @@ def small_fashion(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_tiny__is_pre_trained_once_and_again_only_for_other_data_or_damage(
-    small_fashion: Path, home: Path
+    small_fashion: Path, home: Path, tmp_path: Path
 ) -> None:
     records = list(ensure_tiny("fashion-mnist"))
     assert records[0].kind == "log"
@@ -633,20 +557,15 @@ def test_tiny__is_pre_trained_once_and_again_only_for_other_data_or_damage(
 
     (file,) = (home / "models" / "calift-tiny").glob("*/model.safetensors")
     file.write_bytes(file.read_bytes()[:-1])
-    assert len(list(ensure_tiny("fashion-mnist"))) > 3
+    assert not tiny_is_current(spec, load_suite(spec.suite))
+    go(spec, tmp_path / "run")  # a submitted pre-training publishes its weights
+    assert (tmp_path / "run" / "report.json").is_file()
+    assert list(ensure_tiny("fashion-mnist")) == []
     assert weights_sha256(load_clip("calift-tiny", "fashion-mnist").net) == digest
 
     other = np.full((64, 28, 28), 7, dtype=np.uint8)
     write_idx(small_fashion / "train-images-idx3-ubyte", other)
     assert not tiny_is_current(spec, load_suite(spec.suite))
-
-
-def test_tiny__a_submitted_pre_training_publishes_its_weights(
-    small_fashion: Path, home: Path, tmp_path: Path
-) -> None:
-    go(pretraining_spec(), tmp_path / "run")
-    assert list(ensure_tiny("fashion-mnist")) == []
-    assert (tmp_path / "run" / "report.json").is_file()
 
 
 def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(

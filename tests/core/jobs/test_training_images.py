@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,13 @@ from calift_core.schema.records import Record
 from calift_core.schema.spec import RunSpec
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.trying import feature_set_of, nearest, trained_on
+from tests.core.jobs.test_job import collect
 
 
 def go(spec: RunSpec, folder: Path, **options: Any) -> Path:
     """Run to the end; the file with the features."""
     list(run_in_folder(spec, folder, **options))
     return folder / "checkpoint" / TRAINING_IMAGES
-
-
-def collect(said: list[Record], source: Iterable[Record]) -> None:
-    for record in source:
-        said.append(record)  # one by one: `stop` looks at the list meanwhile
 
 
 def with_train(spec: RunSpec, **changes: Any) -> RunSpec:

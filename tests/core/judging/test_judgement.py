@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 import calift
 from calift_core.calibration import ece_report, nll, score_probs, softmax
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
-from calift_core.judging.judgement import Judgement, judge
+from calift_core.judging.judgement import judge
 from calift_core.predictions.foreign.load import load_predictions
 
 RNG = np.random.default_rng(0)
@@ -242,8 +242,3 @@ def test_command__prints_the_answer_and_writes_the_page(
     status, said = call(files[".csv"], "--against", shuffled)
     assert status == 1
     assert "in the same order" in said.replace("\n", " ")
-
-
-def test_public__is_the_same_object() -> None:
-    assert calift.judge is judge
-    assert isinstance(judge(TRUE, LABELS), Judgement)

@@ -24,7 +24,6 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
 from calift_core.models.zeroshot import zero_shot_weights
-from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.spec import RunSpec, parse_spec
 from tests.core.conftest import random_batch
 from tests.core.jobs.test_job import assert_equal_runs, at_step, go, go_until
@@ -47,41 +46,23 @@ ADDS = {
 HEAD = {"label_smoothing", "focal", "mixup", "zero_shot_kd", "mmce", "entropy"}
 PAIRS = {"label_smoothing", "zero_shot_kd"}
 GOES_WITH: dict[str, set[str]] = {
-    "zero_shot": set(),
-    "linear_probe": HEAD - {"mixup"},
-    "finetune": HEAD,
-    "lp_ft": HEAD,
-    "lipsum_ft": HEAD,
-    "car_ft": HEAD,
-    "zs_norm": HEAD,
-    "coop": HEAD - {"mixup"},
-    "tip_adapter": HEAD - {"mixup"},
-    "flyp": PAIRS,
-    "carot": PAIRS,
-    "tracer": PAIRS,
-    "anchored": PAIRS,
-    "averaged": PAIRS,
-    "wise_ft": set(),
-    "model_stock": set(),
-    "vrf": set(),
-    "dawin": set(),
-    "pretrain": set(),
+    kind: options
+    for kinds, options in {
+        ("linear_probe", "coop", "tip_adapter"): HEAD - {"mixup"},
+        ("finetune", "lp_ft", "lipsum_ft", "car_ft", "zs_norm"): HEAD,
+        ("flyp", "carot", "tracer", "anchored", "averaged"): PAIRS,
+        ("zero_shot", "wise_ft", "model_stock", "vrf", "dawin", "pretrain"): set(),
+    }.items()
+    for kind in kinds
 }
 REASONS = {
     "zero_shot": "no loss that this could change",
-    "linear_probe": "computed once, before any image could be mixed",
-    "coop": "computed once, before any image could be mixed",
-    "tip_adapter": "computed once, before any image could be mixed",
-    "flyp": "no class probabilities",
-    "carot": "no class probabilities",
-    "tracer": "no class probabilities",
-    "anchored": "no class probabilities",
-    "averaged": "no class probabilities",
-    "wise_ft": "it trains nothing",
-    "vrf": "it trains nothing",
-    "dawin": "it trains nothing",
-    "model_stock": "it trains nothing",
     "pretrain": "the model that others are compared with",
+    **dict.fromkeys(
+        ("linear_probe", "coop", "tip_adapter"), "computed once, before any image could be mixed"
+    ),
+    **dict.fromkeys(("flyp", "carot", "tracer", "anchored", "averaged"), "no class probabilities"),
+    **dict.fromkeys(("wise_ft", "vrf", "dawin", "model_stock"), "it trains nothing"),
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "wise_ft": {"run": "a"},
@@ -143,14 +124,6 @@ def train(method: Method, spec: RunSpec, n: int = 2, lr: float = 1e-3) -> list[d
 # ------------------------------------------------------------------- every method × every option
 
 
-def test_table__speaks_of_every_method_and_of_every_option() -> None:
-    assert GOES_WITH.keys() == METHOD_SPECS.keys()
-    everything = spec_of("finetune", *OPTIONS, focal="off", mixup_alpha=0).train.confidence
-    assert everything.active() == set(OPTIONS) - {"focal", "mixup"}
-    assert spec_of("finetune", "focal").train.confidence.active() == {"focal"}
-    assert spec_of("finetune", "mixup").train.confidence.active() == {"mixup"}
-
-
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", GOES_WITH)
 def test_option__trains_with_its_terms_or_is_refused_with_the_reason(
@@ -178,7 +151,8 @@ def test_option__trains_with_its_terms_or_is_refused_with_the_reason(
 # Each pair with one method: every option goes with every one of them by itself, as seen above.
 @pytest.mark.parametrize(
     ("kind", "pair"),
-    [(SUPERVISED[at % len(SUPERVISED)], pair) for at, pair in enumerate(TOGETHER)],
+    [(SUPERVISED[at % len(SUPERVISED)], pair) for at, pair in enumerate(TOGETHER)]
+    + [("carot", tuple(sorted(PAIRS)))],
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_options__that_make_sense_together_train_together(
@@ -191,21 +165,10 @@ def test_options__that_make_sense_together_train_together(
         assert np.isfinite(list(terms.values())).all()
 
 
-@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer"])
-def test_options__both_of_a_contrastive_method_train_together(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
-    spec = spec_of(kind, *sorted(PAIRS))
-    for terms in train(make(spec, clip, captions), spec):
-        assert set(terms) == {*spec.method.terms, "zero_shot_distillation"}
-        assert np.isfinite(list(terms.values())).all()
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("focal", "mixup"), "focal loss is defined by .*one true class, and mixup spread"),
-        (("focal", "label_smoothing"), "one true class, and label_smoothing spread"),
         (
             ("focal", "label_smoothing", "mixup"),
             "one true class, and label_smoothing and mixup spread",
@@ -221,20 +184,15 @@ def test_options__that_contradict_each_other_are_refused(
         spec_of("finetune", *options)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_option__lbfgs_takes_none(option: str) -> None:
-    words = f"train.confidence .*{option}.*lbfgs solver minimises plain cross-entropy.*adamw"
-    with pytest.raises(SpecError, match=words):
-        parse_spec(
-            {
-                "name": "a run",
-                "method": {"kind": "linear_probe", "solver": "lbfgs"},
-                "train": {"confidence": OPTIONS[option]},
-            }
-        )
+def test_option__lbfgs_takes_none() -> None:
+    method = {"kind": "linear_probe", "solver": "lbfgs"}
+    for option, values in OPTIONS.items():
+        words = f"train.confidence .*{option}.*lbfgs solver minimises plain cross-entropy.*adamw"
+        with pytest.raises(SpecError, match=words):
+            parse_spec({"name": "a run", "method": method, "train": {"confidence": values}})
 
 
-@pytest.mark.parametrize("kind", [k for k, spec in METHOD_SPECS.items() if spec.trains])
+@pytest.mark.parametrize("kind", ["linear_probe", "finetune", "flyp"])
 def test_option__all_off_is_the_method_alone_bit_for_bit(
     vit: Clip, captions: Captions, kind: str
 ) -> None:
@@ -290,7 +248,7 @@ def test_supervised__each_option_is_its_equation_on_the_heads_logits(
     torch.testing.assert_close(value, batch.share * parts[0] + (1 - batch.share) * parts[1])
 
 
-@pytest.mark.parametrize("kind", ["flyp", "carot", "tracer"])
+@pytest.mark.parametrize("kind", ["flyp", "tracer"])
 def test_contrastive__smoothing_is_over_the_pairs_of_the_batch(
     vit: Clip, captions: Captions, kind: str
 ) -> None:
@@ -388,7 +346,7 @@ def test_kd__texts_of_the_initial_model_are_all_encoded_before_the_first_step(
     torch.testing.assert_close(texts[0], plain)
 
 
-@pytest.mark.parametrize("kind", SUPERVISED)
+@pytest.mark.parametrize("kind", ["finetune", "lipsum_ft"])
 def test_kd__encodes_the_batch_with_the_initial_tower_once(
     vit: Clip, captions: Captions, kind: str
 ) -> None:
@@ -440,19 +398,12 @@ def test_mix__images_and_labels_are_mixed_alike_and_linearly(
     assert again.share == mixed.share
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.2, 4.0])
 def test_mix__its_share_is_drawn_from_the_beta_distribution(alpha: float) -> None:
     batch = Batch(torch.zeros(2, 3, 1, 1), torch.arange(2), torch.arange(2))
     generator = torch.Generator().manual_seed(0)
     shares = [mix(batch, alpha, generator).share for _ in range(500)]
     assert scipy.stats.kstest(shares, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.01
-
-
-def test_mix__a_tiny_alpha_leaves_one_image_or_the_other() -> None:
-    batch = Batch(torch.ones(2, 3, 1, 1), torch.arange(2), torch.arange(2))
-    generator = torch.Generator().manual_seed(0)
-    shares = np.array([mix(batch, 1e-4, generator).share for _ in range(50)])
-    assert ((shares < 1e-3) | (shares > 1 - 1e-3)).all()
 
 
 # ------------------------------------------------------------------- whole runs, from a folder
@@ -468,11 +419,6 @@ RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         "finetune",
         {"mixup_alpha": 1.0, "zero_shot_kd": 1.0},
         {"cross_entropy", "zero_shot_distillation"},
-    ),
-    "flyp": (
-        "flyp",
-        {"zero_shot_kd": 1.0, "label_smoothing": 0.1},
-        {"contrastive", "zero_shot_distillation"},
     ),
     "linear probe": (
         "linear_probe",
@@ -512,14 +458,3 @@ def test_run__mixup_is_seen_by_the_first_step_and_drawn_from_the_seed(
         first[alpha] = curve_of(tmp_path / str(alpha))[0]["cross_entropy"]
     assert first[1.0] != pytest.approx(first[0.0], rel=1e-3)
     assert first[1.00001] == pytest.approx(first[1.0], rel=1e-3)
-
-
-def test_run__mixup_and_accumulation_are_mixup(run_spec: Any, home: Path, tmp_path: Path) -> None:
-    """Each part of a batch must know what its images were mixed with."""
-    losses = []
-    for parts in (1, 2):
-        confidence = {"mixup_alpha": 4.0}
-        train_changes = {"epochs": 1, "confidence": confidence, "accumulation_steps": parts}
-        go(run_spec("finetune", train=train_changes), tmp_path / str(parts))
-        losses.append(curve_of(tmp_path / str(parts))[0]["cross_entropy"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

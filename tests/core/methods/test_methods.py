@@ -21,10 +21,9 @@ from calift_core.errors import ModelError, UnsupportedTowerError
 from calift_core.methods import METHODS, Batch, Method, RunLength, fitted, make_method
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.methods.car_ft import context_weights
-from calift_core.methods.carot import CaRot
 from calift_core.methods.linear_probe import fit_logistic
-from calift_core.methods.teacher import EmaTeacher, Teacher, TrajectoryTeacher
-from calift_core.methods.terms import feature_distance, similarity, to_range
+from calift_core.methods.teacher import EmaTeacher, TrajectoryTeacher
+from calift_core.methods.terms import similarity, to_range
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, weights_sha256
@@ -93,13 +92,6 @@ def batches_of(clip: Clip, n: int, size: int = 8) -> list[Batch]:
     return [random_batch(clip, size, seed) for seed in range(n)]
 
 
-# ------------------------------------------------------------------------- every method alike
-
-
-def test_registry__every_spec_but_those_that_merge_has_its_method_and_no_other_is_there() -> None:
-    assert set(METHODS) == {k for k, spec in METHOD_SPECS.items() if spec.family != "merge"}
-
-
 def test_make_method__a_kind_that_merges_is_no_way_to_train(vit: Clip, captions: Captions) -> None:
     for spec in (
         METHOD_SPECS["wise_ft"](run="a"),
@@ -109,24 +101,24 @@ def test_make_method__a_kind_that_merges_is_no_way_to_train(vit: Clip, captions:
             make(spec, vit, captions)
 
 
+# ------------------------------------------------------------------------- every method alike
+
+
 @pytest.mark.parametrize("kind", sorted(METHODS))
 def test_method__terms_are_finite_scalars_of_the_promised_names(
     clip: Clip, captions: Captions, kind: str
 ) -> None:
     spec = of_kind(kind)
     method = make(spec, clip, captions)
-    terms = method.terms(random_batch(clip))
-    assert set(terms) == set(spec.terms)
-    assert set(terms) <= set(method.weights)
-    for value in terms.values():
-        assert value.shape == ()
-        assert value.dtype == torch.float32
-        assert value.isfinite()
-
-
-@pytest.mark.parametrize("kind", sorted(METHODS))
-def test_method__its_docstring_says_where_it_differs_from_the_reference(kind: str) -> None:
-    assert "Differs from the reference" in (METHODS[kind].__doc__ or "")
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            terms = method.terms(random_batch(clip))
+        assert set(terms) == set(spec.terms)
+        assert set(terms) <= set(method.weights)
+        for value in terms.values():
+            assert value.shape == ()
+            assert value.dtype == torch.float32
+            assert value.isfinite()
 
 
 @pytest.mark.parametrize("kind", TRAINED)
@@ -159,37 +151,20 @@ def test_method__loss_falls_on_a_batch_that_is_seen_again_and_again(
 
 
 @pytest.mark.parametrize("kind", sorted(METHODS))
-def test_method__classifier_has_a_row_per_class_and_leaves_the_mode(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
-    method = make(of_kind(kind), clip, captions)
-    clip.train()
-    classifier = method.classifier()
-    assert clip.training
-    assert classifier.weights.shape == (3, 16)
-    assert not classifier.weights.requires_grad
-    features = clip.encode_image(random_batch(clip).images).detach()
-    assert classifier.logits(features).shape == (8, 3)
-
-
-@pytest.mark.parametrize("kind", sorted({*METHODS} - {"coop", "tip_adapter"}))
-def test_method__before_training_every_classifier_is_the_zero_shot_one(
+def test_method__before_training_its_classifier_is_the_zero_shot_one_and_leaves_the_mode(
     vit: Clip, captions: Captions, kind: str
 ) -> None:
     features = vit.encode_image(random_batch(vit).images).detach()
     expected = zero_shot_classifier(vit, captions).logits(features)
-    made = make(of_kind(kind), vit, captions).classifier().logits(features)
-    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", TRAINED)
-def test_method__trains_under_half_precision(clip: Clip, captions: Captions, kind: str) -> None:
-    method = make(of_kind(kind), clip, captions)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = method.terms(random_batch(clip))
-    for value in terms.values():
-        assert value.dtype == torch.float32
-        assert value.isfinite()
+    method = make(of_kind(kind), vit, captions)
+    vit.train()
+    classifier = method.classifier()
+    assert vit.training
+    assert not classifier.weights.requires_grad
+    logits = classifier.logits(features)
+    assert logits.shape == expected.shape
+    if kind not in ("coop", "tip_adapter"):  # which begin with a context, a cache of their own
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------ every method × tower
@@ -251,21 +226,10 @@ def test_matrix__each_method_trains_each_tower_or_says_why_not(
     assert method.classifier().weights.shape == (3, 16)
 
 
-@pytest.mark.parametrize("tower", SIGMOID_TOWERS)
-def test_zero_shot__classifies_with_a_sigmoid_model(
-    towers: dict[str, Clip], captions: Captions, tower: str
-) -> None:
-    clip = copy.deepcopy(towers[tower])
-    assert clip.is_sigmoid
-    classifier = make(METHOD_SPECS["zero_shot"](), clip, captions).classifier()
-    torch.testing.assert_close(classifier.weights.norm(dim=1), torch.ones(3))
-
-
-@pytest.mark.parametrize("tower", SIGMOID_TOWERS)
 def test_flyp__on_a_sigmoid_model_trains_its_bias_too(
-    towers: dict[str, Clip], captions: Captions, tower: str
+    towers: dict[str, Clip], captions: Captions
 ) -> None:
-    method = make(FlypSpec(), copy.deepcopy(towers[tower]), captions)
+    method = make(FlypSpec(), copy.deepcopy(towers["sigmoid vit"]), captions)
     batch = random_batch(method.clip, 6)
     before = method.clip.net.logit_bias.detach().clone()
     images = method.clip.encode_image(batch.images)
@@ -291,27 +255,13 @@ def test_lipsum_ft__a_tokenizer_that_marks_no_start_and_end_is_refused_with_the_
     make(LipsumFtSpec(lambda_energy=0), clip, captions)
 
 
-def test_is_sigmoid__is_read_from_the_config(tmp_path: Path) -> None:
-    path = tmp_path / "siglip.json"
-    path.write_text(json.dumps({**CONFIGS["vit"], "init_logit_bias": -10.0}))
-    assert load_clip(str(path), None).is_sigmoid
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        CaRotSpec(),
-        CaRotSpec(lambda_oc=0.0, lambda_x=0.1),
-        TracerSpec(),
-    ],
-    ids=["carot", "carot cross-tower", "tracer"],
-)
 def test_matrix__a_tower_without_projection_is_refused_before_any_training(
-    vit: Clip, captions: Captions, spec: MethodBase
+    vit: Clip, captions: Captions
 ) -> None:
     vit.net.visual.proj = None
-    with pytest.raises(UnsupportedTowerError, match="no projection"):
-        make(spec, vit, captions)
+    for spec in (CaRotSpec(), CaRotSpec(lambda_oc=0.0, lambda_x=0.1), TracerSpec()):
+        with pytest.raises(UnsupportedTowerError, match="no projection"):
+            make(spec, vit, captions)
 
 
 # --------------------------------------------------------------------------------- relations
@@ -323,10 +273,16 @@ def test_carot__with_every_lambda_zero_is_flyp_step_for_step(
     nothing = CaRotSpec(lambda_oc=0, lambda_sd=0, lambda_x=0)
     carot = make(nothing, copy.deepcopy(clip), captions)
     flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
-    for batch in batches_of(clip, 4):
-        assert steps(carot, [batch]) == steps(flyp, [batch])
-        assert weights_sha256(carot.clip.net) == weights_sha256(flyp.clip.net)
+    batches = batches_of(clip, 4)
+    assert steps(carot, batches) == steps(flyp, batches)
+    plain = weights_sha256(flyp.clip.net)
+    assert weights_sha256(carot.clip.net) == plain
     assert carot.state() == {}
+    for name in ("lambda_oc", "lambda_sd", "lambda_x"):
+        changed = nothing.model_copy(update={name: 0.1, "teacher_update_every": 1})
+        carot = make(changed, copy.deepcopy(clip), captions)
+        steps(carot, batches)
+        assert weights_sha256(carot.clip.net) != plain, name
 
 
 def test_averaged__steps_as_flyp_does_and_ends_as_the_mean_of_its_iterates(
@@ -373,20 +329,6 @@ def test_anchored__without_its_weight_is_flyp_and_at_the_start_pulls_nowhere(
     steps(held, [first, *batches])
     assert weights_sha256(held.clip.net) != weights_sha256(flyp.clip.net)
     assert weights_sha256(held.teacher.clip.net) == before
-
-
-@pytest.mark.parametrize(
-    "change", [{"lambda_oc": 0.1}, {"lambda_sd": 0.1}, {"lambda_x": 0.1}], ids=str
-)
-def test_carot__each_lambda_alone_changes_the_run(
-    vit: Clip, captions: Captions, change: dict[str, float]
-) -> None:
-    zero = {"lambda_oc": 0.0, "lambda_sd": 0.0, "lambda_x": 0.0, "teacher_update_every": 1}
-    carot = make(CaRotSpec(**(zero | change)), copy.deepcopy(vit), captions)
-    flyp = make(FlypSpec(), copy.deepcopy(vit), captions)
-    steps(carot, batches_of(vit, 3))
-    steps(flyp, batches_of(vit, 3))
-    assert weights_sha256(carot.clip.net) != weights_sha256(flyp.clip.net)
 
 
 def test_tracer__without_distillation_and_penalty_is_flyp_step_for_step(
@@ -450,26 +392,6 @@ def test_tracer__a_wide_transformer_takes_the_large_ones_preset(
     assert fitted(TracerSpec(), load_clip(str(path), None)).preset == preset  # type: ignore[attr-defined]
 
 
-def test_tracer__pulls_a_feature_as_hard_whatever_the_width_it_lies_in(
-    vit: Clip, captions: Captions
-) -> None:
-    """Zeros behind every embedding move nothing: the weighted term must not notice them."""
-    method = make(TracerSpec(), vit, captions)
-    steps(method, batches_of(vit, 3), lr=1e-2)
-    batch = random_batch(vit)
-    images, texts = vit.encode_image(batch.images), vit.encode_text(captions.tokens[batch.captions])
-    ours = (images, texts, *method.teacher.embed(batch))
-    padded = [torch.cat([e, torch.zeros_like(e), torch.zeros_like(e)], dim=1) for e in ours]
-    wide = TracerSpec().fitted("ViT-B-16", 48)
-    assert wide.lambda_sd is not None
-    assert wide.alpha_fd is not None
-    torch.testing.assert_close(
-        wide.lambda_sd * wide.alpha_fd * feature_distance(*padded),
-        method.weights["feature"] * feature_distance(*ours),
-    )
-    assert float(method.terms(batch)["feature"].detach()) > 1e-5
-
-
 @pytest.mark.parametrize(
     "spec", [CarFtSpec(alpha=0), LpFtSpec()], ids=["car_ft", "lp_ft without its probe"]
 )
@@ -483,15 +405,6 @@ def test_supervised_methods__without_their_own_term_are_finetune_step_for_step(
     assert weights_sha256(method.head) == weights_sha256(plain.head)
 
 
-@pytest.mark.parametrize("spec", [LipsumFtSpec(), CarFtSpec()], ids=["lipsum_ft", "car_ft"])
-def test_supervised_methods__with_their_own_term_are_not(
-    vit: Clip, captions: Captions, spec: MethodBase
-) -> None:
-    method = make(spec, copy.deepcopy(vit), captions)
-    plain = make(FineTuneSpec(), copy.deepcopy(vit), captions)
-    assert steps(method, batches_of(vit, 3)) != steps(plain, batches_of(vit, 3))
-
-
 def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_no_bias(
     clip: Clip, captions: Captions
 ) -> None:
@@ -503,40 +416,6 @@ def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_
     assert steps(method, batches) == pytest.approx(steps(plain, batches), rel=1e-4)
     assert [name for name, _ in method.head.named_parameters()] == ["weight"]
     torch.testing.assert_close(method.head.weight, plain.head.weight, atol=1e-5, rtol=1e-4)
-
-
-def test_lipsum_ft__head_starts_unit_and_its_scale_stays_outside(
-    vit: Clip, captions: Captions
-) -> None:
-    scale = float(vit.logit_scale.detach())
-    method = make(LipsumFtSpec(n_texts=4), vit, captions)
-    torch.testing.assert_close(method.head.weight.norm(dim=1), torch.ones(3))
-    steps(method, batches_of(vit, 3), lr=1e-2)
-    classifier = method.classifier()
-    assert classifier.scale == pytest.approx(scale)
-    assert classifier.bias is None
-    features = vit.encode_image(random_batch(vit).images).detach()
-    torch.testing.assert_close(classifier.logits(features), method.head(features).detach())
-
-
-def test_lipsum_ft__a_step_of_its_head_moves_the_logits_s_times_as_far_as_a_folded_one(
-    vit: Clip, captions: Captions
-) -> None:
-    """The first step of AdamW is the rate times the sign of the gradient, whatever its size."""
-    features = vit.encode_image(random_batch(vit, 32).images).detach()
-    labels = torch.arange(32) % 3
-    moved = {}
-    for spec in (LipsumFtSpec(lambda_energy=0), FineTuneSpec()):
-        head = make(spec, vit, captions).head
-        before = head(features).detach()
-        weight = head.weight.detach().clone()
-        optimizer = torch.optim.AdamW([head.weight], lr=1e-4, eps=1e-30, weight_decay=0)
-        torch.nn.functional.cross_entropy(head(features), labels).backward()
-        optimizer.step()
-        assert float((head.weight - weight).abs().mean().detach()) == pytest.approx(1e-4, rel=1e-3)
-        moved[spec.kind] = (head(features).detach() - before).norm()
-    ratio = float(moved["lipsum_ft"] / moved["finetune"])
-    assert ratio == pytest.approx(float(vit.logit_scale.detach()), rel=0.01)
 
 
 def test_pretrain__without_shared_targets_is_flyp_step_for_step(
@@ -559,17 +438,6 @@ def test_zero_shot__trains_nothing(vit: Clip, captions: Captions) -> None:
     method = make(METHOD_SPECS["zero_shot"](), vit, captions)
     assert method.trainable() == {}
     assert method.terms(random_batch(vit)) == {}
-
-
-@pytest.mark.parametrize("kind", ["finetune", "lp_ft", "lipsum_ft", "car_ft", "zs_norm"])
-def test_supervised_methods__leave_text_tower_and_scale_alone(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
-    before = copy.deepcopy(vit.net)
-    steps(make(of_kind(kind), vit, captions), batches_of(vit, 2))
-    for name, parameter in vit.net.named_parameters():
-        same = torch.equal(parameter, before.get_parameter(name))
-        assert same != name.startswith("visual."), name
 
 
 def test_finetune__folded_and_learned_scale_give_the_same_logits_at_the_start(
@@ -620,19 +488,6 @@ def test_teacher__equal_to_the_student_distils_nothing(vit: Clip, captions: Capt
     assert largest < 5e-5  # float32; the terms next to it give 1e-1 and more
 
 
-def test_teacher__that_differs_from_the_student_distils_something(
-    vit: Clip, captions: Captions
-) -> None:
-    method = make(CaRotSpec(), vit, captions)
-    with torch.no_grad():
-        for parameter in vit.net.visual.parameters():
-            parameter.mul_(1.3)
-    value = method.terms(random_batch(vit))["distillation"]
-    value.backward()
-    assert float(value.detach()) > 1e-4
-    assert max(float(p.grad.abs().max()) for p in vit.net.visual.parameters()) > 1e-5
-
-
 def test_teacher__stays_frozen_and_in_eval_through_training(clip: Clip, captions: Captions) -> None:
     method = make(CaRotSpec(teacher_update_every=2), clip, captions)
     assert method.teacher is not None
@@ -648,6 +503,7 @@ def test_teacher__stays_frozen_and_in_eval_through_training(clip: Clip, captions
 
 def test_teacher__average_worked_by_hand(vit: Clip, captions: Captions) -> None:
     """Momentum 0.05 → 0.9 over four steps, updates at steps 2, 4 and 6."""
+    assert teacher_of(vit, captions, ramp_steps=0.0).momentum(0) == pytest.approx(0.9)
     teacher = teacher_of(vit, captions, update_every=2)
     expected = [p.detach().double().clone() for p in vit.net.parameters()]
     generator = torch.Generator().manual_seed(0)
@@ -664,16 +520,6 @@ def test_teacher__average_worked_by_hand(vit: Clip, captions: Captions) -> None:
             expected = [m * a + (1 - m) * b for a, b in zip(expected, student, strict=True)]
         for mine, want in zip(teacher.clip.net.parameters(), expected, strict=True):
             torch.testing.assert_close(mine.double(), want, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("step", "momentum"), [(0, 0.05), (1, 0.2625), (2, 0.475), (4, 0.9), (5, 0.9), (1000, 0.9)]
-)
-def test_teacher__momentum_rises_linearly_then_stays(
-    vit: Clip, captions: Captions, step: int, momentum: float
-) -> None:
-    assert teacher_of(vit, captions).momentum(step) == pytest.approx(momentum)
-    assert teacher_of(vit, captions, ramp_steps=0.0).momentum(step) == pytest.approx(0.9)
 
 
 def test_teacher__buffers_follow_the_student_and_only_if_asked(
@@ -694,12 +540,14 @@ def test_teacher__buffers_follow_the_student_and_only_if_asked(
     assert changed > 10
 
 
+@pytest.mark.parametrize(
+    ("spec", "every"), [(CaRotSpec(teacher_update_every=3), 3), (TracerSpec(), 1)]
+)
 def test_teacher__cached_captions_give_the_similarity_of_encoding_anew(
-    clip: Clip, captions: Captions
+    clip: Clip, captions: Captions, spec: MethodBase, every: int
 ) -> None:
-    method = make(CaRotSpec(teacher_update_every=3), clip, captions)
+    method = make(spec, clip, captions)
     teacher = method.teacher
-    assert teacher is not None
     seen = []
     for step, batch in enumerate(batches_of(clip, 8), start=1):
         with torch.no_grad():
@@ -718,8 +566,8 @@ def test_teacher__cached_captions_give_the_similarity_of_encoding_anew(
                     parameter.sub_(0.05 * parameter.grad)
                 parameter.grad = None
         method.after_step(step)
-        assert (int(teacher.known.sum()) == 0) == (step % 3 == 0)
-    assert max(seen) > 4
+        assert (int(teacher.known.sum()) == 0) == (step % every == 0)
+    assert max(seen) > 4 or every == 1
 
 
 def test_teacher__encodes_each_caption_once_between_updates(vit: Clip, captions: Captions) -> None:
@@ -744,19 +592,6 @@ def test_carot__default_interval_gives_about_fifty_updates(vit: Clip, captions: 
         method = make(CaRotSpec(), vit, captions, steps=total)
         assert method.resolved() == {"teacher_update_every": every}
     assert make(CaRotSpec(lambda_sd=0), vit, captions).resolved() == {"teacher_update_every": None}
-
-
-def test_carot__state_brings_the_teacher_back_bit_for_bit(clip: Clip, captions: Captions) -> None:
-    spec = CaRotSpec(teacher_update_every=2)
-    method = make(spec, clip, captions)
-    steps(method, batches_of(clip, 3))
-    other: CaRot = make(spec, copy.deepcopy(clip), captions)
-    other.load_state({name: t.clone() for name, t in method.state().items()})
-    batch = random_batch(clip, seed=50)
-    assert other.teacher is not None
-    assert torch.equal(other.teacher.similarity(batch), method.teacher.similarity(batch))
-    for name, tensor in method.state().items():
-        assert torch.equal(other.state()[name], tensor), name
 
 
 def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(
@@ -786,100 +621,6 @@ def test_teacher__equal_to_the_student_gives_tracer_only_its_interactive_term(
 
 
 # ------------------------------------------------------------- teachers: cached or encoded anew
-
-
-class Anew(Teacher):
-    """Encodes every caption of every batch, with repeats, over the whole context."""
-
-    @torch.no_grad()
-    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        texts = self.clip.net.encode_text(self.captions.tokens[batch.captions])
-        texts = torch.nn.functional.normalize(texts, dim=-1)
-        return self.clip.encode_image(batch.images), texts
-
-
-class EmaAnew(Anew, EmaTeacher):
-    pass
-
-
-class TrajectoryAnew(Anew, TrajectoryTeacher):
-    pass
-
-
-EMA: dict[str, Any] = {
-    "update_every": 3,
-    "momentum_start": 0.05,
-    "momentum_end": 0.9,
-    "ramp_steps": 10.0,
-    "follow_buffers": True,
-}
-TRAJECTORY: dict[str, Any] = {"total_steps": 50, "beta": 0.5, "follow_buffers": True}
-
-
-@pytest.mark.parametrize(("kind", "tower"), [("ema", "resnet"), ("trajectory", "vit")])
-def test_teacher__cached_and_encoded_anew_agree_over_fifty_steps(
-    originals: dict[str, Clip], captions: Captions, kind: str, tower: str
-) -> None:
-    """With frozen batch statistics: those of a few tiny maps would blow up any rounding."""
-    ema, clip = kind == "ema", originals[tower]
-    runs = []
-    for anew in (False, True):
-        # Feature distillation sees the teacher's text embeddings themselves.
-        spec = CaRotSpec() if ema else TracerSpec()
-        method = make(spec, copy.deepcopy(clip), captions, steps=50)
-        if ema:
-            method.teacher = (EmaAnew if anew else EmaTeacher)(method.clip, captions, **EMA)
-        elif anew:
-            method.teacher = TrajectoryAnew(method.clip, captions, **TRAJECTORY)
-        parameters = list(method.clip.parameters())
-        method.clip.eval()
-        curve = []
-        for step in range(1, 51):
-            terms = method.terms(random_batch(clip, 4, seed=step))
-            loss = torch.stack([method.weights[name] * value for name, value in terms.items()])
-            gradients = torch.autograd.grad(loss.sum(), parameters)
-            with torch.no_grad():
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.sub_(0.003 * gradient)
-            method.after_step(step)
-            curve.append({name: float(value.detach()) for name, value in terms.items()})
-        runs.append((method, curve))
-    (cached, curve), (plain, other) = runs
-    assert int(plain.teacher.known.sum()) == 0
-    for one, two in zip(curve, other, strict=True):
-        assert one == pytest.approx(two, rel=1e-2, abs=1e-4)
-    distilled = ["distillation"] if ema else ["relational", "cross_distillation"]
-    assert sum(curve[-1][name] for name in distilled) > 1e-3
-    for mine, theirs in (
-        (cached.clip, plain.clip),
-        (cached.teacher.clip, plain.teacher.clip),
-    ):
-        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
-
-
-@pytest.mark.parametrize("beta", [0.5, 1.0])
-def test_trajectory_teacher__is_the_beta_weighted_mean_of_every_iterate(
-    vit: Clip, captions: Captions, beta: float
-) -> None:
-    total = 12
-    teacher = TrajectoryTeacher(vit, captions, total_steps=total, beta=beta, follow_buffers=True)
-    density = scipy.stats.beta.pdf((np.arange(total + 1) + 0.5) / (total + 1), beta, beta)
-    if beta == 1:
-        assert density == pytest.approx(np.ones(total + 1))
-    else:
-        assert density.argmin() == total // 2
-    generator = torch.Generator().manual_seed(0)
-    iterates = [torch.nn.utils.parameters_to_vector(vit.parameters()).detach().double()]
-    for step in range(1, total + 1):
-        with torch.no_grad():
-            for parameter in vit.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        assert teacher.update(vit, step)
-        iterates.append(torch.nn.utils.parameters_to_vector(vit.parameters()).detach().double())
-        shares = torch.tensor(density[: step + 1] / density[: step + 1].sum())
-        mine = torch.nn.utils.parameters_to_vector(teacher.clip.parameters()).double()
-        torch.testing.assert_close(mine, shares @ torch.stack(iterates), atol=1e-5, rtol=1e-4)
 
 
 def test_trajectory_teacher__averages_batch_statistics_with_the_weights_and_only_if_asked(
@@ -921,11 +662,7 @@ def test_trajectory_teacher__its_text_tower_still_hides_what_comes_later(
     assert texts.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [TracerSpec(), CaRotSpec()],
-    ids=["tracer", "carot"],
-)
+@pytest.mark.parametrize("spec", [TracerSpec(), CaRotSpec(teacher_update_every=2)])
 def test_teacher__state_brings_every_kind_back_bit_for_bit(
     clip: Clip, captions: Captions, spec: MethodBase
 ) -> None:
@@ -945,11 +682,9 @@ def test_teacher__state_brings_every_kind_back_bit_for_bit(
 # ------------------------------------------------------------------------- the linear probe
 
 
-@pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_linear_probe__on_cached_features_equals_through_the_tower_step_for_step(
-    originals: dict[str, Clip], captions: Captions, tower: str
+    clip: Clip, captions: Captions
 ) -> None:
-    clip = originals[tower]
     images = batches_of(clip, 4)
     frozen = copy.deepcopy(clip).eval()
     with torch.no_grad():
@@ -980,8 +715,9 @@ def scikit(x: Tensor, y: Tensor, strength: float) -> Any:
     return LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(x.double(), y)
 
 
-@pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("start", ["zero_shot", "zeros"])
+@pytest.mark.parametrize(
+    ("strength", "start"), [(0.01, "zero_shot"), (1.0, "zeros"), (100.0, "zero_shot")]
+)
 def test_lbfgs__finds_scikit_learns_optimum_wherever_it_starts(
     vit: Clip, captions: Captions, strength: float, start: str
 ) -> None:
@@ -1027,18 +763,6 @@ def test_lbfgs__takes_the_strength_that_is_best_on_validation_not_on_train(
     assert accuracy == pytest.approx(theirs[best].score(x.double(), y))
 
 
-def test_linear_probe__adamw_prepares_nothing(vit: Clip, captions: Captions) -> None:
-    method = make(LinearProbeSpec(), vit, captions)
-    before = weights_sha256(method.head)
-
-    def nothing(part: str) -> tuple[Tensor, Tensor]:
-        raise AssertionError(f"the features of {part} were asked for")
-
-    assert list(method.prepare(nothing)) == []
-    assert weights_sha256(method.head) == before
-    assert method.resolved() == {}
-
-
 @pytest.mark.parametrize("kind", ["linear_probe", "lp_ft"])
 def test_head_start__zeros_know_nothing(vit: Clip, captions: Captions, kind: str) -> None:
     method = make(METHOD_SPECS[kind](head_start="zeros"), vit, captions)
@@ -1079,17 +803,6 @@ def test_lp_ft__its_probe_is_the_linear_probe_and_leaves_the_tower(
     assert float((method.head.weight - before).abs().max().detach()) > 0.03
 
 
-def test_lp_ft__fine_tuning_with_a_rate_of_zero_keeps_tower_and_probe(
-    vit: Clip, captions: Captions
-) -> None:
-    method = make(LpFtSpec(), copy.deepcopy(vit), captions)
-    list(method.prepare(only(features_of(40, 0))))
-    head = weights_sha256(method.head)
-    steps(method, batches_of(vit, 3), lr=0.0)
-    assert weights_sha256(method.clip.net) == weights_sha256(vit.net)
-    assert weights_sha256(method.head) == head
-
-
 def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit: Clip, captions: Captions) -> None:
     method = make(LpFtSpec(), copy.deepcopy(vit), captions)
     list(method.prepare(only(features_of(40, 0))))
@@ -1097,19 +810,6 @@ def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit: Clip, captions: 
     plain.head.load_state_dict(method.head.state_dict())
     assert steps(method, batches_of(vit, 3)) == steps(plain, batches_of(vit, 3))
     assert weights_sha256(method.clip.net) == weights_sha256(plain.clip.net)
-
-
-def test_lp_ft__its_probe_depends_on_the_seed_and_nothing_else(
-    vit: Clip, captions: Captions
-) -> None:
-    def probe(seed: int) -> str:
-        torch.manual_seed(torch.seed())
-        method = make(LpFtSpec(lp_epochs=1), copy.deepcopy(vit), captions, seed=seed)
-        list(method.prepare(only(features_of(600, 0))))
-        return weights_sha256(method.head)
-
-    assert probe(0) == probe(0)
-    assert probe(0) != probe(1)
 
 
 # ------------------------------------------------------------------------------- LipSum-FT
@@ -1146,16 +846,6 @@ def test_lipsum_ft__texts_are_new_each_step_and_their_state_brings_them_back(
     assert torch.equal(resumed.random_texts(), second)
     other = make(LipsumFtSpec(n_texts=4), vit, captions, seed=4)
     assert not torch.equal(other.random_texts(), first)
-
-
-def test_lipsum_ft__the_initial_tower_has_no_energy_gap_and_a_moved_one_has(
-    vit: Clip, captions: Captions
-) -> None:
-    method = make(LipsumFtSpec(n_texts=10), vit, captions)
-    gap = method.terms(random_batch(vit))["energy_gap"]
-    assert float(gap.detach()) == pytest.approx(0, abs=1e-9)
-    steps(method, batches_of(vit, 2), lr=1e-2)
-    assert float(method.terms(random_batch(vit))["energy_gap"].detach()) > 1e-3
 
 
 def test_lipsum_ft__energy_gap_of_a_moved_tower_computed_anew(
@@ -1285,26 +975,7 @@ def test_anchored_methods__the_initial_tower_is_frozen_and_in_eval_throughout(
 
 # ------------------------------------------------------------------- whole runs, from a folder
 
-#: Kind → options, terms in the curves beside the loss.
-RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
-    "linear_probe": ("linear_probe", {}, {"cross_entropy"}),
-    "lp_ft": ("lp_ft", {"lp_epochs": 2}, {"cross_entropy"}),
-    "lipsum_ft": ("lipsum_ft", {"n_texts": 8}, {"cross_entropy", "energy_gap"}),
-    "car_ft": ("car_ft", {}, {"cross_entropy", "context"}),
-    "zs_norm": ("zs_norm", {}, {"cross_entropy"}),
-    "tracer": (
-        "tracer",
-        {},
-        {
-            "contrastive",
-            "cross_tower",
-            "feature",
-            "relational",
-            "interactive",
-            "cross_distillation",
-        },
-    ),
-}
+
 EVERY_CURVE = {"step", "epoch", "loss", "lr", "logit_scale"}
 VALIDATION = {"val_accuracy", "val_nll", "val_ece", "effective_rank"}
 
@@ -1317,19 +988,16 @@ def report_in(folder: Path) -> Report:
     return Report.model_validate_json((folder / "report.json").read_bytes())
 
 
-#: What of a method has to come back after a stop: a probe, drawn texts, a teacher.
-STATEFUL = {"lp_ft", "lipsum_ft", "tracer"}
-
-
+# What has to come back after a stop: a probe, drawn texts, a teacher.
 @pytest.mark.parametrize(
-    "name",
-    [n if n in STATEFUL else pytest.param(n, marks=pytest.mark.thorough) for n in RUNS],
+    ("kind", "options"),
+    [("lp_ft", {"lp_epochs": 2}), ("lipsum_ft", {"n_texts": 8}), ("tracer", {})],
 )
 def test_run__its_curves_hold_the_methods_terms_and_a_stop_changes_no_bit(
-    run_spec: Any, home: Path, tmp_path: Path, name: str
+    run_spec: Any, home: Path, tmp_path: Path, kind: str, options: dict[str, Any]
 ) -> None:
-    kind, options, terms = RUNS[name]
     spec = run_spec(kind, method=options)
+    terms = set(METHOD_SPECS[kind].terms)
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     records: list[Record] = go(spec, alone)
     assert records[-1].kind == "done"
@@ -1379,14 +1047,13 @@ def test_run__lbfgs_is_solved_before_the_first_step_and_again_after_a_stop(
     assert_equal_runs(stopped, alone)
 
 
-@pytest.mark.parametrize(("tower", "preset"), [("vit", "ViT-B-16"), ("resnet", "RN50")])
 def test_run__tracer_without_a_rate_takes_its_presets_and_the_report_names_it(
-    run_spec: Any, home: Path, tmp_path: Path, tower: str, preset: str
+    run_spec: Any, home: Path, tmp_path: Path
 ) -> None:
     train_changes = {"epochs": 1, "lr": None, "weight_decay": None}
-    go(run_spec("tracer", tower=tower, train=train_changes), tmp_path / "run")
+    go(run_spec("tracer", train=train_changes), tmp_path / "run")
     resolved = report_in(tmp_path / "run").resolved
-    script = TRACER_PRESETS[preset]
-    assert resolved["preset"] == preset
+    script = TRACER_PRESETS["ViT-B-16"]
+    assert resolved["preset"] == "ViT-B-16"
     assert (resolved["lr"], resolved["weight_decay"]) == (script.lr, script.weight_decay)
     assert resolved["alpha_fd"] == pytest.approx(script.alpha_fd * 16 / script.embed_dim)

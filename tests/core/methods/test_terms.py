@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -57,37 +58,11 @@ def units(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
 
 
 @few
-@given(seeds, st.integers(1, 9))
-def test_info_nce__is_symmetric_in_images_and_texts(seed: int, b: int) -> None:
-    z = rand(b, b, seed=seed)
-    torch.testing.assert_close(info_nce(z), info_nce(z.T))
-
-
-@few
 @given(seeds, st.integers(2, 9), st.floats(1, 100))
 def test_info_nce__equals_open_clips_loss(seed: int, b: int, scale: float) -> None:
     images, texts = units(b, 6, seed), units(b, 6, seed + 1)
     s = torch.tensor(scale, dtype=torch.float64)
     torch.testing.assert_close(info_nce(similarity(images, texts, s)), ClipLoss()(images, texts, s))
-
-
-def test_info_nce__of_equal_similarities_is_the_log_of_the_batch_size() -> None:
-    assert float(info_nce(torch.full((5, 5), 3.0))) == pytest.approx(math.log(5), rel=1e-6)
-
-
-def test_info_nce__two_by_two_worked_by_hand() -> None:
-    z = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
-    rows = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
-    columns = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-1))) / 2
-    assert float(info_nce(z)) == pytest.approx((rows + columns) / 2, rel=1e-6)
-
-
-@few
-@given(seeds, st.integers(1, 9), seeds)
-def test_info_nce__does_not_see_the_order_of_the_batch(seed: int, b: int, shuffle: int) -> None:
-    z = rand(b, b, seed=seed)
-    order = torch.randperm(b, generator=torch.Generator().manual_seed(shuffle))
-    torch.testing.assert_close(info_nce(z), info_nce(z[order][:, order]))
 
 
 @few
@@ -96,13 +71,6 @@ def test_multi_positive__with_distinct_groups_is_info_nce(seed: int, b: int) -> 
     z = rand(b, b, seed=seed)
     groups = torch.randperm(b, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(multi_positive_info_nce(z, groups), info_nce(z))
-
-
-def test_multi_positive__one_group_is_the_cross_entropy_to_the_uniform_distribution() -> None:
-    z = rand(4, 4)
-    groups = torch.zeros(4, dtype=torch.long)
-    expected = -(z.log_softmax(1).mean() + z.T.log_softmax(1).mean()) / 2
-    torch.testing.assert_close(multi_positive_info_nce(z, groups), expected)
 
 
 def test_multi_positive__an_equal_caption_is_no_negative() -> None:
@@ -139,22 +107,7 @@ def test_sigmoid_pairs__equals_open_clips_loss(
     torch.testing.assert_close(ours, SigLipLoss()(images, texts, s, shift))
 
 
-def test_sigmoid_pairs__two_by_two_worked_by_hand() -> None:
-    z = torch.tensor([[2.0, 0.0], [1.0, -1.0]], dtype=torch.float64)
-    bias = torch.tensor(0.5, dtype=torch.float64)
-
-    def cost(x: float) -> float:
-        return math.log(1 + math.exp(-x))
-
-    expected = (cost(2.5) + cost(-0.5) + cost(-1.5) + cost(-0.5)) / 2
-    assert float(sigmoid_pairs(z, bias)) == pytest.approx(expected)
-
-
 # --------------------------------------------------------------------------- orthogonality
-
-
-def orthonormal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.linalg.qr(rand(rows, columns, seed=seed))[0]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -178,22 +131,10 @@ def test_orthogonality__squared_form_is_the_square_of_the_norm(seed: int, d: int
     )
 
 
-@few
-@given(seeds, st.integers(1, 5))
-def test_orthogonality__of_orthonormal_columns_is_zero(seed: int, d: int) -> None:
-    assert float(orthogonality(orthonormal(6, d, seed), "squared")) < 1e-24
-
-
 def test_orthogonality__of_twice_the_identity_worked_by_hand() -> None:
     weight = 2 * torch.eye(4)  # Gram 4·1, gap 3·1: four entries of 3
     assert float(orthogonality(weight, "squared")) == pytest.approx(36)
     assert float(orthogonality(weight, "norm")) == pytest.approx(6)
-
-
-def test_orthogonality__gram_is_over_the_columns() -> None:
-    tall = orthonormal(8, 3)
-    assert float(orthogonality(tall, "norm")) < 1e-12
-    assert float(orthogonality(tall.T, "squared")) == pytest.approx(5)  # 8 columns of rank 3
 
 
 # ----------------------------------------------------------------------------- cross tower
@@ -205,19 +146,6 @@ def test_cross_tower__is_the_norm_of_the_product_and_symmetric(seed: int) -> Non
     w_v, w_t = rand(7, 4, seed=seed), rand(5, 4, seed=seed + 1)
     torch.testing.assert_close(cross_tower(w_v, w_t), torch.linalg.matrix_norm(w_v @ w_t.T))
     torch.testing.assert_close(cross_tower(w_v, w_t), cross_tower(w_t, w_v))
-
-
-def test_cross_tower__towers_with_disjoint_dimensions_do_not_meet() -> None:
-    w_v = torch.zeros(3, 4, dtype=torch.float64)
-    w_v[:, :2] = 1
-    w_t = torch.zeros(3, 4, dtype=torch.float64)
-    w_t[:, 2:] = 1
-    w_v.requires_grad_(True)
-    value = cross_tower(w_v, w_t)
-    value.backward()
-    assert float(value.detach()) == 0
-    assert w_v.grad is not None
-    assert w_v.grad.isfinite().all()
 
 
 # ---------------------------------------------------------------------------- distillation
@@ -232,12 +160,6 @@ def test_distillation__of_a_model_into_itself_is_zero_with_gradient_zero(seed: i
     assert float(value.detach()) == pytest.approx(0, abs=1e-14)
     assert z.grad is not None
     assert float(z.grad.abs().max()) < 1e-14
-
-
-@few
-@given(seeds, st.integers(2, 8))
-def test_distillation__is_not_negative(seed: int, b: int) -> None:
-    assert float(distillation(rand(b, b, seed=seed), rand(b, b, seed=seed + 1))) > -1e-14
 
 
 def test_distillation__has_the_gradient_of_the_released_cross_entropy() -> None:
@@ -258,13 +180,6 @@ def test_distillation__sends_no_gradient_to_the_teacher() -> None:
     assert teacher.grad is None
 
 
-def test_distillation__two_by_two_worked_by_hand() -> None:
-    student = torch.zeros(2, 2, dtype=torch.float64)  # every row and column is (½, ½)
-    teacher = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]], dtype=torch.float64)
-    row = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert float(distillation(student, teacher)) == pytest.approx(2 * row)
-
-
 @few
 @given(seeds, st.integers(1, 8), st.integers(2, 6), st.floats(0.2, 20))
 def test_kl__is_the_divergence_of_softmaxes_times_the_temperature_squared(
@@ -274,14 +189,6 @@ def test_kl__is_the_divergence_of_softmaxes_times_the_temperature_squared(
     p, q = (softmax(x.numpy() / tau, axis=1) for x in (teacher, student))
     expected = tau**2 * rel_entr(p, q).sum(axis=1).mean()
     assert float(kl(student, teacher, temperature=tau)) == pytest.approx(expected, rel=1e-8)
-
-
-def test_kl__at_high_temperature_is_half_the_variance_of_the_logits_differences() -> None:
-    """Hinton et al. 2015, section 2.1: distillation becomes matching of centred logits."""
-    student, teacher = rand(6, 5), rand(6, 5, seed=1)
-    gap = student - teacher
-    expected = gap.var(dim=1, unbiased=False).mean() / 2
-    torch.testing.assert_close(kl(student, teacher, temperature=1e4), expected, rtol=1e-3, atol=0)
 
 
 @few
@@ -453,12 +360,8 @@ def test_focal__flsd53_takes_its_exponent_from_the_probability(p: float, gamma: 
     assert float(focal(logits, labels, gamma)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("gamma", [None, 0.1, 0.5, 1.0, 3.0, 20.0])
-@pytest.mark.parametrize("far", [30.0, 500.0])
-def test_focal__of_certainty_right_or_wrong_has_a_finite_gradient(
-    gamma: float | None, far: float
-) -> None:
-    for label in (0, 1):
+def test_focal__of_certainty_right_or_wrong_has_a_finite_gradient() -> None:
+    for gamma, far, label in itertools.product((None, 0.1, 1.0, 20.0), (30.0, 500.0), (0, 1)):
         logits = torch.tensor([[far, 0.0, -far]], requires_grad=True)
         value = focal(logits, torch.tensor([label]), gamma)
         value.backward()
@@ -483,18 +386,6 @@ def test_mmce__two_samples_worked_by_hand() -> None:
     assert wider == pytest.approx(math.sqrt(squared))
 
 
-@few
-@given(seeds, st.integers(1, 9), st.integers(2, 5), seeds)
-def test_mmce__is_not_negative_at_most_one_and_blind_to_order(
-    seed: int, b: int, c: int, shuffle: int
-) -> None:
-    logits, labels = 3 * rand(b, c, seed=seed), torch.arange(b) % c
-    value = mmce(logits, labels)
-    assert 0 <= float(value) <= 1
-    order = torch.randperm(b, generator=torch.Generator().manual_seed(shuffle))
-    torch.testing.assert_close(mmce(logits[order], labels[order]), value)
-
-
 def test_mmce__at_perfect_calibration_is_zero_and_its_gradient_is_finite() -> None:
     logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]], requires_grad=True)
     value = mmce(logits, torch.tensor([0, 1]))
@@ -502,19 +393,6 @@ def test_mmce__at_perfect_calibration_is_zero_and_its_gradient_is_finite() -> No
     assert float(value.detach()) == 0
     assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros(2, 2))
-
-
-@pytest.mark.parametrize(("label", "sign"), [(0, -1), (1, 1)])
-def test_mmce__of_one_sample_is_its_gap_and_moves_the_confidence_towards_the_truth(
-    label: int, sign: int
-) -> None:
-    logits, labels = confident((0.7, label))
-    logits.requires_grad_(True)
-    value = mmce(logits, labels)
-    value.backward()
-    assert float(value.detach()) == pytest.approx(0.3 if label == 0 else 0.7)
-    assert logits.grad is not None
-    assert float(logits.grad[0, 0]) * sign > 0.1
 
 
 # -------------------------------------------------------------------------------- gradients
@@ -574,24 +452,11 @@ TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
         lambda z: cross_entropy(z, LABELS, smoothing=0.2, mixed_with=MIXED, share=0.3),
         rand(4, 3),
     ),
-    "focal 0.5": (lambda z: focal(z, LABELS, 0.5), SPREAD.double()),
-    "focal 1": (lambda z: focal(z, LABELS, 1.0), SPREAD.double()),
     "focal 3": (lambda z: focal(z, LABELS, 3.0), SPREAD.double()),
     "focal flsd53": (lambda z: focal(z, LABELS, None), SPREAD.double()),
     "mmce": (lambda z: mmce(z, LABELS), SPREAD.double()),
     "negative_entropy": (negative_entropy, SPREAD.double()),
 }
-
-
-def test_terms__the_points_of_finite_differences_are_away_from_kinks() -> None:
-    p = SPREAD.double().softmax(1)
-    true = p[torch.arange(4), LABELS]
-    assert float((true - 0.2).abs().min()) > 0.02
-    assert {bool(x) for x in true < 0.2} == {True, False}
-    confidences, _ = p.max(dim=1)
-    gaps = (confidences[:, None] - confidences[None]).abs() + torch.eye(4)
-    assert float(gaps.min()) > 0.02
-    assert float((p.sort(dim=1).values.diff(dim=1)[:, -1]).min()) > 0.02
 
 
 def test_terms__every_loss_is_among_those_whose_gradient_is_checked() -> None:
@@ -607,13 +472,6 @@ def test_terms__every_loss_is_among_those_whose_gradient_is_checked() -> None:
 def test_terms__gradient_equals_finite_differences(name: str) -> None:
     term, at = TERMS[name]
     assert torch.autograd.gradcheck(term, (at.clone().requires_grad_(True),))
-
-
-def test_frobenius__at_zero_has_a_gradient_that_a_step_survives() -> None:
-    matrix = torch.zeros(3, 3, requires_grad=True)
-    frobenius(matrix).backward()
-    assert matrix.grad is not None
-    assert torch.equal(matrix.grad, torch.zeros(3, 3))
 
 
 # -------------------------------------------------------------------------------- precision
@@ -640,11 +498,6 @@ def test_terms__are_computed_in_full_precision_under_autocast(seed: int) -> None
     for one, other in zip(outside, inside, strict=True):
         assert other.dtype == torch.float32
         assert torch.equal(one, other)
-
-
-def test_similarity__half_embeddings_are_widened() -> None:
-    half = units(3, 4, dtype=torch.float32).half()
-    assert similarity(half, half, torch.tensor(1.0)).dtype == torch.float32
 
 
 # --------------------------------------------------------------------------------- schedule

@@ -35,7 +35,7 @@ from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, load_weights, weights_sha256
 from calift_core.models.zeroshot import TEMPLATES, resolve_templates, zero_shot_weights
 from calift_core.training.checkpoint import save_final
-from tests.core.conftest import CONFIGS, PHOTO, TEXT, VIT, random_batch
+from tests.core.conftest import CONFIGS, TEXT, VIT, random_batch
 
 
 def built(folder: Path, config: dict[str, Any]) -> Clip:
@@ -106,31 +106,6 @@ def test_encode_text__other_towers_equal_open_clips_own_encoding(
     tokens = clip.tokenizer(["a red thing", "b"])
     full = F.normalize(clip.net.encode_text(tokens), dim=-1)
     torch.testing.assert_close(clip.encode_text(tokens), full, atol=1e-6, rtol=1e-5)
-
-
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=12))
-@settings(max_examples=15)
-def test_encode_captions__each_caption_once_equals_each_as_it_comes(
-    originals: dict[str, Clip], captions: Captions, ids: list[int]
-) -> None:
-    clip = originals["vit"]
-    plain = torch.cat([clip.encode_text(captions.tokens[i : i + 1]) for i in ids])
-    once = encode_captions(clip, captions, torch.tensor(ids))
-    torch.testing.assert_close(once, plain, atol=1e-6, rtol=1e-5)
-
-
-def test_encode_captions__gradients_of_repeats_add_up(vit: Clip, captions: Captions) -> None:
-    ids = torch.tensor([3, 3, 1])
-    weight = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    gradients = []
-    for encode in (
-        lambda: encode_captions(vit, captions, ids),
-        lambda: vit.encode_text(captions.tokens[ids]),
-    ):
-        vit.zero_grad()
-        (encode() * weight).sum().backward()
-        gradients.append(vit.net.text_projection.grad.clone())
-    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
 def text_gradients(clip: Clip, encoded: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -224,34 +199,6 @@ def test_image_projection__of_a_timm_tower_maps_pooled_states_to_features(
     torch.testing.assert_close(h @ w, clip.net.visual(images))
 
 
-def test_image_projection__of_a_timm_mlp_is_its_last_layer(tmp_path: Path) -> None:
-    timm = CONFIGS["timm"]
-    clip = built(tmp_path, {**timm, "vision_cfg": {**timm["vision_cfg"], "timm_proj": "mlp"}})
-    clip.eval()
-    images = random_batch(clip, 2).images
-    h = pooled_by(clip.net.visual, "head.mlp.fc2", images)
-    torch.testing.assert_close(h @ clip.image_projection(), clip.net.visual(images))
-
-
-def test_image_projection__of_a_timm_classifier_is_that_classifier(tmp_path: Path) -> None:
-    timm = CONFIGS["timm"]
-    clip = built(tmp_path, {**timm, "vision_cfg": {**timm["vision_cfg"], "timm_proj": ""}})
-    assert clip.image_projection().shape == (512, 16)
-
-
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_projections__share_their_output_width_and_carry_gradients(
-    originals: dict[str, Clip], name: str
-) -> None:
-    clip = originals[name]
-    w_v, w_t = clip.image_projection(), clip.text_projection()
-    assert (w_v.T @ w_v).shape == (16, 16)
-    assert w_t.shape == (16, 16)
-    assert w_v.requires_grad
-    assert w_t.requires_grad
-    assert clip.embed_dim == 16
-
-
 def test_image_projection__a_vit_without_one_is_refused_with_the_reason(vit: Clip) -> None:
     vit.net.visual.proj = None
     with pytest.raises(UnsupportedTowerError, match="visual.proj is None"):
@@ -322,16 +269,6 @@ def test_load_clip__random_weights_depend_on_the_generator_alone(
     assert digest(4) != first
 
 
-def test_clip__a_copy_has_its_own_weights_and_the_mode_of_the_first(vit: Clip) -> None:
-    vit.eval()
-    clone = copy.deepcopy(vit)
-    assert not clone.training
-    assert clone.tokenizer is vit.tokenizer
-    with torch.no_grad():
-        clone.net.logit_scale.add_(1)
-    assert weights_sha256(clone.net) != weights_sha256(vit.net)
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -351,10 +288,6 @@ def test_load_clip__refuses_a_config_and_says_why(tmp_path: Path, text: str, wor
     path.write_text(text)
     with pytest.raises(ModelError, match=words):
         load_clip(str(path), None)
-
-
-def test_load_clip__a_hub_config_with_its_wrapper_is_read(tmp_path: Path) -> None:
-    assert built(tmp_path, {"model_cfg": VIT, "preprocess_cfg": {}}).embed_dim == 16
 
 
 def test_load_clip__unknown_names_come_with_a_suggestion(tmp_path: Path) -> None:
@@ -409,13 +342,13 @@ def changed(state: dict[str, Tensor], change: str) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("wrapped", ["plain", "state_dict", "module."])
+@pytest.mark.parametrize(
+    ("suffix", "wrapped"), [(".pt", "state_dict"), (".pt", "plain"), (".safetensors", "module.")]
+)
 def test_load_weights__every_form_of_a_state_dict_is_read(
     vit: Clip, configs: dict[str, Path], tmp_path: Path, suffix: str, wrapped: str
 ) -> None:
-    if suffix == ".safetensors" and wrapped == "state_dict":
-        return
+
     path = tmp_path / f"weights{suffix}"
     state = vit.net.state_dict()
     if wrapped == "module.":
@@ -538,13 +471,16 @@ def test_load_finished__gives_back_the_very_model(clip: Clip, tmp_path: Path) ->
     assert again.mean == clip.mean
 
 
-def test_load_finished__an_empty_folder_holds_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no finished run"):
-        load_finished(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "classifier.safetensors"])
-@pytest.mark.parametrize("damage", ["cut", "empty object", "gone"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.json", "cut"),
+        ("model.json", "empty object"),
+        ("model.json", "gone"),
+        ("model.safetensors", "cut"),
+        ("classifier.safetensors", "gone"),
+    ],
+)
 def test_load_finished__damage_is_told(vit: Clip, tmp_path: Path, name: str, damage: str) -> None:
     path = finish(vit, tmp_path) / "checkpoint" / name
     if damage == "gone":
@@ -559,8 +495,3 @@ def test_weights_sha256__sees_names_values_and_types() -> None:
     net = nn.Linear(2, 2)
     digests = {weights_sha256(net), weights_sha256(net.double()), weights_sha256(nn.Linear(2, 2))}
     assert len(digests) == 3
-
-
-def test_prompts__the_tiny_context_holds_the_tests_captions(captions: Captions) -> None:
-    assert captions.templates == PHOTO
-    assert int(captions.tokens.argmax(dim=-1).max()) < 15

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calift_core.calibration import SampleScores, score_samples, softmax
+from calift_core.calibration import SampleScores, score_samples
 from calift_core.errors import PredictionsError, SpecError, StorageError
 from calift_core.files import sha256_file
 from calift_core.predictions.read import (
@@ -115,6 +115,9 @@ def test_predictions__several_row_groups_read_back_in_order(tmp_path: Path) -> N
     write_predictions(tmp_path / "x.parquet", written)
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups > 1
     assert same(read_predictions(tmp_path / "x.parquet"), written)
+    found = read_scores(tmp_path / "x.parquet")
+    assert np.array_equal(found.nll, score_samples(written.logits, written.labels).nll)
+    assert np.array_equal(read_index(tmp_path / "x.parquet")[1], written.labels)
 
 
 def test_predictions__any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
@@ -129,38 +132,11 @@ def test_predictions__any_parquet_reader_sees_plain_columns(tmp_path: Path) -> N
     assert stored["created_by"].startswith("calift ")
 
 
-def test_predictions__reading_loads_no_torch(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "x.parquet", make())
-    script = (
-        "import sys; from calift_core.predictions.read import read_predictions as r; "
-        "r(sys.argv[1]); sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "x.parquet"], check=False)
-    assert done.returncode == 0
-
-
-def test_probs__are_the_softmax_of_the_stored_logits() -> None:
-    predictions = make()
-    assert np.array_equal(predictions.probs(), softmax(predictions.logits))
-    assert np.array_equal(predictions.probs(2.0), softmax(predictions.logits, 2.0))
-    assert predictions.probs().dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("role", "split", "in_distribution"),
-    [
-        ("id", "test", True),
-        ("calibration", "calibration", True),
-        ("validation", "validation", True),
-        ("shift", "test", False),
-        ("corruption", "test", False),
-    ],
-)
-def test_metadata__names_the_split_behind_a_role(
-    role: str, split: str, in_distribution: bool
-) -> None:
-    found = metadata(role=role)
-    assert (found.split, found.in_distribution) == (split, in_distribution)
+def test_metadata__names_the_split_behind_a_role() -> None:
+    for role in ("id", "calibration", "validation", "shift", "corruption"):
+        found = metadata(role=role)
+        assert found.split == (role if role in ("calibration", "validation") else "test")
+        assert found.in_distribution == (role not in ("shift", "corruption"))
 
 
 # Scores and index without the logits in memory
@@ -193,14 +169,6 @@ def test_read_scores__are_those_of_the_logits_and_the_index_is_theirs(
     assert labels.tolist() == written.labels.tolist()
     assert (clusters is None) == (written.clusters is None)
     assert clusters is None or clusters.tolist() == written.clusters.tolist()  # type: ignore[union-attr]
-
-
-def test_read_scores__whole_is_what_the_chunks_say(tmp_path: Path) -> None:
-    written = make(5000, 700)  # several chunks and row groups
-    write_predictions(tmp_path / "x.parquet", written)
-    found = read_scores(tmp_path / "x.parquet")
-    assert np.array_equal(found.nll, score_samples(written.logits, written.labels).nll)
-    assert np.array_equal(read_index(tmp_path / "x.parquet")[1], written.labels)
 
 
 def test_read_scores__from_kept_logits_are_those_of_the_file(
@@ -415,7 +383,7 @@ def test_read_predictions__a_flipped_bit_is_found_or_harmless(
         assert found.ids.tolist() == written.ids.tolist()
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_read_predictions__a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
     path = tmp_path / "x.parquet"
     write_predictions(path, make(200))
@@ -490,15 +458,6 @@ def test_read_metadata__fields_that_break_the_contract_are_named(
         read_metadata(tmp_path / "x.parquet")
 
 
-def test_read_metadata__missing_fields_are_named(tmp_path: Path) -> None:
-    written = make()
-    described = asdict(written.metadata)
-    del described["logit_scale"]
-    store(tmp_path / "x.parquet", table_of(written), described)
-    with pytest.raises(PredictionsError, match="logit_scale"):
-        read_metadata(tmp_path / "x.parquet")
-
-
 def test_read_predictions__columns_that_break_the_contract_are_named(tmp_path: Path) -> None:
     written = make(3)
     table, described = table_of(written), asdict(written.metadata)
@@ -550,36 +509,6 @@ def test_write_predictions__repeated_ids_are_named_and_leave_no_file(tmp_path: P
     with pytest.raises(PredictionsError, match="ids must be unique, got 'a' 2 times"):
         write_predictions(tmp_path / "x.parquet", replace(make(2), ids=np.array(["a", "a"])))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
-def test_write_predictions__a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.parquet"
-    digest = write_predictions(path, make())
-    script = """
-import resource, sys
-import numpy as np
-from calift_core.errors import StorageError
-from calift_core.predictions.read import read_predictions
-from calift_core.predictions.types import Predictions
-from calift_core.predictions.write import write_predictions
-old = read_predictions(sys.argv[1])
-big = Predictions(
-    np.array([str(i) for i in range(50_000)]),
-    np.zeros(50_000, dtype=int),
-    np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32),
-    old.metadata,
-)
-resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-try:
-    write_predictions(sys.argv[1], big)
-except StorageError:
-    sys.exit(7)
-"""
-    done = subprocess.run([sys.executable, "-c", script, path], check=False)
-    assert done.returncode == 7
-    assert sha256_file(path) == digest
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.parquet"]
 
 
 # Pairs

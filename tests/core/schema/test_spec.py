@@ -259,11 +259,6 @@ def test_methods__every_kind_has_what_a_form_and_a_list_need(kind: str) -> None:
     assert made.input_runs == runs.get(kind, ("a run",) if model.family == "merge" else ())
 
 
-def test_methods__titles_and_kinds_are_distinct() -> None:
-    assert len({model.title for model in METHOD_SPECS.values()}) == len(METHOD_SPECS)
-    assert all(model(**REQUIRED.get(k, {})).kind == k for k, model in METHOD_SPECS.items())  # type: ignore[attr-defined]
-
-
 def numbers_of(field: dict[str, Any]) -> list[dict[str, Any]]:
     """The numbers in a field's schema: itself, its alternatives, its items."""
     if field.get("type") in ("number", "integer"):
@@ -294,112 +289,6 @@ def test_methods__every_option_says_what_it_is_where_from_and_in_which_range() -
                 assert {"maximum", "exclusiveMaximum"} & set(number), (kind, name)
 
 
-#: What is published, or written down as the choice made where nothing is.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "zero_shot": {},
-    "linear_probe": {"solver": "adamw", "head_start": "zero_shot"},
-    "coop": {"n_context": 16, "class_specific": False},
-    "tip_adapter": {"alpha": 1.0, "beta": 5.5, "per_class": 16},
-    "finetune": {"head_scale": "fixed"},
-    "lp_ft": {"lp_epochs": 5, "head_start": "zero_shot"},
-    "flyp": {},
-    "carot": {
-        "lambda_oc": 0.2,
-        "lambda_sd": 1.5,
-        "lambda_x": 0.05,
-        "orthogonality_form": "norm",
-        "teacher_update_every": None,
-        "teacher_momentum_start": 0.05,
-        "teacher_momentum_end": 0.9,
-        "teacher_ramp_fraction": 0.2,
-        "teacher_buffers": True,
-    },
-    "wise_ft": {"alpha": 0.5, "sweep": tuple(a / 10 for a in range(11))},
-    "lipsum_ft": {"lambda_energy": 1.0, "n_texts": 80, "text_length": 8},
-    "car_ft": {"alpha": 1.0},
-    "model_stock": {},
-    "vrf": {},
-    "dawin": {},
-    "tracer": {
-        "preset": "auto",
-        "lambda_sd": None,
-        "lambda_x": None,
-        "alpha_fd": None,
-        "alpha_crd": 1.0,
-        "alpha_icl": 1.0,
-        "alpha_cross": 1.0,
-        "teacher_beta": 0.5,
-    },
-    "anchored": {"lambda_0": 1.0},
-    "averaged": {"beta": 0.5},
-    "zs_norm": {},
-    "pretrain": {"multi_positive": True},
-}
-#: Learning rate, weight decay, gradient clip.
-OPTIMISATION = {
-    "linear_probe": (1e-3, 0.0, None),
-    "coop": (2e-3, 0.0, None),
-    "tip_adapter": (1e-3, 0.01, None),
-    "finetune": (3e-5, 0.1, 1.0),
-    "lp_ft": (3e-5, 0.1, 1.0),
-    "flyp": (1e-5, 0.1, None),
-    "carot": (1e-5, 0.1, None),
-    "lipsum_ft": (1e-5, 0.0, None),
-    "car_ft": (3e-5, 0.1, 1.0),
-    "tracer": (1e-5, 0.1, None),
-    "anchored": (1e-5, 0.1, None),
-    "averaged": (1e-5, 0.1, None),
-    "zs_norm": (3e-5, 0.1, 1.0),
-    "pretrain": (1e-3, 0.1, None),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_methods__published_coefficients_are_the_defaults(kind: str) -> None:
-    model = METHOD_SPECS[kind]
-    made = model(**REQUIRED.get(kind, {}))
-    for name, value in DEFAULTS[kind].items():
-        assert getattr(made, name) == value, name
-    if model.trains:
-        assert OPTIMISATION[kind] == (
-            model.default_lr,
-            model.default_weight_decay,
-            model.default_clip_grad_norm,
-        )
-
-
-#: TRACER's released scripts: D of the tower, λ_SD, α_FD, λ_X, learning rate, weight decay.
-TRACER_SCRIPTS = {
-    "ViT-B-16": (512, 0.9, 2000, 0.05, 1e-5, 0.1),
-    "RN50": (1024, 0.01, 200, 0.01, 9e-6, 0.02),
-    "ViT-L-14": (768, 1.1, 2000, 0.04, 8e-6, 0.05),
-}
-
-
-@pytest.mark.parametrize("tower", TRACER_SCRIPTS)
-@pytest.mark.parametrize("asked", ["auto", "itself"])
-def test_tracer__at_a_published_tower_every_number_is_that_of_its_script(
-    tower: Any, asked: str
-) -> None:
-    preset = tower if asked == "itself" else "auto"
-    embed_dim, *numbers = TRACER_SCRIPTS[tower]
-    made = Tracer(preset=preset).fitted(tower, embed_dim)
-    assert made.preset == tower
-    values = (made.lambda_sd, made.alpha_fd, made.lambda_x, made.rate, made.decay)
-    assert values == pytest.approx(numbers)
-    assert made.fitted("RN50", 7) == made
-
-
-@pytest.mark.parametrize("tower", TRACER_SCRIPTS)
-def test_tracer__alpha_fd_grows_with_the_width_so_that_the_pull_stays(tower: Any) -> None:
-    """FD is a mean over the width: D times it is what a vector of any width has moved."""
-    published = TRACER_SCRIPTS[tower]
-    for embed_dim in (128, 512, 2048):
-        alpha = Tracer().fitted(tower, embed_dim).alpha_fd
-        assert alpha is not None
-        assert alpha / embed_dim == pytest.approx(published[2] / published[0])
-
-
 def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is() -> None:
     named = Tracer(preset="RN50", lambda_sd=0.5, lambda_x=0.0, alpha_fd=7.0).fitted("ViT-B-16", 128)
     assert (named.preset, named.lambda_sd, named.lambda_x) == ("RN50", 0.5, 0.0)
@@ -412,24 +301,6 @@ def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is() -> None:
         0.9,
         0.05,
     )
-
-
-@pytest.mark.parametrize("kind", sorted(OPTIMISATION))
-def test_methods__rate_and_decay_are_the_defaults_unless_a_preset_has_its_own(kind: str) -> None:
-    made = METHOD_SPECS[kind](**REQUIRED.get(kind, {}))
-    assert (made.rate, made.decay) == OPTIMISATION[kind][:2]
-
-
-def test_confidence__everything_is_off_unless_asked_for() -> None:
-    assert ConfidenceSpec().active() == set()
-    assert spec().train.confidence == ConfidenceSpec()
-
-
-def test_schema__every_field_of_a_run_spec_has_a_title() -> None:
-    schema = RunSpec.model_json_schema()
-    for group in ("TrainSpec", "SuiteSpec", "EvaluationSpec", "ModelSpec"):
-        for name, field in schema["$defs"][group]["properties"].items():
-            assert field.get("title") or "$ref" in field, (group, name)
 
 
 @few

@@ -101,13 +101,10 @@ def test_calibrator_module__is_the_calibrator(kind: str) -> None:
     assert found == pytest.approx(fitted.transform(*again), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "kind", ["disagreement", pytest.param("ensemble", marks=pytest.mark.thorough)]
-)
 def test_run__answers_as_its_stored_predictions_do_through_either_form(
-    kind: str, run: Path, runs: dict[str, Path], photos: Path
+    run: Path, runs: dict[str, Path], photos: Path
 ) -> None:
-    choice = choose_calibrator(run, kind, initial=runs["zero_shot"])
+    choice = choose_calibrator(run, "disagreement", initial=runs["zero_shot"])
     save_choice(run, choice, initial=runs["zero_shot"])
     # What its folder says of its test sets is what the analysis of both files says.
     calibrator = choice.fitted()

@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,6 @@ from calift_core.errors import (
     InterruptedRunError,
     ModelError,
     NanLossError,
-    OutOfMemoryError,
     StorageError,
 )
 from calift_core.methods import Batch, Method, RunLength, make_method
@@ -40,7 +38,6 @@ from calift_core.methods.confidence import mix
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, weights_sha256
-from calift_core.models.precision import resolve_device, resolve_precision
 from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune, MethodBase
 from calift_core.schema.records import MetricsRecord, Record
 from calift_core.training.checkpoint import TrainState, load_state, newest_state, save_state
@@ -48,6 +45,7 @@ from calift_core.training.loop import _restore, train
 from calift_core.training.plan import TrainingPlan
 from calift_core.training.step import make_optimizer
 from tests.core.conftest import VIT
+from tests.support.disks import small_disk
 
 CPU = torch.device("cpu")
 SPEC_SHA = "a" * 64
@@ -168,27 +166,16 @@ def stop_at(*steps: int) -> Callable[[], bool]:
 
 
 CAROT = CaRot(teacher_update_every=3, lambda_x=0.05)
-#: The tiny text towers have 16 positions.
-SMALL = {"coop": {"n_context": 4}}
-TRAINED = sorted(kind for kind, spec in METHOD_SPECS.items() if spec.trains)
-#: Each method on one kind of tower, CaRot on both.
-TOWERS = [
-    (kind, tower)
-    for at, kind in enumerate(TRAINED)
-    for number, tower in enumerate(("vit", "resnet"))
-    if at % 2 == number or kind == "carot"
-]
 
 
-# --------------------------------------------------------------------- every method trains
-
-
-@pytest.mark.parametrize(("kind", "tower"), TOWERS)
-def test_train__every_method_learns_and_repeats_itself_bit_for_bit(
+@pytest.mark.parametrize(
+    ("kind", "tower"), [("carot", "vit"), ("carot", "resnet"), ("lipsum_ft", "vit")]
+)
+def test_train__a_method_learns_and_repeats_itself_bit_for_bit(
     originals: dict[str, Clip], captions: Captions, tmp_path: Path, kind: str, tower: str
 ) -> None:
     clip = copy.deepcopy(originals[tower])
-    spec = METHOD_SPECS[kind](**SMALL.get(kind, {}))
+    spec = METHOD_SPECS[kind]()
     long = plan(total_steps=12, checkpoint_every_steps=100)
     first = Run(spec, clip, captions, tmp_path / "a", the_plan=long).go()
     second = Run(spec, clip, captions, tmp_path / "b", the_plan=long).go()
@@ -271,15 +258,10 @@ METHODS_TO_STOP = {"carot": CAROT, "finetune": FineTune(head_scale="learned")}
 @pytest.mark.parametrize(
     ("tower", "kind", "stops"),
     [
-        ("vit", "carot", (1,)),
-        pytest.param("vit", "carot", (4,), marks=pytest.mark.thorough),
         ("vit", "carot", (2, 3)),
         ("vit", "finetune", (3,)),
-        pytest.param("vit", "finetune", (7,), marks=pytest.mark.thorough),
         ("resnet", "carot", (5,)),
-        pytest.param("resnet", "finetune", (2,), marks=pytest.mark.thorough),
     ],
-    ids=str,
 )
 def test_resume__ends_where_a_run_left_alone_ends_bit_for_bit(
     originals: dict[str, Clip],
@@ -333,20 +315,14 @@ def test_resume__dropout_goes_on_where_it_was(
     assert other_seed.go().digest() != whole.digest()
 
 
-def test_resume__after_the_last_step_trains_no_more(
+def test_resume__a_stop_at_the_last_step_is_an_end_after_which_nothing_is_trained(
     vit: Clip, captions: Captions, tmp_path: Path
 ) -> None:
-    whole = Run(CAROT, vit, captions, tmp_path).go()
+    whole = Run(CAROT, vit, captions, tmp_path).go(stop=stop_at(8))
+    assert whole.metrics()[-1].step == 8
     again = Run(CAROT, vit, captions, tmp_path).go()
     assert [r.kind for r in again.records] == ["resumed"]
     assert again.digest() == whole.digest()
-
-
-def test_stop__at_the_last_step_is_an_end_and_no_interruption(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
-    run = Run(CAROT, vit, captions, tmp_path).go(stop=stop_at(8))
-    assert run.metrics()[-1].step == 8
 
 
 def test_checkpoints__are_kept_as_many_as_asked(
@@ -366,14 +342,13 @@ def test_checkpoints__are_kept_as_many_as_asked(
 # ---------------------------------------------------------------------------------- accumulation
 
 
-@pytest.mark.parametrize("parts", [2, 3])
 def test_accumulation__of_a_loss_per_sample_equals_the_whole_batch(
-    vit: Clip, captions: Captions, tmp_path: Path, parts: int
+    vit: Clip, captions: Captions, tmp_path: Path
 ) -> None:
     """Three parts of eight samples are 3, 3 and 2: each must count by its size."""
     # With this ε a step is in proportion to the gradient: none of rounding noise is a step of 1.
     whole = Run(FineTune(), vit, captions, tmp_path / "a", the_plan=plan(eps=0.01)).go()
-    cut = plan(eps=0.01, accumulation_steps=parts)
+    cut = plan(eps=0.01, accumulation_steps=3)
     split = Run(FineTune(), vit, captions, tmp_path / "b", the_plan=cut).go()
     assert split.losses() == pytest.approx(whole.losses(), rel=1e-5)
     for name, module in whole.method.trainable().items():
@@ -456,19 +431,6 @@ def test_nan__in_the_weights_after_a_finite_loss_is_not_saved(
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_out_of_memory__says_what_to_change(vit: Clip, captions: Captions, tmp_path: Path) -> None:
-    run = Run(FineTune(), vit, captions, tmp_path)
-
-    def terms(batch: Batch) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-
-    run.method.terms = terms  # type: ignore[method-assign]
-    with pytest.raises(OutOfMemoryError, match="at step 1: CUDA out of memory.*GiB") as caught:
-        run.go()
-    assert "batch_size" in caught.value.hint
-    assert "more" not in caught.value.message
-
-
 # ----------------------------------------------------------------------------------- checkpoints
 
 
@@ -531,14 +493,6 @@ def test_checkpoint__any_changed_byte_is_noticed(
     assert newest_state(folder, spec_sha256=SPEC_SHA)[0] is None
 
 
-def test_checkpoint__is_whole_without_the_last_newline_of_its_manifest(tmp_path: Path) -> None:
-    path = save_state(tmp_path, state_of(n=4), keep=1)
-    manifest = (path / "manifest.json").read_text()
-    assert manifest.endswith("}\n")
-    (path / "manifest.json").write_text(manifest.removesuffix("\n"))
-    assert load_state(path).step == state_of(n=4).step
-
-
 @pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"model.safetensors": 1}', "{}"])
 def test_checkpoint__a_manifest_of_another_kind_is_damage(tmp_path: Path, text: str) -> None:
     path = save_state(tmp_path, state_of(), keep=1)
@@ -585,38 +539,21 @@ def test_newest__half_a_checkpoint_of_a_killed_process_is_not_looked_at(tmp_path
 # ----------------------------------------------------------------------------------- full disks
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for one checkpoint of 8 MB but not for two."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("this user cannot mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_disk_full__is_told_and_the_earlier_checkpoint_stays(small_disk: Path) -> None:
-    first = state_of(1, n=350_000)  # 2.8 MB of weights, twice that of moments
-    save_state(small_disk, first, keep=1)
-    with pytest.raises(DiskFullError, match="no space is left") as caught:
-        save_state(small_disk, state_of(2, n=350_000), keep=1)
-    assert caught.value.code == "DISK_FULL"
-    state, problems = newest_state(small_disk, spec_sha256=SPEC_SHA)
-    assert not problems
-    assert state is not None
-    assert torch.equal(state.modules["net"]["weight"], first.modules["net"]["weight"])
-    assert [p.name for p in (small_disk / "steps").iterdir()] == ["00000001"]
-    del state  # it maps the files, whose space is free only when nobody does
-    shutil.rmtree(small_disk / "steps" / "00000001")
-    save_state(small_disk, state_of(2, n=350_000), keep=1)
+def test_disk_full__is_told_and_the_earlier_checkpoint_stays(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", mib=12) as disk:  # for one checkpoint of 8 MB, not two
+        first = state_of(1, n=350_000)  # 2.8 MB of weights, twice that of moments
+        save_state(disk, first, keep=1)
+        with pytest.raises(DiskFullError, match="no space is left") as caught:
+            save_state(disk, state_of(2, n=350_000), keep=1)
+        assert caught.value.code == "DISK_FULL"
+        state, problems = newest_state(disk, spec_sha256=SPEC_SHA)
+        assert not problems
+        assert state is not None
+        assert torch.equal(state.modules["net"]["weight"], first.modules["net"]["weight"])
+        assert [p.name for p in (disk / "steps").iterdir()] == ["00000001"]
+        del state  # it maps the files, whose space is free only when nobody does
+        shutil.rmtree(disk / "steps" / "00000001")
+        save_state(disk, state_of(2, n=350_000), keep=1)
 
 
 def test_file_size_limit__is_a_storage_error_and_the_earlier_checkpoint_stays(
@@ -646,13 +583,6 @@ def test_save_state__a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> Non
 
 
 # ---------------------------------------------------------------------------------- resolution
-
-
-def test_resolve__explicit_names_are_kept_and_auto_on_a_cpu_is_full_precision() -> None:
-    assert resolve_device("cpu") == CPU
-    assert resolve_device("cuda:1") == torch.device("cuda", 1)
-    assert resolve_precision("auto", CPU) == "fp32"
-    assert resolve_precision("bf16", CPU) == "bf16"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -735,16 +665,6 @@ def test_batch_norm__frozen_changes_no_bit_of_a_tower_without_it(
     assert still.digest() == usual.digest()
 
 
-def test_batch_norm__frozen_makes_teacher_and_student_agree_at_the_start(
-    resnet: Clip, captions: Captions, tmp_path: Path
-) -> None:
-    first = plan(total_steps=1, steps_per_epoch=1, freeze_batch_norm=True)
-    run = Run(CAROT, resnet, captions, tmp_path / "a", the_plan=first).go()
-    assert abs(run.metrics()[0].values["distillation"]) < 1e-5
-    usual = Run(CAROT, resnet, captions, tmp_path / "b", the_plan=plan(total_steps=1)).go()
-    assert usual.metrics()[0].values["distillation"] > 1e-3
-
-
 def test_channels_last__is_for_convolutions_and_changes_no_more_than_rounding(
     originals: dict[str, Clip],
 ) -> None:
@@ -756,18 +676,10 @@ def test_channels_last__is_for_convolutions_and_changes_no_more_than_rounding(
         plain.channels_last = False
         for parameter in plain.net.visual.parameters():
             parameter.data = parameter.data.contiguous()
-        images = torch.randn(
-            4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-        )
-        for clip in (fast, plain):
-            features = clip.net.encode_image(
-                images.contiguous(
-                    memory_format=torch.channels_last
-                    if clip.channels_last
-                    else torch.contiguous_format
-                )
-            )
-            features.square().mean().backward()
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+        last = images.contiguous(memory_format=torch.channels_last)
+        for clip, shown in ((fast, last), (plain, images)):
+            clip.net.encode_image(shown).square().mean().backward()
         for (name, one), other in zip(
             fast.net.visual.named_parameters(), plain.net.visual.parameters(), strict=True
         ):
@@ -833,20 +745,17 @@ OWN_WARNINGS = (
 
 
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
-@pytest.mark.parametrize(
-    "backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.thorough)]
-)
 def test_compile__changes_neither_the_weights_names_nor_the_losses(
-    vit: Clip, captions: Captions, tmp_path: Path, backend: str
+    vit: Clip, captions: Captions, tmp_path: Path
 ) -> None:
-    """With back ends that trace, and differentiate, but write no C++: that takes long."""
+    """With a back end that traces, but writes no C++: that takes long."""
     short = plan(total_steps=3, checkpoint_every_steps=100)
     usual = Run(CAROT, vit, captions, tmp_path / "a", the_plan=short)
     fast = Run(CAROT, vit, captions, tmp_path / "b", the_plan=short)
-    fast.clip.compile_towers(backend=backend)
+    fast.clip.compile_towers(backend="eager")
     length = RunLength(total_steps=3)
     fast.method = make_method(CAROT, fast.clip, captions, length=length)
-    assert fast.method.teacher.clip.compiled_with == backend  # type: ignore[attr-defined]
+    assert fast.method.teacher.clip.compiled_with == "eager"  # type: ignore[attr-defined]
     assert list(fast.clip.net.state_dict()) == list(usual.clip.net.state_dict())
     assert fast.go().losses() == pytest.approx(usual.go().losses(), rel=1e-4)
 

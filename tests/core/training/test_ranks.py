@@ -25,7 +25,7 @@ from calift_core.evaluation.spectrum import Covariance
 from calift_core.jobs.several import run_on_several
 from calift_core.models.clip import Clip
 from calift_core.models.shared import share_batch_norm
-from calift_core.schema.records import RECORD, CheckpointRecord, LogRecord, MetricsRecord, Record
+from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, Record
 from calift_core.schema.spec import RunSpec
 from tests.conftest import free_port, until
 from tests.core.conftest import VIT, environment, tiny_spec
@@ -39,8 +39,8 @@ Spec = Callable[..., RunSpec]
 #: 4 steps an epoch. AdamW divides by the size of a gradient: one that is zero but for rounding
 #: (that of a key's bias, which a softmax does not see) would move its weight by whole steps of
 #: noise, so epsilon is above that noise here. The tolerance is of the norm of all weights.
-STEPS, TOLERANCE = 20, 2e-5
-TRAIN = {"epochs": 5, "batch_size": 15, "lr": 1e-3, "eps": 1e-5, "checkpoint_every_steps": 4}
+STEPS, TOLERANCE = 12, 2e-5
+TRAIN = {"epochs": 3, "batch_size": 15, "lr": 1e-3, "eps": 1e-5, "checkpoint_every_steps": 4}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -107,10 +107,9 @@ def lay_out(folder: Path, specs: dict[str, RunSpec]) -> Path:
 def specs(shared_spec: Spec) -> dict[str, RunSpec]:
     """What two ranks run, one after the other."""
     return {
-        "flyp": shared_spec("flyp", 2),
         "carot": shared_spec("carot", 2, accumulation_steps=3),
-        "lp_ft": shared_spec("lp_ft", 2, epochs=2),
-        "linear_probe": shared_spec("linear_probe", 2, epochs=2),
+        "lp_ft": shared_spec("lp_ft", 2, epochs=1),
+        "linear_probe": shared_spec("linear_probe", 2, epochs=1),
         "left_alone": shared_spec("carot", 2),
     }
 
@@ -130,7 +129,7 @@ def test_two_ranks__losses_and_gradients_are_those_of_one_process(two: Path) -> 
         assert max(by_name.values()) < 1e-5, (case, by_name)
 
 
-@pytest.mark.parametrize("name", ["flyp", "carot", "lp_ft", "linear_probe"])
+@pytest.mark.parametrize("name", ["carot", "lp_ft", "linear_probe"])
 def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
     two: Path, specs: dict[str, RunSpec], tmp_path: Path, name: str
 ) -> None:
@@ -149,7 +148,7 @@ def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
     assert [line["step"] for line in curves[0]] == [line["step"] for line in curves[1]]
     for one, other in zip(*curves, strict=True):
         assert one == pytest.approx(other, abs=1e-3)
-    if name in ("flyp", "carot"):
+    if name == "carot":
         assert b.resolved["total_steps"] == STEPS
     if distance == 0:
         files = [e.relative_to(alone) for e in sorted((alone / "predictions").rglob("*.parquet"))]
@@ -158,35 +157,7 @@ def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
             assert (alone / file).read_bytes() == (together / file).read_bytes()
 
 
-@pytest.mark.thorough
-def test_four_ranks__and_shares_of_different_sizes(
-    shared_spec: Spec, tmp_path: Path, home: Path
-) -> None:
-    spec = shared_spec("carot", 4, epochs=2)
-    folder = lay_out(tmp_path / "four", {"carot": spec})
-    on_ranks(4, folder, home, CASES="carot in parts")
-    gaps = json.loads((folder / "gradients.json").read_text())["carot in parts"]
-    assert max(gaps.values()) < 1e-5
-    go(spec, tmp_path / "alone")
-    assert apart(tmp_path / "alone", folder / "runs" / "carot") < TOLERANCE
-
-
 # ----------------------------------------------------------------------- stopped and killed
-
-
-def follow(
-    spec: RunSpec,
-    folder: Path,
-    *,
-    until: Callable[[Record], bool] = lambda record: False,
-    meanwhile: Callable[[Record], None] = lambda record: None,
-) -> list[Record]:
-    """Run on several processes, asked to stop once a record is such; returns what was said."""
-    said: list[Record] = []
-    for record in run_on_several(spec, folder, stop=lambda: any(map(until, said))):
-        said.append(record)
-        meanwhile(record)
-    return said
 
 
 def at_work_on(folder: Path, word: bytes = b"") -> list[int]:
@@ -213,31 +184,39 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     spec, folder = specs["left_alone"], tmp_path / "stopped"
+    said: list[Record] = []
 
-    def kill(word: bytes) -> Callable[[Record], None]:
-        def once_saved(record: Record) -> None:
-            if isinstance(record, CheckpointRecord):
-                os.kill(at_work_on(folder, word)[-1], signal.SIGKILL)
+    def follow(stop: Callable[[], bool]) -> None:
+        said.clear()
+        for record in run_on_several(spec, folder, stop=stop):
+            said.append(record)  # at once: `stop` looks at it
 
-        return once_saved
+    def kill(module: bytes) -> Callable[[], bool]:
+        def once_a_rank_is_there() -> bool:
+            if at_work_on(folder, b"calift_core.jobs"):
+                for process in at_work_on(folder, module)[-1:]:
+                    os.kill(process, signal.SIGKILL)
+            return False
+
+        return once_a_rank_is_there
+
+    def stop_late() -> bool:
+        return any(isinstance(record, MetricsRecord) and record.step >= 9 for record in said)
 
     def result() -> tuple[str, str]:
         found = json.loads((folder / "result.json").read_text())
         return found["outcome"], found["code"]
 
     with pytest.raises(RankLostError, match="the launcher ended with status -9"):
-        follow(spec, folder, meanwhile=kill(b"calift_core.jobs.launch"))
+        follow(kill(b"calift_core.jobs.launch"))
     until(lambda: not at_work_on(folder), what="the ranks of a killed launcher to be gone")
     with pytest.raises(RankLostError, match=r"rank \d .*signal 9"):
-        follow(spec, folder, meanwhile=kill(b"calift_core.jobs"))
+        follow(kill(b"calift_core.jobs"))
     assert at_work_on(folder) == []
     assert result() == ("lost", "RANK_LOST")
 
-    def late(record: Record) -> bool:
-        return isinstance(record, MetricsRecord) and record.step >= 13
-
     with pytest.raises(InterruptedRunError, match="its checkpoint is saved"):
-        follow(spec, folder, until=late)  # in good order
+        follow(stop_late)  # in good order
     assert at_work_on(folder) == []
     assert result()[0] == "interrupted"
     shutil.copytree(folder, tmp_path / "moved")
@@ -247,7 +226,7 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     on_ranks(2, again, home, CASES="none")
     told = (folder / "records.jsonl").read_bytes()[at:].splitlines()
     (resumed,) = [r for r in map(RECORD.validate_json, told) if r.kind == "resumed"]
-    assert resumed.step >= 13
+    assert resumed.step >= 9
     left_alone = two / "runs" / "left_alone"
     assert apart(folder, left_alone) == 0.0
     assert (folder / "metrics.jsonl").read_text() == (left_alone / "metrics.jsonl").read_text()
