@@ -319,7 +319,7 @@ def judge(me: Person, world: World) -> str:
     file = world.client.download_predictions(one.id, world.folder.parent / "mine.parquet")
     card = me.tab.locator(".st-key-judge")
     with me.tab.expect_file_chooser() as waiting:
-        me.click(card.get_by_role("button", name="Upload").first, "*Upload*")
+        me.click(card.get_by_text("Upload", exact=True).first, "*Upload*")
     waiting.value.set_files(file)
     me.clicks += 1
     me.path.append("the file")
