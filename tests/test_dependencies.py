@@ -35,6 +35,8 @@ ELSEWHERE = {
     "frontend/login.py": {"authlib"},
     "calift/commands/doctor_service.py": {"sqlalchemy"},
     "calift/trackers/mlflow.py": {"mlflow", "mlflow-skinny"},  # the one or the other
+    # pandas comes with MLflow's own flavours.
+    "calift/trackers/mlflow_model.py": {"mlflow", "mlflow-skinny", "pandas"},
     "calift/trackers/tensorboard.py": {"tensorboard"},
     "calift_core/trackers/mlflow_tracker.py": {"mlflow", "mlflow-skinny"},
     "calift_core/trackers/tensorboard_tracker.py": {"tensorboard"},

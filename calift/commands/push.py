@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from calift.commands.console import JsonFlag, make_client, out, print_json
+from calift.commands.console import JsonFlag, make_client, out, print_json, require_torch
 from calift.commands.shipping import to_hub
 from calift.trackers.runs import outgoing
 from calift_core.errors import SpecError, UnknownNameError
 
 TRACKERS = ("csv", "mlflow", "tensorboard")
+#: What a folder of `calift export` holds; its own module loads torch.
+_EXPORTED = "calift.json"
 Experiment = Annotated[str, typer.Option(help="MLflow's experiment.")]
 
 
@@ -21,8 +23,9 @@ def push(
         list[str],
         typer.Argument(
             metavar="RUN... | DIR ORG/NAME",
-            help="With --to: ids of finished runs, or folders of such. Without: a folder of "
-            "`calift export` and a repository on the Hugging Face hub.",
+            help="With --to: ids of finished runs, or folders of such; for mlflow also folders of "
+            "`calift export`, as pyfunc models. Without: such a folder and a repository on the "
+            "Hugging Face hub.",
         ),
     ],
     to: Annotated[
@@ -61,6 +64,15 @@ def push(
 def to_tracker(runs: list[str], to: str, *, experiment: str, again: bool, as_json: bool) -> None:
     """Copy curves, settings and numbers of runs, ids or folders, to another tracker."""
     tracker, place = _place(to)
+    exported = [Path(run) for run in runs if (Path(run) / _EXPORTED).is_file()]
+    if exported:
+        if tracker != "mlflow" or len(exported) < len(runs):
+            raise SpecError(f"exported models go to mlflow: alone, got {', '.join(runs)} and {to}.")
+        require_torch()
+        from calift.trackers.mlflow_model import push_models
+
+        _say(to, push_models(exported, place, experiment=experiment), as_json)
+        return
     sent = []
     for run in runs:
         if Path(run).is_dir():
@@ -81,6 +93,10 @@ def to_tracker(runs: list[str], to: str, *, experiment: str, again: bool, as_jso
             from calift.trackers import mlflow
 
             written = mlflow.push(sent, place, again=again, experiment=experiment)
+    _say(to, written, as_json)
+
+
+def _say(to: str, written: list[str], as_json: bool) -> None:
     if as_json:
         print_json({"to": to, "written": written})
     else:

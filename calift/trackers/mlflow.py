@@ -28,7 +28,8 @@ _VALUE = 500
 
 
 @contextmanager
-def _client(place: str) -> Iterator[Any]:
+def client_of(place: str) -> Iterator[Any]:
+    """MLflow's client of a server or a folder; what it refuses is a DataError."""
     if importlib.util.find_spec("mlflow") is None:
         raise SpecError("this needs mlflow, which is not installed.", hint=install_extra("mlflow"))
     # A file store is what is asked for by naming one; MLflow would rather have a database.
@@ -54,13 +55,12 @@ def push(
         DataError: MLflow refuses.
     """
     written = []
-    with _client(place) as client:
+    with client_of(place) as client:
         from mlflow.entities import Metric, Param, RunTag
 
-        found = client.get_experiment_by_name(experiment)
-        where = found.experiment_id if found else client.create_experiment(experiment)
+        where = experiment_id(client, experiment)
         for run in runs:
-            earlier = client.search_runs([where], f"tags.`{_RUN_ID}` = '{_quoted(run.id)}'")
+            earlier = client.search_runs([where], f"tags.`{_RUN_ID}` = '{quoted(run.id)}'")
             if earlier and not again:
                 raise SpecError(
                     f"{run.name!r} is in {experiment!r} already, as {earlier[0].info.run_id}.",
@@ -96,9 +96,17 @@ def push(
     return written
 
 
+def experiment_id(client: Any, name: str) -> str:
+    """An experiment's id; it is made where there is none of this name."""
+    found = client.get_experiment_by_name(name)
+    made: str = found.experiment_id if found else client.create_experiment(name)
+    return made
+
+
 def _key(name: str) -> str:
     return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
 
 
-def _quoted(run_id: str) -> str:
+def quoted(run_id: str) -> str:
+    """An id as it stands in a search."""
     return run_id.replace("'", "")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -673,6 +674,27 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
     assert "cannot be promised" in (exported / CARD_NAME).read_text()
     with pytest.raises(SpecError, match="nothing is promised of this model"):
         CalibratedClassifier.load(made, device="cpu").promised()
+
+
+def test_push__of_an_export_to_mlflow_is_a_pyfunc_that_answers_alike(
+    exported: Path, paintings: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("mlflow")
+    place = f"mlflow:{tmp_path / 'mlruns'}"
+    result = CliRunner().invoke(app, ["push", str(exported), "--to", place, "--json"])
+    assert result.exit_code == 0, result.output
+    (uri,) = json.loads(result.stdout)["written"]
+    import mlflow
+
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    paths = listed([str(paintings)])[:5]
+    frame = mlflow.pyfunc.load_model(uri).predict(pd.DataFrame({"path": paths}))
+    answers = CalibratedClassifier.load(exported).predict(paths)
+    assert list(frame["label"]) == answers.labels
+    np.testing.assert_allclose(np.stack(frame["probabilities"]), answers.probs, rtol=1e-6)
+    refused = CliRunner().invoke(app, ["push", str(exported), "--to", f"csv:{tmp_path / 'a.csv'}"])
+    assert refused.exit_code != 0
+    assert "exported models go to mlflow: alone" in str(refused.exception)
 
 
 # ---------------------------------------------------------------------- images without labels
