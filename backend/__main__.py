@@ -9,8 +9,6 @@
     python -m backend token revoke ID
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -4,8 +4,6 @@ A request has an id, which its answer carries, which the run that it submits kee
 run's worker and runner log again: one search finds all that came of it.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The application. `python -m backend` serves it; `create_app` suits `uvicorn --factory` too."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial

@@ -15,8 +15,6 @@ that is away does not come back by that.
 The standard library alone, because every image has it.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """Serving the application with uvicorn, and stopping without leaving streams behind."""
 
-from __future__ import annotations
-
 import socket
 
 import uvicorn

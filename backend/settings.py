@@ -7,8 +7,6 @@ The defaults are the embedded stack: everything under `CALIFT_HOME`, on this mac
 to another address is refused until tokens and host names are given.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hmac
 import ipaddress

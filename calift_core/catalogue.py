@@ -1,7 +1,5 @@
 """Suites and models that a RunSpec can name, and what of them is on this machine. Torch-free."""
 
-from __future__ import annotations
-
 import json
 import os
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """One finding of `calift doctor`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Literal
 

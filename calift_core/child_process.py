@@ -5,8 +5,6 @@ in front, 0 where it is one and 1 where it is an error as JSON (`code`, `message
 is unpickled on either side. `Child` asks, `answer_all` answers.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -30,8 +30,6 @@
 expected and what came; `hint` says what to do next and may be empty.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -12,8 +12,6 @@
       logs/  run/        logs, sockets and process ids of the embedded stack
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

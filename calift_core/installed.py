@@ -4,8 +4,6 @@ No package index has calift: it is installed from its checkout or from a wheel, 
 `.venv` that is not on the shell's path. A hint that does not work is worse than none.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

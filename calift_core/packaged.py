@@ -1,7 +1,5 @@
 """Weights of `calift-tiny` that come with the package, by the suite they belong to. Torch-free."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The evidence is the third study, judged by a protocol that was committed before 
 (`research/protocol.md`); `docs/results.md` has its numbers. Nothing was chosen on shifted data.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -11,8 +11,6 @@ unless a control group allows less processor time than that (as containers do), 
 see. What a person has set stays.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator, Mapping

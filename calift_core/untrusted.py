@@ -1,7 +1,5 @@
 """Text of strangers: documents that nest without end, cells that a spreadsheet runs as formulas."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ cannot do without. With `CALIFT_OIDC_ISSUER`, `_CLIENT_ID`, `_CLIENT_SECRET` and
 (512 MiB) is the API's: a zip is held in memory here until the API has it.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib
 import importlib.util

@@ -7,8 +7,6 @@ was written here, an earlier value of the same parameter is old news, and the on
 takes its place again.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field

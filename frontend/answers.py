@@ -1,7 +1,5 @@
 """Comparisons in sentences: how far two runs are apart, where, and where nobody can tell."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

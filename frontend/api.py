@@ -1,7 +1,5 @@
 """The API as the pages see it: the visitor's client, answers that are kept, faults in words."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The dashboard's entry: `streamlit run frontend/app.py`. Names the pages and their addresses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

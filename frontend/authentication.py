@@ -10,8 +10,6 @@ session of its visitor. The cookie holds that session, which the API ends at log
 token, or after its time; never the token.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

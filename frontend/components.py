@@ -6,8 +6,6 @@ served as a file. What they are given is numbers and words of the server; they m
 and never markup.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache

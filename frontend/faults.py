@@ -1,7 +1,5 @@
 """What a visitor sees of an error that no page expected: a card, and nothing of its cause."""
 
-from __future__ import annotations
-
 import logging
 import secrets
 

@@ -1,7 +1,5 @@
 """What stored results say at a glance: the worst cell, the largest over-confidence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

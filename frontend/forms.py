@@ -4,8 +4,6 @@
 a JSON value and what a widget holds, `draw` shows the widget, `build` makes the nested document.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """How far a run's headline is from its zero-shot model's, on data that both were judged on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A page by itself, outside of Streamlit."""
 
-from __future__ import annotations
-
 import base64
 import html
 from pathlib import Path

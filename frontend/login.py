@@ -1,7 +1,5 @@
 """The log-in, and what the dashboard hands out besides Streamlit's pages: images and scripts."""
 
-from __future__ import annotations
-
 import gzip
 import html
 import logging

@@ -1,7 +1,5 @@
 """What pages are made of: headings, marks, cards, tables, charts with their twins and exports."""
 
-from __future__ import annotations
-
 import importlib.util
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence

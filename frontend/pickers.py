@@ -1,7 +1,5 @@
 """Choosing finished runs: the server searches them, and the choice is kept in the URL."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast, get_args

@@ -1,7 +1,5 @@
 """Figures as pictures and pages as PDF, by an installed Chrome; the only place that knows how."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -9,8 +9,6 @@ of a run. It would put labels into links where `bound` puts names ("equal mass" 
 repeat a parameter where links hold `a,b,c`, and leave out the runs that a page chose by itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Numbers, times and states in words for people. Data stays in fractions; percent begins here."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The Celery application of a worker: `celery -A worker.app worker`."""
 
-from __future__ import annotations
-
 from backend.dispatch.queue import make_celery
 from backend.settings import load_settings
 from worker.tasks import install

@@ -1,7 +1,5 @@
 """Which device this worker's runners get: one GPU per worker, held by a lock. Torch-free."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import platform

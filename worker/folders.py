@@ -1,7 +1,5 @@
 """The folders of jobs on this machine: one of each attempt, `jobs/RUN/attempt-N`."""
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil

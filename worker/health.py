@@ -1,7 +1,5 @@
 """`python -m worker.health`: exit status 0 when a worker of this host is there and takes runs."""
 
-from __future__ import annotations
-
 import socket
 import sys
 

@@ -1,7 +1,5 @@
 """The finished runs that a job is made from, laid out as their runners left them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path

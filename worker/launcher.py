@@ -4,8 +4,6 @@ Either way it is one command in a session of its own, which is asked to stop by 
 happens in its folder and leaves `result.json`. What it starts dies with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -6,8 +6,6 @@ another worker may hold the run (*self-fencing*, by the monotonic clock, so that
 matters).
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

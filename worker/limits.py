@@ -1,7 +1,5 @@
 """The times of an attempt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

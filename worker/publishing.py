@@ -1,7 +1,5 @@
 """Brings what an evaluation job finds out to the runs that it judges, set by set."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a runner is started, what it may see of our environment, and what its exit status means."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Mapping

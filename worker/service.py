@@ -1,7 +1,5 @@
 """What a worker process is beside Celery: its presence, its device, its drain."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

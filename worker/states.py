@@ -5,8 +5,6 @@ of a run stay. Storing them is insurance: where it fails, the run goes on, and i
 what lies on this machine.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

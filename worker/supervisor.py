@@ -12,8 +12,6 @@ The database row is the truth. Whoever learns that the attempt is no longer the 
 (`worker.lease`) kills the runner and throws its work away.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

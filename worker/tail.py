@@ -1,7 +1,5 @@
 """Follows what a runner writes, its records and its log, and brings it to the database."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator

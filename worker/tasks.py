@@ -9,8 +9,6 @@ meanwhile, the worker never takes a message again (Celery 5.7). The runner's tie
 tie to the pool's thread, which lives until the worker has drained.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

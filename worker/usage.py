@@ -1,7 +1,5 @@
 """How a worker's GPU is used, as the driver says. Torch-free; nothing where there is none."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import shutil

@@ -6,8 +6,6 @@ tells the API of it. Both read the same database and files. The API has decided 
 asks as the administrator whose token both know.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

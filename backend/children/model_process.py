@@ -3,8 +3,6 @@
 The API itself has no torch and loads no model.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

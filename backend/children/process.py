@@ -1,7 +1,5 @@
 """Child processes that cannot outlive who started them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

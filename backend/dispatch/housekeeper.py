@@ -1,7 +1,5 @@
 """What has to happen again and again: messages, expired leases, sweeps, files nobody refers to."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

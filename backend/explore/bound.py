@@ -1,7 +1,5 @@
 """The bound monitor: the finished runs of a suite as points."""
 
-from __future__ import annotations
-
 from backend.store.stores import Stores
 from calift_core.analysis.bound import correlations_of, method_label, point_of
 from calift_core.analysis.library import Memory

@@ -1,7 +1,5 @@
 """Stored evaluations, as the explorer finds them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path

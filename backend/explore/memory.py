@@ -3,8 +3,6 @@
 What is kept of a file is seven numbers a sample per temperature or calibrator, never its logits.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

@@ -1,7 +1,5 @@
 """What somebody will ask of a finished run: its differences to zero-shot and within its sweep."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from contextlib import suppress

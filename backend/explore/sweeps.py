@@ -1,7 +1,5 @@
 """The verdict of a sweep, from the stored predictions of its runs."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

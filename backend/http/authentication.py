@@ -1,7 +1,5 @@
 """Who asks, and what they may do: tokens, sessions, and people an OpenID provider vouches for."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from dataclasses import dataclass, field, replace

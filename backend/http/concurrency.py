@@ -6,8 +6,6 @@ asked for much waits behind who has asked for little. The event loop does the wa
 threads, and look-ups of log-ins in them, are left to everybody else.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping

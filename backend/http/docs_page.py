@@ -1,7 +1,5 @@
 """The API's description as one page without scripts: it needs no network and runs nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

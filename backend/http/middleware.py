@@ -6,8 +6,6 @@ written, it is admin.
 A response that went out without that check having been made is replaced by an error.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import secrets

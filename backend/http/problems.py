@@ -1,7 +1,5 @@
 """Every error as `application/problem+json` (RFC 9457), whoever raised it."""
 
-from __future__ import annotations
-
 import http
 import json
 import logging

@@ -1,7 +1,5 @@
 """Calibrators fitted on stored predictions, and how they carry over from data to data."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Query

@@ -1,7 +1,5 @@
 """What there is: methods, models, data sets, workers, and how the service is doing."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """What routes depend on, each named once, and the scope check that guards them all."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping

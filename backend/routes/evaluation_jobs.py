@@ -1,7 +1,5 @@
 """Evaluation jobs: finished runs judged on more data, queued to workers like training."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Evaluations across runs, and what is recomputed from their predictions."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response

@@ -1,7 +1,5 @@
 """What a run says, to follow it: curves, events, log."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated

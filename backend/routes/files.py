@@ -1,7 +1,5 @@
 """The stored files of a run."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 

@@ -1,7 +1,5 @@
 """What keeps the service in order: bulk actions, workers, views, tokens, audit log, retention."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response

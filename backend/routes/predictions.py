@@ -1,7 +1,5 @@
 """Predictions that were made elsewhere."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated
 

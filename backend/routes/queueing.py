@@ -1,7 +1,5 @@
 """How runs and evaluation jobs are submitted: what their routes share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 

@@ -1,7 +1,5 @@
 """What a run found out: evaluations, spectra, report, frontier."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from backend.routes.deps import (

@@ -1,7 +1,5 @@
 """Runs: submit, list, change, steer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """The samples of an evaluation one by one, and their images."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import partial

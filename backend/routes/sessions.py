@@ -1,7 +1,5 @@
 """Log-ins of the dashboard: a token, or a link that works once, becomes a session that ends."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from fastapi import APIRouter, Response

@@ -1,7 +1,5 @@
 """Sweeps: begin, look at, steer, judge."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Using the model of a finished run: asked about a picture, or taken away."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response

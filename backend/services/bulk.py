@@ -1,7 +1,5 @@
 """One action on many runs, each by the rules of a single one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """Corrected labels: the manifest of what an evaluation was made on, as a person says it is."""
 
-from __future__ import annotations
-
 import contextlib
 
 from backend.http.problems import HttpError

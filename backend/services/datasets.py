@@ -4,8 +4,6 @@ Nothing is unpacked. A zip is refused by its table, before any image is read; im
 the processes of `backend.services.thumbnails` and by runners alone, one by one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """From a request to judge finished runs to a job that may be queued: what may be, what it costs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from backend.http.problems import HttpError

@@ -3,8 +3,6 @@
 A process of its own makes it (`calift_core.shipping.packing`), one at a time; the newest are kept.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

@@ -4,8 +4,6 @@ The API never decodes an upload itself. A child with limits on its memory and ti
 everything and writes the samples anew; only what the child wrote is stored and read later.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """`/metrics` for Prometheus: what the database holds, and how fast requests are answered here."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """Whether the service can do its work: its parts answer, and its disk takes what is written."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

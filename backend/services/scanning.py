@@ -4,8 +4,6 @@ Files are listed and none is opened here: images are drawn by the processes of
 `backend.services.thumbnails`, which may take little and reach nothing else.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 from collections.abc import Mapping

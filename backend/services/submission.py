@@ -1,7 +1,5 @@
 """From a request's spec to a run that may be queued: validation, what is allowed, what it costs."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

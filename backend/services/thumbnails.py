@@ -4,8 +4,6 @@ The API opens no image itself; see `calift_core.data.thumbnails`. What was drawn
 everything that it was made of, so that a folder that changes does not change what a run has seen.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib

@@ -6,8 +6,6 @@ start takes longer than the loading of a model, so runs share it. The picture is
 which may take little memory (`calift_core.shipping.decoder`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -4,8 +4,6 @@ An event stream sleeps and asks here; the events themselves are read only when t
 Used from the event loop alone.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterator

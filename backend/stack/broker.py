@@ -1,7 +1,5 @@
 """The embedded broker: its command, its socket, whether it answers."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """The stack as its callers hold it: one a home, started and stopped as a whole."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -4,8 +4,6 @@ Also run by `make` with a bare Python, before anything is installed:
 `python backend/stack/ports.py`. So this imports nothing but the standard library.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

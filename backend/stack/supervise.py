@@ -1,7 +1,5 @@
 """Keeps the services running: what dies is started again, what hangs is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

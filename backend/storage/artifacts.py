@@ -8,8 +8,6 @@ a row may still be on its way. Nothing here follows a symbolic link or takes a p
 collect); `backend.storage.bucket` has the same for an object store.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

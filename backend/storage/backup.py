@@ -11,8 +11,6 @@ Files that an earlier backup in the same folder left are hashed and not copied a
 `by_reference` none is copied: the manifest says where they lie, and each is read and hashed there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -12,8 +12,6 @@ first when it grows too large.
 Long, because all that is known of stores that lie is kept, and guarded against, in one place.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

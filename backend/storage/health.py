@@ -3,8 +3,6 @@
 A worker that cannot takes no run, and an API that cannot is not ready.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

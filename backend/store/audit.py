@@ -1,7 +1,5 @@
 """Who did what to which object. Rows are only added, and leave when they are old."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, cast
 

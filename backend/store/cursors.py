@@ -4,8 +4,6 @@ A cursor goes into SQL as values. Whoever could write one could send numbers and
 database driver chokes on; so only what this service signed is read at all.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any

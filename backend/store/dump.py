@@ -1,7 +1,5 @@
 """A database as one file, at one moment, while others go on writing; and back."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

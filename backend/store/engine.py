@@ -4,8 +4,6 @@ SQLite and Postgres behave alike. On SQLite a writer begins with ``BEGIN IMMEDIA
 transaction that turns into a writer fails with "locked" whatever the timeout.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """What the store refuses, and what a database error means for people; never its SQL."""
 
-from __future__ import annotations
-
 import sqlite3
 from dataclasses import dataclass
 

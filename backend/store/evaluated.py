@@ -4,8 +4,6 @@ A data set is published whole or not at all: its numbers, the name of its predic
 report and headline change in one transaction, which the attempt of the *job* fences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 

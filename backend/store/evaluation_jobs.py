@@ -1,7 +1,5 @@
 """Evaluation jobs: rows of `runs` of another kind, which live by the same rules (`jobs`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ many, of the one who was served longest ago. So one who queues a thousand runs d
 more than one run a worker. Runs from before owners were kept count as one owner's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The names of a run's files. Their bytes lie in the `ArtifactStore`, by their SHA-256."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The service in numbers, for monitoring: a handful of statements, each a count."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, case, func, select

@@ -1,7 +1,5 @@
 """What a run said, read back while it works and after: curves, spectra, events, log."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast

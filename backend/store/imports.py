@@ -1,7 +1,5 @@
 """Finished runs of predictions that were made elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ A run and an evaluation job are rows of one table, told apart by `kind`. Phases:
 and a working job into ``CANCELLING``, which its worker ends.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar, Unpack

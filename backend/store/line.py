@@ -4,8 +4,6 @@ Each owner's line in each queue is a stretch of one partial index (`ix_runs_line
 is one probe. A claim compares the heads: owners × queues, however many runs wait.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any

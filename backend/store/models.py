@@ -6,8 +6,6 @@ that checks the fence: the row lock of that UPDATE orders the writers of one run
 log offsets have neither gaps nor repeats, and a reader that saw id n will never meet a late n - 1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import (

@@ -3,8 +3,6 @@
 The message in the broker may be lost or sent twice; the run's row is the truth.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

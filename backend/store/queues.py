@@ -5,8 +5,6 @@ A run's queue is `cpu`, `gpu` or `mps`, or `auto`: then it is `gpu` as long as a
 that holds as many or more serves it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Puts right what a vanished worker or a lost message left."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

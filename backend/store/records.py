@@ -1,7 +1,5 @@
 """What a runner says, stored in its order and behind the fence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sqlalchemy import Engine, update

@@ -1,7 +1,5 @@
 """What runs found out: evaluations, their predictions, reports, and how fast it went."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast

@@ -3,8 +3,6 @@
 Rows alone are removed here; the collector then finds that nobody names their contents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a runner says, as rows: its records in groups, its log, its report."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any

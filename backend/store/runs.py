@@ -1,7 +1,5 @@
 """Runs as people see them: listed, filtered, changed. What they share with other jobs is `jobs`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Log-ins and the links that become one; only hashes are kept."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast

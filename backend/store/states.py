@@ -1,7 +1,5 @@
 """A run's state: which phases work, the fence around a worker's writes, the event that tells."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, literal_column, select, update

@@ -1,7 +1,5 @@
 """Every role on one engine, for those who may touch everything: the API and the tests."""
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import dataclass
 from typing import Self

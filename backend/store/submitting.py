@@ -1,7 +1,5 @@
 """How a run's row comes to be: one per request, and no more than may wait."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any

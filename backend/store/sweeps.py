@@ -4,8 +4,6 @@ A run of a sweep is inserted under a lock of the sweep's row, where the sweep st
 a key that is unique in the sweep: none is queued twice, and none after a cancel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast

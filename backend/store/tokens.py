@@ -1,7 +1,5 @@
 """Tokens of people and machines; only hashes are kept."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast

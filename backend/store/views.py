@@ -1,7 +1,5 @@
 """Pages of the dashboard as people left them, under an id that is short enough to send."""
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which workers are there, and what a waiting run waits for."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What `calift analyse` shows, for people or as JSON."""
 
-from __future__ import annotations
-
 from calift.commands.console import out, print_json, show
 from calift_core.schema.wire.answers import Decision, Ledger, PromiseTest
 from calift_core.schema.wire.ood import OodDetection

@@ -1,7 +1,5 @@
 """`calift list`: what can be named in a RunSpec."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

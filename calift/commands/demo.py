@@ -5,8 +5,6 @@ weights that it starts from are the very same: each is part of a key that the ru
 So old and new results never stand in one table.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import shutil

@@ -4,8 +4,6 @@ A sentence says what the papers claim only where this machine's numbers show it:
 holds zero, it says that the claim does not show.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`calift doctor`: what works on this machine, and what to do about the rest."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The progress of jobs of the service, drawn until they have ended."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

@@ -3,8 +3,6 @@
 Exit status: 0 success, 1 an error or a failed run, 2 wrong usage, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """`calift workers`, `tokens`, `prune` and `audit`: keeping a service in order."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, cast
 
 import typer

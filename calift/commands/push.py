@@ -1,7 +1,5 @@
 """`calift push`: runs to another tracker, an exported model to the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Options of a command, made of the fields of a query."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps

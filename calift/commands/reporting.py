@@ -1,7 +1,5 @@
 """`calift report`: finished runs as one page, a PDF, pictures and tables."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Annotated, Any

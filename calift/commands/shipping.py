@@ -1,7 +1,5 @@
 """`calift calibrate`, `export`, `push`, `predict`, `serve`: from a run to answers."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import socket

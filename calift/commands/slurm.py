@@ -4,8 +4,6 @@ Nothing here schedules: sbatch is handed one script, and squeue, scancel and the
 what they do for every other job.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

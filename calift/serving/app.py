@@ -5,8 +5,6 @@ in others (`calift_core.shipping.answering`). Nothing is fetched: an image is wh
 carries.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import json

@@ -1,7 +1,5 @@
 """Requests that come at the same time share a pass of the model."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """`csv:FILE`: curves as W&B exports them, and beside them `FILE.runs.csv`, a line a run."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Mapping, Sequence

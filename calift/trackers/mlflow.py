@@ -1,7 +1,5 @@
 """`mlflow:URI`: a tracking server, or a folder of MLflow's file store."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

@@ -3,8 +3,6 @@
 Scalars of event files are 32-bit floats.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

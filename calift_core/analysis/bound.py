@@ -1,7 +1,5 @@
 """The two ID terms of CaRot's bound, of one model, and their rank correlation with the errors."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How many samples a difference needs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from statistics import NormalDist
 from typing import Any

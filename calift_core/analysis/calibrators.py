@@ -1,7 +1,5 @@
 """Calibrators fitted on stored predictions and applied to others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest

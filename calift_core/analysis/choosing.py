@@ -8,8 +8,6 @@ evidence for many parameters. Where there are fewer than `LEAST_FITTED` images t
 none, and the choice says why. No shift and no test image has a say.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Stored predictions in chunks that fit into memory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Images that a model sees alike: clusters of stored features, and the prompts nearest to each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

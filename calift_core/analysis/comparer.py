@@ -1,7 +1,5 @@
 """Runs side by side: paired differences, and which of them may be the best."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol

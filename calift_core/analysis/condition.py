@@ -15,8 +15,6 @@ and, where the file has it, `cluster`. An example: ``confidence >= 0.9 and not c
 ("shirt", 3)``.
 """
 
-from __future__ import annotations
-
 import operator
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What copies between parts are worth: a run's accuracy with and without the images concerned."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path

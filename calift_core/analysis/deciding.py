@@ -4,8 +4,6 @@ There is one for a run, its calibrator and a promise. It is of the probabilities
 answers with, after its calibrator, and is found on a part that the calibrator was not fitted on.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """How often labels are drawn behind a floor or an interval."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Predictions files of this machine, as the explorer finds them: a file, or a folder of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property

@@ -1,7 +1,5 @@
 """What stands for a run where predictions were imported: its spec, report and folder."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -10,8 +10,6 @@ Agrees with `cleanlab.filter.find_label_issues(filter_by="confident_learning")`,
 tested, but for classes without a sample, which that refuses.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

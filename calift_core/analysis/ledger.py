@@ -1,7 +1,5 @@
 """The forgetting ledger: what a model has gained and lost against another, sample by sample."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 import numpy as np

@@ -4,8 +4,6 @@ The explorer asks a `Library`: the API's looks into the store and keeps what it 
 requests, the command's looks into folders of this machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

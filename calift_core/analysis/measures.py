@@ -1,7 +1,5 @@
 """Every measure of a set with its floor and interval, and the audit of its estimators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial

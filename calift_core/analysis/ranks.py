@@ -1,7 +1,5 @@
 """Rank correlations with intervals, stratified by group."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From predictions to a report: every number of a data set, and the headline. Torch-free."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

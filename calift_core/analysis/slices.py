@@ -1,7 +1,5 @@
 """Slices of an evaluation: the samples that a condition holds for, in groups."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from statistics import NormalDist

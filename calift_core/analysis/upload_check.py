@@ -1,7 +1,5 @@
 """The service's check of an uploaded predictions file, in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The bundle of measures that an evaluation stores."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 from calift_core.calibration import measures

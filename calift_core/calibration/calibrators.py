@@ -5,8 +5,6 @@ refuses anything but the ID calibration split, unless it is asked to be an `orac
 says of itself for good.
 """
 
-from __future__ import annotations
-
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -7,8 +7,6 @@ matter, because the noise in a mean square can be taken out exactly. The calibra
 is therefore decided on the debiased squared L2 error, `squared_ece`; the ECE is there to be shown.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

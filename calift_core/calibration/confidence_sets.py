@@ -1,7 +1,5 @@
 """Model confidence sets (Hansen et al. 2011): which of several models may be the best one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ marginal, over samples and repeats, and holds for exchangeable data alone: under
 promised, which is why `coverage_of` is told for every shift beside it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

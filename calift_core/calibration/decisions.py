@@ -10,8 +10,6 @@ and the search ends at the first that fails. The loosest threshold whose own bou
 what one is tempted to take, breaks the promise: among many tests some pass by luck.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Reliability diagrams as numbers: what a chart needs, and no ink."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, fields
 from statistics import NormalDist
 

@@ -1,7 +1,5 @@
 """Whether sets of vectors are alike: a test of two, and where a new one lies among known ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Ensemble temperature scaling (ETS): Zhang, Kailkhura & Han 2020, "Mix-n-Match", section 4.1."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ shifted or not, without its label. Each costs a pass of the initial model for a 
 All but the last keep every prediction.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How far a mean over images is known, and the t interval of a sum of such means."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

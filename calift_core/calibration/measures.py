@@ -8,8 +8,6 @@ Those that bin take a `Binning`. None depends on the order of the samples, excep
 Raise, all of them: PredictionsError where confidences, hits or probabilities break their contract.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

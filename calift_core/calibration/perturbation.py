@@ -1,7 +1,5 @@
 """How much noise perturbed copies of a data set take, for a calibrator that is fitted on them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

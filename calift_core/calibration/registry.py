@@ -1,7 +1,5 @@
 """Every calibrator by name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from calift_core.calibration.calibrators import (

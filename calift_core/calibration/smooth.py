@@ -1,7 +1,5 @@
 """The smooth calibration error and what its kernel makes of values on [0, 1]."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import numpy as np

@@ -9,8 +9,6 @@ Differs from the reference, `probmetrics`: its SAGA solvers and other penalties 
 it finds with its defaults is found here by L-BFGS on the same objective.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What chance alone would show, and how far a calibration error is known."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Calls that compare runs and decide."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One connection to the service: requests, streams, downloads, and what its errors say."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Calls that judge finished runs on more data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

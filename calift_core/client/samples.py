@@ -1,7 +1,5 @@
 """Calls about single samples and their images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Calls about the service: catalogue, workers, views, tokens, sessions."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import IO, Any

@@ -1,7 +1,5 @@
 """Calls about sweeps."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where the service is, and the token for it."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import os

@@ -7,8 +7,6 @@ different classes are no copies of each other: the threshold is the cosine that 
 by far than the next.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the text tower reads for each class: named sets, and single names that replace theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from calift_core.data.suites.imagenet import imagenet_labels, imagenet_wnids

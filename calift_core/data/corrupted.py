@@ -1,7 +1,5 @@
 """Images under a corruption, computed when they are asked for."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The counts are those of `load_suite`, image by image, wherever the data can be l
 follow from the published sizes, and say so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 

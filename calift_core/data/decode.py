@@ -1,7 +1,5 @@
 """An image file's pixels, upright and in RGB."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

@@ -7,8 +7,6 @@ and its mirror image, which is hashed as well. Other views of one scene are not 
 copies of pictures too plain to tell (fewer than `PLAIN_BITS` bits set).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ Nothing is downloaded and no image is opened. A sample's id is looked up among t
 suite gives to its images; no path is ever made of it.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import OrderedDict

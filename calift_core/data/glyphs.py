@@ -6,8 +6,6 @@ All of it is integer arithmetic, and the noise comes from the raw stream of a bi
 NumPy keeps as it is: the same file gives the same pixels everywhere. Torch-free.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """`calift doctor --suite`: whether a suite's data is here, whole and readable, part by part."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from calift_core.checks import Check

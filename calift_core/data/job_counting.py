@@ -3,8 +3,6 @@
 The counts come from the same rooms as those of a run (`calift_core.data.counting`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 

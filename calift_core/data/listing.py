@@ -3,8 +3,6 @@
 What loads a suite and what counts it share these, so that both see the same images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

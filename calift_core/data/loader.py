@@ -4,8 +4,6 @@ Randomness is a function of (seed, epoch, image): the same image is cropped the 
 the order, the number of workers or the step at which a run was resumed.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ every image once and gives a `SuiteCopies`; `zip` with a file and its most files
 a zip and gives how many classes and images it has.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Classes of one set of images by those of another. Torch-free."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

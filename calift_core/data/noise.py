@@ -4,8 +4,6 @@ Noise is added to images of the model's input size: on larger ones the resizing 
 away.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 

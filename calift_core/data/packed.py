@@ -1,7 +1,5 @@
 """Encoded images inside larger files: zips, tars, Arrow tables. Torch-free."""
 
-from __future__ import annotations
-
 import io
 from abc import ABC, abstractmethod
 from dataclasses import replace

@@ -6,8 +6,6 @@ alone waits for the others. Ranks that are not there (`ALONE`) cost nothing: eac
 what it was given.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

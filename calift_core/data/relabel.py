@@ -1,7 +1,5 @@
 """A manifest of a suite's image files, some of them under other labels. Torch-free."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

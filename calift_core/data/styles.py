@@ -8,8 +8,6 @@ that models are later evaluated on, as CLIP's own data does; their strengths are
 are not the benchmark's five severities. Nothing here is used in fine-tuning or evaluation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ that one image. Torch-free.
 An answer is a JSON line with `type`, or `code` and `message`, and then the picture.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -5,8 +5,6 @@ It alone loads torchvision. It writes what it found into a folder, so that nothi
 one array go into `PART.npy`. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

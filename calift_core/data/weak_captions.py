@@ -6,8 +6,6 @@ share (*coarse*: "letter a" for A and a). A model pre-trained on such captions h
 learn from fine-tuning. Torch-free.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self

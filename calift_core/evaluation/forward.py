@@ -1,7 +1,5 @@
 """Predictions once per data set; every number is then computed from the predictions."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

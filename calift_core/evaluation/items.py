@@ -1,7 +1,5 @@
 """What models are evaluated on, in which way, and the key that names a pass over it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields

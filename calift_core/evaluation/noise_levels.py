@@ -1,7 +1,5 @@
 """The noisy copies that TS-P is fitted on: which levels of noise they take."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from dataclasses import replace
 

@@ -9,8 +9,6 @@ KEY is a hash of everything that decides what is stored, so nothing stale is eve
 hash of the range and the content. The folder is removed when the report is written.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

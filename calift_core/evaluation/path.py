@@ -1,7 +1,5 @@
 """The straight path between two models (WiSE-FT): every mixture of them evaluated in one pass."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

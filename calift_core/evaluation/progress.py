@@ -1,7 +1,5 @@
 """How far a pass over the data is."""
 
-from __future__ import annotations
-
 import time
 
 from calift_core.schema.records import ProgressRecord

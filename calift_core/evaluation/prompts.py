@@ -5,8 +5,6 @@ logits under other prompts without the model: what the prompts did is then told 
 did.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path

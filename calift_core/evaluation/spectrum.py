@@ -4,8 +4,6 @@ Oh et al. 2024, section 3: the covariance of the image representation, each feat
 zero mean and unit variance over the N ID samples; its smallest singular value enters the bound.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

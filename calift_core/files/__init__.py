@@ -1,7 +1,5 @@
 """Files that are either the old version or the new one, never something between; and locks."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Folders of files that may go at any time: what was not used for longest makes room."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterable

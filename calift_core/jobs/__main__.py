@@ -4,8 +4,6 @@
 (stopped on request, checkpoint saved).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

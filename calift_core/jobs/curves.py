@@ -9,8 +9,6 @@ A later attempt takes them over up to the step that it goes on from, so that nob
 heard of a point for it to be kept.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

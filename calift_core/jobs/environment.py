@@ -1,7 +1,5 @@
 """What a result was made with: versions, hardware, source revision."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """What a run would cost and what it lacks here, found out without running it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Finished models evaluated on other data, one or many in one pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

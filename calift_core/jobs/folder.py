@@ -13,8 +13,6 @@ The folder of a run::
     tracked_as                   its id in live trackers, where there are any
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ It restarts nothing: whoever started it does that, from the last checkpoint. On 
 ranks to stop, by a file, and waits for as long as they take to save.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

@@ -5,8 +5,6 @@ trained head has nothing to be made from: its scale is folded in (`W = s·W`), a
 any other weight, with the zero-shot classifier (no bias) as its initial value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

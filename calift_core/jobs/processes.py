@@ -12,8 +12,6 @@ nothing is read from its exit status: a stop is asked for by a file, which all r
 how a rank ended stands in a file too.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -3,8 +3,6 @@
 `calift train` draws what happens from records; here they are read from the file that rank 0 writes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

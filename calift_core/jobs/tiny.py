@@ -3,8 +3,6 @@
 For `typefaces` its weights come along, and nothing is pre-trained.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """How a run trains: batches of its suite, and what is measured at the end of epochs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Methods: one small file each; the equations are in `terms`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from calift_core.data.batch import Batch

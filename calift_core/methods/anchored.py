@@ -1,7 +1,5 @@
 """FLYP with a static functional anchor: the initial model as a teacher that never moves."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from calift_core.data.batch import Batch

@@ -1,7 +1,5 @@
 """FLYP whose result is the mean of its trajectory, both ends weighing most."""
 
-from __future__ import annotations
-
 from calift_core.methods.base import RunLength
 from calift_core.methods.flyp import Flyp
 from calift_core.methods.teacher import TrajectoryTeacher, average_into

@@ -1,7 +1,5 @@
 """CAR-FT: cross-entropy, and what the image tower says about the context kept as it was."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812

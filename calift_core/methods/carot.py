@@ -1,7 +1,5 @@
 """CaRot: contrastive fine-tuning, orthogonality of W_v, self-distillation from an EMA teacher."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from calift_core.data.batch import Batch

@@ -1,7 +1,5 @@
 """Training-time calibration: what `train.confidence` adds to a method's loss."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """What methods that contrast images with captions share."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """CoOp: the words around a class name are learned vectors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

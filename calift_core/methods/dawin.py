@@ -1,7 +1,5 @@
 """DaWin: weights interpolated image by image, by how sure each of two models is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

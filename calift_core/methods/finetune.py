@@ -1,7 +1,5 @@
 """FT: cross-entropy on the image tower and a head that starts from the zero-shot classifier."""
 
-from __future__ import annotations
-
 from calift_core.methods.base import RunLength
 from calift_core.methods.supervised import HeadScale, Supervised
 from calift_core.models.captions import Captions

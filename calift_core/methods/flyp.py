@@ -1,7 +1,5 @@
 """FLYP: fine-tune like you pre-train."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from calift_core.data.batch import Batch

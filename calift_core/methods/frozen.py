@@ -1,7 +1,5 @@
 """What methods share whose towers stay: they train a small thing beside features made once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """LP: a linear head on the features of the frozen image tower."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """LipSum-FT: cross-entropy, and energies to random texts kept near the initial tower's."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

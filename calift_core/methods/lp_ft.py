@@ -1,7 +1,5 @@
 """LP-FT: a linear probe first, then fine-tuning from its head."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

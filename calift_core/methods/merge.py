@@ -5,8 +5,6 @@ statistics are merged like weights. That they are not quite the statistics that 
 would show on the training data is true of the published methods too; nothing is recomputed here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Contrastive pre-training of a small CLIP."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

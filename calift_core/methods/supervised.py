@@ -1,7 +1,5 @@
 """What methods that train a head on the image tower share."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Frozen models beside the student: the initial one, a moving average, a trajectory average."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

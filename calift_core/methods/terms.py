@@ -4,8 +4,6 @@ Notation: B batch, D embedding width, C classes; `I`, `T` are L2-normalised embe
 `s` the logit scale; `Z = s · I Tᵀ` (B, B).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

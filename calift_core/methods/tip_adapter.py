@@ -1,7 +1,5 @@
 """Tip-Adapter-F: a cache of the training images' features beside the zero-shot classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

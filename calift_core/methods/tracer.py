@@ -1,7 +1,5 @@
 """TRACER: contrastive fine-tuning with four distillations from a trajectory-averaged teacher."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from calift_core.data.batch import Batch

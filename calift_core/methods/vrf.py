@@ -1,7 +1,5 @@
 """VRF: the outputs of two models mixed image by image, by the distance to zero-shot's failures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Zero-shot: the pre-trained model with a classifier made of prompts."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from calift_core.data.batch import Batch

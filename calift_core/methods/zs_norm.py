@@ -1,7 +1,5 @@
 """ZS-Norm: cross-entropy of logits that are stretched to the range of the initial model's."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from calift_core.data.batch import Batch

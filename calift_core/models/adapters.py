@@ -7,8 +7,6 @@ is a bare parameter (`visual.proj`). Here what is frozen stays bit for bit, and 
 matrix gets the adapted one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Models that calift saved itself, read back as they were made: of a run, or exported."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights and configurations from the Hugging Face hub or a local folder."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import warnings

@@ -10,8 +10,6 @@ builds the network from that, and only warns where activation and weights do not
 here the weights decide, and what was decided is stored with every model and checkpoint.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

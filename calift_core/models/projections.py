@@ -1,7 +1,5 @@
 """The projections W_v and W_t of a CLIP-like model's towers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import open_clip

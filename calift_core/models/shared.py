@@ -1,7 +1,5 @@
 """BatchNorm where several processes share a batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Radford et al. 2021, section 3.1.4: per class, the mean of the L2-normalised emb
 prompts, normalised again.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

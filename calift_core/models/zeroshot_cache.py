@@ -4,8 +4,6 @@ A file is named by a hash of all that decides the weights: the text tower's tens
 tokens (which hold tokenizer, context length, templates and class names), and the kind of device.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

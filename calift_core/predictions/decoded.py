@@ -4,8 +4,6 @@ A Parquet file is decoded in longer than its logits are scored in. What was deco
 NumPy array that is mapped into memory, not read into it, and may be removed at any time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator

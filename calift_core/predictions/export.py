@@ -1,7 +1,5 @@
 """Predictions that people take elsewhere, as Parquet, CSV or NPZ."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

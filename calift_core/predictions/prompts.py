@@ -1,7 +1,5 @@
 """The classifiers that other prompts make of a model, read without torch."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Sequence

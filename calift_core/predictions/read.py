@@ -1,7 +1,5 @@
 """Predictions from Parquet: whole, in chunks, as scores, or which samples they are of."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Some samples of a predictions file, and its image features: only their row groups are decoded."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any

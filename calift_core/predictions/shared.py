@@ -1,7 +1,5 @@
 """Samples that two models were both evaluated on."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

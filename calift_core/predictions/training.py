@@ -3,8 +3,6 @@
 They answer which training images a model finds a new picture alike to.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

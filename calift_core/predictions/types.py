@@ -1,7 +1,5 @@
 """Per-sample predictions in memory: all logits of a sample, or the largest k of them."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -1,7 +1,5 @@
 """Predictions to Parquet, a chunk at a time."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

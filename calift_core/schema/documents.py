@@ -1,7 +1,5 @@
 """YAML and JSON of people: read safely, with errors that name the file."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

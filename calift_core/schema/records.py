@@ -5,8 +5,6 @@ writes them to `records.jsonl`; the worker reads that file and stores them; the 
 progress from them.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter

@@ -1,7 +1,5 @@
 """`report.json`: what a finished run says about its model. Accuracy and ECE are fractions."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Which field was meant by one that a document's schema does not have."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -5,8 +5,6 @@ question, B images of (S, S, 3) uint8, with (B, C + 1) float64: the probabilitie
 image is like the ID data (`none_of_these.scores`; 0 where the model has no threshold for it).
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The model card of an exported model, made of what its run measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

@@ -1,7 +1,5 @@
 """Which calibrator the run in a folder is shipped with; see `analysis.choosing`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

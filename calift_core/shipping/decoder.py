@@ -5,8 +5,6 @@ the bytes of an image file, with the pixels that the model takes: (S, S, 3) uint
 or takes over a decoder costs that one image. Torch-free.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import sys

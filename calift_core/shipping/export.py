@@ -1,7 +1,5 @@
 """A finished run as a folder that stands alone."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ An exported model answers with the likeliest class of its calibrated probabiliti
 is scored here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

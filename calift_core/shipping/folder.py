@@ -7,8 +7,6 @@ README.md, reliability.png                            the model card
 initial/                                              the initial model, of two towers alone
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

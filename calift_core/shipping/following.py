@@ -1,7 +1,5 @@
 """A folder that images without labels arrive in: every batch is compared with the reference."""
 
-from __future__ import annotations
-
 import html
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ Such a model is two towers: twice the weights, and two passes for every image. T
 of a run, or of an exported model, holds the second.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping

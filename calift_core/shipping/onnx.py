@@ -1,7 +1,5 @@
 """An exported model as one ONNX graph: from pixels to calibrated probabilities."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path

@@ -4,8 +4,6 @@ Its question is JSON, the arguments of `pack`: it chooses the calibrator as `cal
 writes what `calift export` writes, and packs it.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

@@ -7,8 +7,6 @@ promise stands beside what it gave on the ID test part and on every shift, so th
 guarantee where it does not hold.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An exported folder to the Hugging Face hub: first said, then sent."""
 
-from __future__ import annotations
-
 import re
 import socket
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the process of `calift_core.shipping.trying` is asked. Torch-free."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Literal

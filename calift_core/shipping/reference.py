@@ -1,7 +1,5 @@
 """What an exported model knows of its own ID data: the answers to compare new ones with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

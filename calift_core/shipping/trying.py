@@ -7,8 +7,6 @@ several runs, because its start, torch above all, takes longer than loading a mo
 asked for a while, it ends.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

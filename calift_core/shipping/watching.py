@@ -1,7 +1,5 @@
 """Images without labels: how right the model is likely to be, whether they have drifted."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -10,8 +10,6 @@ A run's `checkpoint/` folder::
 its name by one rename.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -16,8 +16,6 @@ loss asks of weights directly (the logit scale, a penalty on a projection, a hea
 for every process when gradients are added up, so each takes its share of the loss.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace

@@ -3,8 +3,6 @@
 To cancel is to stop iterating, or to let `stop()` return true, which saves a checkpoint first.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run's settings with nothing left open."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Learning-rate schedule."""
 
-from __future__ import annotations
-
 import math
 
 #: Warm-up when the spec leaves it open: the published 500 steps, or this share of a shorter run.

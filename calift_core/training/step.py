@@ -1,7 +1,5 @@
 """One optimiser step: the loss's gradient, whole or in parts."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace

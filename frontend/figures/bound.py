@@ -1,7 +1,5 @@
 """Finished runs as points: a term of the bound against an error under shift; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Before and after a calibrator, and one fitted on A and tested on B; their tables."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import plotly.graph_objects as go

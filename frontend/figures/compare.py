@@ -1,7 +1,5 @@
 """Runs against a baseline on the same samples, and accuracy against calibration; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

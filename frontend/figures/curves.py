@@ -1,7 +1,5 @@
 """Curves of training over optimiser steps: of one run, of several, and their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

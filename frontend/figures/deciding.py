@@ -1,7 +1,5 @@
 """Which predictions to keep: risk against coverage, and what a threshold gives; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

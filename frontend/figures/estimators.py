@@ -1,7 +1,5 @@
 """The same predictions under every estimator, each with its own floor; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Runs on two headline numbers, the Pareto front and the paths of WiSE-FT runs; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

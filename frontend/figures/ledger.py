@@ -1,7 +1,5 @@
 """What a run has gained and lost against another: flows of samples, and their tables."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 
 from calift_core.schema.wire.answers import LedgerSet

@@ -1,7 +1,5 @@
 """The marks of a figure that stand for something, in the words that a pointer over them reads."""
 
-from __future__ import annotations
-
 import html
 import re
 from typing import Any, NamedTuple

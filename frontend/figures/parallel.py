@@ -4,8 +4,6 @@ Drawn of plain lines, and not by Plotly's own kind, which needs WebGL: so in eve
 SVG and PDF as on the page.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

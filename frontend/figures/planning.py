@@ -1,7 +1,5 @@
 """How many samples a difference takes, over differences; its table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go

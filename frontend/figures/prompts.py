@@ -1,7 +1,5 @@
 """The table of what other prompts would have said."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from calift_core.schema.wire.results import PromptEffects

@@ -1,7 +1,5 @@
 """Reliability diagrams: one, several side by side, several on one pair of axes; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

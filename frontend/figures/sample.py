@@ -1,7 +1,5 @@
 """What runs say of one image: how probable its class is to each, on all that was made of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

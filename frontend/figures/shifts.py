@@ -1,7 +1,5 @@
 """Runs over shifted and corrupted data: dots, heat-maps and lines over severity; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Confidence minus accuracy of each slice of the samples, and its table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Singular values of the features, and σ_min and effective rank over training; their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

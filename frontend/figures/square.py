@@ -1,7 +1,5 @@
 """The square of accuracy against confidence and the strip of counts below it, on one x axis."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ vanishes on white and the two that mark over- and under-confidence: Tol's indigo
 these, and a violet for the grey that looks like pink to some.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """A sweep's contenders and its verdict as tables, and the ladders as a chart."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import plotly.graph_objects as go

@@ -1,7 +1,5 @@
 """Likely label errors, decided one by one by a person: out comes a corrected manifest."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A threshold with its promise for each run, and what it gives on ID data and under shift."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """A reliability diagram whose bins open their images, on any page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import streamlit as st

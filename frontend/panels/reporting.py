@@ -1,7 +1,5 @@
 """The button that makes a report of runs, as files that need nothing else to be read."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 import zipfile

@@ -1,7 +1,5 @@
 """A file that is made when somebody asks for it, and why where it cannot be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

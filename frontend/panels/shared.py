@@ -1,7 +1,5 @@
 """What samples share: classes and clusters that are more frequent among them, and how they look."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import streamlit as st

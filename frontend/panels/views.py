@@ -1,7 +1,5 @@
 """Saved views of a page: what stands in its address under a name, opened by a short link."""
 
-from __future__ import annotations
-
 from urllib.parse import urlencode
 
 import streamlit as st

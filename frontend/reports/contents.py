@@ -1,7 +1,5 @@
 """Tables and figures of a report, each with a caption that stands alone."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A report as one HTML page that needs nothing else: with Plotly in it once, or with pictures."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A report as files: one HTML page, a PDF, or a folder with pictures, tables and the JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

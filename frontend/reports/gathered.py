@@ -1,7 +1,5 @@
 """What a report is made of: runs of a service, or folders of finished runs, asked alike."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ only code of this package makes. Tables that commands show
 too stand in this package, those of single figures beside them.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Analyses as tables, for pages and commands alike."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from calift_core.schema.report import EvaluationReport

@@ -1,7 +1,5 @@
 """Runs against a baseline as tables, for pages and commands alike."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from calift_core.calibration.confidence_sets import on_border

@@ -1,7 +1,5 @@
 """A sweep's configurations and its verdict as tables, for pages and commands alike."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from calift_core.schema.wire.runs import RunSummary

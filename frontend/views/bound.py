@@ -1,7 +1,5 @@
 """Bound: spectra and the bound's terms of finished runs beside their errors under shift."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Calibration: the reliability diagram, slices, calibrators, and what other estimators read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import streamlit as st

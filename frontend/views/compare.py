@@ -1,7 +1,5 @@
 """Compare: the answer first, then who leads, what differs between the runs, and the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Curves: what several runs recorded while they trained, on the same axes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Data and models: what this machine has, and how to get what it has not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Decide: from which confidence on predictions may be kept, and what that gives under shift."""
 
-from __future__ import annotations
-
 from frontend import page, pickers
 from frontend.panels import deciding
 

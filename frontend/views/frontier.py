@@ -1,7 +1,5 @@
 """Frontier: what accuracy costs in robustness and calibration, and the path between two models."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.report import FrontierPoint

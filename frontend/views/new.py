@@ -1,7 +1,5 @@
 """New run in three steps: data, what for, what it takes; every setting folded away below."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Overview: predictions to judge, what works or waits, what failed, and the newest results."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.installed import as_typed

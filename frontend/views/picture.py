@@ -1,7 +1,5 @@
 """Try a picture: what several runs say of one that a visitor brings along."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Plan: how many samples a data set must have to show a difference."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.client import Client

@@ -1,7 +1,5 @@
 """One run: where it is, how it ended, and everything it measured."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.evaluation_job import is_job_id

@@ -1,7 +1,5 @@
 """Runs: filtered, sorted and paged by the server; a few columns that matter."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One image: as each data set shows it, and every run's answer to it."""
 
-from __future__ import annotations
-
 from typing import Any
 from urllib.parse import urlencode
 

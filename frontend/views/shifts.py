@@ -1,7 +1,5 @@
 """Shifts: where accuracy and calibration go as the data move away from what was trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import streamlit as st

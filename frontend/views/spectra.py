@@ -1,7 +1,5 @@
 """Spectra: singular values of the features, σ_min and effective rank over training."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.results import Spectrum

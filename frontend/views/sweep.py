@@ -1,7 +1,5 @@
 """One sweep: the verdict in a sentence, then how far it is, what it costs, and the tables."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import streamlit as st

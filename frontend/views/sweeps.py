@@ -1,7 +1,5 @@
 """Sweeps: many runs of one question, and where each of them is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import streamlit as st

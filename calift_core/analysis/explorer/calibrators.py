@@ -1,7 +1,5 @@
 """Calibrators fitted on one data set and looked at on others."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What was forgotten, what to keep, how much to measure."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any
 

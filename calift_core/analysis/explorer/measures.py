@@ -1,7 +1,5 @@
 """Diagrams, measures and slices."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from calift_core.analysis.explorer.scored import Scored, ScoredPredictions, need_logits

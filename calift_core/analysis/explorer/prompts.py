@@ -1,7 +1,5 @@
 """What other prompts would have said of the same images."""
 
-from __future__ import annotations
-
 from calift_core.analysis.explorer.scored import ScoredPredictions
 from calift_core.analysis.library import Subject
 from calift_core.calibration import accuracy, brier, ece, nll, null_floor

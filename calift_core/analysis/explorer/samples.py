@@ -1,7 +1,5 @@
 """Single samples, and what they share."""
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of stored predictions, at a temperature or through a calibrator."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

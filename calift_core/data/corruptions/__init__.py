@@ -30,8 +30,6 @@ Given the same random draws, the published recipe and these agree to one level o
 `impulse_noise` and `glass_blur`, which take their draws in another form.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import operator

@@ -1,7 +1,5 @@
 """Blur: Gaussian, defocus, glass, motion, zoom."""
 
-from __future__ import annotations
-
 import functools
 import math
 

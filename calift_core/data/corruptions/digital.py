@@ -1,7 +1,5 @@
 """Digital: contrast, elastic transform, pixelate, JPEG compression, saturation."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the corruptions are made of: checks, draws, blurs, zooms and resampling (numpy, scipy)."""
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Literal, TypeVar

@@ -1,7 +1,5 @@
 """Noise: Gaussian, shot, impulse, speckle."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Suites by family, one file each; here is which names they have. Torch-free."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checks of folders of class folders, for `SuiteFamily.inspect`. Torch-free."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images". A batc
 read here as the list of values that they are, and nothing in them is executed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickletools

@@ -1,7 +1,5 @@
 """Suites of several domains: one is the ID data, the others are its shifts. Torch-free."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fashion-MNIST. Torch-free."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Class folders as a suite or as a shift. Torch-free."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

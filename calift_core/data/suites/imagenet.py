@@ -5,8 +5,6 @@ data sets (Russakovsky et al. 2015; Hendrycks et al. 2021a, 2021b); the labels a
 WordNet 3.0 (© Princeton University, WordNet licence).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ fine-tuning method, only `pretrain` by pre-training; settings are chosen on `val
 calibrators are fitted on `calibration`, and `test` is looked at once.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """A manifest as a suite or as a shift: `manifest:FILE` or `manifest:FILE#DOMAIN`. Torch-free."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

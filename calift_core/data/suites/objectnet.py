@@ -3,8 +3,6 @@
 Barbu et al. 2019, "ObjectNet: A large-scale bias-controlled dataset".
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 `wds:FOLDER` holds `{split}/{index}.tar` and `classnames.txt`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

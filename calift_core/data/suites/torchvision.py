@@ -4,8 +4,6 @@ torchvision is asked once, in a process of its own (`calift_core.data.torchvisio
 images there are; what it said is kept in the cache, and images are read from their files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -5,8 +5,6 @@ of sans-serif fonts alone, and the other six genres are the shifts. No family of
 parts. O and 0, l and I, c and C are as alike as their fonts have them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path

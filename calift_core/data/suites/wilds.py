@@ -5,8 +5,6 @@ are `ood_val` and `ood_test`: other camera traps, later years. Calibration image
 training images, bursts and places whole. Only the tables say what is where; no image is opened.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from abc import abstractmethod

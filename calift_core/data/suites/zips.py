@@ -1,7 +1,5 @@
 """A zip of class folders as a suite or as a shift: `zip:FILE`. Torch-free."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """Predictions in a CSV file."""
 
-from __future__ import annotations
-
 import csv
 from array import array
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Predictions as JSON lines: an object a line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -20,8 +20,6 @@ Sizes that a file declares are looked at before anything is unpacked. Probabilit
 log p, floored at the smallest normal float32, so that softmax(logits) is what was given.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace

@@ -1,7 +1,5 @@
 """Predictions in an NPZ file. Nothing is unpickled."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Predictions in a Parquet file that calift did not write. Needs pyarrow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import cast
 

@@ -1,7 +1,5 @@
 """What a foreign file holds, before it is checked, and how much of it is taken."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the options of all methods, and those of a family, share."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field

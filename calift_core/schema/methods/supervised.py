@@ -1,7 +1,5 @@
 """Methods that train a linear head on image features, most of them the image tower as well."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Answers made of stored results: who leads, what was forgotten, which predictions to keep."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Evaluation jobs as the REST API takes and gives them."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from pydantic import Field

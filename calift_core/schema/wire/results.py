@@ -1,7 +1,5 @@
 """Results as the REST API gives them: evaluations, calibration, comparisons."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Runs as the REST API takes and gives them."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, Literal
 

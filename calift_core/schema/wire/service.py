@@ -1,7 +1,5 @@
 """The service itself: health, problems, visitors, what it offers and who works for it."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, Literal
 

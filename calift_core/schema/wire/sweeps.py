@@ -1,7 +1,5 @@
 """Sweeps as the REST API takes and gives them."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The contenders of a sweep: each method with each combination of the values."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

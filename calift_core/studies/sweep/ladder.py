@@ -1,7 +1,5 @@
 """A ladder of learning rates: how far it is climbed, and which of its rates is chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -11,8 +11,6 @@ model confidence set (Hansen et al. 2011), with the critical values of Tukey's r
 blocks: see `best_rows`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Runs are known by keys that follow from the spec alone. Whoever asks again, afte
 interruption, gets the same keys; a key that is known is never asked for again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal

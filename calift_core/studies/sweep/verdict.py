@@ -7,8 +7,6 @@ taken for linear. The interval there allows for the noise of the ID accuracy to 
 contender that is better on the drawn ID images is read at a lower rate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

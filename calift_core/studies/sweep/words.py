@@ -1,7 +1,5 @@
 """A verdict in a sentence or three, the answer first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from calift_core.schema.wire.sweeps import EqualAccuracy, VerdictRow, VerdictSet

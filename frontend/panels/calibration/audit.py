@@ -1,7 +1,5 @@
 """The same predictions under every estimator: why published numbers differ."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

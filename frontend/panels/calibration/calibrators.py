@@ -1,7 +1,5 @@
 """Before and after a calibrator, and what one fitted on A does on B."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

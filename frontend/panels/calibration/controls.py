@@ -1,7 +1,5 @@
 """How an error is measured: bins, binning, norm and temperature, kept in the URL."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.queries import PromptsQuery

@@ -1,7 +1,5 @@
 """Reliability diagrams of the chosen runs, alone, side by side or on one pair of axes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """What other prompts would have said: prompts told from training, without the model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import streamlit as st

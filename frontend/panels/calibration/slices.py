@@ -1,7 +1,5 @@
 """Slices of the samples: where a run is too sure, and where not sure enough."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The answer of a comparison, data set by data set as the service finds it, and the leaderboard."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

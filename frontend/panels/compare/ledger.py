@@ -1,7 +1,5 @@
 """What a run has gained and forgotten against the baseline, and the way to its images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Each run minus the baseline by a metric, and which runs may be the best on each data set."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import streamlit as st

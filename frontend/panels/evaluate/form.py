@@ -1,7 +1,5 @@
 """The button “Evaluate on …” and the form that it opens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any

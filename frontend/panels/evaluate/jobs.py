@@ -1,7 +1,5 @@
 """Evaluation jobs: how far those of some runs are, and the page of one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Findings of the newest results as cards, each with the way to its evidence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import streamlit as st

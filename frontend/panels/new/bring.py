@@ -3,8 +3,6 @@
 Either way the form's own field then names it, as if somebody had typed it.
 """
 
-from __future__ import annotations
-
 from pathlib import PurePath
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """The first step of a new run: a look at the data, as soon as it is named."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.errors import CaliftError

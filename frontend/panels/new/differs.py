@@ -1,7 +1,5 @@
 """What a copy of a run changes, as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The fields of a new run, drawn from the schemas, section by section."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """What the form of a new run begins with: a preset, a copy of a run, or a merge of one."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

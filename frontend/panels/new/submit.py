@@ -1,7 +1,5 @@
 """The check of a new run by the API as it is filled in, and the button that submits it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

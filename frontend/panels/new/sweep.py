@@ -1,7 +1,5 @@
 """The part of the form that makes a sweep of what is filled in: methods × seeds × values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import streamlit as st

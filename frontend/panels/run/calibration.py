@@ -1,7 +1,5 @@
 """Tab Calibration: in distribution beside the shift that is worst calibrated."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.queries import ReliabilityQuery

@@ -1,7 +1,5 @@
 """Tab Config: the RunSpec, and where and with what it ran."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Tab Curves: the loss, its terms and what was measured beside them, over steps."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail

@@ -1,7 +1,5 @@
 """Tab Artifacts: the stored files, to be downloaded."""
 
-from __future__ import annotations
-
 import tempfile
 from functools import partial
 from pathlib import Path

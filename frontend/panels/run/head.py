@@ -1,7 +1,5 @@
 """What stands above the tabs: how the run is doing, its headline, and what can be done with it."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail

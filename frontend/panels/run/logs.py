@@ -1,7 +1,5 @@
 """Tab Logs: the end of the log, followed as it grows."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import streamlit as st

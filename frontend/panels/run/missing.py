@@ -1,7 +1,5 @@
 """Why a tab of a run has nothing to show."""
 
-from __future__ import annotations
-
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page
 

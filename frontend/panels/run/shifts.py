@@ -1,7 +1,5 @@
 """Tab Shifts: one metric on every data set that the run was evaluated on."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail

@@ -1,7 +1,5 @@
 """The button that takes a run's model away: calibrated, as a folder that stands alone."""
 
-from __future__ import annotations
-
 import tempfile
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tab Spectrum: singular values of the features, at the end and over training."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from calift_core.schema.wire.runs import RunDetail
