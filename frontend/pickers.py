@@ -70,12 +70,10 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
             help="Pages show runs on the same data; 'all data' shows every run",
             width=300,
         )
-        words = state.bound(
-            st.text_input,
+        words = state.words(
+            st,
             "Search runs",
             name="find",
-            default="",
-            decode=str,
             placeholder="by name, note or id",
             icon=":material/search:",
             width=300,

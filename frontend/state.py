@@ -18,6 +18,7 @@ from frontend import address
 from frontend.figures import style
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 _UNSEEN = object()
 #: Parameters that mean the same on every page: what was chosen on one is chosen on the next.
 SHARED = frozenset({"baseline", "dataset"})
@@ -188,6 +189,64 @@ def several(
         always=always,
         options=list(options),
         **_words(options),
+        **more,
+    )
+
+
+def toggle(where: Any, label: str, *, name: str, default: bool = False, **more: Any) -> bool:
+    """A switch, drawn in `where`."""
+    return bound(
+        where.toggle,
+        label,
+        name=name,
+        default=default,
+        decode={"1": True, "0": False}.get,
+        encode=lambda on: "1" if on else "0",
+        **more,
+    )
+
+
+def words(where: Any, label: str, *, name: str, max_chars: int = 500, **more: Any) -> str:
+    """A line of text, drawn in `where`."""
+    return bound(
+        where.text_input,
+        label,
+        name=name,
+        default="",
+        decode=lambda given: given[:max_chars],
+        max_chars=max_chars,
+        **more,
+    )
+
+
+def number(
+    widget: Callable[..., Any],
+    label: str,
+    *,
+    name: str,
+    default: N,
+    min_value: N,
+    max_value: N,
+    **more: Any,
+) -> N:
+    """A number from `min_value` to `max_value`, of the default's type."""
+
+    def decode(given: str) -> N | None:
+        try:
+            value = type(default)(given)
+        except ValueError:
+            return None
+        return value if min_value <= value <= max_value else None
+
+    return bound(
+        widget,
+        label,
+        name=name,
+        default=default,
+        decode=decode,
+        encode=lambda value: f"{value:g}",
+        min_value=min_value,
+        max_value=max_value,
         **more,
     )
 

@@ -14,9 +14,9 @@ from calift_core.calibration import SampleScores
 from calift_core.errors import NotFoundError
 from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.sweeps import SWEEP_ENDS, LeftOut, SweepVerdict
-from calift_core.studies.sweep.arms import Arm, Arms
-from calift_core.studies.sweep.plan import SweepPlan
-from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
+from calift_core.sweeps.arms import Arm, Arms
+from calift_core.sweeps.plan import SweepPlan
+from calift_core.sweeps.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 
 
 class SweepComparison:

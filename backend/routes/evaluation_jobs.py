@@ -28,9 +28,9 @@ from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJobPage,
     EvaluationSubmit,
 )
-from calift_core.schema.wire.queries import MAX_CHOICES, Cursor, Limit
+from calift_core.schema.wire.queries import Cursor, EvaluationJobsQuery, Limit
 from calift_core.schema.wire.results import EvaluationPage
-from calift_core.schema.wire.runs import LogPage, RunEvent, RunPhase, Validation
+from calift_core.schema.wire.runs import LogPage, RunEvent, Validation
 
 router = APIRouter(tags=["evaluation jobs"])
 
@@ -88,20 +88,10 @@ def validate_evaluation(body: Asked, services: ServicesDep) -> Validation:
 @router.get("/evaluation-jobs")
 @allow("read")
 def list_evaluation_jobs(
-    store: StoreDep,
-    run_id: Annotated[
-        list[str], Query(max_length=MAX_CHOICES, description="That judge any of these runs")
-    ] = [],  # noqa: B006
-    phase: Annotated[
-        list[RunPhase], Query(max_length=MAX_CHOICES, description="Any of these")
-    ] = [],  # noqa: B006
-    cursor: Cursor = None,
-    limit: Limit = 50,
+    store: StoreDep, query: Annotated[EvaluationJobsQuery, Query()]
 ) -> EvaluationJobPage:
     """Evaluation jobs, newest first."""
-    items, next_cursor, total = store.evaluation_jobs.page(
-        run_ids=run_id, phases=phase, cursor=cursor, limit=limit
-    )
+    items, next_cursor, total = store.evaluation_jobs.page(query)
     return EvaluationJobPage(items=items, next_cursor=next_cursor, total=total)
 
 

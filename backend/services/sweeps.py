@@ -1,7 +1,7 @@
 """Sweeps: what one would cost, how one goes on, and where it is.
 
 Everything that a sweep remembers is its spec and its runs: what is to be queued next is asked of
-`calift_core.studies.sweep.plan` each time. Any API process may die at any moment and any other may
+`calift_core.sweeps.plan` each time. Any API process may die at any moment and any other may
 go on; see `backend.store.sweeps` for why nothing is queued twice.
 
 Long, because a dry run, the next step and the state of a sweep are three readings of one plan.
@@ -38,8 +38,8 @@ from calift_core.schema.wire.sweeps import (
     SweepRate,
     SweepValidation,
 )
-from calift_core.studies.sweep.arms import PENDING, Arm, Arms, make_arms
-from calift_core.studies.sweep.plan import Outcome, PlannedRun, SweepPlan, make_plan
+from calift_core.sweeps.arms import PENDING, Arm, Arms, make_arms
+from calift_core.sweeps.plan import Outcome, PlannedRun, SweepPlan, make_plan
 
 _log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from backend.store.submitting import new_id
 from backend.store.workers import why_jobs_wait
 from calift_core.schema.evaluation_job import JOB_PREFIX, EvaluationJobSpec
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.wire.queries import EvaluationJobsQuery
 
 KIND = "evaluation"
 
@@ -52,31 +53,32 @@ class EvaluationJobs(Jobs[EvaluationJobSpec, EvaluationJob]):
         ]
 
     def page(
-        self,
-        *,
-        run_ids: Sequence[str] = (),
-        phases: Sequence[str] = (),
-        cursor: str | None = None,
-        limit: int = 50,
+        self, query: EvaluationJobsQuery | None = None, **params: Any
     ) -> tuple[list[EvaluationJob], str | None, int]:
         """A page of jobs, newest first, the next cursor, and how many match.
 
         Raises:
             CursorError: the cursor is of another list.
         """
+        query = EvaluationJobsQuery.of(query, params)
         where: list[ColumnElement[bool]] = [Run.kind == KIND]
-        if phases:
-            where.append(Run.phase.in_(list(phases)))
-        if run_ids:
-            judging = select(EvaluatedRun.job_id).where(EvaluatedRun.run_id.in_(list(run_ids)))
+        if query.phase:
+            where.append(Run.phase.in_(query.phase))
+        if query.run_id:
+            judging = select(EvaluatedRun.job_id).where(EvaluatedRun.run_id.in_(query.run_id))
             where.append(Run.id.in_(judging))
-        scope = scope_of("evaluation jobs", sorted(run_ids), sorted(phases))
+        scope = scope_of("evaluation jobs", sorted(query.run_id), sorted(query.phase))
         with reading(self._engine) as connection:
             total = connection.execute(
                 select(func.count()).select_from(Run).where(*where)
             ).scalar_one()
             rows, next_cursor = self._cursors.newest(
-                connection, select(*JOB_COLUMNS).where(*where), Run, scope, cursor, limit
+                connection,
+                select(*JOB_COLUMNS).where(*where),
+                Run,
+                scope,
+                query.cursor,
+                query.limit,
             )
             return self._all(connection, rows), next_cursor, int(total)
 

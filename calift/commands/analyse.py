@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from calift.commands.analyse_tables import (
     show_slices,
     show_transfer,
 )
-from calift.commands.console import JsonFlag, require_torch
+from calift.commands.console import JsonFlag, make_client, require_torch
 from calift.commands.query_options import takes
 from calift.commands.shipping import folder_of
 from calift_core.errors import DataError, LeakageError, ServiceError, SpecError
@@ -35,6 +35,7 @@ from calift_core.schema.wire.queries import (
     LedgerQuery,
     MetricsQuery,
     OodQuery,
+    Query,
     RunSlicesQuery,
     SlicesQuery,
     TransferQuery,
@@ -76,26 +77,14 @@ Initial = Annotated[
 @takes(MetricsQuery)
 def analyse_metrics(target: Target, query: MetricsQuery, as_json: JsonFlag = False) -> None:
     """Every measure with its floor and interval."""
-    if _is_local(target):
-        explorer, library = _explorer()
-        found = explorer.measures(library.subject(target), query)
-    else:
-        with _evaluation_client(target) as client:
-            found = client.measures(target, query)
-    show_measures(found, as_json)
+    show_measures(_of_evaluation("measures", target, query), as_json)
 
 
 @analyse_app.command("audit")
 @takes(AuditQuery)
 def analyse_audit(target: Target, query: AuditQuery, as_json: JsonFlag = False) -> None:
     """The same predictions under the estimators in use: why published numbers differ."""
-    if _is_local(target):
-        explorer, library = _explorer()
-        found = explorer.audit(library.subject(target), query)
-    else:
-        with _evaluation_client(target) as client:
-            found = client.audit(target, query)
-    show_measures(found, as_json, notes=True)
+    show_measures(_of_evaluation("audit", target, query), as_json, notes=True)
 
 
 @analyse_app.command("slices")
@@ -114,7 +103,7 @@ def analyse_slices(
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
     of_run = RunSlicesQuery(**query.model_dump(exclude={"by", "sort", "descending"}))
     if not _is_local(target):
-        with _client() as client:
+        with make_client() as client:
             page = _slices_of_id(
                 target,
                 lambda: client.slices(target, query),
@@ -168,36 +157,21 @@ def analyse_transfer(
     target: RunTarget, query: TransferQuery, initial: Initial = None, as_json: JsonFlag = False
 ) -> None:
     """A calibrator fitted on A and tested on B, for every pair of data sets."""
-    if _is_local(target):
-        matrix = _explorer(initial)[0].transfer(target, query)
-    else:
-        with _client() as client:
-            matrix = client.transfer(target, query)
-    show_transfer(matrix, as_json)
+    show_transfer(_of_run("transfer", target, query, initial), as_json)
 
 
 @analyse_app.command("ledger")
 @takes(LedgerQuery, arguments=("against",))
 def analyse_ledger(target: RunTarget, query: LedgerQuery, as_json: JsonFlag = False) -> None:
     """What a run has gained and forgotten against another, data set by data set."""
-    if _is_local(target):
-        found = _explorer()[0].ledger(target, query)
-    else:
-        with _client() as client:
-            found = client.ledger(target, query)
-    show_ledger(found, as_json)
+    show_ledger(_of_run("ledger", target, query), as_json)
 
 
 @analyse_app.command("threshold")
 @takes(DecisionQuery)
 def analyse_threshold(target: RunTarget, query: DecisionQuery, as_json: JsonFlag = False) -> None:
     """A confidence from which on predictions may be kept, and what that gives on every shift."""
-    if _is_local(target):
-        found = _explorer()[0].decision(target, query)
-    else:
-        with _client() as client:
-            found = client.decision(target, query)
-    show_decision(found, as_json)
+    show_decision(_of_run("decision", target, query), as_json)
 
 
 @analyse_app.command("ood")
@@ -221,11 +195,8 @@ def analyse_ood(
     if folders:
         folder = str(folder_of(Path(target)))
         found = _explorer()[0].ood(folder, query, _encoded(folder, folders))
-    elif _is_local(target):
-        found = _explorer()[0].ood(target, query)
     else:
-        with _client() as client:
-            found = client.ood(target, query)
+        found = _of_run("ood", target, query)
     show_ood(found, as_json)
 
 
@@ -243,16 +214,28 @@ def _encoded(run: str, folders: list[str]) -> dict[str, OodImages]:
 @takes(BudgetQuery)
 def analyse_budget(target: Target, query: BudgetQuery, as_json: JsonFlag = False) -> None:
     """How many samples a difference needs."""
-    if _is_local(target):
-        explorer, library = _explorer()
-        found = explorer.budget(library.subject(target), query)
-    else:
-        with _evaluation_client(target, *([query.against] if query.against else [])) as client:
-            found = client.budget(target, query)
-    show_budget(found, as_json)
+    others = [query.against] if query.against else []
+    show_budget(_of_evaluation("budget", target, query, *others), as_json)
 
 
 # ---- Files here, or a service ------------------------------------------------------------------
+
+
+def _of_evaluation(question: str, target: str, query: Query, *others: str) -> Any:
+    """The answer to a question that explorer and client know by one name."""
+    if _is_local(target):
+        explorer, library = _explorer()
+        return getattr(explorer, question)(library.subject(target), query)
+    with _evaluation_client(target, *others) as client:
+        return getattr(client, question)(target, query)
+
+
+def _of_run(question: str, target: str, query: Query, initial: Path | None = None) -> Any:
+    """The same, asked of a run or of a folder."""
+    if _is_local(target):
+        return getattr(_explorer(initial)[0], question)(target, query)
+    with make_client() as client:
+        return getattr(client, question)(target, query)
 
 
 def _explorer(initial: Path | None = None) -> tuple[Explorer, FolderLibrary]:
@@ -264,16 +247,10 @@ def _explorer(initial: Path | None = None) -> tuple[Explorer, FolderLibrary]:
     return Explorer(library), library
 
 
-def _client() -> Client:
-    from calift_core.client import Client
-
-    return Client()
-
-
 @contextmanager
 def _evaluation_client(*targets: str) -> Iterator[Client]:
     """A client for a question about evaluations; who names a run is told the evaluations it has."""
-    with _client() as client:
+    with make_client() as client:
         try:
             yield client
         except ServiceError as error:

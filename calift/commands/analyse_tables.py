@@ -1,5 +1,8 @@
 """What `calift analyse` shows, for people or as JSON."""
 
+from functools import partial
+
+from calift.commands import console
 from calift.commands.console import out, print_json, show
 from calift_core.schema.wire.answers import Decision, Ledger, PromiseTest
 from calift_core.schema.wire.ood import OodDetection
@@ -16,14 +19,11 @@ from calift_core.schema.wire.results import (
 from frontend import text
 from frontend.tables import Column, Run, Table, analysis, ood
 
+percent = partial(console.percent, digits=2)
+
 
 def _say(sentence: str) -> None:
     out.print(sentence, markup=False)
-
-
-def percent(value: float | None) -> str:
-    """A fraction in percent, with two decimals."""
-    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def _range(interval: tuple[float, float] | None, scale: float = 100.0) -> str:
@@ -38,7 +38,7 @@ def _of(source: Source) -> str:
 def show_measures(found: MeasureSet, as_json: bool, *, notes: bool = False) -> None:
     """Write measures; `notes` adds what each reads."""
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
     title = f"{_of(found.source)}, n = {found.n:,}, T = {found.temperature:g}"
     show(analysis.measures([(Run("", ""), found)]), title, without=() if notes else ("note",))
@@ -49,7 +49,7 @@ def show_measures(found: MeasureSet, as_json: bool, *, notes: bool = False) -> N
 def show_slices(page: SlicePage, as_json: bool) -> None:
     """Write slices."""
     if as_json:
-        print_json(page.model_dump(mode="json"))
+        print_json(page)
         return
     title = f"{_of(page.source)}, by {page.by}, T = {page.temperature:g}"
     if page.where:
@@ -66,7 +66,7 @@ def show_slices(page: SlicePage, as_json: bool) -> None:
 def show_effect(effect: CalibratorEffect, as_json: bool) -> None:
     """Write the errors before and after a calibrator."""
     if as_json:
-        print_json(effect.model_dump(mode="json"))
+        print_json(effect)
         return
     c = effect.calibrator
     shown = analysis.calibrator_effect(effect)
@@ -109,7 +109,7 @@ def _transferred(cell: TransferCell, by: str) -> str:
 def show_transfer(matrix: TransferMatrix, as_json: bool) -> None:
     """Write a table for each measure of a transfer."""
     if as_json:
-        print_json(matrix.model_dump(mode="json"))
+        print_json(matrix)
         return
     name, columns = matrix.source.run_name, [Column("fitted", "fitted on")]
     columns += [Column(cell.dataset, cell.dataset, "number") for cell in matrix.rows[0].cells]
@@ -134,7 +134,7 @@ def show_transfer(matrix: TransferMatrix, as_json: bool) -> None:
 def show_ledger(found: Ledger, as_json: bool) -> None:
     """Write what was gained and lost on each data set."""
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
     title = f"{found.run.run_name} against {found.against.run_name}"
     show(analysis.ledger_sets(found.sets), title)
@@ -145,7 +145,7 @@ def show_ledger(found: Ledger, as_json: bool) -> None:
 def show_decision(found: Decision, as_json: bool) -> None:
     """Write a threshold with its promise, and what it keeps of each data set."""
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
     split = found.chosen_on
     if found.test is not None:
@@ -217,7 +217,7 @@ def _tested(test: PromiseTest, risk: float) -> str:
 def show_budget(found: Budget, as_json: bool) -> None:
     """Write how many samples a difference needs."""
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
     kind = "in pairs, on the same samples" if found.paired else "each model on samples of its own"
     squared = found.metric == "ece"

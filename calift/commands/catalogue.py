@@ -20,7 +20,7 @@ def list_things(
         raise UnknownNameError("list", what, kinds)
     items = _catalogue(what)
     if as_json:
-        print_json([item.model_dump(mode="json") for item in items])
+        print_json(items)
         return
     table = Table()
     if what == "methods":

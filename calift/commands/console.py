@@ -12,6 +12,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -58,8 +59,9 @@ def is_local_path(name: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """One JSON document on stdout, of models too."""
+    plain = TypeAdapter(Any).dump_python(value, mode="json")
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
 def make_client() -> Client:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calift.commands.console import sigma_text
+from calift.commands.console import percent, sigma_text
 from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
 from calift_core.calibration import SampleScores, measures, score_probs, softmax
 from calift_core.calibration.bins import Doubles
@@ -216,8 +216,8 @@ def sentences(models: Sequence[DemoModel]) -> list[str]:
 
 def _gain(own: Difference, shifted: Difference, flyp: DemoRow, zero: DemoRow, shifts: int) -> str:
     numbers = (
-        f"{flyp.model} reads {_percent(flyp.id.accuracy)} of letters of new sans-serif fonts right "
-        f"and the model before it {_percent(zero.id.accuracy)} ({_points(own)})"
+        f"{flyp.model} reads {percent(flyp.id.accuracy)} of letters of new sans-serif fonts right "
+        f"and the model before it {percent(zero.id.accuracy)} ({_points(own)})"
     )
     lead = {
         1: f"Fine-tuning pays: {numbers}",
@@ -235,9 +235,9 @@ def _gain(own: Difference, shifted: Difference, flyp: DemoRow, zero: DemoRow, sh
 
 def _confidence(error: Difference, flyp: DemoRow, zero: DemoRow) -> str:
     numbers = (
-        f"on those fonts it is {_percent(flyp.shift.confidence)} sure on average and right in "
-        f"{_percent(flyp.shift.accuracy)}, a calibration error of {_percent(flyp.shift.ece)} "
-        f"(floor {_percent(flyp.shift.floor)}) against {_percent(zero.shift.ece)} before."
+        f"on those fonts it is {percent(flyp.shift.confidence)} sure on average and right in "
+        f"{percent(flyp.shift.accuracy)}, a calibration error of {percent(flyp.shift.ece)} "
+        f"(floor {percent(flyp.shift.floor)}) against {percent(zero.shift.ece)} before."
     )
     return {
         1: f"But its confidence lies under shift: {numbers}",
@@ -247,7 +247,7 @@ def _confidence(error: Difference, flyp: DemoRow, zero: DemoRow) -> str:
 
 
 def _remedies(error: Difference, accuracy: Difference, carot: DemoRow, flyp: DemoRow) -> str:
-    numbers = f"{_percent(carot.shift.ece)}, at an ID accuracy that differs by {_points(accuracy)}"
+    numbers = f"{percent(carot.shift.ece)}, at an ID accuracy that differs by {_points(accuracy)}"
     claim = {
         -1: f"{carot.model}'s calibration error under shift is lower, {numbers}",
         0: f"That {carot.model}'s is lower does not show here: {numbers}",
@@ -268,10 +268,6 @@ def _advice(gain: Difference, recipe: DemoRow, flyp: DemoRow, zero: DemoRow) -> 
         f"{word} {flyp.model}'s {flyp.shift.nll:.3f} ({gain.value:+.3f}, {gain.low:+.3f} to "
         f"{gain.high:+.3f}); {zero.model}'s is {zero.shift.nll:.3f}."
     )
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def _points(found: Difference) -> str:

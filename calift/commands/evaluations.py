@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
@@ -19,11 +19,14 @@ from calift.commands.console import (
     print_json,
 )
 from calift.commands.follow import follow
+from calift.commands.jobs import add_delete, add_logs, add_steps, say_job
+from calift.commands.query_options import takes
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.documents import load_document
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.wire.queries import EvaluationJobsQuery
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -81,10 +84,8 @@ def submit_job(params: dict[str, Any], *, priority: int, wait: bool, as_json: bo
         job = client.evaluate(runs, priority=priority, **params)
         if wait:
             _wait(client, job.id, as_json)
-        elif as_json:
-            print_json(job.model_dump(mode="json"))
         else:
-            out.print(f"{job.id}  {job.name}  {job.phase}", markup=False)
+            say_job(job, as_json)
 
 
 def _wait(client: Client, job_id: str, as_json: bool) -> None:
@@ -127,21 +128,13 @@ def _show(client: Client, job: EvaluationJob, as_json: bool) -> None:
 
 
 @evaluations_app.command("list")
-def evaluations_list(
-    run: Annotated[
-        list[str] | None, typer.Option(help="Only those that evaluate this run.")
-    ] = None,
-    phase: Annotated[str | None, typer.Option(help="Only this phase, such as RUNNING.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 25,
-    as_json: JsonFlag = False,
-) -> None:
-    """The newest evaluation jobs."""
+@takes(EvaluationJobsQuery)
+def evaluations_list(query: EvaluationJobsQuery, as_json: JsonFlag = False) -> None:
+    """The newest evaluation jobs, or those that are asked for."""
     with make_client() as client:
-        page = client.evaluation_jobs(
-            run_id=run or (), phase=[phase.upper()] if phase else (), limit=limit
-        )
+        page = client.evaluation_jobs(query)
     if as_json:
-        print_json(page.model_dump(mode="json"))
+        print_json(page)
         return
     if not page.items:
         out.print("There are none. `calift submit --evaluate RUN --shift NAME=PATH` queues one.")
@@ -172,47 +165,26 @@ def evaluations_wait(job_id: str, as_json: JsonFlag = False) -> None:
         _wait(client, job_id, as_json)
 
 
-@evaluations_app.command("cancel")
-def evaluations_cancel(job_id: str, as_json: JsonFlag = False) -> None:
-    """Ask a job to stop. What it has finished stays under the runs."""
-    with make_client() as client:
-        _say(client.cancel_evaluation(job_id), as_json)
-
-
-@evaluations_app.command("retry")
-def evaluations_retry(job_id: str, as_json: JsonFlag = False) -> None:
-    """Queue a failed or cancelled job again; it goes on where it was."""
-    with make_client() as client:
-        _say(client.retry_evaluation(job_id), as_json)
-
-
-@evaluations_app.command("logs")
-def evaluations_logs(job_id: str, as_json: JsonFlag = False) -> None:
-    """The log of a job."""
-    with make_client() as client:
-        text, page = "", client.evaluation_logs(job_id, limit=1 << 20)
-        while page.text:
-            text += page.text
-            page = client.evaluation_logs(job_id, offset=page.next_offset, limit=1 << 20)
-    if as_json:
-        print_json({"job_id": job_id, "text": text})
-    else:
-        sys.stdout.write(text)
-
-
-@evaluations_app.command("delete")
-def evaluations_delete(job_id: str, as_json: JsonFlag = False) -> None:
-    """Delete a job that has ended; its results stay."""
-    with make_client() as client:
-        client.delete_evaluation(job_id)
-    if as_json:
-        print_json({"deleted": job_id})
-    else:
-        out.print(f"{job_id} is deleted; its results stay.")
-
-
-def _say(job: EvaluationJob, as_json: bool) -> None:
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-    else:
-        out.print(f"{job.id}  {job.phase}")
+add_logs(
+    evaluations_app,
+    "The log of a job.",
+    lambda client, job_id, **at: client.evaluation_logs(job_id, **at),
+)
+add_steps(
+    evaluations_app,
+    {
+        "cancel": (
+            "Ask a job to stop. What it has finished stays under the runs.",
+            lambda client, job_id: client.cancel_evaluation(job_id),
+        ),
+        "retry": (
+            "Queue a failed or cancelled job again; it goes on where it was.",
+            lambda client, job_id: client.retry_evaluation(job_id),
+        ),
+    },
+)
+add_delete(
+    evaluations_app,
+    "Delete a job that has ended; its results stay.",
+    lambda client, job_id: client.delete_evaluation(job_id),
+)

@@ -367,7 +367,7 @@ def _follow_records(records: Iterator[Record], *, quiet: bool) -> None:
 
 def _show_report(report: Report, as_json: bool) -> None:
     if as_json:
-        print_json(report.model_dump(mode="json"))
+        print_json(report)
         return
     shown = analysis.evaluations(report.evaluations)
     title = f"{report.name} · {report.model['name']}"
@@ -401,7 +401,7 @@ def _dry_run(spec: RunSpec, as_json: bool, *, folder: Path | None, measure: bool
 
     result = validate(spec, measure=measure, reports=_sibling_reports(folder))
     if as_json:
-        print_json(result.model_dump(mode="json"))
+        print_json(result)
     else:
         _show_validation(spec, result)
     if not result.valid or result.missing:

@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 
 from calift.commands.console import JsonFlag, err, make_client, out, percent, plain_text, print_json
+from calift.commands.jobs import add_steps
 from calift.commands.query_options import takes
 from calift_core.schema.wire.operations import Prunable, PruneAsked, Pruned, TokenMake
 from calift_core.schema.wire.queries import AuditLogQuery
@@ -21,7 +22,7 @@ def workers_list(as_json: JsonFlag = False) -> None:
     with make_client() as client:
         workers = client.workers()
     if as_json:
-        print_json([worker.model_dump(mode="json") for worker in workers])
+        print_json(workers)
         return
     if not workers:
         out.print("No worker has reported in lately. `calift up` starts one.")
@@ -60,25 +61,27 @@ def _gpus(worker: WorkerInfo) -> str:
     return "; ".join(parts)
 
 
-@workers_app.command("drain")
-def workers_drain(worker_id: str, as_json: JsonFlag = False) -> None:
-    """Have a worker take no run after the one that it works on."""
-    with make_client() as client:
-        _say_worker(client.drain_worker(worker_id), as_json=as_json)
-
-
-@workers_app.command("resume")
-def workers_resume(worker_id: str, as_json: JsonFlag = False) -> None:
-    """Have a drained worker take runs again."""
-    with make_client() as client:
-        _say_worker(client.resume_worker(worker_id), as_json=as_json)
-
-
-def _say_worker(worker: WorkerInfo, *, as_json: bool) -> None:
+def _say_worker(worker: WorkerInfo, as_json: bool) -> None:
     if as_json:
-        print_json(worker.model_dump(mode="json"))
+        print_json(worker)
     else:
         out.print(f"{worker.id}  {_state(worker)}", markup=False)
+
+
+add_steps(
+    workers_app,
+    {
+        "drain": (
+            "Have a worker take no run after the one that it works on.",
+            lambda client, worker_id: client.drain_worker(worker_id),
+        ),
+        "resume": (
+            "Have a drained worker take runs again.",
+            lambda client, worker_id: client.resume_worker(worker_id),
+        ),
+    },
+    _say_worker,
+)
 
 
 @tokens_app.command("list")
@@ -87,7 +90,7 @@ def tokens_list(as_json: JsonFlag = False) -> None:
     with make_client() as client:
         tokens = client.tokens()
     if as_json:
-        print_json([token.model_dump(mode="json") for token in tokens])
+        print_json(tokens)
         return
     table = Table()
     for name in ("id", "owner", "scope", "state", "made", "expires", "for"):
@@ -115,7 +118,7 @@ def tokens_add(
     with make_client() as client:
         made = client.make_token(TokenMake(owner=owner, scope=wanted, days=days, note=note))
     if as_json:
-        print_json(made.model_dump(mode="json"))
+        print_json(made)
     else:
         out.print(made.token, markup=False, soft_wrap=True)
 
@@ -161,7 +164,7 @@ def prune(
                 typer.confirm("Remove it? This cannot be undone.", abort=True)
             found = client.prune(request)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
     else:
         out.print(_words(found), markup=False)
 
@@ -182,7 +185,7 @@ def audit(query: AuditLogQuery, as_json: JsonFlag = False) -> None:
     with make_client() as client:
         page = client.audit_log(query)
     if as_json:
-        print_json(page.model_dump(mode="json"))
+        print_json(page)
         return
     table = Table()
     for name in ("when", "who", "did", "to", "request"):

@@ -77,7 +77,7 @@ def import_predictions(
             predictions, folder, name=name or run_name(file.stem), keep=_keep(keep)
         )
         if as_json:
-            console.print_json(report.model_dump(mode="json"))
+            console.print_json(report)
             return
         _say(report.evaluations, predictions.metadata.dataset, predictions.metadata.provenance)
         console.out.print(f"Everything is in {folder}.", markup=False)
@@ -87,7 +87,7 @@ def import_predictions(
     with Client() as client:
         made = client.import_predictions(file, name=name, run=run, keep=_keep(keep), **options)
         if as_json:
-            console.print_json(made.model_dump(mode="json"))
+            console.print_json(made)
             return
         _say(client.run_evaluations(made.id), None, "")
     console.out.print(f"{made.id}  {made.name}  {made.phase}", markup=False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +26,7 @@ from calift.commands.console import (
 )
 from calift.commands.evaluations import job_of, submit_job
 from calift.commands.follow import follow
+from calift.commands.jobs import add_delete, add_logs, add_steps, say_job
 from calift.commands.local import corruptions_of, shifts_of
 from calift.commands.query_options import takes
 from calift_core.errors import SpecError
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from calift_core.client import Client
 
 runs_app = typer.Typer(no_args_is_help=True, help="Runs of the service.")
-#: Seconds between two looks at a log that is followed.
-_LOG_POLL_S = 1.0
 
 
 def submit(
@@ -107,10 +105,8 @@ def submit(
         run = client.submit(spec, priority=priority)
         if wait:
             _wait(client, run.id, as_json)
-        elif as_json:
-            print_json(run.model_dump(mode="json"))
         else:
-            out.print(f"{run.id}  {run.name}  {run.phase}", markup=False)
+            say_job(run, as_json)
 
 
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
@@ -144,18 +140,11 @@ def absolute_paths(data: dict[str, Any]) -> dict[str, Any]:
 def _wait(client: Client, run_id: str, as_json: bool) -> None:
     run = follow_runs(client, [run_id], quiet=as_json)[0]
     if as_json:
-        print_json(run.model_dump(mode="json"))
+        print_json(run)
     else:
         _show_run(run)
     if run.phase != "SUCCEEDED":
         sys.exit(1)
-
-
-def _say_phase(run: RunDetail, as_json: bool) -> None:
-    if as_json:
-        print_json(run.model_dump(mode="json"))
-    else:
-        out.print(f"{run.id}  {run.phase}")
 
 
 def follow_runs(
@@ -238,7 +227,7 @@ def runs_list(query: RunsQuery, as_json: JsonFlag = False) -> None:
     with make_client() as client:
         page = client.runs(query)
     if as_json:
-        print_json(page.model_dump(mode="json"))
+        print_json(page)
     elif not page.items:
         out.print("There are no runs yet. `calift submit SPEC` queues one.")
     else:
@@ -252,7 +241,7 @@ def runs_show(run_id: str, as_json: JsonFlag = False) -> None:
     with make_client() as client:
         run = client.run(run_id)
     if as_json:
-        print_json(run.model_dump(mode="json"))
+        print_json(run)
     else:
         _show_run(run)
 
@@ -264,64 +253,22 @@ def runs_wait(run_id: str, as_json: JsonFlag = False) -> None:
         _wait(client, run_id, as_json)
 
 
-@runs_app.command("cancel")
-def runs_cancel(run_id: str, as_json: JsonFlag = False) -> None:
-    """Ask a run to stop after saving a checkpoint."""
-    with make_client() as client:
-        run = client.cancel(run_id)
-    _say_phase(run, as_json)
-
-
-@runs_app.command("retry")
-def runs_retry(run_id: str, as_json: JsonFlag = False) -> None:
-    """Queue a failed or cancelled run again; it goes on from its checkpoint."""
-    with make_client() as client:
-        run = client.retry(run_id)
-    _say_phase(run, as_json)
-
-
-@runs_app.command("logs")
-def runs_logs(
-    run_id: str,
-    tail: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Only the last so many lines.")
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as lines come, until the run has ended.")
-    ] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """The log of a run."""
-    with make_client() as client:
-        pieces = _log_pieces(client, run_id, tail=tail, follow=follow)
-        if as_json:
-            print_json({"run_id": run_id, "text": "".join(pieces)})
-            return
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-
-
-def _log_pieces(client: Client, run_id: str, *, tail: int | None, follow: bool) -> Iterator[str]:
-    page = client.logs(run_id, limit=1 << 20, tail=tail)
-    while True:
-        yield page.text
-        if page.complete or not (page.text or follow):
-            return
-        if not page.text:
-            time.sleep(_LOG_POLL_S)
-        page = client.logs(run_id, offset=page.next_offset, limit=1 << 20)
-
-
-@runs_app.command("delete")
-def runs_delete(run_id: str, as_json: JsonFlag = False) -> None:
-    """Delete a run that has ended, with its files."""
-    with make_client() as client:
-        client.delete(run_id)
-    if as_json:
-        print_json({"deleted": run_id})
-    else:
-        out.print(f"{run_id} is deleted.")
+add_logs(runs_app, "The log of a run.", lambda client, run_id, **at: client.logs(run_id, **at))
+add_steps(
+    runs_app,
+    {
+        "cancel": ("Ask a run to stop after saving a checkpoint.", lambda c, i: c.cancel(i)),
+        "retry": (
+            "Queue a failed or cancelled run again; it goes on from its checkpoint.",
+            lambda c, i: c.retry(i),
+        ),
+    },
+)
+add_delete(
+    runs_app,
+    "Delete a run that has ended, with its files.",
+    lambda client, run_id: client.delete(run_id),
+)
 
 
 def compare(
@@ -351,7 +298,7 @@ def compare(
         with make_client() as client:
             comparison = client.compare(query)
     if as_json:
-        print_json(comparison.model_dump(mode="json"))
+        print_json(comparison)
         return
     show_comparison(comparison)
 

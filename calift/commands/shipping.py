@@ -3,7 +3,7 @@
 import importlib.util
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,7 +93,7 @@ def calibrate(
     choice = choose_calibrator(folder, kind, initial=first)
     path = save_choice(folder, choice, initial=first)
     if as_json:
-        print_json(choice.model_dump(mode="json"))
+        print_json(choice)
         return
     if choice.chosen_on is not None:
         table = Table(
@@ -166,7 +166,7 @@ def export(
         on_message=on_message,
     )
     if as_json:
-        print_json(shipped.exported.model_dump(mode="json"))
+        print_json(shipped.exported)
         return
     if shipped.exported.choice is None:
         err.print(
@@ -247,15 +247,10 @@ def predict(
     Exit status 1 if an image could not be read; all others are answered.
     """
     require_torch()
-    from calift_core.data.listing import SkippedFiles
     from calift_core.shipping.classifier import CalibratedClassifier
-    from calift_core.shipping.predicting import AnswerFile, listed, predict_files
+    from calift_core.shipping.predicting import AnswerFile, predict_files
 
-    model = folder_of(model)
-    skipped = SkippedFiles()
-    paths = listed(images, skipped=skipped)
-    for note in skipped.notes:
-        err.print(note, markup=False)
+    model, paths = folder_of(model), image_paths(images)
     classifier = CalibratedClassifier.load(model, device=device)
     if errors is not None and (why := classifier.promised().why_not(errors)):
         err.print(why, markup=False)
@@ -298,6 +293,18 @@ def predict(
     if n_wrong:
         err.print(f"{n_wrong:,} of {len(paths):,} images could not be read.", markup=False)
         raise typer.Exit(1)
+
+
+def image_paths(images: Sequence[str]) -> list[str]:
+    """The image files that are meant; what is passed over is told."""
+    from calift_core.data.listing import SkippedFiles
+    from calift_core.shipping.predicting import listed
+
+    skipped = SkippedFiles()
+    paths = listed(images, skipped=skipped)
+    for note in skipped.notes:
+        err.print(note, markup=False)
+    return paths
 
 
 def _say(rows: Iterable[dict[str, Any]], as_json: bool) -> None:

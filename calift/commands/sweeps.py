@@ -23,6 +23,7 @@ from calift.commands.console import (
     print_json,
     show,
 )
+from calift.commands.jobs import add_steps, say_job
 from calift.commands.service import absolute_paths, runs_table
 from calift_core.errors import ServiceError, SpecError
 from calift_core.schema.documents import load_document
@@ -65,7 +66,7 @@ def sweep(
         if dry_run:
             found = client.validate_sweep(spec)
             if as_json:
-                print_json(found.model_dump(mode="json"))
+                print_json(found)
             else:
                 _show_validation(found)
             if not found.valid or found.missing:
@@ -75,7 +76,7 @@ def sweep(
         if wait:
             _wait(client, begun.id, as_json)
         else:
-            _say(begun, as_json)
+            say_job(begun, as_json)
 
 
 def read_sweep(path: Path, preset: str | None) -> SweepSpec:
@@ -104,13 +105,6 @@ def read_sweep(path: Path, preset: str | None) -> SweepSpec:
     if isinstance(data.get("base"), dict):
         absolute_paths(data["base"])
     return parse_sweep(data)
-
-
-def _say(found: SweepDetail, as_json: bool) -> None:
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        out.print(f"{found.id}  {found.name}  {found.phase}", markup=False)
 
 
 def _show_validation(found: SweepValidation) -> None:
@@ -222,7 +216,7 @@ def sweeps_list(
     with make_client() as client:
         page = client.sweeps(limit=limit)
     if as_json:
-        print_json(page.model_dump(mode="json"))
+        print_json(page)
         return
     if not page.items:
         out.print("There are no sweeps yet. `calift sweep SPEC` begins one.")
@@ -265,18 +259,23 @@ def sweeps_wait(sweep_id: str, as_json: JsonFlag = False) -> None:
         _wait(client, sweep_id, as_json)
 
 
-@sweeps_app.command("cancel")
-def sweeps_cancel(sweep_id: str, as_json: JsonFlag = False) -> None:
-    """Cancel a sweep and its runs that have not ended."""
-    with make_client() as client:
-        _say(client.cancel_sweep(sweep_id), as_json)
-
-
-@sweeps_app.command("pause")
-def sweeps_pause(sweep_id: str, as_json: JsonFlag = False) -> None:
-    """Queue nothing more of a sweep; runs that work go on."""
-    with make_client() as client:
-        _say(client.pause_sweep(sweep_id), as_json)
+add_steps(
+    sweeps_app,
+    {
+        "cancel": (
+            "Cancel a sweep and its runs that have not ended.",
+            lambda client, sweep_id: client.cancel_sweep(sweep_id),
+        ),
+        "pause": (
+            "Queue nothing more of a sweep; runs that work go on.",
+            lambda client, sweep_id: client.pause_sweep(sweep_id),
+        ),
+        "retry": (
+            "Queue the failed and cancelled runs of a sweep again.",
+            lambda client, sweep_id: client.retry_sweep(sweep_id),
+        ),
+    },
+)
 
 
 @sweeps_app.command("resume")
@@ -287,11 +286,4 @@ def sweeps_resume(
 ) -> None:
     """Go on with a paused sweep."""
     with make_client() as client:
-        _say(client.resume_sweep(sweep_id, max_hours=max_hours), as_json)
-
-
-@sweeps_app.command("retry")
-def sweeps_retry(sweep_id: str, as_json: JsonFlag = False) -> None:
-    """Queue the failed and cancelled runs of a sweep again."""
-    with make_client() as client:
-        _say(client.retry_sweep(sweep_id), as_json)
+        say_job(client.resume_sweep(sweep_id, max_hours=max_hours), as_json)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from calift.commands.console import JsonFlag, err, out, percent, print_json, require_torch
 from calift.commands.local import stop_on_signal
-from calift.commands.shipping import ModelFolder, folder_of, progress_bar
+from calift.commands.shipping import ModelFolder, folder_of, image_paths, progress_bar
 
 if TYPE_CHECKING:
     from calift_core.shipping.following import FollowedBatch
@@ -69,11 +69,9 @@ def watch(
     Images that are further off than those, or unlike them, have an unknown accuracy.
     """
     require_torch()
-    from calift_core.data.listing import SkippedFiles
     from calift_core.files import atomic_write_bytes
     from calift_core.shipping import following, watching
     from calift_core.shipping.classifier import CalibratedClassifier
-    from calift_core.shipping.predicting import listed
     from calift_core.shipping.reference import read_reference
 
     model = folder_of(model)
@@ -86,10 +84,7 @@ def watch(
             every=every, notify=notify,
         )  # fmt: skip
         return
-    skipped = SkippedFiles()
-    paths = listed(images, skipped=skipped)
-    for note in skipped.notes:
-        err.print(note, markup=False)
+    paths = image_paths(images)
     reference = read_reference(model)
     classifier = CalibratedClassifier.load(model, device=device)
     with stop_on_signal() as stop, progress_bar(len(paths)) as done:
@@ -97,7 +92,7 @@ def watch(
     if page is not None:
         atomic_write_bytes(page, watching.report_html(found, title).encode())
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
     else:
         _show_watched(found)
         if page is not None:

@@ -14,6 +14,7 @@ from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJobPage,
     EvaluationSubmit,
 )
+from calift_core.schema.wire.queries import EvaluationJobsQuery
 from calift_core.schema.wire.results import (
     EvaluationPage,
 )
@@ -78,22 +79,11 @@ class EvaluationJobCalls(Connection):
         return self._read(response, Validation)
 
     def evaluation_jobs(
-        self,
-        *,
-        run_id: Sequence[str] = (),
-        phase: Sequence[str] = (),
-        cursor: str | None = None,
-        limit: int = 50,
+        self, query: EvaluationJobsQuery | None = None, **params: Any
     ) -> EvaluationJobPage:
         """A page of evaluation jobs, newest first: of any of the runs, in any of the phases."""
-        return self._get(
-            "/evaluation-jobs",
-            EvaluationJobPage,
-            run_id=list(run_id),
-            phase=list(phase),
-            cursor=cursor,
-            limit=limit,
-        )
+        query = EvaluationJobsQuery.of(query, params)
+        return self._ask("/evaluation-jobs", EvaluationJobPage, query)
 
     def evaluation_job(self, job_id: str) -> EvaluationJob:
         """One evaluation job."""

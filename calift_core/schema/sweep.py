@@ -12,7 +12,7 @@
     max_hours: 48
 
 A method and one combination of the values is an *arm* of the sweep. What runs follow from a
-SweepSpec is decided by `calift_core.studies.sweep`.
+SweepSpec is decided by `calift_core.sweeps`.
 """
 
 from __future__ import annotations

@@ -19,28 +19,26 @@ _RISKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
     """Let a visitor say how many errors they bear, and show what that takes."""
     left, right = st.columns([3, 2])
-    with left:
-        risk = float(
-            state.choice(
-                st.select_slider,
-                "Maximum error rate",
-                name="risk",
-                options={f"{r:g}": text.percent(r) for r in _RISKS},
-                default="0.05",
-            )
+    risk = float(
+        state.choice(
+            left.select_slider,
+            "Maximum error rate",
+            name="risk",
+            options={f"{r:g}": text.percent(r) for r in _RISKS},
+            default="0.05",
         )
-    with right:
-        level = float(
-            state.choice(
-                st.segmented_control,
-                "Confidence level",
-                name="level",
-                options=_LEVELS,
-                default="0.95",
-                required=True,
-                help="Of repeats of the ID validation part that the threshold is chosen on",
-            )
+    )
+    level = float(
+        state.choice(
+            right.segmented_control,
+            "Confidence level",
+            name="level",
+            options=_LEVELS,
+            default="0.95",
+            required=True,
+            help="Of repeats of the ID validation part that the threshold is chosen on",
         )
+    )
     decisions = []
     for run in runs:
         try:

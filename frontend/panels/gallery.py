@@ -203,15 +203,12 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
         order = state.choice(
             st.selectbox, "Order of images", name="first", options=orders, default=default
         )
-    with next(columns):
-        top = state.bound(
-            st.toggle,
-            "Top five",
-            name="top",
-            default=True,
-            decode=lambda given: {"1": True, "0": False}.get(given),
-            encode=lambda on: "1" if on else "0",
-        )
+    top = state.toggle(
+        next(columns),
+        "Top five",
+        name="top",
+        default=True,
+    )
     return now, order, top
 
 

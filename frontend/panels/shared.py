@@ -42,13 +42,10 @@ def draw(evaluation: Evaluation, filters: SampleFilter, looks: SampleLooks | Non
             "No class or cluster is more frequent among them than among the rest of the data, at "
             f"p ≤ {_MOST_P:g}."
         )
-    state.bound(
-        st.toggle,
+    state.toggle(
+        st,
         "Brightness, contrast, sharpness, near-duplicates",
         name="looks",
-        default=False,
-        decode=lambda given: {"1": True, "0": False}.get(given),
-        encode=lambda on: "1" if on else "0",
         help="Measures up to 60 of these images and 60 of the others",
     )
     if looks is None:

@@ -40,22 +40,20 @@ def main() -> None:
         )
         return
     left, right = st.columns([3, 2])
-    with left:
-        term = state.choice(
-            st.segmented_control,
-            "Number of a run",
-            name="term",
-            options=figures.bound.TERMS,
-            required=True,
-        )
-    with right:
-        error = state.choice(
-            st.segmented_control,
-            "Error under shift",
-            name="error",
-            options=figures.bound.ERRORS,
-            required=True,
-        )
+    term = state.choice(
+        left.segmented_control,
+        "Number of a run",
+        name="term",
+        options=figures.bound.TERMS,
+        required=True,
+    )
+    error = state.choice(
+        right.segmented_control,
+        "Error under shift",
+        name="error",
+        options=figures.bound.ERRORS,
+        required=True,
+    )
     for one in found.correlations:
         if (one.term, one.error) == (term, error):
             st.markdown(text.md(figures.bound.sentence(one)))

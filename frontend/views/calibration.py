@@ -37,24 +37,22 @@ def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
         required=True,
     )
     left, right = st.columns([3, 2])
-    with left:
-        dataset = state.choice(
-            st.selectbox,
-            "Data",
-            name="dataset",
-            options=titles,
-            always=True,
-        )
+    dataset = state.choice(
+        left.selectbox,
+        "Data",
+        name="dataset",
+        options=titles,
+        always=True,
+    )
     layout = "0"
     if several and view == "diagram":
-        with right:
-            layout = state.choice(
-                st.segmented_control,
-                "Several runs",
-                name="overlay",
-                options=LAYOUTS,
-                required=True,
-            )
+        layout = state.choice(
+            right.segmented_control,
+            "Several runs",
+            name="overlay",
+            options=LAYOUTS,
+            required=True,
+        )
     return view, dataset, layout == "1"
 
 

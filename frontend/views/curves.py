@@ -30,13 +30,10 @@ def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
     )
     if not watched:
         return chosen
-    shown = state.bound(
-        st.toggle,
+    shown = state.toggle(
+        st,
         "Shifts over training (diagnostic)",
         name="shifts",
-        default=False,
-        decode=lambda given: given == "1",
-        encode=lambda on: "1" if on else "",
         help="What runs with train.watch_shifts saw of shifted data on the way. Whoever chooses a "
         "step, a rate or a method by it has no honest number left.",
     )
@@ -52,13 +49,11 @@ def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
 
 def _axes() -> dict[str, float | bool]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        smoothing = state.bound(
+        smoothing = state.number(
             st.slider,
             "Smoothing",
             name="smooth",
             default=0.0,
-            decode=_share,
-            encode=lambda value: f"{value:g}",
             min_value=0.0,
             max_value=0.99,
             step=0.01,
@@ -66,25 +61,14 @@ def _axes() -> dict[str, float | bool]:
             help="Weight of what came before in a moving average; 0 shows what was recorded",
         )
         logs = {
-            axis: state.bound(
-                st.toggle,
+            axis: state.toggle(
+                st,
                 f"Logarithmic {what}",
                 name=axis,
-                default=False,
-                decode=lambda given: given == "1",
-                encode=lambda on: "1" if on else "",
             )
             for axis, what in (("log_x", "steps"), ("log_y", "values"))
         }
     return {"smoothing": smoothing, **logs}
-
-
-def _share(given: str) -> float | None:
-    try:
-        value = float(given)
-    except ValueError:
-        return None
-    return value if 0 <= value <= 0.99 else None
 
 
 def _recorded(chosen: Mapping[str, RunSummary]) -> list[tuple[Run, Metrics]]:

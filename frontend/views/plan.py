@@ -35,38 +35,34 @@ def main() -> None:
         pickers.nothing_evaluated()
         return
     columns = st.columns([3, 2, 2, 2])
-    with columns[0]:
-        dataset = state.choice(st.selectbox, "Data", name="dataset", options=titles, always=True)
-    with columns[1]:
-        metric = state.choice(st.selectbox, "Difference in", name="metric", options=METRICS)
+    dataset = state.choice(
+        columns[0].selectbox, "Data", name="dataset", options=titles, always=True
+    )
+    metric = state.choice(columns[1].selectbox, "Difference in", name="metric", options=METRICS)
     scale = 100.0 if metric in ("accuracy", "ece") else 1.0
-    with columns[2]:
-        difference = (
-            state.bound(
-                st.number_input,
-                "To be shown, points" if scale > 1 else "To be shown",
-                name="difference",
-                default=1.0 if scale > 1 else 0.02,
-                decode=_positive,
-                encode=lambda v: f"{v:g}",
-                min_value=0.001,
-                max_value=100.0,
-                step=0.5 if scale > 1 else 0.01,
-                format="%g",
-            )
-            / scale
+    difference = (
+        state.number(
+            columns[2].number_input,
+            "To be shown, points" if scale > 1 else "To be shown",
+            name="difference",
+            default=1.0 if scale > 1 else 0.02,
+            min_value=0.001,
+            max_value=100.0,
+            step=0.5 if scale > 1 else 0.01,
+            format="%g",
         )
-    with columns[3]:
-        power = float(
-            state.choice(
-                st.segmented_control,
-                "Power",
-                name="power",
-                options=_POWERS,
-                required=True,
-                help="How often the difference is found where it is real; the test's level is 95 %",
-            )
+        / scale
+    )
+    power = float(
+        state.choice(
+            columns[3].segmented_control,
+            "Power",
+            name="power",
+            options=_POWERS,
+            required=True,
+            help="How often the difference is found where it is real; the test's level is 95 %",
         )
+    )
     base = _baseline(labels)
     by_run = {run_id: e for run_id, es in found.items() for e in es if e.dataset == dataset}
     plans = []
@@ -89,14 +85,6 @@ def main() -> None:
         name="plan",
     )
     page.table(figures.planning.table(plans), caption="Samples that a difference takes")
-
-
-def _positive(given: str) -> float | None:
-    try:
-        value = float(given)
-    except ValueError:
-        return None
-    return value if 0.001 <= value <= 100 else None
 
 
 def _baseline(labels: dict[str, str]) -> str:

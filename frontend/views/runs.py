@@ -29,68 +29,54 @@ def _filters() -> dict[str, Any]:
     methods = [m.kind for m in api.fetch("list the methods", api.client().methods, key="methods")]
     methods.append("imported")
     top = st.columns([3, 2, 2, 2])
-    with top[0]:
-        words = state.bound(
-            st.text_input,
-            "Search",
-            name="q",
-            default="",
-            decode=str,
-            placeholder="in names and notes",
-            icon=":material/search:",
-        )
-    with top[1]:
-        phases = state.several(
-            st.multiselect,
-            "Status",
-            name="status",
-            options=list(text.PHASES),
-            format_func=lambda p: text.phase_mark(p).word,
-            placeholder="any",
-        )
-    with top[2]:
-        kinds = state.several(
-            st.multiselect, "Method", name="method", options=methods, placeholder="any"
-        )
-    with top[3]:
-        sort = state.choice(
-            st.selectbox,
-            "Order",
-            name="sort",
-            options=SORTS,
-        )
+    words = state.words(
+        top[0],
+        "Search",
+        name="q",
+        placeholder="in names and notes",
+        icon=":material/search:",
+    )
+    phases = state.several(
+        top[1].multiselect,
+        "Status",
+        name="status",
+        options=list(text.PHASES),
+        format_func=lambda p: text.phase_mark(p).word,
+        placeholder="any",
+    )
+    kinds = state.several(
+        top[2].multiselect, "Method", name="method", options=methods, placeholder="any"
+    )
+    sort = state.choice(
+        top[3].selectbox,
+        "Order",
+        name="sort",
+        options=SORTS,
+    )
     opened = any(state.param(name) for name in ("tag", "archived", "suite"))
     with st.expander("More filters", expanded=opened):
         low = st.columns([3, 3, 2])
-        with low[0]:
-            suites = state.several(
-                st.multiselect,
-                "Data",
-                name="suite",
-                options=[
-                    s.suite for s in api.fetch("list the suites", api.client().suites, key="suites")
-                ],
-                format_func=text.short_suite,
-                placeholder="any",
-            )
-        with low[1]:
-            tag_words = state.bound(
-                st.text_input,
-                "Tags",
-                name="tag",
-                default="",
-                decode=str,
-                placeholder="comma-separated; a run must have all of them",
-            )
-        with low[2]:
-            archived = state.bound(
-                st.toggle,
-                "Show archived runs",
-                name="archived",
-                default=False,
-                decode=lambda given: given == "1",
-                encode=lambda on: "1" if on else "",
-            )
+        suites = state.several(
+            low[0].multiselect,
+            "Data",
+            name="suite",
+            options=[
+                s.suite for s in api.fetch("list the suites", api.client().suites, key="suites")
+            ],
+            format_func=text.short_suite,
+            placeholder="any",
+        )
+        tag_words = state.words(
+            low[1],
+            "Tags",
+            name="tag",
+            placeholder="comma-separated; a run must have all of them",
+        )
+        archived = state.toggle(
+            low[2],
+            "Show archived runs",
+            name="archived",
+        )
     return {
         "q": words.strip(),
         "phase": phases,

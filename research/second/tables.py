@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from calift_core.calibration import SampleScores
 from calift_core.files import atomic_write_bytes
 from calift_core.predictions.read import read_index
-from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
+from calift_core.sweeps.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 from research.second.study import (
     BENCHES,
     BEYOND,

@@ -13,7 +13,7 @@ from PIL import Image
 from calift_core.calibration import SampleScores, score_probs
 from calift_core.data.suites.load import load_suite
 from calift_core.schema.suite import SuiteSpec
-from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet
+from calift_core.sweeps.verdict import Contender, ScoredRun, ScoredSet
 from research import make_suites
 from research.second import figures, page, study, tables
 

@@ -53,30 +53,27 @@ def draw(
         evaluations: all of each run, by run id.
     """
     columns = st.columns([3, 3, 3])
-    with columns[0]:
-        run_id = state.choice(
-            st.selectbox, "Run", name="of", options=list(found), format_func=labels.__getitem__
-        )
-    with columns[1]:
-        kind = state.choice(
-            st.selectbox,
-            "Calibrator",
-            name="kind",
-            options=CALIBRATORS,
-        )
+    run_id = state.choice(
+        columns[0].selectbox, "Run", name="of", options=list(found), format_func=labels.__getitem__
+    )
+    kind = state.choice(
+        columns[1].selectbox,
+        "Calibrator",
+        name="kind",
+        options=CALIBRATORS,
+    )
     own = {e.dataset: e for e in evaluations[run_id]}
-    with columns[2]:
-        fit_on = state.choice(
-            st.selectbox,
-            "Fitted on",
-            name="fit",
-            options=["calibration", *own],
-            format_func=lambda name: (
-                "ID calibration split" if name == "calibration" else f"◇ oracle: {name}"
-            ),
-            help="Only the ID calibration split is there before a shift happens. What is fitted on "
-            "anything else is an oracle: a bound on what is possible, not a result.",
-        )
+    fit_on = state.choice(
+        columns[2].selectbox,
+        "Fitted on",
+        name="fit",
+        options=["calibration", *own],
+        format_func=lambda name: (
+            "ID calibration split" if name == "calibration" else f"◇ oracle: {name}"
+        ),
+        help="Only the ID calibration split is there before a shift happens. What is fitted on "
+        "anything else is an oracle: a bound on what is possible, not a result.",
+    )
     # A calibrator starts from the stored logits, so there is no temperature to choose.
     asked = controls(with_temperature=False)
     evaluation, run = found[run_id], runs[run_id]

@@ -11,37 +11,31 @@ def controls(*, with_temperature: bool = True) -> PromptsQuery:
     with st.container(border=True, key="diagram-controls"):
         columns = st.columns([2, 2, 2, 3] if with_temperature else [2, 2, 2])
         temperature = 1.0
-        with columns[0]:
-            n_bins = state.bound(
-                st.number_input,
-                "Bins",
-                name="bins",
-                default=15,
-                decode=lambda given: (
-                    int(given) if given.isdigit() and 1 <= int(given) <= 100 else None
-                ),
-                min_value=1,
-                max_value=100,
-                step=1,
-                help="How many bins the samples are put in",
-            )
-        with columns[1]:
-            scheme = state.choice(
-                st.selectbox,
-                "Binning",
-                name="scheme",
-                options=text.SCHEMES,
-                help="Equal mass: as many samples in each bin. Equal width: bins as wide as each "
-                "other, so some are nearly empty.",
-            )
-        with columns[2]:
-            norm = state.choice(
-                st.selectbox,
-                "Norm",
-                name="norm",
-                options=list(text.NORMS),
-                format_func=lambda n: {"l1": "L1 (ECE)", "l2": "L2", "max": "largest gap (MCE)"}[n],
-            )
+        n_bins = state.number(
+            columns[0].number_input,
+            "Bins",
+            name="bins",
+            default=15,
+            min_value=1,
+            max_value=100,
+            step=1,
+            help="How many bins the samples are put in",
+        )
+        scheme = state.choice(
+            columns[1].selectbox,
+            "Binning",
+            name="scheme",
+            options=text.SCHEMES,
+            help="Equal mass: as many samples in each bin. Equal width: bins as wide as each "
+            "other, so some are nearly empty.",
+        )
+        norm = state.choice(
+            columns[2].selectbox,
+            "Norm",
+            name="norm",
+            options=list(text.NORMS),
+            format_func=lambda n: {"l1": "L1 (ECE)", "l2": "L2", "max": "largest gap (MCE)"}[n],
+        )
         if with_temperature:
             with columns[3]:
                 temperature = temperature_slider()
@@ -53,24 +47,14 @@ def controls(*, with_temperature: bool = True) -> PromptsQuery:
 
 
 def temperature_slider() -> float:
-    return state.bound(
+    return state.number(
         st.slider,
         "Temperature",
         name="temperature",
         default=1.0,
-        decode=_temperature,
-        encode=lambda t: f"{t:g}",
         min_value=0.25,
         max_value=4.0,
         step=0.05,
         help="Divides the logits. It moves confidence and never accuracy: what training "
         "did beyond it is what stays different between runs.",
     )
-
-
-def _temperature(given: str) -> float | None:
-    try:
-        value = float(given)
-    except ValueError:
-        return None
-    return value if 0.25 <= value <= 4 else None

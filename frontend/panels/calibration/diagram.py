@@ -38,13 +38,10 @@ def draw(
 def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunStyle) -> None:
     left, right = st.columns([6, 5], gap="large")
     with left:
-        smooth = state.bound(
-            st.toggle,
+        smooth = state.toggle(
+            st,
             "Smooth curve",
             name="smooth",
-            default=False,
-            decode=lambda given: {"1": True, "0": False}.get(given),
-            encode=lambda on: "1" if on else "0",
             help="A kernel regression of correctness on confidence: no bins to choose",
         )
         reliability.draw(

@@ -38,33 +38,28 @@ def draw(
 ) -> None:
     """Show the gap of each slice; evaluations, runs and labels are by run id."""
     columns = st.columns([2, 2, 5])
-    with columns[0]:
-        by = state.choice(
-            st.selectbox,
-            "Slices by",
-            name="by",
-            options=GROUPINGS,
-        )
-    with columns[1]:
-        order = state.choice(
-            st.selectbox,
-            "Order",
-            name="order",
-            options=ORDERS,
-            disabled=by == "dataset",
-        )
-    with columns[2]:
-        where = state.bound(
-            st.text_input,
-            "Only samples where",
-            name="where",
-            default="",
-            decode=lambda given: given[:500],
-            max_chars=500,
-            placeholder="confidence >= 0.9 and not correct",
-            help="Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
-            'Comparisons joined by and, or, not; `label in (3, "shirt")`.',
-        )
+    by = state.choice(
+        columns[0].selectbox,
+        "Slices by",
+        name="by",
+        options=GROUPINGS,
+    )
+    order = state.choice(
+        columns[1].selectbox,
+        "Order",
+        name="order",
+        options=ORDERS,
+        disabled=by == "dataset",
+    )
+    where = state.words(
+        columns[2],
+        "Only samples where",
+        name="where",
+        max_chars=500,
+        placeholder="confidence >= 0.9 and not correct",
+        help="Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
+        'Comparisons joined by and, or, not; `label in (3, "shirt")`.',
+    )
     asked = controls()
     pages: list[tuple[Run, SlicePage]] = []
     for run_id, evaluation in found.items():

@@ -18,15 +18,14 @@ def draw(
     st.header("Gained and forgotten", anchor=False)
     others = [run for run in run_ids if run != baseline]
     left, right = st.columns(2)
-    with left:
-        run = state.choice(
-            st.selectbox,
-            "Run",
-            name="ledger",
-            options={run: labels[run] for run in others},
-            default=others[-1],
-            help="Set against the baseline, image by image",
-        )
+    run = state.choice(
+        left.selectbox,
+        "Run",
+        name="ledger",
+        options={run: labels[run] for run in others},
+        default=others[-1],
+        help="Set against the baseline, image by image",
+    )
     place = st.empty()
     with place.container():
         waiting("Counting what was gained and forgotten", 4)
@@ -42,15 +41,14 @@ def draw(
         page.empty("Nothing to count", "The two runs share no samples of the same data set.")
         return
     by_name = {one.dataset: one for one in found.sets}
-    with right:
-        chosen = state.choice(
-            st.selectbox,
-            "Data",
-            name="ledger-on",
-            options={name: name.replace("_", " ") for name in by_name},
-            default=max(found.sets, key=lambda one: one.forgotten or 0.0).dataset,
-            help="It begins with the data of which most was forgotten",
-        )
+    chosen = state.choice(
+        right.selectbox,
+        "Data",
+        name="ledger-on",
+        options={name: name.replace("_", " ") for name in by_name},
+        default=max(found.sets, key=lambda one: one.forgotten or 0.0).dataset,
+        help="It begins with the data of which most was forgotten",
+    )
     one = by_name[chosen]
     st.markdown(text.md(figures.ledger.sentence(one)) + ".")
     page.chart(

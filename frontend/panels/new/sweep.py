@@ -26,13 +26,10 @@ def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str =
     Returns:
         Whether it is on: what is filled in is then submitted as a sweep, and not as a run.
     """
-    on = bool(intent) or state.bound(
-        st.toggle,
+    on = bool(intent) or state.toggle(
+        st,
         "Sweep this: several methods, seeds or values, and one verdict",
         name="sweep",
-        default=False,
-        decode=lambda given: given == "1",
-        encode=lambda is_on: "1" if is_on else "",
     )
     if on:
         _of(spec, methods, intent)
@@ -92,15 +89,12 @@ def _filled(spec: dict[str, Any], methods: dict[str, MethodInfo], what: str) -> 
         ) or [own]
     row = st.columns(3)
     first = spec.get("train", {}).get("seed", 0)
-    with row[0]:
-        seeds = st.text_input("Seeds", f"{first}, {first + 1}, {first + 2}", key="sweep-seeds")
-    with row[1]:
-        most = st.number_input("At most so many runs", 1, 1000, 200, key="sweep-runs")
-    with row[2]:
-        hours = st.number_input(
-            "Pause after so many hours of work", 0.0, 1e6, None, key="sweep-hours",
-            placeholder="never", help="Spent and estimated together",
-        )  # fmt: skip
+    seeds = row[0].text_input("Seeds", f"{first}, {first + 1}, {first + 2}", key="sweep-seeds")
+    most = row[1].number_input("At most so many runs", 1, 1000, 200, key="sweep-runs")
+    hours = row[2].number_input(
+        "Pause after so many hours of work", 0.0, 1e6, None, key="sweep-hours",
+        placeholder="never", help="Spent and estimated together",
+    )  # fmt: skip
     wanted |= {"seeds": _list(seeds, "Seeds"), "max_runs": int(most)}
     if hours:
         wanted["max_hours"] = float(hours)
@@ -120,14 +114,13 @@ def _filled(spec: dict[str, Any], methods: dict[str, MethodInfo], what: str) -> 
 
 def _rate() -> dict[str, Any] | None:
     left, right = st.columns([2, 1])
-    with left:
-        ladder = st.text_input(
-            "Learning rates to choose from",
-            key="sweep-ladder",
-            placeholder="about each method's default",
-            help="Each method's is the one with the best accuracy on ID validation, with a seed "
-            "that is used for nothing else",
-        )
+    ladder = left.text_input(
+        "Learning rates to choose from",
+        key="sweep-ladder",
+        placeholder="about each method's default",
+        help="Each method's is the one with the best accuracy on ID validation, with a seed "
+        "that is used for nothing else",
+    )
     with right:
         every = st.toggle(
             "Every seed at every rate", key="sweep-every",

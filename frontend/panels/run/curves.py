@@ -39,13 +39,10 @@ def draw(run: RunDetail) -> None:
     checks = [n for n in names if n.startswith(("val", "validation"))]
     aside = [n for n in names if n in ASIDE or n.startswith(("teacher", "lr"))]
     losses = [n for n in names if n not in (*checks, *aside)]
-    log_y = state.bound(
-        st.toggle,
+    log_y = state.toggle(
+        st,
         "Logarithmic axis",
         name="log",
-        default=False,
-        decode=lambda given: given == "1",
-        encode=lambda on: "1" if on else "",
     )
     me = tables.Run(run.id, run.name)
     styles = state.styles([run.id])

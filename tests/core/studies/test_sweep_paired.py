@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calift_core.studies.sweep.paired import best_rows, difference, draw_images
+from calift_core.sweeps.paired import best_rows, difference, draw_images
 
 ROWS, SEEDS, DRAWS, REPEATS = 10, 5, 150, 400
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.sweep import COMPARED, SweepSpec, default_ladder, parse_sweep
-from calift_core.studies.sweep.arms import Arms, make_arms
-from calift_core.studies.sweep.ladder import ChosenRate, LadderRun, choose, climb_ladder, extended
-from calift_core.studies.sweep.plan import Outcome, PlannedRun, SweepPlan, make_plan
+from calift_core.sweeps.arms import Arms, make_arms
+from calift_core.sweeps.ladder import ChosenRate, LadderRun, choose, climb_ladder, extended
+from calift_core.sweeps.plan import Outcome, PlannedRun, SweepPlan, make_plan
 
 # ---------------------------------------------------------------------------------- the ladder
 

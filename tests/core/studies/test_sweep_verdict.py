@@ -13,7 +13,7 @@ from calift_core.calibration import SampleScores, accuracy, ece, paired_differen
 from calift_core.calibration.squared import SquaredError
 from calift_core.errors import UnpairedError
 from calift_core.schema.wire.sweeps import SweepVerdict, VerdictSet
-from calift_core.studies.sweep.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
+from calift_core.sweeps.verdict import Contender, ScoredRun, ScoredSet, compare_contenders
 
 N, CLASSES = 400, 4
 _RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from calift_core.studies.sweep.arms import Arm, Arms
-from calift_core.studies.sweep.ladder import ChosenRate, LadderRun, choose, climb_ladder
+from calift_core.sweeps.arms import Arm, Arms
+from calift_core.sweeps.ladder import ChosenRate, LadderRun, choose, climb_ladder
 
 Role = Literal["selection", "judged"]
 

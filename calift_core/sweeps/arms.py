@@ -15,7 +15,7 @@ from calift_core.errors import SpecError
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.spec import RunSpec, problems_of
 from calift_core.schema.sweep import Range, SweepMethod, SweepSpec, default_ladder
-from calift_core.studies.sweep.ladder import extended
+from calift_core.sweeps.ladder import extended
 
 #: Stands for the runs that a merge is made from until they are known.
 PENDING = "pending"

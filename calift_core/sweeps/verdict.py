@@ -29,14 +29,14 @@ from calift_core.schema.wire.sweeps import (
     VerdictRow,
     VerdictSet,
 )
-from calift_core.studies.sweep.paired import (
+from calift_core.sweeps.paired import (
     LEVEL,
     Doubles,
     best_rows,
     difference,
     draw_images,
 )
-from calift_core.studies.sweep.words import sentence_of
+from calift_core.sweeps.words import sentence_of
 
 METRICS: tuple[VerdictMetric, ...] = ("accuracy", "squared", "nll")
 HIGHER_IS_BETTER = frozenset({"accuracy"})
