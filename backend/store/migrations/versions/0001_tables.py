@@ -326,25 +326,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop every table."""
-    for table in (
-        "spectra",
-        "run_tags",
-        "reports",
-        "outbox",
-        "metrics",
-        "log_chunks",
-        "events",
-        "evaluations",
-        "evaluated_runs",
-        "artifacts",
-        "workers",
-        "views",
-        "turns",
-        "tokens",
-        "sweeps",
-        "sessions",
-        "runs",
-        "chores",
-        "audit",
-    ):
+    every = (
+        "spectra run_tags reports outbox metrics log_chunks events evaluations evaluated_runs "
+        "artifacts workers views turns tokens sweeps sessions runs chores audit"
+    )
+    for table in every.split():
         op.drop_table(table)
