@@ -225,9 +225,7 @@ def read_exactly(stream: IO[bytes], n: int) -> bytes | None:
 
 
 def answer_all(
-    hello: bytes,
-    answer: Callable[[bytes], bytes],
-    answers: IO[bytes] | None = None,
+    hello: bytes, answer: Callable[[bytes], bytes], answers: IO[bytes] | None = None
 ) -> None:
     """Say hello, then answer until there is nothing more to read.
 

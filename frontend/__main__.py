@@ -93,8 +93,7 @@ def organisation() -> Organisation | None:
         raise SpecError(f"CALIFT_OIDC_ISSUER needs {' and '.join(missing)}.")
     if importlib.util.find_spec("authlib") is None or importlib.util.find_spec("httpx") is None:
         raise SpecError(
-            "CALIFT_OIDC_ISSUER needs authlib and httpx, not installed.",
-            hint=install_extra("oidc"),
+            "CALIFT_OIDC_ISSUER needs authlib and httpx, not installed.", hint=install_extra("oidc")
         )
     return Organisation(*given)
 

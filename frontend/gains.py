@@ -45,10 +45,7 @@ def gains(
     of_own = [e for group in ood_groups(run).values() for e in group]
     kind = of_own[0].role if of_own else "shift"
     common = [pair for pair in both if pair[0].role == kind]
-    for name, read in (
-        ("accuracy", lambda e: e.accuracy),
-        ("ece", lambda e: e.ece.value),
-    ):
+    for name, read in (("accuracy", lambda e: e.accuracy), ("ece", lambda e: e.ece.value)):
         found[f"id_{name}"] = (
             Gain(read(own) - read(other), 1, 1) if own is not None and other is not None else None
         )

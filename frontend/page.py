@@ -146,10 +146,7 @@ def rows(
             "caption": caption,
             "columns": [{"name": c.name, "label": c.label, "kind": _row_kind(c)} for c in columns],
             "rows": [
-                {
-                    "href": link,
-                    "cells": {c.name: _row_cell(c, row, noted) for c in columns},
-                }
+                {"href": link, "cells": {c.name: _row_cell(c, row, noted) for c in columns}}
                 for row, link in zip(shown.rows, links, strict=True)
             ],
             "several": several,

@@ -146,8 +146,7 @@ def _workspace(name: str, label: str, most: int) -> dict[str, RunSummary]:
         kept = [run for run in kept if run.suite == search.suite]
     if not search.total and not kept:
         page.empty(
-            "No finished run yet",
-            "This page compares results, and no run has succeeded so far.",
+            "No finished run yet", "This page compares results, and no run has succeeded so far."
         )
         st.page_link("views/new.py", label="Start a run", icon=":material/add:")
         st.stop()

@@ -49,11 +49,7 @@ def draw_all(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
 
     if not wanted:
         return []
-    with (
-        _ONE_AT_A_TIME,
-        tempfile.TemporaryDirectory(prefix="calift-pictures-") as folder,
-        quiet(),
-    ):
+    with _ONE_AT_A_TIME, tempfile.TemporaryDirectory(prefix="calift-pictures-") as folder, quiet():
         paths = [Path(folder) / f"{number}.{kind}" for number, (_, kind) in enumerate(wanted)]
         asked = [
             {

@@ -8,10 +8,7 @@ from typing import Literal, get_args
 from fastapi.concurrency import run_in_threadpool
 
 from backend.http.oidc import IdentityError, Provider
-from backend.http.problems import (
-    HttpError,
-    unauthenticated,
-)
+from backend.http.problems import HttpError, unauthenticated
 from backend.store.sessions import StoredSession
 from backend.store.stores import Stores
 from backend.store.tokens import ADMIN_NAME

@@ -113,11 +113,7 @@ def _first_schema(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _curl(
-    method: str,
-    path: str,
-    operation: Mapping[str, Any],
-    content: Mapping[str, Any],
-    address: str,
+    method: str, path: str, operation: Mapping[str, Any], content: Mapping[str, Any], address: str
 ) -> str:
     parts = ["curl"] + (["-X", method] if method != "GET" else [])
     if operation.get("security") != []:

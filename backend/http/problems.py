@@ -73,13 +73,7 @@ def unauthenticated(message: str, code: str = "UNAUTHENTICATED", *, hint: str = 
 
     Without a hint of its own it gets that of the deployment (`Settings.token_hint`).
     """
-    return HttpError(
-        401,
-        code,
-        message,
-        hint=hint,
-        headers={"WWW-Authenticate": "Bearer"},
-    )
+    return HttpError(401, code, message, hint=hint, headers={"WWW-Authenticate": "Bearer"})
 
 
 def as_response(error: HttpError, request_id: str) -> JSONResponse:

@@ -122,8 +122,7 @@ def list_datasets(services: ServicesDep) -> list[DatasetInfo]:
 def list_folders(
     services: ServicesDep,
     path: Annotated[
-        str | None,
-        Query(min_length=1, max_length=4096, description="None: the registered folders"),
+        str | None, Query(min_length=1, max_length=4096, description="None: the registered folders")
     ] = None,
 ) -> FolderList:
     """The folders in a registered folder, one level, and what each seems to hold.
@@ -193,9 +192,7 @@ def delete_dataset(
 @router.get("/datasets/scan", dependencies=[turn_for("scans")])
 @allow("submit")
 async def scan_dataset(
-    services: ServicesDep,
-    principal: PrincipalDep,
-    query: Annotated[SuiteQuery, Query()],
+    services: ServicesDep, principal: PrincipalDep, query: Annotated[SuiteQuery, Query()]
 ) -> SuiteScan:
     """A look at data before anything runs on it: classes, numbers, a few of its images.
 

@@ -3,14 +3,7 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from backend.routes.deps import (
-    IfNoneMatch,
-    RunId,
-    ServicesDep,
-    StoreDep,
-    allow,
-    turn_for,
-)
+from backend.routes.deps import IfNoneMatch, RunId, ServicesDep, StoreDep, allow, turn_for
 from calift_core.schema.wire.runs import Artifact
 
 router = APIRouter(tags=["runs"])

@@ -6,14 +6,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from backend.http.authentication import hash_token
 from backend.http.problems import HttpError
-from backend.routes.deps import (
-    PrincipalDep,
-    ServicesDep,
-    StoreDep,
-    allow,
-    changes_nothing,
-    note,
-)
+from backend.routes.deps import PrincipalDep, ServicesDep, StoreDep, allow, changes_nothing, note
 from backend.settings import new_token
 from backend.store.tokens import StoredToken
 from calift_core.errors import NotFoundError

@@ -2,11 +2,7 @@
 
 from fastapi import APIRouter
 
-from backend.routes.deps import (
-    RunId,
-    StoreDep,
-    allow,
-)
+from backend.routes.deps import RunId, StoreDep, allow
 from calift_core.schema.report import Report
 from calift_core.schema.wire.results import Evaluation, Frontier, Spectrum
 

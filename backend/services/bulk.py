@@ -10,12 +10,7 @@ from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError
-from calift_core.schema.wire.operations import (
-    MOST_AT_ONCE,
-    Bulk,
-    BulkDone,
-    Refusal,
-)
+from calift_core.schema.wire.operations import MOST_AT_ONCE, Bulk, BulkDone, Refusal
 from calift_core.schema.wire.queries import RunFilter, RunsQuery
 
 _MOST_TAGS = 20

@@ -117,10 +117,7 @@ class Datasets:
                 over needs it.
             StorageError: it cannot be deleted.
         """
-        place = next(
-            (f.parent for f in self._files() if f"zip:{f}" == suite),
-            None,
-        )
+        place = next((f.parent for f in self._files() if f"zip:{f}" == suite), None)
         if place is None:
             raise NotFoundError(
                 f"no zip {suite!r} was brought to this service.",

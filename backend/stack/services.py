@@ -184,11 +184,7 @@ def plan(home: Path, ports: Mapping[str, int], urls: Mapping[str, str], *, worke
     brokers = tuple(s.name for s in services)
     services.append(
         Service(
-            "api",
-            [*python, "backend"],
-            probes.api_ready,
-            needs=brokers,
-            lives=probes.api_lives,
+            "api", [*python, "backend"], probes.api_ready, needs=brokers, lives=probes.api_lives
         )
     )
     for number in range(1, workers + 1):

@@ -114,10 +114,7 @@ class Claims:
         self, run_id: str, attempt: int, *, ttl_s: float, progress: Progress | None = None
     ) -> Lease:
         """Renew the lease by `ttl_s` from now. Not held: kill the runner, throw its work away."""
-        values: dict[str, Any] = {
-            "lease_expires": NOW + ttl_s,
-            "heartbeat_at": NOW,
-        }
+        values: dict[str, Any] = {"lease_expires": NOW + ttl_s, "heartbeat_at": NOW}
         if progress is not None:
             values["progress"] = progress.model_dump(mode="json")
         with writing(self._engine) as connection:
@@ -303,10 +300,7 @@ def _claim(connection: Connection, run_id: str, worker_id: str, ttl_s: float) ->
 
 
 def _pass_on_message(
-    connection: Connection,
-    message_run: str,
-    taken: Row[*tuple[Any, ...]],
-    auto: str,
+    connection: Connection, message_run: str, taken: Row[*tuple[Any, ...]], auto: str
 ) -> None:
     """Enqueue the run whose message was used up when a worker took another run by it."""
     run = connection.execute(

@@ -234,8 +234,7 @@ def upsert(
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(model)
     return statement.on_conflict_do_update(
-        index_elements=list(key),
-        set_={name: statement.excluded[name] for name in update_columns},
+        index_elements=list(key), set_={name: statement.excluded[name] for name in update_columns}
     )
 
 

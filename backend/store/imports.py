@@ -141,10 +141,7 @@ def _must_be_imported(connection: Connection, run_id: str) -> None:
 
 
 def _add_import(
-    connection: Connection,
-    run_id: str,
-    predictions: ImportedPredictions,
-    report: MakeReport,
+    connection: Connection, run_id: str, predictions: ImportedPredictions, report: MakeReport
 ) -> None:
     row = connection.execute(
         select(Run.spec, Run.event_seq, Run.log_bytes, NOW.label("now")).where(Run.id == run_id)

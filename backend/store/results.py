@@ -110,9 +110,7 @@ class Results:
         with reading(self._engine) as connection:
             row = connection.execute(
                 select(
-                    EvaluationRow.predictions,
-                    EvaluationRow.predictions_sha256,
-                    ArtifactRow.sha256,
+                    EvaluationRow.predictions, EvaluationRow.predictions_sha256, ArtifactRow.sha256
                 )
                 .outerjoin(
                     ArtifactRow,
@@ -146,8 +144,7 @@ class Results:
             ).scalar()
         if body is None:
             raise NotFoundError(
-                f"run {run_id} has no report; it is {phase}.",
-                hint="A report comes with success.",
+                f"run {run_id} has no report; it is {phase}.", hint="A report comes with success."
             )
         return cast("dict[str, Any]", body)
 

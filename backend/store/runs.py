@@ -28,12 +28,7 @@ from backend.store.outbox import enqueue
 from backend.store.queues import queue_of
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
-from backend.store.submitting import (
-    find_earlier,
-    insert_row,
-    model_label,
-    set_tags,
-)
+from backend.store.submitting import find_earlier, insert_row, model_label, set_tags
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.report import SpectrumReport
@@ -187,12 +182,7 @@ class Runs(Jobs[RunSpec, RunDetail]):
                 .limit(limit)
             ).all()
         return [
-            (
-                summary_of(row),
-                row.spec,
-                SpectrumReport.model_validate(row.spectrum),
-            )
-            for row in rows
+            (summary_of(row), row.spec, SpectrumReport.model_validate(row.spectrum)) for row in rows
         ]
 
     def suites(self, phases: Sequence[RunPhase] = (), *, limit: int = 200) -> list[SuiteRuns]:

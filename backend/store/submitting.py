@@ -97,11 +97,7 @@ def earlier_request(
 
 
 def require_room(
-    connection: Connection,
-    quotas: Quotas,
-    token_id: str,
-    owner: str | None,
-    max_queued: int | None,
+    connection: Connection, quotas: Quotas, token_id: str, owner: str | None, max_queued: int | None
 ) -> None:
     """Raise unless a token and its owner may have one more job waiting.
 

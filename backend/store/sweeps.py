@@ -8,18 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Row,
-    and_,
-    case,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Engine, Row, and_, case, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from backend.store.cursors import Cursors, scope_of
@@ -210,8 +199,7 @@ class Sweeps:
                 )
                 # Reports are large, and only those that rates are chosen by are looked into.
                 .outerjoin(
-                    ReportRow,
-                    and_(ReportRow.run_id == Run.id, Run.sweep_role == "selection"),
+                    ReportRow, and_(ReportRow.run_id == Run.id, Run.sweep_role == "selection")
                 )
                 .where(Run.sweep_id == sweep_id)
                 .order_by(Run.created_at, Run.id)

@@ -17,8 +17,7 @@ def report(
         typer.Argument(metavar="RUN...", help="Ids of finished runs, or folders of such."),
     ],
     target: Annotated[
-        Path,
-        typer.Option("--out", help="FILE.html, FILE.pdf, or a folder for everything."),
+        Path, typer.Option("--out", help="FILE.html, FILE.pdf, or a folder for everything.")
     ] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Heading (default: names the runs).")] = "",
     note: Annotated[str, typer.Option(help="A paragraph under the heading.")] = "",

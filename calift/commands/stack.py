@@ -37,8 +37,7 @@ def up(
         int, typer.Option(help="Port of the dashboard.", envvar="CALIFT_DASHBOARD_PORT")
     ] = 8501,
     workers: Annotated[
-        int,
-        typer.Option(min=1, max=64, help="Runs at once; each gets its share of the cores."),
+        int, typer.Option(min=1, max=64, help="Runs at once; each gets its share of the cores.")
     ] = 1,
 ) -> None:
     """Start the whole embedded stack and keep it up until Ctrl-C."""

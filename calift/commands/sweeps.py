@@ -49,8 +49,7 @@ def sweep(
         Path, typer.Argument(help="A SweepSpec, YAML or JSON; with --preset a RunSpec.")
     ],
     preset: Annotated[
-        str | None,
-        typer.Option(help=f"The file is a RunSpec; make of it: {', '.join(PRESETS)}."),
+        str | None, typer.Option(help=f"The file is a RunSpec; make of it: {', '.join(PRESETS)}.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take; 1 if something lacks.")

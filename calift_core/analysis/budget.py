@@ -85,10 +85,7 @@ def budget_of(
 
 
 def _squared_plan(
-    scores: SampleScores,
-    against: SampleScores | None,
-    clusters: npt.NDArray[Any] | None,
-    seed: int,
+    scores: SampleScores, against: SampleScores | None, clusters: npt.NDArray[Any] | None, seed: int
 ) -> tuple[SquaredPlan, float | None]:
     """The plan for two calibration errors, and the observed difference where there are two."""
     units = Units(clusters, len(scores))

@@ -18,15 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calift_core.analysis.calibrators import fit_calibrator, read_to_fit
-from calift_core.calibration import (
-    Calibrator,
-    SampleScores,
-    brier,
-    ece,
-    nll,
-    score_probs,
-    softmax,
-)
+from calift_core.calibration import Calibrator, SampleScores, brier, ece, nll, score_probs, softmax
 from calift_core.calibration.bins import Doubles, Floats
 from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import CaliftError, DataError

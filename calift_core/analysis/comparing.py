@@ -45,10 +45,7 @@ class Shared:
 
     def pair(self, run: str, base: str) -> dict[str, Any]:
         """The number of samples and a row a metric of `run` minus `base`."""
-        return {
-            "n": self.together.n,
-            "rows": [self._row(run, base, metric) for metric in METRICS],
-        }
+        return {"n": self.together.n, "rows": [self._row(run, base, metric) for metric in METRICS]}
 
     def _row(self, run: str, base: str, metric: str) -> dict[str, Any]:
         found = self.together.difference(run, base, DECIDES.get(metric, metric))

@@ -221,10 +221,7 @@ def _lower_bound(confidences: Doubles) -> _Estimator:
 
 
 def audit_of(
-    scores: SampleScores,
-    draws: Draws = DEFAULT_DRAWS,
-    *,
-    classwise: Sequence[Measure] = (),
+    scores: SampleScores, draws: Draws = DEFAULT_DRAWS, *, classwise: Sequence[Measure] = ()
 ) -> list[Measure]:
     """The same predictions under the estimators in use: why published numbers differ.
 

@@ -13,10 +13,7 @@ from calift_core.calibration.bins import Binning, Norm, Scheme, assign_bins, bin
 from calift_core.calibration.bundle import ece_report, evaluate_all, evaluate_scores
 from calift_core.calibration.calibrators import Calibrator
 from calift_core.calibration.compare import model_confidence_set, paired_difference
-from calift_core.calibration.diagrams import (
-    reliability_curve,
-    smooth_reliability_curve,
-)
+from calift_core.calibration.diagrams import reliability_curve, smooth_reliability_curve
 from calift_core.calibration.measures import (
     accuracy,
     aurc,

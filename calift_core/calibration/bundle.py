@@ -10,11 +10,7 @@ from calift_core.calibration.uncertainty import interval, null_floor
 
 
 def ece_report(
-    scores: Scores,
-    binning: Binning = DEFAULT_BINNING,
-    *,
-    n_resamples: int = 200,
-    seed: int = 0,
+    scores: Scores, binning: Binning = DEFAULT_BINNING, *, n_resamples: int = 200, seed: int = 0
 ) -> dict[str, object]:
     """Return one calibration error with everything needed to read it.
 

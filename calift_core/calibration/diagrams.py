@@ -120,11 +120,7 @@ def wilson_interval(
 
 
 def reliability_curve(
-    scores: Scores,
-    binning: Binning = DEFAULT_BINNING,
-    *,
-    n_resamples: int = 200,
-    seed: int = 0,
+    scores: Scores, binning: Binning = DEFAULT_BINNING, *, n_resamples: int = 200, seed: int = 0
 ) -> ReliabilityCurve:
     """Return the bins of a reliability diagram, cut exactly as `ece` cuts them.
 

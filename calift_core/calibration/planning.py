@@ -33,11 +33,7 @@ def check_power(level: float, power: float, difference: float) -> None:
 
 
 def samples_needed(
-    found: PairedDifference,
-    *,
-    difference: float,
-    level: float = 0.95,
-    power: float = 0.8,
+    found: PairedDifference, *, difference: float, level: float = 0.95, power: float = 0.8
 ) -> int:
     """Return how many samples would show a difference of means, from a first comparison's noise.
 

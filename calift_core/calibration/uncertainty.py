@@ -83,11 +83,7 @@ def null_correct_sums(
 
 
 def null_floor(
-    scores: Scores,
-    binning: Binning = DEFAULT_BINNING,
-    *,
-    n_resamples: int = 200,
-    seed: int = 0,
+    scores: Scores, binning: Binning = DEFAULT_BINNING, *, n_resamples: int = 200, seed: int = 0
 ) -> NullFloor:
     """Return what the calibration error would read if the model were perfectly calibrated.
 

@@ -25,14 +25,8 @@ from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
 )
 from calift_core.schema.wire.queries import Query
-from calift_core.schema.wire.runs import (
-    TERMINAL_PHASES,
-    RunDetail,
-    RunEvent,
-)
-from calift_core.schema.wire.sweeps import (
-    SweepDetail,
-)
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunEvent
+from calift_core.schema.wire.sweeps import SweepDetail
 
 _PREFIX = "/api/v1"
 #: How long `wait` and `events` bear a service that does not answer, such as one that restarts.
@@ -200,12 +194,7 @@ class Connection:
                 for e in errors
             ]
             message += "\n" + "\n".join(lines) + "\n"
-        return ServiceError(
-            message,
-            status=response.status_code,
-            problem=problem,
-            hint=hint,
-        )
+        return ServiceError(message, status=response.status_code, problem=problem, hint=hint)
 
     def _asked_there(self) -> str:
         return f"This address was asked because {self._why_url}. " if self._why_url else ""

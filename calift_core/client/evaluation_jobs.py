@@ -15,14 +15,8 @@ from calift_core.schema.wire.evaluation_jobs import (
     EvaluationSubmit,
 )
 from calift_core.schema.wire.queries import EvaluationJobsQuery
-from calift_core.schema.wire.results import (
-    EvaluationPage,
-)
-from calift_core.schema.wire.runs import (
-    LogPage,
-    RunEvent,
-    Validation,
-)
+from calift_core.schema.wire.results import EvaluationPage
+from calift_core.schema.wire.runs import LogPage, RunEvent, Validation
 
 
 class EvaluationJobCalls(Connection):

@@ -12,17 +12,9 @@ from calift_core.errors import SpecError, StorageError
 from calift_core.files import sha256_file
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire.operations import (
-    Bulk,
-    BulkAction,
-    BulkDone,
-)
+from calift_core.schema.wire.operations import Bulk, BulkAction, BulkDone
 from calift_core.schema.wire.queries import CurvesQuery, RunFilter, RunsQuery
-from calift_core.schema.wire.results import (
-    Evaluation,
-    Frontier,
-    Spectrum,
-)
+from calift_core.schema.wire.results import Evaluation, Frontier, Spectrum
 from calift_core.schema.wire.runs import (
     Artifact,
     LogPage,

@@ -7,10 +7,7 @@ from pydantic import BaseModel
 
 from calift_core.client.connection import Connection, at
 from calift_core.schema.sweep import SweepSpec
-from calift_core.schema.wire.runs import (
-    RunPage,
-    SortKey,
-)
+from calift_core.schema.wire.runs import RunPage, SortKey
 from calift_core.schema.wire.sweeps import (
     SWEEP_ENDS,
     SweepDetail,

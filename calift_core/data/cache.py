@@ -95,9 +95,7 @@ def cached_in_memory(images: ImageSet, *, available: int | None = None) -> Image
         sizes = np.fromiter(pool.map(size, positions), np.int64, len(positions))
     _require_room(images, int(sizes.sum()), room)
     return replace(
-        images,
-        source=MemorySource(files, sizes),
-        indices=np.arange(len(images), dtype=np.int64),
+        images, source=MemorySource(files, sizes), indices=np.arange(len(images), dtype=np.int64)
     )
 
 

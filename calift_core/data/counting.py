@@ -7,11 +7,7 @@ follow from the published sizes, and say so.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from calift_core.data.listing import (
-    ScanBudget,
-    TooManyFilesError,
-    corruption_plan,
-)
+from calift_core.data.listing import ScanBudget, TooManyFilesError, corruption_plan
 from calift_core.data.suites import OFF, named_suite, shift_images
 from calift_core.data.suites.base import SuiteFamily, SuiteRequest, SuiteSizes
 from calift_core.data.suites.huggingface import hub_name_of

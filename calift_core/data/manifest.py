@@ -98,8 +98,7 @@ def read_manifest(file: Path, budget: ScanBudget | None = None) -> Manifest:
     """
     if not file.is_file():
         raise DataUnavailableError(
-            f"there is no manifest {str(file)!r}.",
-            hint=f"{_NO_HEADER} Paths start here.",
+            f"there is no manifest {str(file)!r}.", hint=f"{_NO_HEADER} Paths start here."
         )
     rows = _Rows(file)
     for number, row in _rows_of(file):

@@ -27,13 +27,7 @@ from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite
 from calift_core.errors import InterruptedRunError
 from calift_core.evaluation.forward import Forward, PlacedModel, forward_all
-from calift_core.evaluation.items import (
-    Item,
-    classifier_sha256,
-    items_of,
-    n_images_of,
-    pass_key,
-)
+from calift_core.evaluation.items import Item, classifier_sha256, items_of, n_images_of, pass_key
 from calift_core.evaluation.partial import SHARD_BATCHES, Shards
 from calift_core.evaluation.progress import EvaluationProgress
 from calift_core.methods.base import Classifier, zero_shot_classifier

@@ -31,12 +31,7 @@ MOST_BYTES = 16 * 2**20
 _SAME = 5e-3
 
 
-def save_prompts(
-    folder: Path,
-    clip: Clip,
-    classifier: Classifier,
-    captions: Captions,
-) -> bool:
+def save_prompts(folder: Path, clip: Clip, classifier: Classifier, captions: Captions) -> bool:
     """Write what other prompts make of a text tower, `PROMPTS` in the model's folder.
 
     Args:

@@ -175,13 +175,7 @@ def _evaluated(
     config, name = model_config_of(description), description["name"]
     pretrained = description["pretrained"]
     return TrainedModel(
-        clip,
-        classifier,
-        sha256,
-        ForwardConfig.of(config),
-        name,
-        pretrained,
-        weights_of(path),
+        clip, classifier, sha256, ForwardConfig.of(config), name, pretrained, weights_of(path)
     )
 
 

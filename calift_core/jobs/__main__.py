@@ -14,12 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from calift_core.data.ranks import ALONE, Ranks, joined
-from calift_core.errors import (
-    CaliftError,
-    InterruptedRunError,
-    OutOfMemoryError,
-    RankLostError,
-)
+from calift_core.errors import CaliftError, InterruptedRunError, OutOfMemoryError, RankLostError
 from calift_core.files import atomic_write_json
 from calift_core.jobs.evaluation_job import evaluate_in_folder
 from calift_core.jobs.folder import run_in_folder

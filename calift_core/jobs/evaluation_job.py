@@ -289,12 +289,7 @@ class _Data:
 def _corruptions(suite: Suite) -> Iterator[_EvaluationSet]:
     for images, name, severity in suite.corrupted():
         yield _EvaluationSet(
-            len(images),
-            images,
-            "corruption",
-            name,
-            severity,
-            f"{suite.name}/test",
+            len(images), images, "corruption", name, severity, f"{suite.name}/test"
         )
 
 

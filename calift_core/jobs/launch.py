@@ -21,12 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from calift_core.errors import RankLostError
 from calift_core.files import atomic_write_json
-from calift_core.jobs.processes import (
-    LAUNCHER,
-    STATUS_OF,
-    STOP_FILE,
-    die_with_parent,
-)
+from calift_core.jobs.processes import LAUNCHER, STATUS_OF, STOP_FILE, die_with_parent
 from calift_core.schema.records import JobResult
 from calift_core.threads import usable_cores
 

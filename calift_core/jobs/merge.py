@@ -155,15 +155,7 @@ def merge_runs(
         sha256 = mixture.ends.sha256(f"{method.kind}:{fitted}")
         mixed = Mixed(method.kind, mixture, path.tuned, sha256)
         return Merged(mixture.ends.end, {**fitted, **resolved}, mixed=mixed)
-    walk = PathSweep(
-        path,
-        spec.evaluation,
-        folder,
-        workers,
-        device,
-        precision,
-        stop,
-    )
+    walk = PathSweep(path, spec.evaluation, folder, workers, device, precision, stop)
     alpha = method.alpha
     if method.choose == "one_se":
         alpha, accuracies = yield from walk.choose(ONE_SE_PATH, suite)

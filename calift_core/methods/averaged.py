@@ -32,11 +32,7 @@ class Averaged(Flyp):
     ) -> None:
         super().__init__(clip, captions, FlypSpec(), length, confidence)
         self.teacher = TrajectoryTeacher(
-            clip,
-            captions,
-            total_steps=length.total_steps,
-            beta=spec.beta,
-            follow_buffers=True,
+            clip, captions, total_steps=length.total_steps, beta=spec.beta, follow_buffers=True
         )
 
     def finish(self) -> None:

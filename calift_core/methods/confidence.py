@@ -98,9 +98,7 @@ class PairLoss:
             return {}
         return {
             "zero_shot_distillation": distillation(
-                z,
-                self.initial.similarity(batch),
-                temperature=self.options.zero_shot_kd_temperature,
+                z, self.initial.similarity(batch), temperature=self.options.zero_shot_kd_temperature
             )
         }
 

@@ -12,12 +12,7 @@ from calift_core.data.preprocess import Preprocess
 from calift_core.errors import CheckpointError, ModelError
 from calift_core.models.clip import Clip, ModelConfig
 from calift_core.models.hub import FOLDER_PREFIX
-from calift_core.models.loading import (
-    construct,
-    load_weights,
-    model_config_from,
-    tokenizer_of,
-)
+from calift_core.models.loading import construct, load_weights, model_config_from, tokenizer_of
 from calift_core.untrusted import parse_json
 
 #: In an exported folder: what open_clip reads, and what calift adds to it.

@@ -141,15 +141,7 @@ def resolve(name: str, pretrained: str | None) -> ModelConfig:
     return _registered(name, pretrained)
 
 
-_PREPROCESS_KEYS = (
-    "size",
-    "mode",
-    "mean",
-    "std",
-    "interpolation",
-    "resize_mode",
-    "fill_color",
-)
+_PREPROCESS_KEYS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
 def model_config_from(

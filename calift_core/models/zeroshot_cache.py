@@ -79,12 +79,7 @@ def head_key(clip: Clip, captions: Captions, *, batch_size: int) -> str:
 
 
 def cached_head(
-    folder: Path,
-    clip: Clip,
-    captions: Captions,
-    make: Callable[[], Tensor],
-    *,
-    batch_size: int,
+    folder: Path, clip: Clip, captions: Captions, make: Callable[[], Tensor], *, batch_size: int
 ) -> Tensor:
     """The classifier of a text tower, from disk if it was made before.
 

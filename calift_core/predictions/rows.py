@@ -117,9 +117,7 @@ def read_top(
 
 
 def read_scores_at(
-    path: str | os.PathLike[str],
-    positions: npt.NDArray[np.integer[Any]],
-    temperature: float = 1.0,
+    path: str | os.PathLike[str], positions: npt.NDArray[np.integer[Any]], temperature: float = 1.0
 ) -> SampleScores:
     """Score some samples; only their row groups are decoded.
 

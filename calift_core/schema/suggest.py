@@ -9,9 +9,7 @@ from calift_core.errors import UnknownNameError
 
 
 def unknown_field(
-    root: type[BaseModel],
-    place: Sequence[str | int],
-    tagged: Mapping[str, type[BaseModel]],
+    root: type[BaseModel], place: Sequence[str | int], tagged: Mapping[str, type[BaseModel]]
 ) -> str:
     """A sentence on a field that is none, with the one that was probably meant.
 

@@ -5,14 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from calift_core.analysis.calibrators import read_to_fit, require_same
-from calift_core.analysis.choosing import (
-    AUTO,
-    CHOICE_NAME,
-    NONE,
-    Choice,
-    calibrated,
-    choose,
-)
+from calift_core.analysis.choosing import AUTO, CHOICE_NAME, NONE, Choice, calibrated, choose
 from calift_core.analysis.report import read_report
 from calift_core.calibration import CALIBRATORS, Calibrator
 from calift_core.calibration.bins import Doubles

@@ -183,8 +183,7 @@ def _require_free(folder: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise DataError(
-            f"{str(folder)!r} holds an exported model already.",
-            hint="--overwrite replaces it.",
+            f"{str(folder)!r} holds an exported model already.", hint="--overwrite replaces it."
         )
 
 

@@ -150,8 +150,7 @@ def write_open_clip(folder: Path, description: Mapping[str, Any]) -> None:
     """Write the configuration by which open_clip builds a model of `model.json`."""
     preprocess = {**description["preprocess"], "mode": "RGB"}
     atomic_write_json(
-        folder / CONFIG_NAME,
-        {"model_cfg": description["config"], "preprocess_cfg": preprocess},
+        folder / CONFIG_NAME, {"model_cfg": description["config"], "preprocess_cfg": preprocess}
     )
 
 

@@ -72,9 +72,7 @@ def _of(source: str, stdin: TextIO, skipped: SkippedFiles | None) -> Iterable[st
         return [str(path / name) for name in images_below(path, None, skipped, endings)]
     if path.is_file():
         return [str(path)]
-    raise DataError(
-        f"{source!r} must be an image, a folder, a manifest or -, nothing is there.",
-    )
+    raise DataError(f"{source!r} must be an image, a folder, a manifest or -, nothing is there.")
 
 
 def predict_files(

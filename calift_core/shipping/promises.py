@@ -136,8 +136,7 @@ def promising_part(run: Path, report: Report, calibrator: Calibrator | None) -> 
         PredictionsError: the report names a file that is not there.
     """
     part = threshold_part(
-        fitted=calibrator is not None,
-        has_validation=bool(part_of(run, report, "validation")),
+        fitted=calibrator is not None, has_validation=bool(part_of(run, report, "validation"))
     )
     return None if part is None else next(iter(part_of(run, report, part)), None)
 

@@ -11,12 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from calift_core.errors import CaliftError, ModelUnavailableError, SpecError, reason_of
-from calift_core.shipping.folder import (
-    CARD_NAME,
-    EXPORT_NAME,
-    PICTURE_NAME,
-    read_exported,
-)
+from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, PICTURE_NAME, read_exported
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 

@@ -29,13 +29,7 @@ from calift_core.schema.wire.sweeps import (
     VerdictRow,
     VerdictSet,
 )
-from calift_core.sweeps.paired import (
-    LEVEL,
-    Doubles,
-    best_rows,
-    difference,
-    draw_images,
-)
+from calift_core.sweeps.paired import LEVEL, Doubles, best_rows, difference, draw_images
 from calift_core.sweeps.words import sentence_of
 
 METRICS: tuple[VerdictMetric, ...] = ("accuracy", "squared", "nll")
@@ -411,11 +405,7 @@ def _equal(contenders: Sequence[Contender], scored: _RunScores) -> EqualAccuracy
     else:
         sets = _sets(values)
     return EqualAccuracy(
-        id_accuracy=target if rows else None,
-        covers=covers,
-        rows=rows,
-        left_out=left_out,
-        sets=sets,
+        id_accuracy=target if rows else None, covers=covers, rows=rows, left_out=left_out, sets=sets
     )
 
 

@@ -97,10 +97,7 @@ def _transfer_word(cell: TransferCell, by: str) -> str:
 
 
 def transfer(
-    matrix: TransferMatrix,
-    *,
-    by: Literal["ece", "nll", "brier"] = "ece",
-    title: str | None = None,
+    matrix: TransferMatrix, *, by: Literal["ece", "nll", "brier"] = "ece", title: str | None = None
 ) -> go.Figure:
     """A calibrator fitted on the row and tested on the column: an error or score in each cell.
 

@@ -93,7 +93,7 @@ def differences(
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}."},
         xaxis=axis(
-            name="Run minus baseline" + (", pp²" if squared else ", points" * look.fraction),
+            name="Run minus baseline" + (", pp²" if squared else ", points" * look.fraction)
         ),
         yaxis=names_axis([label.replace("_", " ") for label in labels]),
         showlegend=False,

@@ -11,16 +11,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from frontend import tables, text
-from frontend.figures.style import (
-    INK,
-    MUTED,
-    PALETTE,
-    RULE,
-    SYMBOLS,
-    blank,
-    legend_below,
-    nothing,
-)
+from frontend.figures.style import INK, MUTED, PALETTE, RULE, SYMBOLS, blank, legend_below, nothing
 from frontend.tables import Column, Table
 
 #: Lines that are drawn at most, each a trace of its own; the table has the rest.

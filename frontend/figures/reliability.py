@@ -135,7 +135,7 @@ def overlay(
         title=title,
         subtitle=[
             f"{first.dataset} · {first.n_bins} bins, {text.SCHEMES[first.scheme]} · "
-            f"{text.NORMS[first.norm]} · T = {first.temperature:.3g}",
+            f"{text.NORMS[first.norm]} · T = {first.temperature:.3g}"
         ],
         alt=" ".join(alt(d) for d in diagrams),
         height=round(1.3 * side) + 46,

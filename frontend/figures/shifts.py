@@ -441,10 +441,7 @@ def table(runs: RunEvaluations, metric: str) -> Table:
     if metric in ("accuracy", "ece"):
         columns += [Column("low", "95 % low", kind), Column("high", "95 % high", kind)]
     if metric == "ece":
-        columns += [
-            Column("floor", "Floor", kind),
-            Column("above_floor", "Above the floor", "yes"),
-        ]
+        columns += [Column("floor", "Floor", kind), Column("above_floor", "Above the floor", "yes")]
     return Table([*columns, Column("n", "n", "count"), Column("parts", "Sets averaged")], rows)
 
 

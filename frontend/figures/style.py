@@ -26,26 +26,8 @@ OVER = "#D55E00"
 UNDER = "#0072B2"
 FONT = '"Source Sans", "Source Sans 3", "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif'
 
-PALETTE = (
-    "#009E73",
-    "#CC79A7",
-    "#332288",
-    "#E69F00",
-    "#56B4E9",
-    "#882255",
-    "#000000",
-    "#7766FF",
-)
-SYMBOLS = (
-    "circle",
-    "square",
-    "diamond",
-    "triangle-up",
-    "cross",
-    "triangle-down",
-    "star",
-    "x",
-)
+PALETTE = ("#009E73", "#CC79A7", "#332288", "#E69F00", "#56B4E9", "#882255", "#000000", "#7766FF")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "star", "x")
 DASHES = (
     "solid",
     "dash",
@@ -61,11 +43,7 @@ DASHES = (
 WEBGL_POINTS = 4000
 
 #: Light enough at its dark end for ink to stay readable on it.
-SEQUENTIAL = (
-    (0.0, "#f6f9fc"),
-    (0.5, "#b9d5e8"),
-    (1.0, "#6ba6d0"),
-)
+SEQUENTIAL = ((0.0, "#f6f9fc"), (0.5, "#b9d5e8"), (1.0, "#6ba6d0"))
 
 #: What each colour of a figure is on a dark ground: the same hue, lighter, and series as far apart.
 DARK: dict[str, str] = {
@@ -458,13 +436,7 @@ def _apart(names: Sequence[str]) -> list[str]:
 CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "responsive": True,
-    "modeBarButtonsToRemove": [
-        "select2d",
-        "lasso2d",
-        "autoScale2d",
-        "zoomIn2d",
-        "zoomOut2d",
-    ],
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     "toImageButtonOptions": {"format": "svg", "scale": 1},
 }
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from calift_core.schema.wire.sweeps import (
-    SweepArm,
-)
+from calift_core.schema.wire.sweeps import SweepArm
 from frontend import text
 from frontend.figures import style
 

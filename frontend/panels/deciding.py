@@ -46,8 +46,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
             found = api.answer(Client.decision, run.id, chosen[run.id].revision, query)
         except CaliftError as error:
             st.warning(
-                f"**{text.md(run.label)}**: {text.md_prose(str(error))}",
-                icon=":material/warning:",
+                f"**{text.md(run.label)}**: {text.md_prose(str(error))}", icon=":material/warning:"
             )
             continue
         decisions.append((run, found))

@@ -203,12 +203,7 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
         order = state.choice(
             st.selectbox, "Order of images", name="first", options=orders, default=default
         )
-    top = state.toggle(
-        next(columns),
-        "Top five",
-        name="top",
-        default=True,
-    )
+    top = state.toggle(next(columns), "Top five", name="top", default=True)
     return now, order, top
 
 

@@ -133,11 +133,7 @@ def from_folders(folders: Sequence[Path], *, baseline: str | None = None) -> Gat
     same = len({report.name for report in reports}) < len(reports)
     told = [
         _read(
-            path,
-            report,
-            f"{report.name} ({path.name})" if same else report.name,
-            explorer,
-            library,
+            path, report, f"{report.name} ({path.name})" if same else report.name, explorer, library
         )
         for path, report in zip(paths, reports, strict=True)
     ]

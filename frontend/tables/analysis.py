@@ -4,12 +4,7 @@ from collections.abc import Sequence
 
 from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.answers import Decision, KeptSet, LedgerCell, LedgerSet
-from calift_core.schema.wire.results import (
-    CalibratorEffect,
-    MeasureSet,
-    SlicePage,
-    TransferMatrix,
-)
+from calift_core.schema.wire.results import CalibratorEffect, MeasureSet, SlicePage, TransferMatrix
 from frontend import text
 from frontend.tables import Column, Run, Table
 

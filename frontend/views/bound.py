@@ -10,8 +10,7 @@ from frontend import api, figures, page, state, text
 
 def main() -> None:
     page.head(
-        "Theory bound",
-        "Does σ_min correlate with error under shift? Each finished run is a point.",
+        "Theory bound", "Does σ_min correlate with error under shift? Each finished run is a point."
     )
     suites = api.fetch(
         "list the suites", lambda: api.client().suites(phase=["SUCCEEDED"]), key="finished-suites"

@@ -29,29 +29,13 @@ def _titles(evaluations: Iterable[Evaluation]) -> dict[str, str]:
 
 def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
     """What is shown, on which data, and whether several diagrams share their axes."""
-    view = state.choice(
-        st.segmented_control,
-        "Show",
-        name="view",
-        options=VIEWS,
-        required=True,
-    )
+    view = state.choice(st.segmented_control, "Show", name="view", options=VIEWS, required=True)
     left, right = st.columns([3, 2])
-    dataset = state.choice(
-        left.selectbox,
-        "Data",
-        name="dataset",
-        options=titles,
-        always=True,
-    )
+    dataset = state.choice(left.selectbox, "Data", name="dataset", options=titles, always=True)
     layout = "0"
     if several and view == "diagram":
         layout = state.choice(
-            right.segmented_control,
-            "Several runs",
-            name="overlay",
-            options=LAYOUTS,
-            required=True,
+            right.segmented_control, "Several runs", name="overlay", options=LAYOUTS, required=True
         )
     return view, dataset, layout == "1"
 

@@ -144,8 +144,7 @@ def _settings(comparison: Comparison) -> None:
     st.header("What differs", anchor=False)
     if comparison.parameters:
         page.table(
-            comparisons.parameters(comparison),
-            caption="Settings that differ between the runs",
+            comparisons.parameters(comparison), caption="Settings that differ between the runs"
         )
     elif all(c.run.method == "imported" for c in comparison.runs):
         st.caption("Predictions were imported: how they were made is not known here.")

@@ -61,11 +61,7 @@ def _axes() -> dict[str, float | bool]:
             help="Weight of what came before in a moving average; 0 shows what was recorded",
         )
         logs = {
-            axis: state.toggle(
-                st,
-                f"Logarithmic {what}",
-                name=axis,
-            )
+            axis: state.toggle(st, f"Logarithmic {what}", name=axis)
             for axis, what in (("log_x", "steps"), ("log_y", "values"))
         }
     return {"smoothing": smoothing, **logs}

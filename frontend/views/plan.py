@@ -9,12 +9,7 @@ from calift_core.schema.wire.results import Budget, Evaluation
 from frontend import api, figures, page, pickers, state, text
 from frontend.tables import Run
 
-METRICS = {
-    "accuracy": "Accuracy",
-    "ece": "Calibration (L2)",
-    "nll": "NLL",
-    "brier": "Brier score",
-}
+METRICS = {"accuracy": "Accuracy", "ece": "Calibration (L2)", "nll": "NLL", "brier": "Brier score"}
 #: What is looked at around the difference that is asked for.
 _TIMES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _POWERS = {"0.8": "80 %", "0.9": "90 %", "0.95": "95 %"}

@@ -30,11 +30,7 @@ def _filters() -> dict[str, Any]:
     methods.append("imported")
     top = st.columns([3, 2, 2, 2])
     words = state.words(
-        top[0],
-        "Search",
-        name="q",
-        placeholder="in names and notes",
-        icon=":material/search:",
+        top[0], "Search", name="q", placeholder="in names and notes", icon=":material/search:"
     )
     phases = state.several(
         top[1].multiselect,
@@ -47,12 +43,7 @@ def _filters() -> dict[str, Any]:
     kinds = state.several(
         top[2].multiselect, "Method", name="method", options=methods, placeholder="any"
     )
-    sort = state.choice(
-        top[3].selectbox,
-        "Order",
-        name="sort",
-        options=SORTS,
-    )
+    sort = state.choice(top[3].selectbox, "Order", name="sort", options=SORTS)
     opened = any(state.param(name) for name in ("tag", "archived", "suite"))
     with st.expander("More filters", expanded=opened):
         low = st.columns([3, 3, 2])
@@ -67,16 +58,9 @@ def _filters() -> dict[str, Any]:
             placeholder="any",
         )
         tag_words = state.words(
-            low[1],
-            "Tags",
-            name="tag",
-            placeholder="comma-separated; a run must have all of them",
+            low[1], "Tags", name="tag", placeholder="comma-separated; a run must have all of them"
         )
-        archived = state.toggle(
-            low[2],
-            "Show archived runs",
-            name="archived",
-        )
+        archived = state.toggle(low[2], "Show archived runs", name="archived")
     return {
         "q": words.strip(),
         "phase": phases,

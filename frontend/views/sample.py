@@ -52,10 +52,7 @@ def _facts(evaluation: Evaluation, own: Sample) -> None:
     )
     page.table(
         Table(
-            [
-                Column("name", "Most probable"),
-                Column("probability", "Probability", "percent"),
-            ],
+            [Column("name", "Most probable"), Column("probability", "Probability", "percent")],
             [c.model_dump() for c in own.top],
         ),
         caption="Most probable classes",

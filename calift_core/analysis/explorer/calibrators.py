@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from calift_core.analysis.calibrators import (
-    calibrated_scores,
-    gains,
-    transfer_numbers,
-)
+from calift_core.analysis.calibrators import calibrated_scores, gains, transfer_numbers
 from calift_core.analysis.explorer.measures import MeasureAnswers
 from calift_core.analysis.explorer.scored import Fit, Scored, need_logits
 from calift_core.analysis.library import Subject
@@ -31,11 +27,7 @@ class CalibratorAnswers(MeasureAnswers):
     """What a calibrator makes of stored predictions."""
 
     def calibrate(
-        self,
-        subject: Subject,
-        query: CalibratorQuery | None = None,
-        *,
-        fit_on: Sequence[str] = (),
+        self, subject: Subject, query: CalibratorQuery | None = None, *, fit_on: Sequence[str] = ()
     ) -> CalibratorEffect:
         """Fit a calibrator and show predictions before and after it; as `reliability`."""
         query = query or CalibratorQuery()
@@ -112,10 +104,7 @@ class CalibratorAnswers(MeasureAnswers):
         return fits, notes
 
     def _transfer_column(
-        self,
-        subject: Subject,
-        fits: Sequence[Fit],
-        binning: Binning,
+        self, subject: Subject, fits: Sequence[Fit], binning: Binning
     ) -> list[TransferCell]:
         """One data set without a calibrator and through each, in one pass over its logits."""
         file, memory = subject.open(), self._memory

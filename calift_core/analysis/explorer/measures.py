@@ -23,11 +23,7 @@ class MeasureAnswers(ScoredPredictions):
     """Numbers of one model on one data set, or slice by slice."""
 
     def reliability(
-        self,
-        subject: Subject,
-        query: ReliabilityQuery | None = None,
-        *,
-        fit_on: Sequence[str] = (),
+        self, subject: Subject, query: ReliabilityQuery | None = None, *, fit_on: Sequence[str] = ()
     ) -> Reliability:
         """The reliability diagram at any binning and temperature, or through a calibrator.
 

@@ -19,12 +19,7 @@ from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.bins import Ints
 from calift_core.errors import NotFoundError, UnpairedError
 from calift_core.predictions.rows import read_features, read_scores_at, read_top
-from calift_core.schema.wire.queries import (
-    DoubtfulQuery,
-    LooksQuery,
-    SampleFilter,
-    SamplesQuery,
-)
+from calift_core.schema.wire.queries import DoubtfulQuery, LooksQuery, SampleFilter, SamplesQuery
 from calift_core.schema.wire.results import (
     DoubtfulLabels,
     Sample,

@@ -6,17 +6,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from calift_core.analysis.calibrators import (
-    calibrated_scores,
-    fit_calibrator,
-    read_to_fit,
-)
+from calift_core.analysis.calibrators import calibrated_scores, fit_calibrator, read_to_fit
 from calift_core.analysis.choosing import Choice
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.deciding import answer_scores
-from calift_core.analysis.gallery import (
-    Baseline,
-)
+from calift_core.analysis.gallery import Baseline
 from calift_core.analysis.library import Library, PredictionsFile, Subject
 from calift_core.calibration import Calibrator, SampleScores, score_samples
 from calift_core.calibration.registry import known
@@ -25,9 +19,7 @@ from calift_core.predictions.prompts import PromptHeads, read_prompts
 from calift_core.predictions.read import read_scores
 from calift_core.predictions.rows import read_features
 from calift_core.predictions.shared import shared_samples
-from calift_core.schema.wire.results import (
-    FittedCalibrator,
-)
+from calift_core.schema.wire.results import FittedCalibrator
 
 #: What scores of a file depend on besides its bytes: a temperature, or a calibrator's own key.
 Scored = float | tuple[str, ...]
@@ -155,11 +147,7 @@ class ScoredPredictions:
         return (key, *self._memory.remember("fits", (*key, oracle), fit, long=True))
 
     def _calibrated(
-        self,
-        subject: Subject,
-        file: PredictionsFile,
-        key: tuple[str, ...],
-        calibrator: Calibrator,
+        self, subject: Subject, file: PredictionsFile, key: tuple[str, ...], calibrator: Calibrator
     ) -> SampleScores:
         initial = self._initial_of(subject, file, calibrator)
         return self._memory.remember(

@@ -222,12 +222,7 @@ DOMAIN_SUITES: dict[str, KnownDomains] = {
         "vlcs",
         "VLCS",
         "Fang et al. 2013; DomainBed offers the archive.",
-        images={
-            "caltech101": (1415,),
-            "labelme": (2656,),
-            "sun09": (3282,),
-            "voc2007": (3376,),
-        },
+        images={"caltech101": (1415,), "labelme": (2656,), "sun09": (3282,), "voc2007": (3376,)},
         n_classes=5,
         id_domain="voc2007",
     ),

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from calift_core.schema.methods.base import MethodBase
-from calift_core.schema.methods.contrastive import (
-    Anchored,
-    Averaged,
-    CaRot,
-    Flyp,
-    Pretrain,
-    Tracer,
-)
+from calift_core.schema.methods.contrastive import Anchored, Averaged, CaRot, Flyp, Pretrain, Tracer
 from calift_core.schema.methods.merge import Dawin, ModelStock, Vrf, WiseFt
 from calift_core.schema.methods.supervised import (
     CarFt,

@@ -206,9 +206,7 @@ class TransferQuery(BinningQuery):
 
     kind: Kind = "temperature"
     dataset: tuple[str, ...] = Field(
-        default=(),
-        max_length=TRANSFER_SETS,
-        description="Any of these; none: ID data and shifts",
+        default=(), max_length=TRANSFER_SETS, description="Any of these; none: ID data and shifts"
     )
 
 

@@ -6,12 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from calift_core.schema.base import Frozen
-from calift_core.schema.report import (
-    EvaluationReport,
-    FrontierPoint,
-    Role,
-    SpectrumReport,
-)
+from calift_core.schema.report import EvaluationReport, FrontierPoint, Role, SpectrumReport
 from calift_core.schema.wire.runs import RunSummary
 
 #: Roles of predictions: those of evaluations, and the ID parts that calibrators are fitted on.

@@ -56,12 +56,7 @@ def draw(
     run_id = state.choice(
         columns[0].selectbox, "Run", name="of", options=list(found), format_func=labels.__getitem__
     )
-    kind = state.choice(
-        columns[1].selectbox,
-        "Calibrator",
-        name="kind",
-        options=CALIBRATORS,
-    )
+    kind = state.choice(columns[1].selectbox, "Calibrator", name="kind", options=CALIBRATORS)
     own = {e.dataset: e for e in evaluations[run_id]}
     fit_on = state.choice(
         columns[2].selectbox,
@@ -189,11 +184,7 @@ def _show_matrix(
             TransferQuery.of(query, {"dataset": chosen}),
         )
     by = state.choice(
-        st.segmented_control,
-        "Judged by",
-        name="judged",
-        options=SCORES,
-        required=True,
+        st.segmented_control, "Judged by", name="judged", options=SCORES, required=True
     )
     page.chart(
         figures.calibrators.transfer(

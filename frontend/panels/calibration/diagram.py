@@ -63,8 +63,7 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
         st.markdown("**The same predictions under other estimators**")
         st.caption(f"As stored with the run, at T = {evaluation.temperature:g}.")
         page.table(
-            analysis.stored_measures(evaluation),
-            caption="Calibration error under other estimators",
+            analysis.stored_measures(evaluation), caption="Calibration error under other estimators"
         )
     gallery.draw([evaluation], temperature=diagram.temperature)
 

@@ -38,18 +38,9 @@ def draw(
 ) -> None:
     """Show the gap of each slice; evaluations, runs and labels are by run id."""
     columns = st.columns([2, 2, 5])
-    by = state.choice(
-        columns[0].selectbox,
-        "Slices by",
-        name="by",
-        options=GROUPINGS,
-    )
+    by = state.choice(columns[0].selectbox, "Slices by", name="by", options=GROUPINGS)
     order = state.choice(
-        columns[1].selectbox,
-        "Order",
-        name="order",
-        options=ORDERS,
-        disabled=by == "dataset",
+        columns[1].selectbox, "Order", name="order", options=ORDERS, disabled=by == "dataset"
     )
     where = state.words(
         columns[2],

@@ -171,10 +171,7 @@ def board_table(boards: Sequence[Board], labels: Mapping[str, str]) -> Table:
                 board.metric, own.value, own.floor, own.leads, own.p_value, board.n_resamples
             )
         rows.append(row)
-    return Table(
-        [Column("run", "Run"), *(Column(b.role, _ROLES[b.role]) for b in boards)],
-        rows,
-    )
+    return Table([Column("run", "Run"), *(Column(b.role, _ROLES[b.role]) for b in boards)], rows)
 
 
 def _cell(

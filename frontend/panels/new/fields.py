@@ -140,10 +140,7 @@ def of_method(form: Form, *, expanded: bool = False) -> None:
     mark = f"{form.mark}-{kind}"
     wants_runs = any(field.path[-1] in RUN_FIELDS for field in form.own)
     place, drawn = _folded(
-        form,
-        f"Options of {text.md(form.method.title)}",
-        kind,
-        expanded=expanded or wants_runs,
+        form, f"Options of {text.md(form.method.title)}", kind, expanded=expanded or wants_runs
     )
     with place:
         offered = _finished_runs(form.own, kept, mark) if drawn else {}

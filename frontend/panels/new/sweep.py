@@ -27,9 +27,7 @@ def sweep(spec: dict[str, Any], methods: dict[str, MethodInfo], *, intent: str =
         Whether it is on: what is filled in is then submitted as a sweep, and not as a run.
     """
     on = bool(intent) or state.toggle(
-        st,
-        "Sweep this: several methods, seeds or values, and one verdict",
-        name="sweep",
+        st, "Sweep this: several methods, seeds or values, and one verdict", name="sweep"
     )
     if on:
         _of(spec, methods, intent)

@@ -57,10 +57,7 @@ def draw(run: RunDetail) -> None:
 def _facts(title: str, facts: dict[str, Any]) -> None:
     st.markdown(f"**{title}**")
     rows = [
-        {
-            "name": key.replace("_", " "),
-            "value": None if value in (None, "") else text.plain(value),
-        }
+        {"name": key.replace("_", " "), "value": None if value in (None, "") else text.plain(value)}
         for key, value in facts.items()
     ]
     page.table(

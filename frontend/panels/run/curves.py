@@ -8,13 +8,7 @@ from frontend import api, figures, page, state, tables
 MAX_POINTS = 800
 
 #: Curves that are no part of the loss and have another scale.
-ASIDE = (
-    "lr",
-    "grad_norm",
-    "logit_scale",
-    "sigma_min",
-    "effective_rank",
-)
+ASIDE = ("lr", "grad_norm", "logit_scale", "sigma_min", "effective_rank")
 
 
 def draw(run: RunDetail) -> None:
@@ -39,11 +33,7 @@ def draw(run: RunDetail) -> None:
     checks = [n for n in names if n.startswith(("val", "validation"))]
     aside = [n for n in names if n in ASIDE or n.startswith(("teacher", "lr"))]
     losses = [n for n in names if n not in (*checks, *aside)]
-    log_y = state.toggle(
-        st,
-        "Logarithmic axis",
-        name="log",
-    )
+    log_y = state.toggle(st, "Logarithmic axis", name="log")
     me = tables.Run(run.id, run.name)
     styles = state.styles([run.id])
     losses.sort(key=lambda n: n != "loss")
