@@ -140,7 +140,9 @@ def analyse_calibrators(
         if len(fit_ids) > 1:
             raise SpecError(f"--fit-on takes one EVALUATION_ID of the service, got {len(fit_ids)}")
         with _evaluation_client(target, *fit_ids) as client:
-            effect = client.calibrate(target, query, fit_on=fit_ids[0] if fit_ids else None)
+            effect = client.calibrate(
+                target, CalibratorQuery.of(query, {"fit_on": (*fit_ids, None)[0]})
+            )
     else:
         explorer, library = _explorer(initial)
         try:

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from calift_core.client.connection import Connection, at
+from calift_core.client.operations import Operation, OperationOf
 from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger, TriedPicture
 from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.queries import (
@@ -24,29 +24,23 @@ _TRY_S = 300.0
 class AnswerCalls(Connection):
     """Answers over several runs."""
 
-    def compare(self, query: CompareQuery | None = None, **params: Any) -> Comparison:
-        """Put 2 to 10 runs side by side."""
-        return self._ask("/compare", Comparison, CompareQuery.of(query, params))
+    compare = Operation("/compare", CompareQuery, Comparison)
+    """Put 2 to 10 runs side by side."""
 
-    def leaders(self, query: LeadersQuery | None = None, **params: Any) -> Leaders:
-        """Which of 2 to 10 runs may be the best, on ID data, over shifts and corruptions."""
-        return self._ask("/compare/leaders", Leaders, LeadersQuery.of(query, params))
+    leaders = Operation("/compare/leaders", LeadersQuery, Leaders)
+    """Which of 2 to 10 runs may be the best, on ID data, over shifts and corruptions."""
 
-    def ledger(self, run_id: str, query: LedgerQuery | None = None, **params: Any) -> Ledger:
-        """What a run has gained and lost against another on the data that both were tested on."""
-        return self._ask(at("/runs", run_id, "ledger"), Ledger, LedgerQuery.of(query, params))
+    ledger = OperationOf("/runs/{}/ledger", LedgerQuery, Ledger)
+    """What a run has gained and lost against another on the data that both were tested on."""
 
-    def decision(self, run_id: str, query: DecisionQuery | None = None, **params: Any) -> Decision:
-        """A threshold for at most so many errors among what is kept, and what it gives."""
-        return self._ask(at("/runs", run_id, "decision"), Decision, DecisionQuery.of(query, params))
+    decision = OperationOf("/runs/{}/decision", DecisionQuery, Decision)
+    """A threshold for at most so many errors among what is kept, and what it gives."""
 
-    def ood(self, run_id: str, query: OodQuery | None = None, **params: Any) -> OodDetection:
-        """How well a run's scores tell its ID test images from each shift."""
-        return self._ask(at("/runs", run_id, "ood"), OodDetection, OodQuery.of(query, params))
+    ood = OperationOf("/runs/{}/ood", OodQuery, OodDetection)
+    """How well a run's scores tell its ID test images from each shift."""
 
-    def bound(self, query: BoundQuery | None = None, **params: Any) -> BoundMonitor:
-        """Finished runs on a suite with the bound's terms, and how these rank with the errors."""
-        return self._ask("/bound", BoundMonitor, BoundQuery.of(query, params))
+    bound = Operation("/bound", BoundQuery, BoundMonitor)
+    """Finished runs on a suite with the bound's terms, and how these rank with the errors."""
 
     def try_picture(self, run_id: str, picture: bytes | str | os.PathLike[str]) -> TriedPicture:
         """What a run says of a picture, and which evaluated images it resembles.

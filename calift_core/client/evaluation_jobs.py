@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from calift_core.client.connection import Connection, at
+from calift_core.client.operations import Operation
 from calift_core.errors import SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import problems_of
@@ -72,12 +73,8 @@ class EvaluationJobCalls(Connection):
         response = self._send("POST", "/evaluations/validate", body=_evaluation_body(**given))
         return self._read(response, Validation)
 
-    def evaluation_jobs(
-        self, query: EvaluationJobsQuery | None = None, **params: Any
-    ) -> EvaluationJobPage:
-        """A page of evaluation jobs, newest first: of any of the runs, in any of the phases."""
-        query = EvaluationJobsQuery.of(query, params)
-        return self._ask("/evaluation-jobs", EvaluationJobPage, query)
+    evaluation_jobs = Operation("/evaluation-jobs", EvaluationJobsQuery, EvaluationJobPage)
+    """A page of evaluation jobs, newest first: of any of the runs, in any of the phases."""
 
     def evaluation_job(self, job_id: str) -> EvaluationJob:
         """One evaluation job."""

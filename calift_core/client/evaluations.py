@@ -9,9 +9,10 @@ import uuid
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from calift_core.client.connection import Connection, at, opened_file
+from calift_core.client.operations import Operation, OperationOf
 from calift_core.schema.wire.judging import AGAINST, Judged
 from calift_core.schema.wire.queries import (
     AuditQuery,
@@ -49,95 +50,45 @@ class EvaluationCalls(Connection):
     Each question takes the fields of its query by name, or the query itself.
     """
 
-    def evaluations(self, query: EvaluationsQuery | None = None, **params: Any) -> EvaluationPage:
-        """A page of evaluations of all runs, newest first."""
-        return self._ask("/evaluations", EvaluationPage, EvaluationsQuery.of(query, params))
+    evaluations = Operation("/evaluations", EvaluationsQuery, EvaluationPage)
+    """A page of evaluations of all runs, newest first."""
 
     def evaluation(self, evaluation_id: str) -> Evaluation:
         """One evaluation."""
         return self._get(at("/evaluations", evaluation_id), Evaluation)
 
-    def reliability(
-        self, evaluation_id: str, query: ReliabilityQuery | None = None, **params: Any
-    ) -> Reliability:
-        """A reliability diagram as numbers; a calibrator or other prompts may make it."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "reliability"),
-            Reliability,
-            ReliabilityQuery.of(query, params),
-        )
+    reliability = OperationOf("/evaluations/{}/reliability", ReliabilityQuery, Reliability)
+    """A reliability diagram as numbers; a calibrator or other prompts may make it."""
 
-    def prompts(
-        self, evaluation_id: str, query: PromptsQuery | None = None, **params: Any
-    ) -> PromptEffects:
-        """What other prompts would have said of the same images, the run's own first."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "prompts"),
-            PromptEffects,
-            PromptsQuery.of(query, params),
-        )
+    prompts = OperationOf("/evaluations/{}/prompts", PromptsQuery, PromptEffects)
+    """What other prompts would have said of the same images, the run's own first."""
 
-    def measures(
-        self, evaluation_id: str, query: MetricsQuery | None = None, **params: Any
-    ) -> MeasureSet:
-        """Every measure of an evaluation with floor and interval."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "metrics"), MeasureSet, MetricsQuery.of(query, params)
-        )
+    measures = OperationOf("/evaluations/{}/metrics", MetricsQuery, MeasureSet)
+    """Every measure of an evaluation with floor and interval."""
 
-    def audit(
-        self, evaluation_id: str, query: AuditQuery | None = None, **params: Any
-    ) -> MeasureSet:
-        """The same predictions under the estimators in use, each with its floor."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "audit"), MeasureSet, AuditQuery.of(query, params)
-        )
+    audit = OperationOf("/evaluations/{}/audit", AuditQuery, MeasureSet)
+    """The same predictions under the estimators in use, each with its floor."""
 
-    def slices(
-        self, evaluation_id: str, query: SlicesQuery | None = None, **params: Any
-    ) -> SlicePage:
-        """Calibration by class, confidence or source, of the samples that meet a condition."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "slices"), SlicePage, SlicesQuery.of(query, params)
-        )
+    slices = OperationOf("/evaluations/{}/slices", SlicesQuery, SlicePage)
+    """Calibration by class, confidence or source, of the samples that meet a condition."""
 
-    def run_slices(
-        self, run_id: str, query: RunSlicesQuery | None = None, **params: Any
-    ) -> SlicePage:
-        """The samples that meet a condition on every data set of a run: one slice each."""
-        return self._ask(at("/runs", run_id, "slices"), SlicePage, RunSlicesQuery.of(query, params))
+    run_slices = OperationOf("/runs/{}/slices", RunSlicesQuery, SlicePage)
+    """The samples that meet a condition on every data set of a run: one slice each."""
 
-    def calibrate(
-        self, evaluation_id: str, query: CalibratorQuery | None = None, **params: Any
-    ) -> CalibratorEffect:
-        """Fit a calibrator, and the diagram of an evaluation before and after it.
+    calibrate = OperationOf("/evaluations/{}/calibrators", CalibratorQuery, CalibratorEffect)
+    """Fit a calibrator, and the diagram of an evaluation before and after it.
 
-        Without `oracle`, `fit_on` is refused: a ServiceError with the code `LEAKAGE`.
-        """
-        return self._ask(
-            at("/evaluations", evaluation_id, "calibrators"),
-            CalibratorEffect,
-            CalibratorQuery.of(query, params),
-        )
+    Without `oracle`, `fit_on` is refused: a ServiceError with the code `LEAKAGE`.
+    """
 
-    def transfer(
-        self, run_id: str, query: TransferQuery | None = None, **params: Any
-    ) -> TransferMatrix:
-        """A calibrator fitted on A and tested on B, for the ID data and shifts or those named.
+    transfer = OperationOf("/runs/{}/calibrators/transfer", TransferQuery, TransferMatrix)
+    """A calibrator fitted on A and tested on B, for the ID data and shifts or those named.
 
-        The first answer takes as long as passing over all their logits.
-        """
-        return self._ask(
-            at("/runs", run_id, "calibrators", "transfer"),
-            TransferMatrix,
-            TransferQuery.of(query, params),
-        )
+    The first answer takes as long as passing over all their logits.
+    """
 
-    def budget(self, evaluation_id: str, query: BudgetQuery | None = None, **params: Any) -> Budget:
-        """How many samples show a difference of a metric."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "budget"), Budget, BudgetQuery.of(query, params)
-        )
+    budget = OperationOf("/evaluations/{}/budget", BudgetQuery, Budget)
+    """How many samples show a difference of a metric."""
 
     def download_predictions(self, evaluation_id: str, path: str | os.PathLike[str]) -> Path:
         """Download the per-sample predictions (Parquet).

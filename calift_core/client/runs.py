@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from calift_core.client.connection import Connection, at
+from calift_core.client.operations import Operation, OperationOf
 from calift_core.errors import SpecError, StorageError
 from calift_core.files import sha256_file
 from calift_core.schema.report import Report
@@ -62,9 +63,8 @@ class RunCalls(Connection):
         body = RunSubmit(spec=_spec_body(spec))
         return self._read(self._send("POST", "/runs/validate", body=body), Validation)
 
-    def runs(self, query: RunsQuery | None = None, **params: Any) -> RunPage:
-        """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words."""
-        return self._ask("/runs", RunPage, RunsQuery.of(query, params))
+    runs = Operation("/runs", RunsQuery, RunPage)
+    """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words."""
 
     def all_runs(self, **filters: Any) -> Iterator[RunSummary]:
         """Every run that matches, page by page; the filters are those of `runs`."""
@@ -132,9 +132,8 @@ class RunCalls(Connection):
         """
         return self._wait(lambda: self.run(run_id), f"run {run_id}", poll_s, timeout_s)
 
-    def metrics(self, run_id: str, query: CurvesQuery | None = None, **params: Any) -> Metrics:
-        """Curves after a step, thinned to `max_points` with their extremes kept."""
-        return self._ask(at("/runs", run_id, "metrics"), Metrics, CurvesQuery.of(query, params))
+    metrics = OperationOf("/runs/{}/metrics", CurvesQuery, Metrics)
+    """Curves after a step, thinned to `max_points` with their extremes kept."""
 
     def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
         """Events as they happen, until the run ends. A dropped connection is taken up again."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calift_core.client.connection import Connection, at
+from calift_core.client.operations import OperationOf
 from calift_core.schema.wire.queries import (
     DoubtfulQuery,
     LooksQuery,
@@ -26,43 +27,17 @@ from calift_core.schema.wire.results import (
 class SampleCalls(Connection):
     """Samples of an evaluation."""
 
-    def samples(
-        self, evaluation_id: str, query: SamplesQuery | None = None, **params: Any
-    ) -> SamplePage:
-        """Samples of an evaluation one by one, with what the model says of each."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "samples"), SamplePage, SamplesQuery.of(query, params)
-        )
+    samples = OperationOf("/evaluations/{}/samples", SamplesQuery, SamplePage)
+    """Samples of an evaluation one by one, with what the model says of each."""
 
-    def sample_traits(
-        self, evaluation_id: str, query: SampleFilter | None = None, **params: Any
-    ) -> SampleTraits:
-        """Classes that the chosen samples have more often than the rest."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "samples", "traits"),
-            SampleTraits,
-            SampleFilter.of(query, params),
-        )
+    sample_traits = OperationOf("/evaluations/{}/samples/traits", SampleFilter, SampleTraits)
+    """Classes that the chosen samples have more often than the rest."""
 
-    def sample_looks(
-        self, evaluation_id: str, query: LooksQuery | None = None, **params: Any
-    ) -> SampleLooks:
-        """How the chosen images look against the rest."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "samples", "looks"),
-            SampleLooks,
-            LooksQuery.of(query, params),
-        )
+    sample_looks = OperationOf("/evaluations/{}/samples/looks", LooksQuery, SampleLooks)
+    """How the chosen images look against the rest."""
 
-    def doubtful_labels(
-        self, evaluation_id: str, query: DoubtfulQuery | None = None, **params: Any
-    ) -> DoubtfulLabels:
-        """Likely label errors: all runs of the suite say the same other class, and surely."""
-        return self._ask(
-            at("/evaluations", evaluation_id, "samples", "doubtful"),
-            DoubtfulLabels,
-            DoubtfulQuery.of(query, params),
-        )
+    doubtful_labels = OperationOf("/evaluations/{}/samples/doubtful", DoubtfulQuery, DoubtfulLabels)
+    """Likely label errors: all runs of the suite say the same other class, and surely."""
 
     def correct_labels(
         self, evaluation_id: str, corrections: Sequence[LabelCorrection]

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO
 
 from calift_core.client.connection import Connection, at, opened_file
+from calift_core.client.operations import Operation
 from calift_core.schema.wire.operations import (
     AuditPage,
     PruneAsked,
@@ -49,22 +50,19 @@ class ServiceCalls(Connection):
         """Suites, and which of them are on the service's machine."""
         return self._get("/datasets", list[DatasetInfo])
 
-    def scan(self, query: SuiteQuery | None = None, **params: Any) -> SuiteScan:
-        """A look at data that a run could name: classes, numbers, a few images.
+    scan = Operation("/datasets/scan", SuiteQuery, SuiteScan)
+    """A look at data that a run could name: classes, numbers, a few images.
 
-        Raises:
-            ServiceError: no suite has this name, or its path may not be read there.
-        """
-        return self._ask("/datasets/scan", SuiteScan, SuiteQuery.of(query, params))
+    Raises:
+        ServiceError: no suite has this name, or its path may not be read there.
+    """
 
-    def copies(self, query: SuiteQuery | None = None, **params: Any) -> SuiteCopies:
-        """Equal and nearly equal images in several parts of a suite; every image is decoded.
+    copies = Operation("/datasets/copies", SuiteQuery, SuiteCopies, wait_s=330.0)
+    """Equal and nearly equal images in several parts of a suite; every image is decoded.
 
-        Raises:
-            ServiceError: it has too many images, or somebody else's are being looked at.
-        """
-        asked = SuiteQuery.of(query, params)
-        return self._ask("/datasets/copies", SuiteCopies, asked, wait_s=330.0)
+    Raises:
+        ServiceError: it has too many images, or somebody else's are being looked at.
+    """
 
     def folders(self, path: str | None = None) -> FolderList:
         """The registered folders of the service's machine, or the folders in one of them.
@@ -146,9 +144,8 @@ class ServiceCalls(Connection):
         """Make a token worthless; repeatable."""
         self._send("DELETE", at("/tokens", token_id))
 
-    def audit_log(self, query: AuditLogQuery | None = None, **params: Any) -> AuditPage:
-        """Who did what to which object, the newest first; for admins."""
-        return self._ask("/audit", AuditPage, AuditLogQuery.of(query, params))
+    audit_log = Operation("/audit", AuditLogQuery, AuditPage)
+    """Who did what to which object, the newest first; for admins."""
 
     def prune(self, asked: PruneAsked, *, preview: bool = False) -> Pruned:
         """Remove what is old, or with `preview` only say what that would be; for admins."""
