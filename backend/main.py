@@ -40,7 +40,7 @@ from backend.routes import (
     sweeps,
     trying,
 )
-from backend.routes.deps import Recent, Services, check_owned, guard
+from backend.routes.deps import Recent, Services, check_owner, guard
 from backend.services.bulk import BulkActions
 from backend.services.corrections import Corrections
 from backend.services.datasets import Datasets
@@ -180,7 +180,7 @@ def create_app(
         metrics=metrics,
         limits=limits,
         ready=ready,
-        bulk=BulkActions(settings, store, artifacts, submission, partial(check_owned, store)),
+        bulk=BulkActions(settings, store, artifacts, submission, partial(check_owner, store)),
         sweeping=sweeping,
         judge=SweepComparison(store, library, explorer, sweeping),
         thumbnails=Thumbnails(settings, store, submission),

@@ -165,15 +165,15 @@ def get(document: Mapping[str, Any], path: Path, default: Any = None) -> Any:
     return here
 
 
-def build(values: Mapping[Path, Any], fields: Iterable[Field], *, full: bool = False) -> dict:
-    """The nested document of the values; what equals its default is left out unless `full`.
+def build(values: Mapping[Path, Any], fields: Iterable[Field]) -> dict:
+    """The nested document of the values; what equals its default is left out.
 
     What is required and still empty is left out too, so that validation says that it is missing.
     """
     document: dict[str, Any] = {}
     for field in fields:
         value = values.get(field.path, field.default)
-        if not full and not field.required and value == field.default:
+        if not field.required and value == field.default:
             continue
         if field.required and value in ("", [], None):
             continue

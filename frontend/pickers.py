@@ -127,7 +127,7 @@ def _named_run(run_id: str) -> RunSummary:
     return run
 
 
-def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[str, RunSummary]:
+def pick_runs(name: str, *, most: int = MAX_RUNS) -> dict[str, RunSummary]:
     """A picker of finished runs, kept in the URL; the page ends here when there is none.
 
     The default is what was chosen last, else the newest three runs on the newest run's data.
@@ -136,10 +136,10 @@ def pick_runs(name: str, *, label: str = "Runs", most: int = MAX_RUNS) -> dict[s
         # At once: each change of an address is a step that the browser's Back goes through.
         state.arrive({name: ",".join(state.remembered_runs()[:most])})
     with st.container(border=True, key="workspace", gap="small"):
-        return _workspace(name, label, most)
+        return _workspace(name, most)
 
 
-def _workspace(name: str, label: str, most: int) -> dict[str, RunSummary]:
+def _workspace(name: str, most: int) -> dict[str, RunSummary]:
     kept = named_runs(state.ids(name) or state.remembered_runs())
     search = find_runs(kept)
     if search.suite is not None:  # chosen by hand, it changes the runs and not their offer alone
@@ -161,7 +161,7 @@ def _workspace(name: str, label: str, most: int) -> dict[str, RunSummary]:
 
     chosen = state.several(
         st.multiselect,
-        label,
+        "Runs",
         name=name,
         options=list(found),
         default=([run.id for run in kept] or [run.id for run in search.runs[:3]])[:most],

@@ -216,7 +216,7 @@ async def guard(request: Request) -> None:
         for kind, named in owned:
             if named is not None:
                 await run_in_threadpool(
-                    check_owner, services, get_principal(request), str(named), kind
+                    check_owner, services.store, get_principal(request), str(named), kind
                 )
     request.state.authorised = True
 
@@ -230,7 +230,7 @@ def _of_other_kind(given: str) -> NotFoundError:
 
 
 def check_owner(
-    services: Services, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
+    store: Stores, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
 ) -> None:
     """Raise unless the principal may change a run, an evaluation job or a sweep.
 
@@ -238,13 +238,6 @@ def check_owner(
         NotFoundError: there is none of that id.
         HttpError: 403, it is another's.
     """
-    check_owned(services.store, principal, name, kind)
-
-
-def check_owned(
-    store: Stores, principal: Principal, name: str, kind: Literal["run", "sweep"] = "run"
-) -> None:
-    """As `check_owner`, of a store."""
     if principal.scope == "admin":
         return
     owner = (store.runs if kind == "run" else store.sweeps).submitter(name)

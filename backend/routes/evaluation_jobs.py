@@ -71,7 +71,7 @@ def submit_evaluation(
         check_priority(principal, body.priority)
         services.evaluation_submission.demand(body.spec)
         for run_id in body.spec.runs:
-            check_owner(services, principal, run_id)
+            check_owner(services.store, principal, run_id)
         return body.spec, {"priority": body.priority, "max_attempts": body.max_attempts}
 
     meaning = body_hash("evaluate", body.model_dump())

@@ -64,7 +64,7 @@ async def import_predictions(
     a 422 that says where. Adding the same file once more changes nothing.
     """
     if run is not None:
-        await run_in_threadpool(check_owner, services, principal, run)
+        await run_in_threadpool(check_owner, services.store, principal, run)
     async with services.imports.receive(request.stream(), "a predictions file") as received:
         upload = replace(received, name=name, dataset=dataset, role=role, run_id=run)
         async with place.turn():

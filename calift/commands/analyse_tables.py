@@ -26,8 +26,8 @@ def _say(sentence: str) -> None:
     out.print(sentence, markup=False)
 
 
-def _range(interval: tuple[float, float] | None, scale: float = 100.0) -> str:
-    return "–" if interval is None else f"{scale * interval[0]:.2f} … {scale * interval[1]:.2f}"
+def _range(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{100 * interval[0]:.2f} … {100 * interval[1]:.2f}"
 
 
 def _of(source: Source) -> str:

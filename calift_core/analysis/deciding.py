@@ -40,14 +40,12 @@ def answer_scores(
     path: PathLike,
     calibrator: Calibrator | None,
     *,
-    temperature: float = 1.0,
     initial: PathLike | None = None,
 ) -> SampleScores:
     """Scores of a predictions file as the model answers: by the likeliest calibrated class.
 
     Args:
         calibrator: that logits go through; None: the model's own probabilities.
-        temperature: of its own probabilities.
         initial: the initial model's predictions of the same samples, for calibrators that read
             them.
 
@@ -55,8 +53,8 @@ def answer_scores(
         PredictionsError: a file breaks its contract, or does not hold all logits and there is a
             calibrator, or the two are of other samples.
     """
-    if calibrator is None and (temperature != 1 or read_metadata(path).storage != "full"):
-        return read_scores(path, temperature)
+    if calibrator is None and read_metadata(path).storage != "full":
+        return read_scores(path)
     return SampleScores.concatenate(
         [
             score_probs(calibrated(chunk.logits, calibrator, first), chunk.labels)

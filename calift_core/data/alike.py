@@ -44,7 +44,6 @@ def alike(
     one_labels: NDArray[Any],
     other_labels: NDArray[Any],
     *,
-    false_alarms: float = FALSE_ALARMS,
     ratio: float = RATIO,
 ) -> Alike:
     """Images of one set that the other has nearly too.
@@ -54,10 +53,9 @@ def alike(
         other: (M, D), of the same model.
         one_labels: (N,) classes.
         other_labels: (M,) classes.
-        false_alarms: share of pairs of different classes that may pass the threshold.
         ratio: of distances, see `RATIO`.
     """
-    threshold, n = threshold_of(one, other, one_labels, other_labels, false_alarms)
+    threshold, n = threshold_of(one, other, one_labels, other_labels)
     if not n or not len(one) or not len(other):
         return Alike((), threshold, n)
     there, next_there = _nearest(one, other)
@@ -78,7 +76,6 @@ def threshold_of(
     other: Features,
     one_labels: NDArray[Any],
     other_labels: NDArray[Any],
-    false_alarms: float = FALSE_ALARMS,
 ) -> tuple[float, int]:
     """The cosine that at most so many pairs of different classes pass, and how many were looked at.
 
@@ -100,7 +97,7 @@ def threshold_of(
             for at in range(0, len(a), 65536)
         ]
     )
-    passing = int(false_alarms * len(cosines))
+    passing = int(FALSE_ALARMS * len(cosines))
     return float(np.partition(cosines, -1 - passing)[-1 - passing]), len(cosines)
 
 

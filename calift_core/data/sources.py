@@ -394,14 +394,8 @@ class DecodeCheck:
     unreadable: Mapping[str, str]
 
 
-def decode_all(
-    images: ImageSet, *, most: int = _HEADERS_READ, seconds: float = 60.0
-) -> DecodeCheck:
-    """Decode the images of a set, or as many as may be, and say which cannot be.
-
-    Args:
-        most: images; of a larger set, so many evenly spread ones.
-    """
+def decode_all(images: ImageSet, *, seconds: float = 60.0) -> DecodeCheck:
+    """Decode the images of a set, of a large one some evenly spread, and say which cannot be."""
     source = encoded(images)
     if source is None:
         return DecodeCheck(len(images), {})
@@ -409,7 +403,7 @@ def decode_all(
         source if source.border else source.at_side(1)
     )  # a JPEG shows at an eighth of its size whether it is whole
     deadline = time.monotonic() + seconds
-    positions = np.linspace(0, len(images) - 1, min(most, len(images)), dtype=np.int64)
+    positions = np.linspace(0, len(images) - 1, min(_HEADERS_READ, len(images)), dtype=np.int64)
 
     def problem(position: int) -> str | None:
         if time.monotonic() > deadline:

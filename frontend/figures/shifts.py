@@ -108,7 +108,6 @@ def dots(
     *,
     metric: str = "accuracy",
     styles: Mapping[str, RunStyle] | None = None,
-    title: str | None = None,
 ) -> go.Figure:
     """A dot per run and data set, with its 95 % interval; for ECE also a tick at the floor.
 
@@ -116,7 +115,7 @@ def dots(
     an interval: the severities share their images).
     """
     look = text.METRICS[metric]
-    heading = title if title is not None else f"{look.title} by shift"
+    heading = f"{look.title} by shift"
     rows_of = [(run, points(evaluations, metric)) for run, evaluations in runs]
     names = _dataset_order(rows_of)
     if not names:
@@ -206,16 +205,14 @@ def _alt(heading: str, rows_of: Sequence[tuple[Run, list[ShiftPoint]]], metric: 
     return f"{heading}, {len(rows_of)} runs. " + "; ".join(said) + more + "."
 
 
-def by_run(
-    runs: RunEvaluations, *, metric: str = "accuracy", title: str | None = None
-) -> go.Figure:
+def by_run(runs: RunEvaluations, *, metric: str = "accuracy") -> go.Figure:
     """Runs down, data sets across, many of them down; each cell says its number.
 
     For ECE a number in brackets is one that a calibrated model would show as well (its 95 % null
     quantile is not exceeded).
     """
     look = text.METRICS[metric]
-    heading = title if title is not None else f"{look.title}: run × shift"
+    heading = f"{look.title}: run × shift"
     rows_of = [(run, points(evaluations, metric)) for run, evaluations in runs]
     names = _dataset_order(rows_of)
     if not names:
@@ -364,18 +361,16 @@ def severity_lines(
     metric: str = "accuracy",
     corruption: str | None = None,
     styles: Mapping[str, RunStyle] | None = None,
-    title: str | None = None,
 ) -> go.Figure:
     """A line per run over severity, from the clean test images at 0.
 
     Args:
         metric: a key of `text.METRICS`.
         corruption: one corruption; none: the mean over all of them at each severity.
-        title: default: says what is shown.
     """
     look = text.METRICS[metric]
     what = corruption.replace("_", " ") if corruption else "mean of all corruptions"
-    heading = title if title is not None else f"{look.title} by severity: {what}"
+    heading = f"{look.title} by severity: {what}"
     styles = styles or run_styles(run.id for run, _ in runs)
     figure = blank(title=heading, alt="", height=330)
     said = []

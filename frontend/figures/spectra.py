@@ -108,17 +108,15 @@ def over_steps(
     *,
     quantity: str = "sigma_min",
     styles: Mapping[str, RunStyle] | None = None,
-    title: str | None = None,
 ) -> go.Figure:
     """σ_min or the effective rank over training; the finished model is marked by a ring.
 
     Args:
         spectra: runs and their spectra in any order.
         quantity: `sigma_min` or `effective_rank`.
-        title: default: names the quantity.
     """
     names = {"sigma_min": "σ_min", "effective_rank": "Effective rank"}
-    heading = title if title is not None else f"{names[quantity]} over training"
+    heading = f"{names[quantity]} over training"
     styles = styles or run_styles(run.id for run, _ in spectra)
     figure = blank(title=heading, alt="", height=300)
     said = []

@@ -181,10 +181,10 @@ def of_splits(form: Form) -> None:
         )
 
 
-def of_model(form: Form, models: Sequence[ModelInfo], *, expanded: bool = False) -> None:
+def of_model(form: Form, models: Sequence[ModelInfo]) -> None:
     """Which model, and with which weights it begins."""
     here = {m.name for m in models if m.available}
-    place, drawn = _folded(form, "Model", "model", expanded=expanded)
+    place, drawn = _folded(form, "Model", "model")
     with place:
         form.draw(
             form.section("model"),

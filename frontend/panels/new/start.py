@@ -50,14 +50,14 @@ INTENTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def intent(*, default: str = "robust") -> str:
+def intent() -> str:
     """Ask what the run is for; another answer begins with that one's method."""
     chosen = state.choice(
         st.segmented_control,
         "Goal",
         name="intent",
         options={name: INTENTS[name][0].partition(":")[0] for name in INTENTS},
-        default=default,
+        default="robust",
         required=True,
     )
     seen = st.session_state.get("new-intent", chosen)
