@@ -76,6 +76,7 @@ def threshold_of(
     other: Features,
     one_labels: NDArray[Any],
     other_labels: NDArray[Any],
+    false_alarms: float = FALSE_ALARMS,
 ) -> tuple[float, int]:
     """The cosine that at most so many pairs of different classes pass, and how many were looked at.
 
@@ -97,7 +98,7 @@ def threshold_of(
             for at in range(0, len(a), 65536)
         ]
     )
-    passing = int(FALSE_ALARMS * len(cosines))
+    passing = int(false_alarms * len(cosines))
     return float(np.partition(cosines, -1 - passing)[-1 - passing]), len(cosines)
 
 
