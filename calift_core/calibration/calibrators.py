@@ -7,7 +7,6 @@ says of itself for good.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,7 +24,6 @@ from calift_core.calibration.bins import (
     gather,
     softmax,
 )
-from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.calibration.scores import score_probs
 from calift_core.errors import LeakageError, SpecError
 
@@ -222,85 +220,12 @@ class Temperature(Calibrator):
 class PerturbedTemperature(Temperature):
     """TS-P: one temperature for ID data and perturbed copies of it (Tomani 2021).
 
-    `fit_perturbed` makes the copies and fits their union. `fit` takes a union made elsewhere: the
-    logits of the split and of its Gaussian-perturbed copies, one under the other. A perturbed copy
-    belongs to the split that it is a copy of, so the leakage guard is the same.
-
-    Attributes:
-        levels: standard deviations of the noise, rising from 0; empty when `fit` was used.
+    `fit` takes their union: the logits of the split and of its Gaussian-perturbed copies, at
+    `perturbation_levels`, one under the other. A perturbed copy belongs to the split that it is a
+    copy of, so the leakage guard is the same.
     """
 
     kind = "tsp"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.levels: list[float] = []
-
-    def fit_perturbed(
-        self,
-        logits_at: Callable[[float], Floats],
-        labels: Ints,
-        *,
-        split: str,
-        role: str,
-        oracle: bool = False,
-        n_levels: int = 10,
-        max_noise: float = 16.0,
-        n_steps: int = 20,
-    ) -> Self:
-        """Perturb one split at levels found by `perturbation_levels`, fit the union, return self.
-
-        Args:
-            logits_at: logits (N, C) of the split when Gaussian noise of this standard deviation, in
-                the unit of the model's inputs, is added; the same noise for the same level.
-            labels: (N,) integers in [0, C).
-            split: as in `fit`, of the images that are perturbed.
-            n_levels: as in `perturbation_levels`.
-            max_noise: as in `perturbation_levels`.
-            n_steps: as in `perturbation_levels`.
-
-        Raises:
-            LeakageError: the data are not the ID calibration split and `oracle` is false; nothing
-                is computed then.
-            SpecError: n_levels < 2.
-            PredictionsError: logits or labels break their contract.
-        """
-        _allowed(split, role, oracle)
-        clean = check_logits(logits_at(0.0))
-        targets = check_labels(labels, *clean.shape)
-
-        def accuracy_at(noise: float) -> float:
-            logits = clean if noise == 0 else check_logits(logits_at(noise))
-            return float((logits.argmax(axis=1) == targets).mean())
-
-        levels = perturbation_levels(
-            accuracy_at,
-            n_classes=clean.shape[1],
-            n_levels=n_levels,
-            max_noise=max_noise,
-            n_steps=n_steps,
-        )
-        union = [clean, *(check_logits(logits_at(noise)) for noise in levels[1:])]
-        self.fit(
-            np.concatenate(union),
-            np.tile(targets, len(union)),
-            split=split,
-            role=role,
-            oracle=oracle,
-        )
-        self.levels = levels
-        return self
-
-    def _fit(self, logits: Floats, labels: Ints) -> None:
-        super()._fit(logits, labels)
-        self.levels = []
-
-    def _parameters(self) -> dict[str, object]:
-        return {**super()._parameters(), "levels": self.levels}
-
-    def _restore(self, parameters: dict[str, Any]) -> None:
-        super()._restore(parameters)
-        self.levels = [float(level) for level in parameters.get("levels", [])]
 
 
 class Vector(Calibrator):
