@@ -126,13 +126,13 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
 
         Of an evaluation, or of a run's training part where `run` is named.
         """
-        asked = request.query_params
-        size, training = asked.get("size", ""), "run" in asked
+        query = request.query_params
+        size, training = query.get("size", ""), "run" in query
         try:
             body = await sessions.picture(
                 session_in(request.headers) or "",
-                asked.get("run" if training else "evaluation", "")[:64],
-                asked.get("sample", "")[:1024],
+                query.get("run" if training else "evaluation", "")[:64],
+                query.get("sample", "")[:1024],
                 int(size) if size.isdecimal() and len(size) < 5 else 160,
                 training=training,
             )

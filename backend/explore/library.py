@@ -252,9 +252,9 @@ class StoreLibrary:
 
     def _part(self, run_id: str, role: Role) -> Iterator[PredictionsFile]:
         """A run's predictions of a part of its ID data that it was not tested on."""
-        judged = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
+        evaluated = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
         for stored in self._store.files.of_run(run_id, kind="predictions"):
-            if stored.sha256 not in judged:
+            if stored.sha256 not in evaluated:
                 file = self._open(stored.sha256)
                 if file.metadata.role == role:
                     yield file

@@ -51,7 +51,7 @@ class SweepComparison:
     ) -> SweepVerdict:
         contenders, left_out = [], []
         for arm in arms:
-            slots = list(plan.judged(arm.index))
+            slots = list(plan.evaluated(arm.index))
             missing = [s for s in slots if s.key not in done]
             if not slots or missing:
                 left_out.append(LeftOut(label=arm.label, why=_why(arm, plan, len(missing))))
@@ -85,7 +85,7 @@ class SweepComparison:
             method=arm.kind,
             lr=None if chosen is None else chosen.lr,
             at_edge="" if chosen is None else chosen.at_edge,
-            runs=[self._run(done[s.key], s.seed) for s in plan.judged(arm.index)],
+            runs=[self._run(done[s.key], s.seed) for s in plan.evaluated(arm.index)],
             ladder=ladder,
         )
 

@@ -97,13 +97,13 @@ class FairLimiter:
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[None]:
         """Wait until it is the owner's turn, and have it while the block runs."""
-        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(asked)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(future)
         self._give_turns()
         try:
-            await asked
+            await future
         except asyncio.CancelledError:
-            if not asked.cancelled():  # it was given in the moment in which the caller gave up
+            if not future.cancelled():  # it was given in the moment in which the caller gave up
                 self._end_turn(owner)
             raise
         try:
@@ -123,13 +123,13 @@ class FairLimiter:
             if not may:
                 return
             owner = min(may, key=lambda o: (self._running[o], self._last.get(o, 0)))
-            asked = self._waiting[owner].popleft()
+            future = self._waiting[owner].popleft()
             if not self._waiting[owner]:
                 del self._waiting[owner]
-            if not asked.done():
+            if not future.done():
                 self._running[owner] += 1
                 self._last[owner] = next(self._numbers)
-                asked.set_result(None)
+                future.set_result(None)
 
 
 def _less(counts: Counter[str], owner: str) -> None:

@@ -15,8 +15,8 @@ from calift_core.schema.wire.operations import (
     Bulk,
     BulkDone,
     Page,
-    PruneAsked,
     Pruned,
+    PruneRequest,
     SavedView,
     TokenInfo,
     TokenMade,
@@ -166,14 +166,14 @@ def list_audit(store: StoreDep, query: Annotated[AuditLogQuery, Query()]) -> Aud
 @router.post("/retention/preview")
 @allow("admin")
 @changes_nothing
-def preview_prune(body: PruneAsked, store: StoreDep) -> Pruned:
+def preview_prune(body: PruneRequest, store: StoreDep) -> Pruned:
     """What `POST /retention` would remove now, and how much room that gives."""
     return store.retention.preview(body.kinds, age_s=body.older_than_days * 86_400.0)
 
 
 @router.post("/retention")
 @allow("admin")
-def prune(body: PruneAsked, request: Request, services: ServicesDep) -> Pruned:
+def prune(body: PruneRequest, request: Request, services: ServicesDep) -> Pruned:
     """Remove checkpoints, predictions or archived runs that are older; this cannot be undone."""
     done, digests = services.store.retention.prune(
         body.kinds, age_s=body.older_than_days * 86_400.0

@@ -34,7 +34,7 @@ from calift_core.schema.wire.queries import (
 )
 from calift_core.schema.wire.results import (
     CorrectedManifest,
-    CorrectionsAsked,
+    CorrectionsRequest,
     DoubtfulLabels,
     SampleHistory,
     SampleLooks,
@@ -60,11 +60,11 @@ class _Drawing:
         self._services, self._principal, self._place = services, principal, place
         self._size, self._known = size, known
 
-    async def draw(self, request: Callable[[int], dict[str, object]]) -> Response:
+    async def draw(self, make_request: Callable[[int], dict[str, object]]) -> Response:
         """A picture, or word that the browser has it."""
         async with self._services.limits["analyses"].turn(self._principal.name):
-            asked = await run_in_threadpool(request, self._size)
-        picture = await self._services.thumbnails.draw(asked, self._place.turn)
+            request = await run_in_threadpool(make_request, self._size)
+        picture = await self._services.thumbnails.draw(request, self._place.turn)
         digest = hashlib.sha256(picture.body).hexdigest()
         headers = {"ETag": f'"{digest}"', "Cache-Control": "private, no-cache"}
         if self._known is not None and knows(self._known, digest):
@@ -93,8 +93,8 @@ def list_samples(
     """
     cursors = services.store.cursors
     subject = services.library.subject(evaluation_id)
-    asked = query.model_dump(mode="json", exclude={"cursor", "top", "limit"})
-    scope = scope_of("samples", evaluation_id, subject.open().digest, asked)
+    filters = query.model_dump(mode="json", exclude={"cursor", "top", "limit"})
+    scope = scope_of("samples", evaluation_id, subject.open().digest, filters)
     offset = 0 if query.cursor is None else int(cursors.read(query.cursor, scope)[0])
     page = services.explorer.samples(subject, query, offset=offset)
     end = offset + len(page.items)
@@ -131,14 +131,14 @@ def list_doubtful_labels(
 @allow("read")
 @changes_nothing
 def correct_labels(
-    evaluation_id: EvaluationId, asked: CorrectionsAsked, services: ServicesDep
+    evaluation_id: EvaluationId, body: CorrectionsRequest, services: ServicesDep
 ) -> CorrectedManifest:
     """A manifest of the data that was evaluated, with corrected labels; nothing is written.
 
     The data must be image files that this service may read. 404 with the code `NO_IMAGE` where
     none are known.
     """
-    return services.corrections.make(services.store.results.get_evaluation(evaluation_id), asked)
+    return services.corrections.make(services.store.results.get_evaluation(evaluation_id), body)
 
 
 @router.get("/evaluations/{evaluation_id}/samples/looks", dependencies=[ANALYSIS])
@@ -159,11 +159,11 @@ async def get_sample_looks(
         subject = services.library.subject_of(evaluation)
         parts = services.explorer.to_look_at(subject, query)
         thumbnail_request = services.thumbnails.request
-        asked = [
+        requests = [
             [thumbnail_request(evaluation, name, label, 64) for name, label in part]
             for part in parts
         ]
-        return subject.source, [name for name, _ in parts[0]], asked
+        return subject.source, [name for name, _ in parts[0]], requests
 
     source, names, (own, others) = await run_in_threadpool(thumbnail_requests)
     found = await services.thumbnails.measure(

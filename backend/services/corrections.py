@@ -7,7 +7,7 @@ from backend.services.submission import Submission, path_of
 from backend.store.stores import Stores
 from calift_core.data.relabel import Correction, corrected
 from calift_core.errors import DataError, NotFoundError, SpecError
-from calift_core.schema.wire.results import CorrectedManifest, CorrectionsAsked, Evaluation
+from calift_core.schema.wire.results import CorrectedManifest, CorrectionsRequest, Evaluation
 
 
 class Corrections:
@@ -16,7 +16,7 @@ class Corrections:
     def __init__(self, store: Stores, submission: Submission) -> None:
         self._store, self._submission = store, submission
 
-    def make(self, evaluation: Evaluation, request: CorrectionsAsked) -> CorrectedManifest:
+    def make(self, evaluation: Evaluation, request: CorrectionsRequest) -> CorrectedManifest:
         """The manifest of an evaluation's data with corrected labels.
 
         Raises:

@@ -139,8 +139,8 @@ class EvaluationSubmission:
             for severity in spec.corruptions.severities
         }
         for run_id in spec.runs:
-            judged = {e.dataset for e in self._store.results.run_evaluations(run_id)}
-            if both := sorted(named & judged):
+            evaluated = {e.dataset for e in self._store.results.run_evaluations(run_id)}
+            if both := sorted(named & evaluated):
                 yield (
                     f"The run {run_id} has results on {', '.join(both[:5])} already: the same "
                     "images are not judged again, others stand beside them under another name."

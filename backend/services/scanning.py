@@ -92,9 +92,9 @@ class Scanner:
         names = [c.name for c in found.classes]
         images = [
             ScannedImage(
-                sample=request["request"]["sample"],
-                class_name=names[request["request"]["label"]]
-                if request["request"]["label"] < len(names)
+                sample=request["image"]["sample"],
+                class_name=names[request["image"]["label"]]
+                if request["image"]["label"] < len(names)
                 else "",
                 picture=picture,
                 fault=fault,
@@ -217,7 +217,7 @@ class Scanner:
             "imported": False,
             "roots": [str(root) for root in self._settings.data_roots],
             "size": _SIDE,
-            "request": {
+            "image": {
                 "suites": [spec.model_dump(mode="json", include={"id", "group_by"})],
                 "dataset": f"{name}/test",
                 "role": "id",

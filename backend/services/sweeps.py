@@ -560,8 +560,8 @@ _RATE_STATES: dict[str, Literal["runs", "done", "diverged", "failed"]] = {
 
 def _arm_view(arms: Arms, arm: Arm, plan: SweepPlan, runs: Mapping[str, SweepRun]) -> SweepArm:
     chosen = plan.rates.get(arm.index)
-    judged = list(plan.judged(arm.index))
-    own = [runs[slot.key] for slot in judged if slot.key in runs]
+    evaluated = list(plan.evaluated(arm.index))
+    own = [runs[slot.key] for slot in evaluated if slot.key in runs]
     done = [run.run_id for run in own if run.phase == "SUCCEEDED"]
     broken = [run for run in own if _outcome(run).state in ("failed", "diverged")]
     trouble = plan.lost.get(arm.index, "")
@@ -575,7 +575,7 @@ def _arm_view(arms: Arms, arm: Arm, plan: SweepPlan, runs: Mapping[str, SweepRun
         rate_of="" if arm.rate_of is None else arms[arm.rate_of].label,
         rates=[_rate_view(slot, runs) for slot in plan.slots
                if slot.arm == arm.index and slot.role == "selection"],
-        judged=len(arms.seeds_of(arm)),
+        evaluated=len(arms.seeds_of(arm)),
         evaluated_done=len(done),
         run_ids=done,
         trouble=trouble,

@@ -123,7 +123,7 @@ class Thumbnails:
             "imported": imported,
             "roots": [str(root) for root in self._settings.data_roots],
             "size": size,
-            "request": {"suites": suites, "corruption": None, "severity": None, **image},
+            "image": {"suites": suites, "corruption": None, "severity": None, **image},
         }
 
     def _suites(self, own: Mapping[str, Any], evaluation: Evaluation) -> list[dict[str, Any]]:

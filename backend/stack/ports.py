@@ -41,16 +41,16 @@ def _is_calift(port: int) -> bool:
 
 def main() -> int:
     """Say which port is taken, unless a calift is what has them: that one may be used."""
-    asked = {
+    wanted = {
         name: os.environ.get(variable) or default for name, (variable, default) in PORTS.items()
     }
-    for name, port in asked.items():
+    for name, port in wanted.items():
         variable = PORTS[name][0]
         if not str(port).isdecimal() or int(port) > 65_535:
             sys.stderr.write(f"{variable} must be a port, got {port!r}.\n")
             return 1
         if bind_once(int(port)) is None:
-            if _is_calift(int(asked["api"])):
+            if _is_calift(int(wanted["api"])):
                 return 0
             sys.stderr.write(
                 f"Port {port} of {HOST}, for the {name}, is taken by another program. Free it, or "

@@ -8,7 +8,7 @@ from rich.table import Table
 from calift.commands.console import JsonFlag, err, make_client, out, percent, plain_text, print_json
 from calift.commands.jobs import add_steps
 from calift.commands.query_options import takes
-from calift_core.schema.wire.operations import Prunable, PruneAsked, Pruned, TokenMake
+from calift_core.schema.wire.operations import Prunable, Pruned, PruneRequest, TokenMake
 from calift_core.schema.wire.queries import AuditLogQuery
 from calift_core.schema.wire.service import WorkerInfo
 
@@ -155,7 +155,7 @@ def prune(
         if kind not in _KINDS:
             raise typer.BadParameter(f"must be one of {', '.join(_KINDS)}, got {kind!r}")
     chosen = cast("list[Prunable]", kinds or list(_KINDS[:2]))
-    request = PruneAsked(kinds=chosen, older_than_days=older_than)
+    request = PruneRequest(kinds=chosen, older_than_days=older_than)
     with make_client() as client:
         found = client.prune(request, preview=True)
         if not dry_run and (found.files or found.runs):

@@ -190,17 +190,17 @@ def _show(found: SweepDetail, verdict: SweepVerdict | None) -> None:
 def show_verdict(verdict: SweepVerdict) -> None:
     """Write the tables of a verdict; its sentence stands first."""
 
-    def judged(table: Rows) -> Rows:
-        return sweep_tables.as_judged(table, verdict.evaluated_on)
+    def evaluated(table: Rows) -> Rows:
+        return sweep_tables.as_evaluated(table, verdict.evaluated_on)
 
-    show(judged(sweep_tables.verdict_rows(verdict)), "Each at its own rate", without=("lr",))
-    show(judged(sweep_tables.confidence_sets(verdict.sets)), "Confidence sets, seeds and images")
-    show(judged(sweep_tables.differences(verdict.sets)), "Minus the best")
+    show(evaluated(sweep_tables.verdict_rows(verdict)), "Each at its own rate", without=("lr",))
+    show(evaluated(sweep_tables.confidence_sets(verdict.sets)), "Confidence sets, seeds and images")
+    show(evaluated(sweep_tables.differences(verdict.sets)), "Minus the best")
     equal = verdict.equal
     if equal is not None and equal.id_accuracy is not None:
         title = f"At equal ID accuracy, {percent(equal.id_accuracy)}; over {equal.covers}"
-        show(judged(sweep_tables.confidence_sets(equal.sets)), title)
-        show(judged(sweep_tables.differences(equal.sets)), "Minus the best there")
+        show(evaluated(sweep_tables.confidence_sets(equal.sets)), title)
+        show(evaluated(sweep_tables.differences(equal.sets)), "Minus the best there")
     for left in [*verdict.left_out, *(equal.left_out if equal else [])]:
         out.print(plain_text(f"without {left.label}: {left.why}"))
     for note in verdict.notes:

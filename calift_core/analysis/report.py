@@ -125,8 +125,8 @@ def summarise(evaluations: Sequence[EvaluationReport], sigma_min: float | None) 
     def mean(value: Callable[[EvaluationReport], float]) -> float | None:
         return group_mean(groups, value)
 
-    judged = [evaluation for group in groups.values() for evaluation in group]
-    worst = min(judged, key=lambda e: e.accuracy, default=None)
+    evaluated = [evaluation for group in groups.values() for evaluation in group]
+    worst = min(evaluated, key=lambda e: e.accuracy, default=None)
     return Summary(
         id_accuracy=in_distribution.accuracy if in_distribution else None,
         id_ece=in_distribution.ece.value if in_distribution else None,

@@ -69,8 +69,8 @@ def checked(folder: Path, answer: dict[str, Any]) -> Checked:
 
 
 def _answer(question: bytes) -> bytes:
-    asked = json.loads(question)
-    return json.dumps(check_upload(Path(asked.pop("folder")), **asked)).encode()
+    request = json.loads(question)
+    return json.dumps(check_upload(Path(request.pop("folder")), **request)).encode()
 
 
 if __name__ == "__main__":

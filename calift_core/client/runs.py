@@ -165,7 +165,7 @@ class RunCalls(Connection):
         self,
         run_id: str,
         folder: str | os.PathLike[str],
-        told: Callable[[Artifact], None] = lambda _: None,
+        on_file: Callable[[Artifact], None] = lambda _: None,
     ) -> Path:
         """A finished run as a folder: its report, its model and its predictions.
 
@@ -174,7 +174,7 @@ class RunCalls(Connection):
         Args:
             run_id: the run.
             folder: becomes what `calift train --out` would have made.
-            told: is given each file before it is fetched.
+            on_file: is given each file before it is fetched.
 
         Raises:
             NotFoundError: there is no such run.
@@ -194,7 +194,7 @@ class RunCalls(Connection):
                 raise StorageError(f"the service names a file {one.name!r}, outside its run")
             path = target.joinpath(*parts)
             if not (path.is_file() and sha256_file(path) == one.sha256):
-                told(one)
+                on_file(one)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.download_artifact(run_id, one.name, path)
         return target

@@ -14,7 +14,7 @@ from calift_core.schema.wire.queries import (
 )
 from calift_core.schema.wire.results import (
     CorrectedManifest,
-    CorrectionsAsked,
+    CorrectionsRequest,
     DoubtfulLabels,
     LabelCorrection,
     SampleHistory,
@@ -52,8 +52,8 @@ class SampleCalls(Connection):
             ServiceError: 422 where they are of other data or name other classes; says which.
         """
         path = at("/evaluations", evaluation_id, "corrected")
-        asked = CorrectionsAsked(corrections=list(corrections))
-        return self._read(self._send("POST", path, body=asked), CorrectedManifest)
+        request = CorrectionsRequest(corrections=list(corrections))
+        return self._read(self._send("POST", path, body=request), CorrectedManifest)
 
     def sample_answers(
         self,

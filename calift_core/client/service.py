@@ -8,8 +8,8 @@ from calift_core.client.connection import Connection, at, opened_file
 from calift_core.client.operations import Operation
 from calift_core.schema.wire.operations import (
     AuditPage,
-    PruneAsked,
     Pruned,
+    PruneRequest,
     SavedView,
     TokenInfo,
     TokenMade,
@@ -147,10 +147,10 @@ class ServiceCalls(Connection):
     audit_log = Operation("/audit", AuditLogQuery, AuditPage)
     """Who did what to which object, the newest first; for admins."""
 
-    def prune(self, asked: PruneAsked, *, preview: bool = False) -> Pruned:
+    def prune(self, request: PruneRequest, *, preview: bool = False) -> Pruned:
         """Remove what is old, or with `preview` only say what that would be; for admins."""
         path = "/retention/preview" if preview else "/retention"
-        return self._read(self._send("POST", path, body=asked), Pruned)
+        return self._read(self._send("POST", path, body=request), Pruned)
 
     def visitor(self) -> Visitor:
         """Whose token or session this client has, and what it may do."""

@@ -60,11 +60,11 @@ def answer(question: bytes) -> bytes:
     Raises:
         CaliftError: the data cannot be used.
     """
-    asked = json.loads(question)
-    if "zip" in asked:
-        n_classes, images = examine(Path(asked["zip"]), max_files=asked["max_files"])
+    request = json.loads(question)
+    if "zip" in request:
+        n_classes, images = examine(Path(request["zip"]), max_files=request["max_files"])
         return json.dumps({"n_classes": n_classes, "images": images}).encode()
-    return copies_in(SuiteSpec.model_validate(asked["copies"])).model_dump_json().encode()
+    return copies_in(SuiteSpec.model_validate(request["copies"])).model_dump_json().encode()
 
 
 if __name__ == "__main__":

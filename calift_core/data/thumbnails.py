@@ -197,15 +197,15 @@ class Answerer:
     def __init__(self) -> None:
         self._finder = Finder()
 
-    def answer(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Header and bytes of one answer."""
-        roots = [Path(root) for root in asked["roots"]]
-        size = int(asked["size"])
-        make = measured if asked.get("measure") else partial(picture, size=size)
+        roots = [Path(root) for root in request["roots"]]
+        size = int(request["size"])
+        make = measured if request.get("measure") else partial(picture, size=size)
         try:
-            if asked["imported"]:
-                return _forked(lambda: make(pixels_below(asked["request"]["sample"], roots, size)))
-            place = self._finder.find(ThumbnailRequest(**asked["request"]))
+            if request["imported"]:
+                return _forked(lambda: make(pixels_below(request["image"]["sample"], roots, size)))
+            place = self._finder.find(ThumbnailRequest(**request["image"]))
             _make_ready(place)
             return _forked(lambda: make(pixels_of(place, roots, size)))
         except CaliftError as error:

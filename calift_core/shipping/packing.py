@@ -38,9 +38,9 @@ def pack(run: Path, target: Path, calibrator: str, initial: Path | None = None) 
 
 def answer(question: bytes) -> bytes:
     """Export and pack; the answer is empty."""
-    asked = json.loads(question)
-    initial = asked["initial"] and Path(asked["initial"])
-    pack(Path(asked["run"]), Path(asked["target"]), asked["calibrator"], initial)
+    request = json.loads(question)
+    initial = request["initial"] and Path(request["initial"])
+    pack(Path(request["run"]), Path(request["target"]), request["calibrator"], initial)
     return b""
 
 

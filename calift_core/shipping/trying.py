@@ -242,23 +242,26 @@ class Trials:
         self._device = device
         self._open: dict[str, Trial] = {}
 
-    def answer(self, asked: bytes) -> bytes:
+    def answer(self, question: bytes) -> bytes:
         """A run's preprocessing, or why it has no model; or what it says of a picture."""
         signal.alarm(IDLE_S)
-        n = LENGTH.unpack_from(asked)[0]
-        told, pixels = json.loads(asked[LENGTH.size : LENGTH.size + n]), asked[LENGTH.size + n :]
-        folder = str(told["folder"])
-        if told["do"] == FORGET:
+        n = LENGTH.unpack_from(question)[0]
+        request, pixels = (
+            json.loads(question[LENGTH.size : LENGTH.size + n]),
+            question[LENGTH.size + n :],
+        )
+        folder = str(request["folder"])
+        if request["do"] == FORGET:
             self._open.pop(folder, None)
             return b"{}"
         try:
             if folder not in self._open:
-                self._open[folder] = Trial(Path(folder), Path(told["kept"]), self._device)
+                self._open[folder] = Trial(Path(folder), Path(request["kept"]), self._device)
         except CaliftError as error:
             why = {"message": error.message, "hint": error.hint}
             return json.dumps({"error": why}).encode()
         trial = self._open[folder]
-        return trial.answer(pixels) if told["do"] == ASK else json.dumps(trial.hello()).encode()
+        return trial.answer(pixels) if request["do"] == ASK else json.dumps(trial.hello()).encode()
 
 
 def main(argv: list[str]) -> None:

@@ -115,12 +115,12 @@ class Arms:
 
     def runs_at_least(self, arm: Arm) -> int:
         """Runs of an arm where its ladder is not climbed beyond the rates that run in any case."""
-        judged = len(self.seeds_of(arm))
+        evaluated = len(self.seeds_of(arm))
         if not arm.rates:
-            return judged
+            return evaluated
         per_rate = self._per_rate(arm)
         # With every seed at every rate, the evaluated ones at the chosen rate are among them.
-        return arm.at_once * per_rate + (0 if per_rate > 1 else judged)
+        return arm.at_once * per_rate + (0 if per_rate > 1 else evaluated)
 
     def runs_at_most(self, arm: Arm) -> int:
         """Runs of an arm where its ladder is climbed to its end."""

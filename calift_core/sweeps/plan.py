@@ -67,7 +67,7 @@ class SweepPlan:
     over: bool
     stuck: bool
 
-    def judged(self, arm: int) -> Iterator[PlannedRun]:
+    def evaluated(self, arm: int) -> Iterator[PlannedRun]:
         """The evaluated runs of an arm at its own rate, none while that is not chosen."""
         own = self.rates.get(arm)
         rate = None if own is None else own.lr

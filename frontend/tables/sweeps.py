@@ -36,7 +36,7 @@ def arms(found: Sequence[SweepArm]) -> Table:
                 "method": arm.method,
                 "rate": rate,
                 "ladder": "  ·  ".join(map(_rung, arm.rates)),
-                "judged": f"{arm.evaluated_done} of {arm.judged}",
+                "judged": f"{arm.evaluated_done} of {arm.evaluated}",
                 "trouble": arm.trouble,
             }
         )
@@ -61,10 +61,10 @@ def runs(arms: Sequence[SweepArm], found: Sequence[RunSummary]) -> Table:
         for rate in arm.rates
         if rate.run_id is not None
     }
-    judged = {run_id: arm for arm in arms for run_id in arm.run_ids}
+    evaluated = {run_id: arm for arm in arms for run_id in arm.run_ids}
     rows = []
     for run in found:
-        arm = judged.get(run.id)
+        arm = evaluated.get(run.id)
         label, lr, val = rates.get(run.id, (arm.label, arm.lr, None) if arm else (None,) * 3)
         if run.summary is not None and label is not None:
             rows.append(
@@ -130,7 +130,7 @@ def verdict_rows(verdict: SweepVerdict) -> Table:
     return Table(columns, rows)
 
 
-def as_judged(shown: Table, evaluated_on: str) -> Table:
+def as_evaluated(shown: Table, evaluated_on: str) -> Table:
     """A table of a verdict that says ID where there was no shifted data to judge on."""
     if evaluated_on != "id":
         return shown

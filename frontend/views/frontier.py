@@ -68,9 +68,9 @@ def _walk(path: Frontier, label: str) -> None:
             help="0 is the zero-shot model, 1 the fine-tuned one",
         )
     page.stats(_cards(path.points[alphas.index(at)]))
-    judged = [p for p in path.points if p.val_nll is not None]
-    if judged:
-        best = min(judged, key=lambda p: p.val_nll)
+    evaluated = [p for p in path.points if p.val_nll is not None]
+    if evaluated:
+        best = min(evaluated, key=lambda p: p.val_nll)
         st.caption(
             f"The run kept α = {path.alpha:g}. On ID validation the NLL is lowest at "
             f"α = {best.alpha:g}. An α that was chosen by what a shift shows would no longer be "

@@ -124,15 +124,15 @@ def _plan(
             if times == 1.0:
                 st.warning(f"{name}: {text.md_prose(error.message)}", icon=":material/warning:")
                 return []
-    asked = next(b for b in budgets if b.difference == difference)
+    budget = next(b for b in budgets if b.difference == difference)
     pairs = f" in pairs with {text.md(labels[against.run_id])}" if against else ""
     unit = text.points if metric in ("accuracy", "ece") else text.number
-    least = "no difference" if asked.detectable is None else unit(asked.detectable).lstrip("+")
-    verdict = "enough" if asked.enough else "too few"
+    least = "no difference" if budget.detectable is None else unit(budget.detectable).lstrip("+")
+    verdict = "enough" if budget.enough else "too few"
     st.markdown(
         f"{name}{pairs}: a difference of {unit(difference).lstrip('+')} takes "
-        f"**{text.count(asked.needed)}** samples. There are {text.count(asked.n)}: {verdict}; they "
-        f"show {least}."
+        f"**{text.count(budget.needed)}** samples. There are {text.count(budget.n)}: {verdict}; "
+        f"they show {least}."
     )
     return budgets
 

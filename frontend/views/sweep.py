@@ -117,7 +117,7 @@ def _contenders(sweep: SweepDetail) -> None:
 
 
 def _table(shown: Table, *, caption: str, evaluated_on: str) -> None:
-    page.table(sweep_tables.as_judged(shown, evaluated_on), caption=caption)
+    page.table(sweep_tables.as_evaluated(shown, evaluated_on), caption=caption)
 
 
 def _verdict(verdict: SweepVerdict) -> None:

@@ -56,8 +56,8 @@ def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> N
         ],
         [{"id_accuracy": 0.9, "ood_accuracy": 0.9, "ood_nll": 0.1, "metric": "OOD NLL"}],
     )
-    assert sweep_tables.as_judged(shown, "shifts") == shown
-    said = sweep_tables.as_judged(shown, "id")
+    assert sweep_tables.as_evaluated(shown, "shifts") == shown
+    said = sweep_tables.as_evaluated(shown, "id")
     assert [c.label for c in said.columns] == ["ID accuracy", "ID NLL", "By"]
     assert said.rows[0]["metric"] == "ID NLL"
 

@@ -131,7 +131,7 @@ class TokenMade(TokenInfo):
 Prunable = Literal["checkpoints", "archived_predictions", "archived_runs"]
 
 
-class PruneAsked(Frozen):
+class PruneRequest(Frozen):
     """What is to be removed of runs that ended so long ago.
 
     `checkpoints`: models and resume states of every run; `archived_predictions`: predictions of

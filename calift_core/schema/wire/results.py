@@ -400,7 +400,7 @@ class LabelCorrection(Frozen):
     suggested: str = Field("", max_length=1024)
 
 
-class CorrectionsAsked(Frozen):
+class CorrectionsRequest(Frozen):
     """Corrections of images of one evaluation."""
 
     corrections: list[LabelCorrection] = Field(min_length=1, max_length=2000)

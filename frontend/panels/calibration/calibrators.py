@@ -70,9 +70,9 @@ def draw(
         "anything else is an oracle: a bound on what is possible, not a result.",
     )
     # A calibrator starts from the stored logits, so there is no temperature to choose.
-    asked = controls(with_temperature=False)
+    params = controls(with_temperature=False)
     evaluation, run = found[run_id], runs[run_id]
-    binning = asked.model_dump(include={"n_bins", "scheme", "norm"})
+    binning = params.model_dump(include={"n_bins", "scheme", "norm"})
     oracle = {} if fit_on == "calibration" else {"fit_on": own[fit_on].id, "oracle": True}
     query = CalibratorQuery.of(params={**binning, "kind": kind, **oracle})
 

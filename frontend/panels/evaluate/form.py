@@ -68,17 +68,17 @@ def _form(runs: Sequence[RunSummary]) -> None:
     if not (check or go):
         return
     names: Any = corruptions[0] if corruptions[:1] in (["all"], ["benchmark"]) else corruptions
-    asked: dict[str, Any] = {
+    params: dict[str, Any] = {
         "runs": [run.id for run in runs],
         "suites": suites,
         **read_folders(folders),
         "corruptions": {"names": names, "severities": severities} if corruptions else {},
     }
     if check:
-        found = api.act("check the evaluation", lambda: api.client().validate_evaluation(asked))
+        found = api.act("check the evaluation", lambda: api.client().validate_evaluation(params))
         if found is not None:
             _say(found)
-    elif job := api.act("submit the evaluation", lambda: api.client().evaluate(**asked)):
+    elif job := api.act("submit the evaluation", lambda: api.client().evaluate(**params)):
         page.flash(f"{job.name}: queued")
         st.rerun()
 

@@ -73,7 +73,7 @@ def _phases(seconds: Mapping[str, float]) -> str:
 def _estimate(validation: Validation) -> None:
     e = validation.estimate
     shifts = [n for n in e.shifts.values() if n is not None]
-    judged = [("test", e.parts.get("test")), ("shifts", sum(shifts)),
+    evaluated = [("test", e.parts.get("test")), ("shifts", sum(shifts)),
               ("corruptions", e.corrupted_images)]  # fmt: skip
     cards = [
         ("Training images", text.count(e.train_images), ""),
@@ -81,7 +81,7 @@ def _estimate(validation: Validation) -> None:
         (
             "Images to evaluate",
             text.count(e.evaluation_images),
-            ", ".join(f"{name} {n:,}" for name, n in judged if n) if len(e.parts) else "",
+            ", ".join(f"{name} {n:,}" for name, n in evaluated if n) if len(e.parts) else "",
         ),
         ("To choose and calibrate on", text.count(e.selection_images), "ID images, predicted too"),
         ("Time", text.duration(e.seconds), _phases(e.phases) or "known after a first run like it"),

@@ -252,11 +252,11 @@ def test_plan__ends_in_the_same_runs_whatever_the_order_within_its_cap(
     assert not plan.to_come
     assert run_to_the_end(arms, world, random.Random(second)) == (known, plan)
     for arm in arms:
-        judged = list(plan.judged(arm.index))
+        evaluated = list(plan.evaluated(arm.index))
         if arm.index in plan.lost:
-            assert not judged
+            assert not evaluated
         else:
-            assert [slot.seed for slot in judged] == list(arms.seeds_of(arm))
+            assert [slot.seed for slot in evaluated] == list(arms.seeds_of(arm))
         if arm.rates and arm.index in plan.rates:
             tried = {s.lr for s in plan.slots if s.arm == arm.index and s.role == "selection"}
             scores = {lr: outcome_of(s, world).score for s in plan.slots for lr in tried
@@ -283,8 +283,8 @@ def test_plan__a_failed_run_holds_up_what_needs_it_and_nothing_else(
     for arm in arms:
         free = arm.index and arm.rate_of != 0 and arm.merges != 0
         if free and arm.index not in plan.lost:
-            assert all(s.key in known for s in plan.judged(arm.index))
-            assert len(list(plan.judged(arm.index))) == len(arms.seeds_of(arm))
+            assert all(s.key in known for s in plan.evaluated(arm.index))
+            assert len(list(plan.evaluated(arm.index))) == len(arms.seeds_of(arm))
     mended = known | {k: outcome_of(s, world) for s in plan.slots
                       if (k := s.key) in known and known[k].state == "failed"}  # fmt: skip
     assert not make_plan(arms, mended).stuck

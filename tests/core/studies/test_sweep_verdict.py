@@ -30,7 +30,7 @@ def scores(skill: float, seed: int, noise: float = 0.3) -> SampleScores:
     return score_probs(probs / probs.sum(axis=1, keepdims=True), LABELS)
 
 
-def judged(
+def evaluated(
     run_id: str, seed: int, sets: Mapping[str, tuple[str, SampleScores]], names: str = "image"
 ) -> ScoredRun:
     units = np.array([f"{names} {i:04d}" for i in range(N)])
@@ -50,7 +50,7 @@ def judged(
 
 def run(name: str, seed: int, skill: float, ood: float, **more: Any) -> ScoredRun:
     """A run with an ID test set, one shift and one corruption that is not looked at."""
-    return judged(
+    return evaluated(
         f"{name}-{seed}-{skill:g}",
         seed,
         {
