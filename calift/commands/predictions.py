@@ -1,5 +1,7 @@
 """`calift import-predictions` and `calift export-predictions`."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

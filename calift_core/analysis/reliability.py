@@ -1,5 +1,7 @@
 """Reliability diagrams as the API gives them."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
