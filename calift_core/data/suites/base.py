@@ -269,9 +269,7 @@ class AtPath(SuiteFamily):
     """Data that is where its name says, and nowhere else."""
 
     def find(self, path: Path | None) -> Path | None:
-        """What was named."""
         return path
 
     def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
         return []

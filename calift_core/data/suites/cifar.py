@@ -254,28 +254,23 @@ class Cifar(SuiteFamily):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """In label order."""
         return self.facts.classes
 
     @property
     def coarse_names(self) -> Mapping[str, str]:
-        """Animals and vehicles, of the ten."""
         vehicles = {"airplane", "automobile", "ship", "truck"}
         own = self.classes if self.name == "cifar10" else ()
         return {c: "vehicle" if c in vehicles else "animal" for c in own}
 
     def find(self, path: Path | None) -> Path:
-        """The named folder, else where torchvision downloads it to."""
         if path is not None or os.environ.get(variable_of(self.name)):
             return suite_folder(self.name, path)
         return cache_dir() / "torchvision"
 
     def fetchable(self, path: Path | None) -> str | None:
-        """Itself, unless it is to be somewhere else."""
         return self.name if self.find(path) == cache_dir() / "torchvision" else None
 
     def missing(self, path: Path | None) -> list[str]:
-        """Nothing if the batches or class folders are there."""
         root = self.find(path)
         if find_batches(self.facts, root) is not None:
             return []
@@ -317,7 +312,6 @@ class Cifar(SuiteFamily):
         return LoadedSuite(self.name, self.classes, self.classes, parts)
 
     def count(self, request: SuiteRequest) -> SuiteSizes:
-        """Each batch is read once by a process."""
         batches = self._batches(request.path)
         if batches is None:
             return super().count(request)
@@ -390,7 +384,6 @@ class CifarC(SuiteFamily):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the clean images."""
         return self.clean.classes
 
     def find(self, path: Path | None) -> Path:
@@ -403,7 +396,6 @@ class CifarC(SuiteFamily):
         return archive if archive.is_dir() else root
 
     def fetchable(self, path: Path | None) -> str | None:
-        """The clean images alone."""
         return self.clean.fetchable(None)
 
     def missing(self, path: Path | None) -> list[str]:
@@ -427,14 +419,12 @@ class CifarC(SuiteFamily):
         return replace(clean, name=self.name, stored=self._stored(root, len(test)))
 
     def count(self, request: SuiteRequest) -> SuiteSizes:
-        """The clean images, and the length of each file."""
         root = self.find(request.path)
         self.require_present(root, self.missing(request.path))
         clean = self.clean.count(replace(request, path=None))
         return replace(clean, stored=self._stored(root, clean.parts["test"]).keys())
 
     def published(self, request: SuiteRequest) -> SuiteSizes:
-        """The clean images and all of the benchmark."""
         clean = self.clean.published(request)
         return replace(clean, stored=BENCHMARK)
 
@@ -454,7 +444,6 @@ class CifarC(SuiteFamily):
         return stored
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
-        """The clean images, then each file by its length."""
         yield from self.clean.inspect(None, published)
         root = self.find(path)
         expected = [n * len(SEVERITIES) for n in published.get("test", (10_000,))]

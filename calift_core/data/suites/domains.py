@@ -72,7 +72,6 @@ class Domains(SuiteFamily):
     n_classes: int | None = None
 
     def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
         return []
 
     def folders(self, path: Path | None) -> tuple[Path, dict[str, str]]:
@@ -177,20 +176,17 @@ class KnownDomains(Domains):
         return problems
 
     def folders(self, path: Path | None) -> tuple[Path, dict[str, str]]:
-        """The published domains alone, in their order."""
         root = suite_folder(self.name, path)
         self.require_present(root, self.missing(path))
         there = domain_folders(root, self.images)
         return root, {domain: there[domain] for domain in self.images}
 
     def published(self, request: SuiteRequest) -> SuiteSizes:
-        """By domain."""
         own, others = self.choose(request, self.parts)
         shifts = {name: self.parts[name] for name in others}
         return SuiteSizes(expected_sizes(self.parts[own], request.fractions), shifts)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
-        """Each domain."""
         root = suite_folder(self.name, path)
         folders = domain_folders(root, self.images) if root.is_dir() else {}
         for domain, counts in self.images.items():

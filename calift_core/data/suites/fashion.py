@@ -112,7 +112,6 @@ class FashionMnist(SuiteFamily):
 
     @property
     def coarse_names(self) -> Mapping[str, str]:
-        """Garments and shoes."""
         return _COARSE
 
     def find(self, path: Path | None) -> Path | None:
@@ -120,11 +119,9 @@ class FashionMnist(SuiteFamily):
         return fashion_mnist_folder()
 
     def missing(self, path: Path | None) -> list[str]:
-        """Whether the files are here."""
         return [] if fashion_mnist_folder() else ["no folder with the four IDX files"]
 
     def fetchable(self, path: Path | None) -> str | None:
-        """Itself."""
         return self.name
 
     def _files(self) -> dict[str, Path]:
@@ -136,7 +133,6 @@ class FashionMnist(SuiteFamily):
         return {key: _idx_file(folder, stem) for key, stem in FASHION_FILES.items()}
 
     def load(self, request: SuiteRequest) -> LoadedSuite:
-        """Its own parts, whatever the fractions."""
         arrays = {key: _read_idx(path) for key, path in self._files().items()}
         keys = {
             part: hashlib.sha256(arrays[f"{part}_images"].tobytes()).hexdigest()
@@ -156,7 +152,6 @@ class FashionMnist(SuiteFamily):
         return LoadedSuite(self.name, FASHION_CLASSES, FASHION_CLASSES, parts)
 
     def count(self, request: SuiteRequest) -> SuiteSizes:
-        """By the headers of the files."""
         files = self._files()
         train, test = (_idx_length(files[f"{part}_images"]) for part in ("train", "test"))
         return SuiteSizes(_sizes(train, test), classes=FASHION_CLASSES)

@@ -130,7 +130,6 @@ class Folder(SuiteFamily):
     name = "folder"
 
     def missing(self, path: Path | None) -> list[str]:
-        """Nothing is known of it before it is loaded."""
         return []
 
     def load(self, request: SuiteRequest) -> LoadedSuite:

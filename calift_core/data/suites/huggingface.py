@@ -111,7 +111,6 @@ class HuggingFace(AtPath):
         return next((place for place in places if place.is_dir()), places[0])
 
     def fetchable(self, path: Path | None) -> str | None:
-        """Itself, where it is one of the hub."""
         return self.name if path is not None and is_hub_name(path) else None
 
     def load(self, request: SuiteRequest) -> LoadedSuite:

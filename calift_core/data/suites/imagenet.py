@@ -204,7 +204,6 @@ class ImageNet(SuiteFamily):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The first of each class's synonyms."""
         return tuple(label.split(",")[0] for label in imagenet_labels())
 
     def missing(self, path: Path | None, names: Iterable[str] = tuple(IMAGENET)) -> list[str]:
@@ -213,7 +212,6 @@ class ImageNet(SuiteFamily):
         return [problem for name in names for problem in _missing(name, root)]
 
     def load(self, request: SuiteRequest) -> LoadedSuite:
-        """Both parts and the shifts."""
         budget = request.budget
         shifts = [name for name in IMAGENET_SHIFTS if name not in request.turned_off]
         self.require_present(request.path, self.missing(request.path, ("train", "test", *shifts)))
@@ -247,7 +245,6 @@ class ImageNet(SuiteFamily):
         return SuiteSizes(expected_sizes(self.parts["train"], request.fractions, parts), shifts)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
-        """Both parts and every shift."""
         root = suite_folder(self.name, path)
         yield from (_check_part(name, root, published) for name in IMAGENET)
 
@@ -319,11 +316,9 @@ class ImageNetC(SuiteFamily):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of ImageNet."""
         return self.clean.classes
 
     def find(self, path: Path | None) -> Path:
-        """Its own setting, else imagenet-c/ beside ImageNet's train/."""
         if path is not None or os.environ.get(variable_of(self.name)):
             return suite_folder(self.name, path)
         return suite_folder("imagenet") / self.name
@@ -362,12 +357,10 @@ class ImageNetC(SuiteFamily):
         return replace(clean, name=self.name, stored=stored)
 
     def published(self, request: SuiteRequest) -> SuiteSizes:
-        """ImageNet's two parts and all of the benchmark."""
         clean = self.clean.published(replace(request, turned_off=IMAGENET_SHIFTS))
         return replace(clean, stored=BENCHMARK)
 
     def inspect(self, path: Path | None, published: Published) -> Iterator[Check]:
-        """ImageNet's two parts, then each corruption."""
         clean, root = suite_folder("imagenet"), self.find(path)
         yield from (_check_part(name, clean, published) for name in ("train", "test"))
         counts = published.get("test", (IMAGENET["test"].n_images,))

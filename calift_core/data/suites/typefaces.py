@@ -106,7 +106,6 @@ class Typefaces(SuiteFamily):
         return folder if path is not None or folder.is_dir() else STORED.parent
 
     def missing(self, path: Path | None) -> list[str]:
-        """Nothing: the letters come with the package."""
         return [] if STORED.is_file() else [f"no file {STORED.name} beside calift's own"]
 
     def load(self, request: SuiteRequest) -> LoadedSuite:
@@ -134,7 +133,6 @@ class Typefaces(SuiteFamily):
         return LoadedSuite(self.name, self.classes, tuple(map(_name, CHARACTERS)), parts, shifts)
 
     def published(self, request: SuiteRequest) -> SuiteSizes:
-        """As it comes with calift."""
         parts = {part: n for part, n in self.parts.items() if part in _PARTS}
         shifts = {name: self.parts[name] for name in SHIFTS if name not in request.turned_off}
         return SuiteSizes(parts, shifts, classes=self.classes)

@@ -83,7 +83,6 @@ class Wilds(SuiteFamily):
         """The classes, in label order."""
 
     def missing(self, path: Path | None) -> list[str]:
-        """The table and the folder of images."""
         root = self.find(path)
         return [f"no {name}" for name in self.files if not (root / name).exists()]
 
@@ -201,7 +200,6 @@ class IWildCam(Wilds):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Table, names and images."""
         return self.table, "categories.csv", "train"
 
     def class_list(self, root: Path) -> tuple[str, ...]:
@@ -253,7 +251,6 @@ class FMoW(Wilds):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Table and images."""
         return self.table, "images"
 
     def class_list(self, root: Path) -> tuple[str, ...]:
