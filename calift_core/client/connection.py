@@ -121,20 +121,20 @@ class Connection:
         path: str,
         *,
         params: Mapping[str, Any] | None = None,
-        body: BaseModel | Mapping[str, Any] | bytes | None = None,
+        body: BaseModel | Mapping[str, Any] | bytes | IO[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         wait_s: float | None = None,
     ) -> httpx.Response:
         """Send a request and return a good answer; `wait_s` is for its beginning."""
-        content = None
+        content: bytes | IO[bytes] | None = None
         sent = dict(headers or {})
-        if isinstance(body, bytes):
-            content = body
-            sent.setdefault("Content-Type", "application/octet-stream")
-        elif body is not None:
+        if isinstance(body, BaseModel | Mapping):
             data = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
             content = json.dumps(data).encode()
             sent["Content-Type"] = "application/json"
+        elif body is not None:
+            content = body
+            sent.setdefault("Content-Type", "application/octet-stream")
         try:
             response = self._http.request(
                 method,
@@ -245,20 +245,10 @@ class Connection:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """Post a file of a media type; the service looks through it before it answers."""
-        try:
-            response = self._http.request(
-                "POST",
-                path,
-                params=given(params),
-                content=body,
-                headers={"Content-Type": kind, **(headers or {})},
-                timeout=httpx.Timeout(_UPLOAD_WAIT_S, connect=10.0),
-            )
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from error
-        if response.status_code >= 300:
-            raise self._error(response)
-        return response
+        sent = {"Content-Type": kind, **(headers or {})}
+        return self._send(
+            "POST", path, params=params, body=body, headers=sent, wait_s=_UPLOAD_WAIT_S
+        )
 
     @contextmanager
     def _stream(
