@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.core.conftest import environment
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-
-
-def run(home: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        env=environment(home, PYTHONPATH=str(SCRIPT.parents[1])),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+from tests.test_benchmarks import run
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_benchmark__without_cuda_says_so(tmp_path: Path) -> None:
-    assert "There is no CUDA device here" in run(tmp_path)
+def test_benchmark__without_cuda_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "There is no CUDA device here" in run("gpu", "", monkeypatch, capsys)
 
 
-def test_benchmark__goes_through_steps_and_loader(configs: dict[str, Path], tmp_path: Path) -> None:
-    numbers = tmp_path / "gpu.json"
-    said = run(
-        tmp_path, "--device", "cpu", "--models", str(configs["vit"]), "--batch-size", "4",
-        "--rounds", "2", "--steps", "1", "--photos", "4", "--workers", "0", "--no-memory",
-        "--json", str(numbers),
-    )  # fmt: skip
-    assert "calift / published" in said
+def test_benchmark__goes_through_steps_and_loader(
+    configs: dict[str, Path],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    numbers = home / "gpu.json"
+    arguments = (
+        f"--device cpu --models {configs['vit']} --batch-size 4 --rounds 2 --steps 1 --photos 4 "
+        f"--workers 0 --no-memory --json {numbers}"
+    )
+    assert "calift / published" in run("gpu", arguments, monkeypatch, capsys)
     found = json.loads(numbers.read_text())
     assert [row["draft"] for row in found["loader"]] == [False, True] * 2
     assert all(row["images_per_s"] > 0 for row in found["loader"])

@@ -365,6 +365,12 @@ def test_ece__bad_options_are_named() -> None:
         cal.ece(cal.score_probs(probs, labels), cal.Binning(norm="l3"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_softmax__temperature_must_be_positive_and_finite(temperature: float) -> None:
+    with pytest.raises(SpecError, match="temperature must be positive"):
+        cal.softmax(np.zeros((1, 2)), temperature)
+
+
 def test_softmax__widens_half_precision_and_survives_large_logits() -> None:
     probs = cal.softmax(np.array([[60000.0, 0.0]], dtype=np.float16))
     assert probs.dtype == np.float32

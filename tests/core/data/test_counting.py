@@ -16,6 +16,7 @@ from calift_core.data.corruptions import CORRUPTIONS
 from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.listing import ScanBudget
 from calift_core.data.suites.load import load_suite
+from calift_core.errors import UnknownNameError
 from calift_core.evaluation.items import n_images_of
 from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, SuiteSpec
 from tests.core.conftest import write_classes
@@ -208,6 +209,12 @@ def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path: Path) ->
     assert of(f"folder:{root}").warnings == ()
 
 
+def test_count__of_a_folder_that_is_not_there_is_unknown(tmp_path: Path) -> None:
+    counts = of(f"folder:{tmp_path}/none", shifts={"art": f"folder:{tmp_path}/art"})
+    assert [item.pointer for item in counts.absent] == ["#/suite/id"]
+    assert (counts.parts, counts.evaluated, counts.selection) == ({}, None, None)
+
+
 def test_count__a_shift_that_is_not_there_is_named_and_the_sum_unknown(pacs: Path) -> None:  # noqa: F811
     counts = of(f"folder:{pacs}/photo", shifts={"oil": f"folder:{pacs}/oil"})
     (item,) = counts.absent
@@ -225,6 +232,15 @@ def test_count__folders_that_do_not_fit_are_problems(pacs: Path, tmp_path: Path)
     (tmp_path / "flat").mkdir()
     (problem,) = of(f"folder:{tmp_path}/flat").problems
     assert "at least 2 class folders" in problem.message
+
+
+def test_count__names_that_nothing_has_are_errors(pacs: Path) -> None:  # noqa: F811
+    with pytest.raises(UnknownNameError, match="unknown domain 'oil'"):
+        of("pacs:oil")
+    with pytest.raises(UnknownNameError, match="Did you mean 'objectnet'"):
+        of("imagenet", shifts={"objectnett": "none"})
+    with pytest.raises(UnknownNameError, match="Did you mean 'pacs'"):
+        of("pcas")
 
 
 # ------------------------------------------------------------------------------- how much of it

@@ -454,6 +454,16 @@ def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file
     assert all(equal(a, b) for a, b in zip(plain, first + second, strict=True))
 
 
+def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path: Path) -> None:
+    images = photos_of_many_sizes(tmp_path / "photos")
+    kept = cached_in_memory(images)
+    larger = noise(40, 50)
+    Image.fromarray(larger).save(tmp_path / "photos" / "0.png")
+    for _ in range(2):
+        assert np.array_equal(kept.image(0), larger)
+    assert np.array_equal(kept.image(2), images.image(2))
+
+
 def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_images(
     tmp_path: Path,
 ) -> None:

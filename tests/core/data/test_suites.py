@@ -404,6 +404,15 @@ def test_imagenet_c__every_severity_shows_the_test_images(imagenet_c: Path) -> N
     assert np.array_equal(found["fog", 3].image(5), test.image(5))
 
 
+def test_imagenet_c__names_severities_and_a_limit_choose(imagenet_c: Path) -> None:
+    corruptions = {"names": ["fog", "snow"], "severities": [2], "limit": 30}
+    suite = load("imagenet-c", corruptions=corruptions)
+    seen = [(i.name, len(i)) for i, role, *_ in suite.evaluations() if role == "corruption"]
+    assert seen == [("fog/2", 30), ("snow/2", 30)]
+    with pytest.raises(DataUnavailableError, match="stored corruptions saturate are not on this"):
+        load("imagenet-c", corruptions={"names": ["saturate"]})
+
+
 def test_imagenet_c__what_is_missing_is_named(imagenet_c: Path, tmp_path: Path) -> None:
     (imagenet_c / "fog" / "4").unlink()
     with pytest.raises(DataUnavailableError, match="fog: no folder fog/4/"):

@@ -344,15 +344,13 @@ def test_heads__a_damaged_file_is_made_again(
     cached = cached_captions(captions, tmp_path)
     expected = zero_shot_weights(vit, cached)
     (file,) = tmp_path.iterdir()
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    encoded.clear()
-    assert torch.equal(zero_shot_weights(vit, cached), expected)
-    assert encoded
-    encoded.clear()
-    assert torch.equal(zero_shot_weights(vit, cached), expected)
-    assert not encoded
+    data = file.read_bytes()
+    for damaged in (data[:-1] + bytes([data[-1] ^ 1]), data[:-8], b""):
+        file.write_bytes(damaged)
+        for again in (True, False):
+            encoded.clear()
+            assert torch.equal(zero_shot_weights(vit, cached), expected)
+            assert bool(encoded) == again
 
 
 def test_heads__a_cache_that_cannot_be_written_costs_time_only(
@@ -745,17 +743,22 @@ def test_many__refuses_other_architectures_suites_and_ways(
         go(evaluate_many(models, tmp_path / "own"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "suite", "last"),
+    [("carot", {}, 8), ("pretrain", {"fractions": {"pretrain": 0.5}}, 6)],
+)
 def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
-    run_spec: Any, home: Path, tmp_path: Path
+    run_spec: Any, home: Path, tmp_path: Path, kind: str, suite: dict[str, Any], last: int
 ) -> None:
-    spec = run_spec("carot", train={"checkpoint_every_steps": 4, "keep_checkpoints": 9})
+    train = {"checkpoint_every_steps": 4, "keep_checkpoints": 9}
+    spec = run_spec(kind, suite=suite, train=train)
     source = run_in_folder(spec, tmp_path / "run")
     for record in source:
         if record.kind == "phase" and record.phase == "evaluating":
             break
     source.close()
     steps = sorted((tmp_path / "run" / "checkpoint" / "steps").iterdir())
-    assert [name_of(p) for p in steps] == ["run-step-4", "run-step-8"]
+    assert [name_of(p) for p in steps] == ["run-step-4", f"run-step-{last}"]
     assert {run_folder_of(p) for p in steps} == {tmp_path / "run"}
     models = {name_of(p): Evaluated(p, spec) for p in steps}
     assert go(evaluate_many(models, tmp_path / "out"))
@@ -765,7 +768,7 @@ def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
     for name in ("photos_test", "validation"):
         evaluated, own = (
             f / "predictions" / f"{name}.parquet"
-            for f in (tmp_path / "out" / "run-step-8", tmp_path / "run")
+            for f in (tmp_path / "out" / f"run-step-{last}", tmp_path / "run")
         )
         assert evaluated.read_bytes() == own.read_bytes()
 

@@ -478,6 +478,7 @@ def test_load_finished__gives_back_the_very_model(clip: Clip, tmp_path: Path) ->
         ("model.json", "empty object"),
         ("model.json", "gone"),
         ("model.safetensors", "cut"),
+        ("model.safetensors", "gone"),
         ("classifier.safetensors", "gone"),
     ],
 )
