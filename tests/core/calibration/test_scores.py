@@ -63,16 +63,6 @@ def test_score_samples__its_means_are_the_measures_of_the_softmax(
         )
 
 
-@given(case=cases(), temperature=st.floats(0.05, 20))
-def test_score_samples__temperature_moves_neither_prediction_nor_rank(
-    case: tuple[Doubles, Ints], temperature: float
-) -> None:
-    cold, warm = cal.score_samples(*case), cal.score_samples(*case, temperature)
-    assert (cold.predicted == warm.predicted).all()
-    assert (cold.rank == warm.rank).all()
-    assert (cold.correct == (cold.rank == 0)).all()
-
-
 @given(case=cases(), seed=st.integers(0, 99), rows=st.integers(1, 30))
 def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(
     case: tuple[Doubles, Ints], seed: int, rows: int
@@ -85,17 +75,6 @@ def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(
         shuffled = cal.score_samples(logits[order], labels[order])
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(whole.take(order), name), getattr(shuffled, name))
-
-
-@given(case=cases())
-def test_score_probs__agree_with_the_scores_of_logits(case: tuple[Doubles, Ints]) -> None:
-    logits, labels = case
-    of_logits = cal.score_samples(logits, labels)
-    of_probs = cal.score_probs(cal.softmax(logits), labels)
-    for name in ("labels", "predicted", "correct"):
-        np.testing.assert_array_equal(getattr(of_probs, name), getattr(of_logits, name))
-    for name in ("confidences", "nll", "brier"):
-        np.testing.assert_allclose(getattr(of_probs, name), getattr(of_logits, name), atol=1e-9)
 
 
 def test_score_samples__of_tied_classes_the_smaller_index_comes_first() -> None:

@@ -30,17 +30,6 @@ def drawn(captions: WeakCaptions, label: int, n: int = 4000) -> Counter[str]:
     return Counter(captions.names[captions.name_of(label, rng)] for _ in range(n))
 
 
-def test_weak_captions__all_shares_at_zero_name_the_class() -> None:
-    for label, name in enumerate(("small a", "capital a", "one")):
-        assert drawn(make(), label, 50) == {name: 50}
-
-
-def test_weak_captions__all_coarse_cannot_tell_classes_apart_that_share_a_name() -> None:
-    captions = make(coarse=1.0)
-    assert drawn(captions, 0, 50) == drawn(captions, 1, 50) == {"letter a": 50}
-    assert drawn(captions, 2, 50) == {"one": 50}
-
-
 def test_weak_captions__each_share_is_of_the_captions_that_it_says() -> None:
     found = drawn(make(vague=0.2, coarse=0.5, wrong=0.1), 0)
     n = found.total()

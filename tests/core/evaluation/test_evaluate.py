@@ -637,29 +637,6 @@ def evaluated(runs: dict[str, Path], *names: str, **evaluation: Any) -> dict[str
     return {name: Evaluated(runs[name], spec_of(runs[name], **evaluation)) for name in names}
 
 
-def test_many__give_what_each_gives_alone_and_decode_once(
-    runs: dict[str, Path], at_home: Path, tmp_path: Path, decoded: dict[str, int]
-) -> None:
-    alone, counts = {}, []
-    for name in runs:
-        decoded.clear()
-        alone[name] = evaluate(runs[name], tmp_path / "alone" / name)
-        counts.append(dict(decoded))
-    decoded.clear()
-    assert go(evaluate_many(evaluated(runs, *runs), tmp_path / "many"))
-    assert dict(decoded) == counts[0] == counts[-1]
-    for name in runs:
-        folder = tmp_path / "many" / name
-        assert timeless(folder) == timeless(alone[name])
-        assert report_in(folder).run_id != report_in(alone[name]).run_id
-        for path in (alone[name] / "predictions").iterdir():
-            assert (folder / "predictions" / path.name).read_bytes() == path.read_bytes()
-    assert (
-        report_in(tmp_path / "many" / "one").model["sha256"]
-        != (report_in(tmp_path / "many" / "two").model["sha256"])
-    )
-
-
 def test_many__stopped_again_and_again_end_in_the_same_bytes(
     runs: dict[str, Path],
     at_home: Path,

@@ -243,16 +243,6 @@ def test_run__model_has_moved_and_its_hash_is_that_of_the_file(finished: Any) ->
     assert description["classes"] == list(CLASSES)
 
 
-def test_run__without_training_has_no_steps_and_no_curve(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
-    done = go(run_spec("zero_shot"), tmp_path / "run")[-1]
-    report = report_in(tmp_path / "run")
-    assert (done.kind, done.steps, report.resolved) == ("done", 0, {})
-    assert report.model["sha256"] == report.model["start_sha256"]
-    assert curve(tmp_path / "run") == ""
-
-
 # ------------------------------------------------------------------------------ stop and resume
 
 
