@@ -63,8 +63,8 @@ MUTATIONS = {
     "lease clock": Mutation(
         "a lease is counted by the worker's clock",
         "backend/store/claims.py",
-        '"lease_expires": NOW + ttl_s,\n            "heartbeat_at": NOW',
-        '"lease_expires": __import__("time").time() + ttl_s,\n            "heartbeat_at": NOW',
+        '"lease_expires": NOW + ttl_s, "heartbeat_at": NOW',
+        '"lease_expires": __import__("time").time() + ttl_s, "heartbeat_at": NOW',
         (f"{_STORE}/test_reaper.py", "-k", "clock and sqlite"),
     ),
     "self-fence": Mutation(
