@@ -74,7 +74,6 @@ class Settings(BaseSettings):
         home: folder that holds all that the embedded stack keeps.
         artifacts: where the content-addressed files are, which the API and all workers share: a
             folder, or `s3://bucket/prefix`.
-        artifacts_dir: the folder; with a bucket, that of the copies of what is read.
         artifacts_cache_bytes: how much of a bucket is kept in the folder.
         s3_endpoint_url: of an object store that is not Amazon's.
         s3_access_key: with `s3_secret_key`; none: what boto finds by itself.
@@ -128,7 +127,6 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=calift_home)
     artifacts: str = ""
-    artifacts_dir: Path = Path()
     artifacts_cache_bytes: int = Field(default=20 << 30, ge=0)
     s3_endpoint_url: str = ""
     s3_access_key: SecretStr | None = None
@@ -177,7 +175,7 @@ class Settings(BaseSettings):
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     allow_remote_models: bool | None = None
 
-    _bucket: str = PrivateAttr(default="")
+    _artifacts: tuple[Path, str] = PrivateAttr(default=(Path(), ""))
 
     @classmethod
     def settings_customise_sources(
@@ -213,12 +211,10 @@ class Settings(BaseSettings):
                 f"{self.lease_ttl_s:g}"
             )
         home = expanded(self.home).absolute()
-        folder, bucket = self._artifacts_place(home)
         database = self.database_url or f"sqlite:///{home / 'calift.db'}"
         broker = self.broker_url or f"redis+socket://{home / 'run' / 'broker.sock'}?virtual_host=0"
         fill = {
             "home": home,
-            "artifacts_dir": folder,
             "database_url": _with_password(database, self.database_password),
             "broker_url": _with_password(broker, self.broker_password),
             "token_file": self.token_file or home / "token",
@@ -228,34 +224,31 @@ class Settings(BaseSettings):
         }
         for name, value in fill.items():
             object.__setattr__(self, name, value)  # frozen after this
-        self._bucket = bucket
+        self._artifacts = self._artifacts_place(home)
         return self
 
     def _artifacts_place(self, home: Path) -> tuple[Path, str]:
         """The folder of the files or of their copies, and the bucket."""
         kind, mark, rest = self.artifacts.partition("://")
-        if not mark:
-            given = Path(self.artifacts) if self.artifacts else self.artifacts_dir
-        elif kind == "file" and rest.startswith("/"):
-            given = Path(rest)
-        elif kind == "s3" and rest.strip("/"):
-            given = Path()
-        else:
+        if kind == "s3" and rest.strip("/"):
+            return home / "artifact-copies", self.artifacts.rstrip("/")
+        if mark and not (kind == "file" and rest.startswith("/")):
             raise ValueError(
                 "artifacts must be a folder, file:///folder or s3://bucket/prefix, got "
                 f"{self.artifacts!r}"
             )
-        if self.artifacts and self.artifacts_dir != Path():
-            raise ValueError("artifacts and artifacts_dir mean the same: give one of them")
-        if kind == "s3" and mark:
-            return home / "artifact-copies", self.artifacts.rstrip("/")
-        folder = home / "artifacts" if given == Path() else expanded(given).absolute()
-        return folder, ""
+        folder = rest if mark else self.artifacts
+        return (expanded(Path(folder)).absolute() if folder else home / "artifacts"), ""
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """The folder of the files; with a bucket, that of the copies of what is read."""
+        return self._artifacts[0]
 
     @property
     def artifacts_url(self) -> str:
         """The bucket that the files are in; empty where they are in `artifacts_dir`."""
-        return self._bucket
+        return self._artifacts[1]
 
     @property
     def is_loopback(self) -> bool:

@@ -373,8 +373,6 @@ def test_settings__what_artifacts_may_be(home: Path) -> None:
     for wrong in ("s3://", "http://x/y", "gs://bucket"):
         with pytest.raises(ValueError, match="artifacts must be a folder"):
             Settings(artifacts=wrong)
-    with pytest.raises(ValueError, match="give one of them"):
-        Settings(artifacts="s3://lab", artifacts_dir=Path("/mnt/shared"))
 
 
 def test_settings__by_file(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_settings__defaults_live_in_the_home(home: Path) -> None:
 
 
 def test_settings__artifacts_may_lie_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CALIFT_ARTIFACTS_DIR", "/mnt/shared")
+    monkeypatch.setenv("CALIFT_ARTIFACTS", "/mnt/shared")
     settings = load_settings()
     assert settings.artifacts_dir == Path("/mnt/shared")
     assert settings.jobs_dir == home / "jobs"

@@ -82,7 +82,7 @@ class House:
         outside = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
         return outside | {
             "CALIFT_HOME": str(home),
-            "CALIFT_ARTIFACTS_DIR": str(self.artifacts),
+            "CALIFT_ARTIFACTS": str(self.artifacts),
             "CALIFT_DATABASE_URL": self.database.url,
             "CALIFT_BROKER_URL": self.broker_url,
             "CALIFT_TOKEN": TOKEN,

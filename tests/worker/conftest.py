@@ -110,7 +110,7 @@ def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callabl
             environment=os.environ
             | {
                 "CALIFT_HOME": str(host or home),
-                "CALIFT_ARTIFACTS_DIR": str(home / "artifacts"),
+                "CALIFT_ARTIFACTS": str(home / "artifacts"),
                 "CALIFT_DATABASE_URL": database_url,
                 "CALIFT_BROKER_URL": broker.url,
                 "CALIFT_SWEEP_S": "0.2",
