@@ -575,7 +575,7 @@ def _arm_view(arms: Arms, arm: Arm, plan: SweepPlan, runs: Mapping[str, SweepRun
         rate_of="" if arm.rate_of is None else arms[arm.rate_of].label,
         rates=[_rate_view(slot, runs) for slot in plan.slots
                if slot.arm == arm.index and slot.role == "selection"],
-        evaluated=len(arms.seeds_of(arm)),
+        judged=len(arms.seeds_of(arm)),
         evaluated_done=len(done),
         run_ids=done,
         trouble=trouble,

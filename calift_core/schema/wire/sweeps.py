@@ -72,7 +72,7 @@ class SweepArm(Frozen):
     at_edge: Literal["", "lower", "upper"] = ""
     rate_of: str = ""
     rates: list[SweepRate] = Field(default_factory=list)
-    evaluated: int
+    judged: int
     evaluated_done: int = 0
     run_ids: list[str] = Field(
         default_factory=list, description="Finished judged runs at its own rate, seed by seed"

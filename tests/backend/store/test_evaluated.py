@@ -165,11 +165,11 @@ def test_evaluation_jobs__live_like_runs_and_are_none(
         store.runs.summaries([first])
     with pytest.raises(NotFoundError):
         jobs.get(run_id)
-    items, cursor, total = jobs.page(run_ids=[run_id], limit=1)
+    items, cursor, total = jobs.page(run_id=[run_id], limit=1)
     assert ([j.name for j in items], total) == (["on fog"], 2)
-    items, cursor, _ = jobs.page(run_ids=[run_id], limit=1, cursor=cursor)
+    items, cursor, _ = jobs.page(run_id=[run_id], limit=1, cursor=cursor)
     assert ([j.id for j in items], cursor) == ([first], None)
-    assert jobs.page(run_ids=["nobody"])[2] == jobs.page(phases=["FAILED"])[2] == 0
+    assert jobs.page(run_id=["nobody"])[2] == jobs.page(phase=["FAILED"])[2] == 0
     assert jobs.request_cancel(first).phase == "CANCELLED"
     assert jobs.request_cancel(first).phase == "CANCELLED"
     assert jobs.retry(first).phase == "QUEUED"
