@@ -176,7 +176,7 @@ def analyse_threshold(target: RunTarget, query: DecisionQuery, as_json: JsonFlag
     show_decision(_of_run("decision", target, query), as_json)
 
 
-@analyse_app.command("ood")
+@analyse_app.command("ood", epilog="Example: calift analyse ood RUN ~/other/pictures")
 @takes(OodQuery)
 def analyse_ood(
     target: RunTarget,
@@ -184,16 +184,13 @@ def analyse_ood(
     folders: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FOLDERS]...",
+            metavar="FOLDERS",
             help="Folders of other images, which need no labels: the run's model is asked here.",
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """How well scores tell ID images from each shift, and from folders of other images.
-
-    For example: calift analyse ood runs/flyp ~/pictures/anything
-    """
+    """How well scores tell ID images from each shift, and from folders of other images."""
     if folders:
         folder = str(folder_of(Path(target)))
         found = _explorer()[0].ood(folder, query, _encoded(folder, folders))

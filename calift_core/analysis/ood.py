@@ -26,7 +26,7 @@ from calift_core.predictions.training import TrainingImages
 #: Bins of a histogram, and images that are named on each side of a threshold.
 BINS, NAMED = 40, 12
 #: Draws of a pair of sets at most and at least, and images that are drawn for one altogether.
-_MOST, _FEWEST, _DRAWN = 1000, 200, 20_000_000
+_MOST, _FEWEST, _DRAWN = 1000, 200, 2_000_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,8 @@ NEIGHBOUR = 10
 MEASURES = ("auroc", "aupr", "fpr95")
 #: The share of ID images that FPR95 accepts, and its standard normal quantile for two sides.
 ACCEPTED, _Z = 0.95, 1.959964
-_CELLS = 2_000_000
+#: Numbers that are worked on at once: cosines, and weights of draws, which stay in a cache.
+_CELLS, _WEIGHTS = 2_000_000, 100_000
 #: Rates of false alarms that thresholds are chosen for, and the one that is told unasked.
 ALARM_RATES, ALARM_RATE = (0.01, 0.05, 0.1), 0.05
 
@@ -305,7 +306,7 @@ def detection(
 
 
 def _chunks(n_resamples: int, images: int) -> Iterator[int]:
-    most = max(1, _CELLS // images)
+    most = max(1, _WEIGHTS // images)
     for at in range(0, n_resamples, most):
         yield min(most, n_resamples - at)
 

@@ -38,7 +38,7 @@ PLACES = (
     f"calibration?run={ALL}&view=audit",
     "calibration?run={CaRot}&dataset=display"
     "&images=evaluation%3D{CaRot on display}%26lower%3D0.6%26upper%3D1.0",
-    f"decide?run={ALL}",
+    f"decide?run={ALL}", f"decide?run={ALL}&view=ood",
     f"frontier?run={ALL}", "frontier?on=id&run={FLYP path}",
     f"shifts?run={ALL}", f"shifts?run={ALL}&metric=ece",
     "sample?evaluation={CaRot on display}&sample={sample}",

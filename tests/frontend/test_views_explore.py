@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
 from frontend import text
+from frontend.tables import ood
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
@@ -75,6 +76,24 @@ def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
     assert "no threshold can promise at most 0.1" in words(app).replace("\\", "")
     assert app.query_params["risk"] == "0.001"
     assert own
+
+
+def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard: Service) -> None:
+    run = dashboard.ids["CaRot"]
+    app = page("decide", run=run, view="ood")
+    with Client(dashboard.url) as client:
+        found = client.ood(run)
+    said = words(app).replace("\\", "")
+    assert "from the ID test images best (AUROC" in said
+    assert "kNN and relative Mahalanobis are missing" in said
+    shift, best = found.sets[0], ood.best_score(found)
+    (chart,) = charts_of(app)
+    assert f"AUROC {ood.of_score(shift, best).auroc.value:.3f}" in chart
+    other = next(row.score for row in shift.scores if row.score != best)
+    app.selectbox(key="url-score").select(other).run()
+    assert not app.exception
+    assert app.query_params["score"] == other
+    assert charts_of(app)[0].startswith(f"{ood.TITLES[other]} of ")
 
 
 def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> None:
