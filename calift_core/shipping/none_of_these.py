@@ -2,10 +2,11 @@
 
 A threshold is chosen on the ID validation part so that new ID images fall below it at a stated rate
 of false alarms. That holds for any score, and ID data alone cannot say which finds most of what is
-unlike them: left-out classes, the usual stand-in, prefer the energy, which tells nothing for a
-zero-shot head whose logits have no common offset. So the score is fixed: the softmax of logits over
-the logit scale, which is MCM (Ming et al. 2022) for cosines; for other heads it is the softmax at a
-high temperature, as in ODIN (Liang et al. 2018), which orders by the largest logit less the mean.
+unlike them: classes left out one at a time, a stand-in, prefer the energy, which for the zero-shot
+run of letters is near chance on every shift (docs/calibration.md). So the score is fixed: the
+softmax of logits over the logit scale, which is MCM (Ming et al. 2022) for cosines; for other heads
+it is the softmax at a high temperature, as in ODIN (Liang et al. 2018), which orders by the largest
+logit less the mean.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from calift_core.analysis.explorer.scored import ScoredPredictions, need_logits
 from calift_core.analysis.ood import OodImages, compared, image_scores
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.ood import SCORES
-from calift_core.errors import NotFoundError, SpecError, UnknownNameError
+from calift_core.errors import NotFoundError, SpecError, StorageError, UnknownNameError
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.rows import read_features
 from calift_core.schema.wire.ood import OodDetection
@@ -52,7 +52,11 @@ class OodAnswers(ScoredPredictions):
         choice = self._library.choice(own)
         if choice is not None and choice.calibrator is None:
             choice = None
-        kept = self._library.training_images(run)
+        why = "the run kept no features of training images (train.keep_features)"
+        try:
+            kept = self._library.training_images(run)
+        except StorageError as error:  # the other scores need them not
+            kept, why = None, error.message.rstrip(".")
         digest, training = ("", None) if kept is None else kept
         answers = (own.temperature if choice is None else choice.digest, digest)
 
@@ -99,10 +103,7 @@ class OodAnswers(ScoredPredictions):
                          "n": len(other.ids), "scores": rows_of(other)})  # fmt: skip
         lacking = [one["dataset"] for one in sets if len(one["scores"]) < len(SCORES)]
         if training is None:
-            notes.append(
-                "kNN and relative Mahalanobis are missing: the run kept no features of training "
-                "images (train.keep_features)."
-            )
+            notes.append(f"kNN and relative Mahalanobis are missing: {why}.")
         elif lacking:
             notes.append(
                 f"kNN and relative Mahalanobis are missing on {', '.join(lacking)}: image features "
