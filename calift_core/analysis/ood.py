@@ -1,7 +1,5 @@
 """How well scores tell a run's ID test images from other sets of images, from what is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

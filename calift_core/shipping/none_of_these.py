@@ -9,8 +9,6 @@ it is the softmax at a high temperature, as in ODIN (Liang et al. 2018), which o
 logit less the mean.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

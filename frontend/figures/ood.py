@@ -1,7 +1,5 @@
 """How a score lies on ID test images and on another set; its table."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 
 from calift_core.schema.wire.ood import OodDetection, OodScore, OodSet

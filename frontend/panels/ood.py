@@ -1,7 +1,5 @@
 """Out-of-distribution detection of a run: the answer, both densities, images at the threshold."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode

@@ -1,7 +1,5 @@
 """How well scores tell ID images from others: the answer in a sentence, and its table."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from calift_core.schema.wire.ood import OodDetection, OodMeasure, OodScore, OodSet

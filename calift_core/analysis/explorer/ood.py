@@ -1,7 +1,5 @@
 """How unlike its ID data a run's scores say that other images are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any

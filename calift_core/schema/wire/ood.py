@@ -1,7 +1,5 @@
 """How well scores tell the images of a run's ID test part from others."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Scores of out-of-distribution detection, their measures, and the intervals of these."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
