@@ -53,7 +53,7 @@ class OodAnswers(ScoredPredictions):
         why = "the run kept no features of training images (train.keep_features)"
         try:
             kept = self._library.training_images(run)
-        except StorageError as error:  # the other scores need them not
+        except (NotFoundError, StorageError) as error:  # the other scores need them not
             kept, why = None, error.message.rstrip(".")
         digest, training = ("", None) if kept is None else kept
         answers = (own.temperature if choice is None else choice.digest, digest)
