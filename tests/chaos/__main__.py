@@ -4,8 +4,6 @@ Real workers, API, broker and database; the runner is the stand-in. The last lin
 counts what went wrong, and the exit status is 1 if anything did.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

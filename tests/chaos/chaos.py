@@ -6,8 +6,6 @@ one, or its end. Where a fault hits no run, such as the death of the broker, rec
 worker begins a run.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import random

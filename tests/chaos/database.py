@@ -1,7 +1,5 @@
 """The databases that chaos strikes: each can be killed, locked and verified."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pwd

@@ -4,8 +4,6 @@ It returns the runs that it hit, whose recovery is timed; an empty list where it
 where there is nothing to strike at right now.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

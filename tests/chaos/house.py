@@ -1,7 +1,5 @@
 """A whole service of real processes: database, broker, API and workers, each to be killed alone."""
 
-from __future__ import annotations
-
 import contextlib
 import heapq
 import itertools

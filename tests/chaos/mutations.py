@@ -4,8 +4,6 @@
 1 if a mutation survives, or if what it should turn red is red without it.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -6,8 +6,6 @@ dear; `make chaos` strikes with every kind on both databases, each in turn and t
 been stopped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

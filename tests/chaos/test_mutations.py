@@ -1,7 +1,5 @@
 """The list of `make mutations` follows the tree: every text is there once, and so are its tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ The ledger is written by the runners themselves, a line for each step they reall
 else touches it: what was thrown away can be told only from there.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections import Counter, defaultdict

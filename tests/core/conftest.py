@@ -1,7 +1,5 @@
 """A tiny CLIP, a tiny folder suite and the specs that put them together."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -29,13 +27,7 @@ from calift_core.schema.spec import RunSpec, parse_spec
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {
     "embed_dim": 16,
-    "vision_cfg": {
-        "image_size": 16,
-        "layers": 2,
-        "width": 32,
-        "head_width": 16,
-        "patch_size": 8,
-    },
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": TEXT,
 }
 RESNET = {

@@ -1,7 +1,5 @@
 """The bound's terms, rank statistics and the monitor of finished runs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A folder of files that may go: within its bytes, what was used last stays."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Atomic files: the old version or the new one, and nothing left behind."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Hints that say what to type say what works here."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

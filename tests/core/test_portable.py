@@ -1,7 +1,5 @@
 """Training and evaluating where the operating system has no more than Windows has."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The suggested recipe names what there is, and says where the evidence does not apply."""
 
-from __future__ import annotations
-
 import pytest
 
 from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS

@@ -1,7 +1,5 @@
 """How many threads torch gets and how they wait: found out, set, and seen by the real library."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

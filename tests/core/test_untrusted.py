@@ -1,7 +1,5 @@
 """Documents that nest."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

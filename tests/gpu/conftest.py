@@ -11,13 +11,4 @@ from tests.core.conftest import (
     vit,
 )
 
-__all__ = [
-    "captions",
-    "configs",
-    "one_thread",
-    "originals",
-    "photos",
-    "resnet",
-    "run_spec",
-    "vit",
-]
+__all__ = ["captions", "configs", "one_thread", "originals", "photos", "resnet", "run_spec", "vit"]

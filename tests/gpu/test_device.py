@@ -5,8 +5,6 @@ what skips without CUDA is the device and not the test. `tests/gpu` needs nothin
 packages of `pip install -e '.[train,dev]'`.
 """
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys
@@ -224,12 +222,7 @@ def test_several_models__one_pass_gives_what_each_alone_gives(
     clips = [vit.to(device).eval(), other.to(device).eval()]
     head = Classifier(torch.randn(3, vit.embed_dim).to(device), 10.0)
     images = pixels_of(21, vit.image_size)
-    options: dict[str, Any] = {
-        "batch_size": 8,
-        "workers": 0,
-        "device": device,
-        "precision": "fp32",
-    }
+    options: dict[str, Any] = {"batch_size": 8, "workers": 0, "device": device, "precision": "fp32"}
     placed = [PlacedModel(lambda clip=clip: clip, head) for clip in clips]  # type: ignore[misc]
     together: list[list[np.ndarray]] = [[], []]
     for batch in forward_all(placed, images, **options):

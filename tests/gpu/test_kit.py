@@ -1,7 +1,5 @@
 """The GPU benchmark's own paths, on the CPU; its figures are a GPU's to make."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

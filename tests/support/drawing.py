@@ -1,7 +1,5 @@
 """The processes that draw thumbnails, shared by services: each start takes most of a second."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

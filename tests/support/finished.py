@@ -1,7 +1,5 @@
 """Real finished runs, trained in this process and stored as a worker stores them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 They are as `python FILE` or `python -m MODULE` would be, but for `/proc/PID/cmdline` and `environ`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os

@@ -6,8 +6,6 @@ here drop its connections (`ERR_NETWORK_CHANGED`), also those of other tests. Wh
 one address of its gateway, where `Relay` listens for servers of this machine.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import secrets

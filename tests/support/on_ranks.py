@@ -5,8 +5,6 @@ FOLDER holds `vit.json`, a model's config, and a RunSpec for every run in `specs
 folder of each run in `runs/`.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

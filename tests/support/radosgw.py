@@ -4,8 +4,6 @@ It answers in two seconds without a cluster. What it cannot do is itself a test:
 upload gives back other bytes than were put.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

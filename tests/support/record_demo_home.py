@@ -11,8 +11,6 @@ for all runs, with logits and features rounded, and what is said of them is comp
 these. The models' weights stay out.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

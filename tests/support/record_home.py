@@ -11,8 +11,6 @@ an evaluation job and a sweep, a run of `calift train` that was stopped after a 
 Rows of the token embedding that no caption uses are zero, and stay so in training: it packs small.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

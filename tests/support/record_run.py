@@ -5,8 +5,6 @@ by the code that `calift train` and a worker's runner call. It is stopped after 
 checkpoint and that checkpoint is damaged, so that the second part has all that a resumed run says.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -5,8 +5,6 @@ every record is a copy of a recorded one, and `as_said` refuses what the recordi
 so no test can rest on words that no runner says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """A real broker and real workers."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

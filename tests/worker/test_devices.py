@@ -1,7 +1,5 @@
 """Which GPU a worker takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A worker that somebody drained, and what it says of its GPU."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 
@@ -21,9 +19,7 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
     settings = make_settings(database_url=sqlite_url)
     given_back: list[str] = []
     worker = WorkerService(
-        settings,
-        device=Device(label="cpu", queues=("cpu",)),
-        give_back=given_back.append,
+        settings, device=Device(label="cpu", queues=("cpu",)), give_back=given_back.append
     )
     store = Stores.on(open_engine(sqlite_url))
     worker._report_presence()

@@ -1,7 +1,5 @@
 """An evaluation job from its submission to its results, with a real worker and real runners."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

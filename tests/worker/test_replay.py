@@ -1,7 +1,5 @@
 """What a runner measured and no database heard of, because the worker died first."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One supervised attempt: real store, real runner processes."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -361,9 +359,7 @@ def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
     assert bench.store.runs.get(run_id).phase == "RUNNING"  # the lease reaper's to settle
 
 
-def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(
-    bench: Bench,
-) -> None:
+def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(bench: Bench) -> None:
     full = ArtifactStore(bench.jobs.parent / "full", free_space_floor_bytes=1 << 60)
     bench.artifacts, good = full, bench.artifacts
     run_id = bench.submit(max_attempts=1)

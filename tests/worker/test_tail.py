@@ -1,7 +1,5 @@
 """What a runner says reaches the database, however long that is away."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

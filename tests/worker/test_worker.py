@@ -1,7 +1,5 @@
 """Whole workers: Celery, broker, database and runner are real, and are killed."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

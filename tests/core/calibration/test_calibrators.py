@@ -1,7 +1,5 @@
 """Post-hoc calibrators: what each may change, what it must recover, and what it must refuse."""
 
-from __future__ import annotations
-
 import json
 import logging
 from typing import get_args
@@ -14,10 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from calift_core import calibration as cal
-from calift_core.calibration.calibrators import (
-    PerturbedTemperature,
-    fit_temperature,
-)
+from calift_core.calibration.calibrators import PerturbedTemperature, fit_temperature
 from calift_core.calibration.perturbation import perturbation_levels
 from calift_core.calibration.registry import calibrator_from_dict
 from calift_core.errors import LeakageError, SpecError, UnknownNameError

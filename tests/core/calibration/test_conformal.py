@@ -1,7 +1,5 @@
 """Split-conformal sets: the promise by simulation, parity with crepes, relations."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,9 +19,7 @@ def drawn(rng: np.random.Generator, n: int, classes: int = 5) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_promise__holds_on_average_over_repeats_however_wrong_the_probabilities(
-    kind: Kind,
-) -> None:
+def test_promise__holds_on_average_over_repeats_however_wrong_the_probabilities(kind: Kind) -> None:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(200):

@@ -1,7 +1,5 @@
 """Thresholds keep what they promise, held against models whose true error rates are known."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

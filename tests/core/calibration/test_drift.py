@@ -1,7 +1,5 @@
 """Whether sets of vectors are alike."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Ensemble temperature scaling: between temperature, what the model says, and nothing."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

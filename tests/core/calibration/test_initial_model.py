@@ -1,7 +1,5 @@
 """Calibrators that read the initial model's logits: what defines them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Bins and measures: the relations that define them, hand-worked cases, parity with others."""
 
-from __future__ import annotations
-
 import json
 import math
 

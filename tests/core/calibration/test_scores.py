@@ -1,7 +1,5 @@
 """Scores per sample: what they keep of the probabilities, and comparisons from them alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The simulations behind docs/calibration.md at a size for every commit: do intervals cover?"""
 
-from __future__ import annotations
-
 import pytest
 
 from calift_core import calibration as cal
@@ -13,8 +11,7 @@ REPEATS = 60
 
 
 @pytest.mark.parametrize(
-    ("truth", "norm"),
-    [("calibrated", "l1"), ("over-confident", "l2"), ("0.20 too sure", "max")],
+    ("truth", "norm"), [("calibrated", "l1"), ("over-confident", "l2"), ("0.20 too sure", "max")]
 )
 def test_interval__covers_for_a_model_that_is_mostly_sure(truth: str, norm: cal.Norm) -> None:
     found = simulation.interval_coverage("sure", truth, 1000, norm=norm, repeats=REPEATS)
@@ -23,11 +20,7 @@ def test_interval__covers_for_a_model_that_is_mostly_sure(truth: str, norm: cal.
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "n", "sure", "norm"),
-    [
-        (0.97, 500, 0.5, "l1"),
-        (0.99, 200, 1.0, "l1"),
-    ],
+    ("accuracy", "n", "sure", "norm"), [(0.97, 500, 0.5, "l1"), (0.99, 200, 1.0, "l1")]
 )
 def test_interval__covers_for_a_model_that_is_sure_of_everything(
     accuracy: float, n: int, sure: float, norm: cal.Norm

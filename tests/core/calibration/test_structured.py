@@ -1,7 +1,5 @@
 """Structured scaling: what pulls it to temperature, and what `probmetrics` finds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Floors, intervals and paired comparisons, held against simulations whose truth is known."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -74,10 +72,7 @@ def test_null_floor__falls_with_the_root_of_n_and_repeats_with_its_seed() -> Non
     large = cal.null_floor(certain(confident(rng, 16_000)))
     assert small.mean / large.mean == pytest.approx(4, rel=0.15)
     again = cal.null_floor(certain(confident(np.random.default_rng(0), 1000)))
-    other = cal.null_floor(
-        certain(confident(np.random.default_rng(0), 1000)),
-        seed=1,
-    )
+    other = cal.null_floor(certain(confident(np.random.default_rng(0), 1000)), seed=1)
     assert (again.values == small.values).all()
     assert (other.values != small.values).any()
 

@@ -1,7 +1,5 @@
 """Expected accuracy without labels."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

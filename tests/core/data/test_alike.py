@@ -1,7 +1,5 @@
 """Near-copies by features: what is planted is found, and the threshold is what it says."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import colorsys
 import functools
 import hashlib
@@ -20,13 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage, special, stats
 
-from calift_core.data.corruptions import (
-    CORRUPTIONS,
-    corrupt,
-    filters,
-    image_seed,
-    weather,
-)
+from calift_core.data.corruptions import CORRUPTIONS, corrupt, filters, image_seed, weather
 from calift_core.data.corruptions import noise as corruptions_noise
 from calift_core.errors import DataError, SpecError, UnknownNameError
 
@@ -332,8 +324,7 @@ def poisson_levels(photons: int, value: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "photons", "value"),
-    [(224, 1, 60, 1), (224, 5, 3, 60), (64, 1, 500, 128)],
+    ("size", "severity", "photons", "value"), [(224, 1, 60, 1), (224, 5, 3, 60), (64, 1, 500, 128)]
 )
 def test_shot_noise__levels_follow_the_poisson_law(size, severity, photons, value):
     noisy = corrupt(flat(size, size, (value,) * 3), "shot_noise", severity, seed=2)

@@ -1,7 +1,5 @@
 """Counting a suite without loading it: the numbers are those that the loaders deliver."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Data sets of `datasets`: the same images as class folders, read without it."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Corrupted images that one run makes and the next ones read."""
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import replace
@@ -104,10 +102,7 @@ def test_kept__other_pixels_are_never_taken_for_these(folder: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "longer", "empty"])
 def test_damaged__is_made_again(
-    counted: tuple[Counted, ImageSet],
-    folder: Path,
-    harm: str,
-    caplog: pytest.LogCaptureFixture,
+    counted: tuple[Counted, ImageSet], folder: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, images = counted
     first = inputs(images)

@@ -1,7 +1,5 @@
 """Images, splits, suites and batches."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import shutil
@@ -263,8 +261,7 @@ def test_suite__unknown_names_and_absent_folders_are_told(tmp_path: Path, photos
     with pytest.raises(DataUnavailableError, match="there is no folder .*gone.*one folder of"):
         suite_of(tmp_path / "gone")
     with pytest.raises(
-        SpecError,
-        match="expected folder:PATH, .* hf:FOLDER or torchvision:NAME:ROOT, got 'art'",
+        SpecError, match="expected folder:PATH, .* hf:FOLDER or torchvision:NAME:ROOT, got 'art'"
     ):
         suite_of(photos, shifts={"art": "art"})
 
@@ -614,11 +611,7 @@ def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_pa
     Image.fromarray(pixels).resize((600, 400), Image.Resampling.BICUBIC).save(large, quality=95)
     Image.fromarray(pixels).save(small, quality=95)
     images = ImageSet(
-        "train",
-        FileSource((large, small)),
-        ("large", "small"),
-        np.zeros(2, np.int64),
-        np.arange(2),
+        "train", FileSource((large, small)), ("large", "small"), np.zeros(2, np.int64), np.arange(2)
     )
     quick = with_draft_decoding(images, smallest_side(Preprocess(64), (0.9, 1.0)))  # 78 pixels
     assert quick.image(0).shape == (100, 150, 3)

@@ -1,7 +1,5 @@
 """Manifests and shards: the same images as class folders, and a sentence for each wrong input."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Names in one block: they read as the tuple that they were made of."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

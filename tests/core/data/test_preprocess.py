@@ -4,8 +4,6 @@ The reference is `open_clip.image_transform_v2` for evaluation on the image as o
 sets give it: opened by Pillow and converted to RGB.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from pathlib import Path

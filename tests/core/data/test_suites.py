@@ -1,7 +1,5 @@
 """The suites of the field: their layouts on disk, class maps, masks and what `doctor` says."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Data sets of torchvision, in the layouts that it downloads."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What copies are worth, likely label errors, and the manifest that corrects them."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

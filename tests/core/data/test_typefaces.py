@@ -1,7 +1,5 @@
 """The suite that comes with calift: what it holds, and that its weights know it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

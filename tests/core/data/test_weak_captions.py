@@ -1,7 +1,5 @@
 """Captions that say less than the class."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """iWildCam and FMoW, on trees in the layout that WILDS publishes."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run has to do and how long it takes: one formula, and a pace that real runs told."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Zips of class folders: the images of the folder, and a sentence for each zip that is none."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 A stopped or killed evaluation, gone on with, must leave the very bytes of one left alone.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -322,8 +320,7 @@ def change_activation(clip: Clip, captions: Captions) -> Captions:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [change_weights, change_templates, change_tokens, change_activation],
+    "change", [change_weights, change_templates, change_tokens, change_activation]
 )
 def test_heads__whatever_decides_the_weights_is_in_the_key(
     vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int], change: Any
@@ -721,8 +718,7 @@ def test_many__refuses_other_architectures_suites_and_ways(
 
 
 @pytest.mark.parametrize(
-    ("kind", "suite", "last"),
-    [("carot", {}, 8), ("pretrain", {"fractions": {"pretrain": 0.5}}, 6)],
+    ("kind", "suite", "last"), [("carot", {}, 8), ("pretrain", {"fractions": {"pretrain": 0.5}}, 6)]
 )
 def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
     run_spec: Any, home: Path, tmp_path: Path, kind: str, suite: dict[str, Any], last: int

@@ -1,7 +1,5 @@
 """What other prompts would have said, held to runs that had those prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Singular values of standardised features, and the numbers of an evaluation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Curves on disk: what an attempt takes over, and what is read back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Evaluation jobs in their folder: what they find equals what a run finds that named the data."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

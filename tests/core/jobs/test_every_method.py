@@ -1,7 +1,5 @@
 """Every method as a job: it ends, with its own options, its own curves and a summary."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One job from its folder: what it leaves, and that no way of ending it changes the result."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging
@@ -247,9 +245,7 @@ def test_run__model_has_moved_and_its_hash_is_that_of_the_file(finished: Any) ->
 
 
 @pytest.fixture(scope="module")
-def left_alone(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[RunSpec], Path]:
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunSpec], Path]:
     """The folder of a run of a spec that nothing disturbed; each spec is run once."""
     made: dict[str, Path] = {}
 

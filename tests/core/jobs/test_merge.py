@@ -1,7 +1,5 @@
 """Weight space: the ends of a path, what Model Stock keeps, and runs made from finished runs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -17,12 +15,7 @@ from torch import Tensor
 
 from calift_core.analysis.report import summarise
 from calift_core.calibration import Binning, accuracy, ece, nll, score_probs, softmax
-from calift_core.errors import (
-    CheckpointError,
-    DataError,
-    ModelError,
-    SpecError,
-)
+from calift_core.errors import CheckpointError, DataError, ModelError, SpecError
 from calift_core.evaluation.path import one_standard_error
 from calift_core.methods.merge import interpolate, model_stock
 from calift_core.models.finished import load_finished

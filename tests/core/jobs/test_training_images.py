@@ -1,7 +1,5 @@
 """Features of training images that a run keeps beside its model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

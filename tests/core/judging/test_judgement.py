@@ -1,7 +1,5 @@
 """A judgement says what the measures say, of arrays and of files alike."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`train.adapt`: what of a model is trained, and that what is not stays bit for bit."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training-time calibration: which option goes with which method, and what each does."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

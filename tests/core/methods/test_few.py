@@ -1,7 +1,5 @@
 """CoOp and Tip-Adapter-F: what is trained, where they start, and that a finished one goes on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Methods on a tiny CLIP: the relations that define them, gradients, the teacher."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -93,10 +91,7 @@ def batches_of(clip: Clip, n: int, size: int = 8) -> list[Batch]:
 
 
 def test_make_method__a_kind_that_merges_is_no_way_to_train(vit: Clip, captions: Captions) -> None:
-    for spec in (
-        METHOD_SPECS["wise_ft"](run="a"),
-        METHOD_SPECS["model_stock"](runs=("a", "b")),
-    ):
+    for spec in (METHOD_SPECS["wise_ft"](run="a"), METHOD_SPECS["model_stock"](runs=("a", "b"))):
         with pytest.raises(ModelError, match=f"{spec.kind} trains no model.* merges finished"):  # type: ignore[attr-defined]
             make(spec, vit, captions)
 

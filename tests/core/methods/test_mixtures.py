@@ -1,7 +1,5 @@
 """Models mixed image by image: what defines VRF and DaWin."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The equations: identities, gradients against finite differences, parity with open_clip."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Models: encoders, projections, weights in and out, names that nobody knows."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json
@@ -254,9 +252,7 @@ def test_templates__openai_set_has_its_80_and_each_has_one_slot() -> None:
 # ---------------------------------------------------------------------------------- building
 
 
-def test_load_clip__random_weights_depend_on_the_generator_alone(
-    configs: dict[str, Path],
-) -> None:
+def test_load_clip__random_weights_depend_on_the_generator_alone(configs: dict[str, Path]) -> None:
     def digest(seed: int) -> str:
         generator = torch.Generator().manual_seed(seed)
         return weights_sha256(load_clip(str(configs["vit"]), None, generator=generator).net)
@@ -394,10 +390,7 @@ class _Touch:
 def test_load_weights__a_pickled_object_is_refused_and_never_run(tmp_path: Path) -> None:
     made = tmp_path / "made by the pickle"
     net = nn.Linear(2, 2)
-    for name, content in (
-        ("object.pt", {"weight": _Touch(made)}),
-        ("module.pt", net),
-    ):
+    for name, content in (("object.pt", {"weight": _Touch(made)}), ("module.pt", net)):
         torch.save(content, tmp_path / name)
         with pytest.raises(ModelError, match="cannot be read as plain weights.*never pickled"):
             load_weights(net, tmp_path / name)

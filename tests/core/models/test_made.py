@@ -1,7 +1,5 @@
 """How a model is made goes with it: from its config to the report, and through every checkpoint."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable

@@ -4,8 +4,6 @@ open_clip itself only warns where a tag's activation is not its architecture's, 
 built with `force_quick_gelu` where the tag says so.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

@@ -1,7 +1,5 @@
 """Import and export: what goes out comes back, and a file that breaks the contract is named."""
 
-from __future__ import annotations
-
 import csv
 import json
 import struct

@@ -1,7 +1,5 @@
 """Predictions files: what was written is what is read, and nothing else is believed."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """RunSpec and its neighbours: what is accepted, what is refused and in which words."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -157,10 +155,7 @@ def test_spec__is_frozen() -> None:
             {"method": {"kind": "carot", "teacher_momentum_start": 0.95}},
             ("must not fall", "0.95 > end 0.9"),
         ),
-        (
-            {"method": {"kind": "flyp", "lambda_oc": 1}},
-            ("#/method/lambda_oc", "unknown field"),
-        ),
+        ({"method": {"kind": "flyp", "lambda_oc": 1}}, ("#/method/lambda_oc", "unknown field")),
         ({"method": {"kind": "wise_ft"}}, ("#/method/run", "Field required")),
         ({"method": {"kind": "wise_ft", "run": "a", "alpha": 1.1}}, ("#/method/alpha", "got 1.1")),
         ({"method": {"kind": "wise_ft", "run": "a", "sweep": [0, 2]}}, ("#/method/sweep/1",)),

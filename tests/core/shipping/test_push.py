@@ -1,7 +1,5 @@
 """An exported folder on its way to a hub: what is said first, and what a hub receives."""
 
-from __future__ import annotations
-
 import base64
 import json
 import threading

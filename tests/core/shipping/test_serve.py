@@ -287,10 +287,7 @@ def test_token__is_asked_for_everywhere_but_of_health(model: Path) -> None:
             said = client.post(
                 "/predict", content=b"x", headers={"authorization": given.encode("latin-1")}
             )
-            assert (said.status_code, said.json()["code"]) == (
-                401,
-                "UNAUTHORIZED",
-            )
+            assert (said.status_code, said.json()["code"]) == (401, "UNAUTHORIZED")
 
 
 def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced() -> None:

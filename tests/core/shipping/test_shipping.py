@@ -1,7 +1,5 @@
 """From a finished run to an exported model: the choice, the folder, the graph, the answers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -26,13 +24,7 @@ from calift_core.calibration import CALIBRATORS, Calibrator, nll, score_probs, s
 from calift_core.calibration.conformal import fit_conformal
 from calift_core.calibration.decisions import choose_threshold
 from calift_core.calibration.ood import alarm_threshold, auroc, knn, mcm
-from calift_core.errors import (
-    CaliftError,
-    CheckpointError,
-    DataError,
-    SpecError,
-    UnknownNameError,
-)
+from calift_core.errors import CaliftError, CheckpointError, DataError, SpecError, UnknownNameError
 from calift_core.evaluation.subjects import load_trained
 from calift_core.jobs.folder import run_in_folder
 from calift_core.models.finished import load_finished

@@ -1,7 +1,5 @@
 """Calibrators that read the initial model's logits, from the choice to answers: two towers."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rows of several seeds: what is left out of equal ones, and how often an interval covers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """The plan of a sweep: deterministic, within its cap, the same after any interruption."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

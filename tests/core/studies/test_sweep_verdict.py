@@ -1,7 +1,5 @@
 """The verdict of a sweep: on the same seeds and images, at own rates and at equal ID accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

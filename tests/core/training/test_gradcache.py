@@ -1,7 +1,5 @@
 """Accumulation of losses that look at a whole batch: the same gradient, at a part's memory."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Iterator
@@ -60,11 +58,7 @@ def made(
     """A method two steps into its run, so that the teacher is another model than the student."""
     spec = METHOD_SPECS[kind](**OPTIONS.get(kind, {}))
     method = make_method(
-        spec,
-        copy.deepcopy(clip),
-        captions,
-        length=RunLength(total_steps=20),
-        confidence=confidence,
+        spec, copy.deepcopy(clip), captions, length=RunLength(total_steps=20), confidence=confidence
     )
     freeze_batch_norm(method.clip)
     optimizer = make_optimizer(method, plan(lr=3e-3))
@@ -101,11 +95,7 @@ def cached(
     method: Method, batch: Batch, parts: int, scale: float = 1.0
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     terms = backward_whole(
-        method,
-        batch,
-        parts,
-        backward=lambda loss: (loss * scale).backward(),
-        autocast=nullcontext,
+        method, batch, parts, backward=lambda loss: (loss * scale).backward(), autocast=nullcontext
     )
     return terms, gradients(method)
 

@@ -257,11 +257,7 @@ METHODS_TO_STOP = {"carot": CAROT, "finetune": FineTune(head_scale="learned")}
 
 @pytest.mark.parametrize(
     ("tower", "kind", "stops"),
-    [
-        ("vit", "carot", (2, 3)),
-        ("vit", "finetune", (3,)),
-        ("resnet", "carot", (5,)),
-    ],
+    [("vit", "carot", (2, 3)), ("vit", "finetune", (3,)), ("resnet", "carot", (5,))],
 )
 def test_resume__ends_where_a_run_left_alone_ends_bit_for_bit(
     originals: dict[str, Clip],

@@ -1,7 +1,5 @@
 """Runs that several processes share: the same loss, gradient, weights and predictions as alone."""
 
-from __future__ import annotations
-
 import json
 import logging
 import multiprocessing
