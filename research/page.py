@@ -14,35 +14,62 @@ from research.benches import BENCHES
 from research.marks import refreshed
 from research.recipes import ZERO_SHOT, Recipe
 from research.records import RECORDS
-from research.tables import Study, claims_table, verdicts
+from research.tables import Study, claims, verdicts
 
 #: What the page shows of a suite; everything else is on the suite's own page.
 SHOWN: tuple[tuple[str, Recipe], ...] = (
     ("zero-shot", (ZERO_SHOT, "end", "raw")),
     ("FLYP", ("flyp", "end", "raw")),
     ("FLYP, best published calibrator", ("flyp", "end", "published")),
-    ("FLYP beside zero-shot (two towers)", ("flyp", "end", "ensemble")),
-    ("FLYP, on the path", ("flyp", "path", "raw")),
+    ("FLYP beside zero-shot", ("flyp", "end", "ensemble")),
     ("CaRot", ("carot", "end", "raw")),
     ("TRACER", ("tracer", "end", "raw")),
-    ("TRACER beside zero-shot (two towers)", ("tracer", "end", "ensemble")),
+    ("TRACER beside zero-shot", ("tracer", "end", "ensemble")),
 )
 
 
-def gains_table(study: Study) -> Iterator[str]:
-    """Eight rows at most: accuracy, NLL and ECE on ID data, under shift and under corruptions."""
-    kinds = {"ID": "test", "shift": "shift", "corruptions": "corruption"}
-    yield "| | " + " | ".join(f"{k}: accuracy, NLL, ECE" for k in kinds) + " |"
-    yield "|---" * (1 + len(kinds)) + "|"
+def gains_table(studies: Sequence[Study]) -> Iterator[str]:
+    """Eight rows at most: on ID data, under shift and under corruptions, suite by suite."""
+    heads = [
+        f"{study.suite}: {what}"
+        for study in studies
+        for what in ("ID accuracy, NLL", "shift accuracy, NLL, ECE", "corruptions NLL")
+    ]
+    yield "| | " + " | ".join(heads) + " |"
+    yield "|---" * (1 + len(heads)) + "|"
     for name, recipe in SHOWN:
-        if recipe not in study.recipes:
+        cells = []
+        if not any(recipe in study.recipes for study in studies):
             continue
-        cells = [
-            f"{100 * study.mean(recipe, kind, 'accuracy'):.1f}, "
-            f"{study.mean(recipe, kind, 'nll'):.3f}, {100 * study.mean(recipe, kind, 'ece'):.1f}"
-            for kind in kinds.values()
-        ]
+        for study in studies:
+            if recipe not in study.recipes:
+                cells += ["–"] * 3
+                continue
+            own, shift = ((kind, "accuracy", "nll", "ece") for kind in ("test", "shift"))
+            values = {
+                (kind, what): study.mean(recipe, kind, what)
+                for kind, *whats in (own, shift, ("corruption", "nll"))
+                for what in whats
+            }
+            cells += [
+                f"{100 * values['test', 'accuracy']:.1f}, {values['test', 'nll']:.3f}",
+                f"{100 * values['shift', 'accuracy']:.1f}, {values['shift', 'nll']:.3f}, "
+                f"{100 * values['shift', 'ece']:.1f}",
+                f"{values['corruption', 'nll']:.3f}",
+            ]
         yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def claims_of_all(studies: Sequence[Study]) -> Iterator[str]:
+    """A row a claim of the paper, a column a suite: the difference under shift and the verdict."""
+    found: dict[str, dict[str, str]] = {}
+    for study in studies:
+        for text, _, difference, said in claims(study):
+            found.setdefault(text, {})[study.suite] = f"{difference} **{said}**"
+    yield "| claim | " + " | ".join(study.suite for study in studies) + " |"
+    yield "|---" * (1 + len(studies)) + "|"
+    for text, by in found.items():
+        yield f"| {text} | " + " | ".join(by.get(s.suite, "–") for s in studies) + " |"
 
 
 def verdict_lines(study: Study) -> Iterator[str]:
@@ -63,11 +90,9 @@ def verdict_lines(study: Study) -> Iterator[str]:
 
 def blocks(studies: Sequence[Study]) -> dict[str, list[str]]:
     """Name of a mark in the page → its lines."""
-    made: dict[str, list[str]] = {}
+    made = {"gains": list(gains_table(studies)), "claims": list(claims_of_all(studies))}
     for study in studies:
-        made[f"{study.suite}-gains"] = list(gains_table(study))
         made[f"{study.suite}-verdicts"] = list(verdict_lines(study))
-        made[f"{study.suite}-claims"] = list(claims_table(study))
     return made
 
 

@@ -50,9 +50,9 @@ def _claims() -> Iterator[Claim]:
     raw, warm = ("raw",), ("temperature",)
     yield Claim("CaRot: higher OOD accuracy than FLYP", carot + raw, flyp + raw, "accuracy", False)
     yield Claim("CaRot: lower OOD ECE than FLYP, raw", carot + raw, flyp + raw, "ece", True)
-    yield Claim("the same after a temperature", carot + warm, flyp + warm, "ece", True)
+    yield Claim("CaRot: lower OOD ECE, after a temperature", carot + warm, flyp + warm, "ece", True)
     yield Claim("CaRot: lower OOD NLL than FLYP, raw", carot + raw, flyp + raw, "nll", True)
-    yield Claim("the same after a temperature", carot + warm, flyp + warm, "nll", True)
+    yield Claim("CaRot: lower OOD NLL, after a temperature", carot + warm, flyp + warm, "nll", True)
     for name, term in (("carot-oc", "λ_OC"), ("carot-sd", "λ_SD")):
         alone = (name, "end", "raw")
         yield Claim(f"{term} alone lowers OOD ECE", alone, flyp + raw, "ece", True)

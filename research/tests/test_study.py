@@ -106,12 +106,12 @@ def test_study__from_rates_to_tables_and_again_the_same(
     back = found.difference(("tracer", "end", "published"), one, "shift", "nll")
     assert there.value == pytest.approx(-back.value)
     made = page.blocks([found])
-    assert made["tiny-gains"][2].startswith("| zero-shot | ")
+    assert made["gains"][2].startswith("| zero-shot | ")
     assert len(made["tiny-verdicts"]) > 2
     # Nothing is decided on fewer seeds than were planned.
     assert not any("open, " in line for lines in made.values() for line in lines)
     monkeypatch.setattr(tables, "SEEDS", (0, 1, 2))
-    assert all("open, 2 of 3 seeds" in line for line in page.blocks([found])["tiny-claims"][2:])
+    assert all("open, 2 of 3 seeds" in line for line in page.blocks([found])["claims"][2:])
     first = figure.draw([found], tmp_path).read_bytes()
     assert figure.draw([found], tmp_path).read_bytes() == first
     on_id, under_shift = figure.gains(found, ("flyp", "end", "ensemble"))
