@@ -31,6 +31,9 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 access_log=False,
+                # httptools, which other packages may bring, answers an unknown method by itself,
+                # and not in the form that is documented.
+                http="h11",
                 ws="none",  # the API has no web sockets, and their packages warn of each other
                 timeout_graceful_shutdown=5,
             )

@@ -390,7 +390,7 @@ def serve(
     server = Server(
         folder_of(model), device=device, workers=workers, decoders=decoders, limits=limits
     )
-    config = uvicorn.Config(make_app(server, token), log_level="warning")
+    config = uvicorn.Config(make_app(server, token), log_level="warning", http="h11")
     with listener:
         at = f"[{host}]" if ":" in host else host
         err.print(f"http://{at}:{listener.getsockname()[1]} answers once the model is loaded.")
