@@ -213,7 +213,8 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     assert at_work_on(folder) == []
     assert result() == ("lost", "RANK_LOST")
 
-    with pytest.raises(InterruptedRunError, match="its checkpoint is saved"):
+    # A quick machine has trained to the end, and evaluates, before the ranks hear of it.
+    with pytest.raises(InterruptedRunError, match="its checkpoint is saved|they are kept"):
         follow(stop_late)  # in good order
     assert at_work_on(folder) == []
     assert result()[0] == "interrupted"
