@@ -47,7 +47,7 @@ class Notifier:
                 later = "it will be tried again" if again else "it is given up"
                 _log.warning("%s %s: %s; %s", ended.about, ended.subject, error.message, later)
             else:
-                self._notifications.told(ended.notification)
+                self._notifications.delivered(ended.notification)
 
 
 def event_of(ended: Ended) -> Event:

@@ -78,7 +78,7 @@ class Notifications:
             )
         return [ended for _, ended in found if ended is not None]
 
-    def told(self, notification: int) -> None:
+    def delivered(self, notification: int) -> None:
         """It was delivered."""
         with writing(self._engine) as connection:
             connection.execute(delete(Notification).where(Notification.id == notification))

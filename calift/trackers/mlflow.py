@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,10 @@ from calift_core.files import atomic_write_bytes
 from calift_core.installed import install_extra
 
 EXPERIMENT = "calift"
-_RUN_ID = "calift.run_id"
 #: Below this stand numbers of the finished run.
 _FINAL = "final/"
-#: Metrics and parameters in one request, as MLflow allows.
-_METRICS, _PARAMS = 1000, 100
-#: Letters of a parameter's value that every version of MLflow takes.
-_VALUE = 500
+#: Metrics in one request, as MLflow allows.
+_METRICS = 1000
 
 
 @contextmanager
@@ -54,11 +50,13 @@ def push(
     """
     written = []
     with client_of(place) as client:
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, RunTag
+
+        from calift_core.trackers.mlflow_tracker import RUN_ID, experiment_id, key, log_settings
 
         where = experiment_id(client, experiment)
         for run in runs:
-            earlier = client.search_runs([where], f"tags.`{_RUN_ID}` = '{quoted(run.id)}'")
+            earlier = client.search_runs([where], f"tags.`{RUN_ID}` = '{quoted(run.id)}'")
             if earlier and not again:
                 raise SpecError(
                     f"{run.name!r} is in {experiment!r} already, as {earlier[0].info.run_id}.",
@@ -69,21 +67,19 @@ def push(
             made = client.create_run(where, run_name=run.name).info.run_id
             now, last = int(time.time() * 1000), max(run.curves.last_step, 0)
             metrics = [
-                Metric(_key(series.name), value, now, step)
+                Metric(key(series.name), value, now, step)
                 for series in run.curves.series
                 for step, value in zip(series.steps, series.values, strict=True)
             ]
             metrics += [
-                Metric(_key(f"{_FINAL}{name}"), value, now, last)
+                Metric(key(f"{_FINAL}{name}"), value, now, last)
                 for name, value in run.numbers.items()
             ]
-            params = [Param(_key(k), v[:_VALUE]) for k, v in run.settings.items()]
-            tags = [RunTag(_RUN_ID, run.id), RunTag("mlflow.source.name", "calift")]
+            tags = [RunTag(RUN_ID, run.id), RunTag("mlflow.source.name", "calift")]
             client.log_batch(made, tags=tags)
             for at in range(0, len(metrics), _METRICS):
                 client.log_batch(made, metrics=metrics[at : at + _METRICS])
-            for at in range(0, len(params), _PARAMS):
-                client.log_batch(made, params=params[at : at + _PARAMS])
+            log_settings(client, made, run.settings)
             if run.document is not None:
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / "report.json"
@@ -92,17 +88,6 @@ def push(
             client.set_terminated(made)
             written.append(made)
     return written
-
-
-def experiment_id(client: Any, name: str) -> str:
-    """An experiment's id; it is made where there is none of this name."""
-    found = client.get_experiment_by_name(name)
-    made: str = found.experiment_id if found else client.create_experiment(name)
-    return made
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
 
 
 def quoted(run_id: str) -> str:

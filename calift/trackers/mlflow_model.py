@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from calift.trackers.mlflow import client_of, experiment_id, quoted
+from calift.trackers.mlflow import client_of, quoted
 from calift_core import __version__
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.folder import read_exported
-from calift_core.trackers.mlflow_tracker import RUN_ID
+from calift_core.trackers.mlflow_tracker import RUN_ID, experiment_id
 
 
 class CalibratedPyfunc:

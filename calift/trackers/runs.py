@@ -14,6 +14,7 @@ from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import MetricsRecord
 from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.wire.runs import Metrics, MetricSeries
+from calift_core.trackers import flat
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -75,7 +76,8 @@ def outgoing(run: str, client: Client | None) -> Exchanged:
     return Exchanged(
         name=report.name,
         id=report.run_id or run,
-        settings=dict(_flat(report.spec)) | {f"resolved.{k}": v for k, v in _flat(report.resolved)},
+        settings=dict(_texts(report.spec))
+        | {f"resolved.{k}": v for k, v in _texts(report.resolved)},
         curves=curves,
         numbers=dict(_numbers(report)),
         document=report,
@@ -92,13 +94,9 @@ def _of_folder(folder: Path) -> tuple[Report, Metrics]:
     return report, metrics_of(series)
 
 
-def _flat(value: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
-    for key, inner in value.items():
-        name = f"{place}.{key}" if place else str(key)
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, name)
-        elif inner not in (None, ""):
-            yield name, inner if isinstance(inner, str) else json.dumps(inner)
+def _texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in flat(settings):
+        yield name, value if isinstance(value, str) else json.dumps(value)
 
 
 def _numbers(report: Report) -> Iterator[tuple[str, float]]:

@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict
 from calift_core.calibration.bins import Bools, Doubles, Floats
 from calift_core.calibration.decisions import clopper_pearson
 from calift_core.calibration.ood import ALARM_RATES, alarm_threshold, mcm
-from calift_core.errors import SpecError
 from calift_core.predictions.read import read_metadata, read_predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import part_of
 from calift_core.shipping.exported_scores import stored_tests
+from calift_core.shipping.promises import at_rate
 
 
 class AlarmTest(BaseModel):
@@ -71,11 +71,8 @@ class NoneOfThese(BaseModel):
         Raises:
             SpecError: none was chosen for this rate.
         """
-        for one in self.thresholds:
-            if abs(one.false_alarms - false_alarms) < 1e-9:
-                return one.threshold
-        known = ", ".join(f"{one.false_alarms:g}" for one in self.thresholds)
-        raise SpecError(f"false_alarms must be one of {known}, got {false_alarms:g}")
+        chosen = {one.false_alarms: one.threshold for one in self.thresholds}
+        return at_rate("false_alarms", false_alarms, chosen)
 
     def why_not(self, false_alarms: float) -> str:
         """Why there is no threshold for a rate; nothing where there is one.

@@ -7,6 +7,7 @@ promise stands beside what it gave on the ID test part and on every shift, so th
 guarantee where it does not hold.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,22 @@ from calift_core.shipping.exported_scores import scores_of, stored_tests
 RISKS = (0.01, 0.02, 0.05, 0.1)
 COVERAGES = (0.9, 0.95)
 LEVEL = 0.95
+
+
+def at_rate(name: str, rate: float, thresholds: Mapping[float, float | None]) -> float | None:
+    """The threshold that was chosen for a rate.
+
+    Args:
+        name: of the option that gives the rate.
+
+    Raises:
+        SpecError: none was chosen for this rate.
+    """
+    for known, threshold in thresholds.items():
+        if abs(known - rate) < 1e-9:
+            return threshold
+    choices = ", ".join(f"{known:g}" for known in thresholds)
+    raise SpecError(f"{name} must be one of {choices}, got {rate:g}")
 
 
 class ThresholdTest(BaseModel):
@@ -95,11 +112,7 @@ class Promises(BaseModel):
         Raises:
             SpecError: this share was not asked for.
         """
-        for one in self.thresholds:
-            if abs(one.risk - risk) < 1e-9:
-                return one.threshold
-        known = ", ".join(f"{one.risk:g}" for one in self.thresholds)
-        raise SpecError(f"errors must be one of {known}, got {risk:g}")
+        return at_rate("errors", risk, {one.risk: one.threshold for one in self.thresholds})
 
     def why_not(self, risk: float) -> str:
         """Why a share of errors is not promised; nothing where it is.

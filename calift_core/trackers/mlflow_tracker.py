@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
@@ -40,8 +41,7 @@ def start(run: TrackedRun) -> _Run:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlruns").absolute().as_uri()
     client = MlflowClient(tracking_uri=uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-    found = client.get_experiment_by_name(name)
-    where = found.experiment_id if found else client.create_experiment(name)
+    where = experiment_id(client, name)
     earlier = client.search_runs([where], f"tags.`{RUN_ID}` = '{run.id}'")
     if earlier:
         known = earlier[0].info.run_id
@@ -49,12 +49,24 @@ def start(run: TrackedRun) -> _Run:
         return _Run(client, known)
     made = client.create_run(where, run_name=run.name).info.run_id
     client.log_batch(made, tags=[RunTag(RUN_ID, run.id), RunTag("mlflow.source.name", "calift")])
-    params = [Param(key(k), str(v)[:_VALUE]) for k, v in run.settings.items()]
-    for at in range(0, len(params), _PARAMS):
-        client.log_batch(made, params=params[at : at + _PARAMS])
+    log_settings(client, made, run.settings)
     return _Run(client, made)
+
+
+def log_settings(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:
+    """Log settings as parameters, cut to what every version takes."""
+    params = [Param(key(name), str(value)[:_VALUE]) for name, value in settings.items()]
+    for at in range(0, len(params), _PARAMS):
+        client.log_batch(run_id, params=params[at : at + _PARAMS])
 
 
 def key(name: str) -> str:
     """A name that MLflow takes."""
     return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """An experiment's id; it is made where there is none of this name."""
+    found = client.get_experiment_by_name(name)
+    made: str = found.experiment_id if found else client.create_experiment(name)
+    return made
