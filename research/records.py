@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,26 +98,59 @@ def left_out(scores: TopLabel) -> Doubles:
 
 
 def gather(folder: Path, suite: str, *, target: Path = RECORDS) -> Path:
-    """Make the suite's record of the runs in a folder; returns its file."""
+    """Make the suite's record of the runs in a folder; returns its file.
+
+    A row that has fewer runs there than the record has stays as the record has it.
+    """
+    about, arrays = _stored(suite, target)
+    stored = Counter(run["row"] for run in about)
+    files = [f for f in sorted(folder.glob("*.npz")) if not f.name.endswith(".part.npz")]
+    found = {file: Run.read(file) for file in files}
+    here = Counter(run.about["row"] for run in found.values())
+    older = {row for row, n in stored.items() if n > here[row]}
+    new_runs, new_arrays = _summary([r for r in found.values() if r.about["row"] not in older])
+    arrays = {at: of for at, of in arrays.items() if at.split("/")[1] in older}
+    runs = [run for run in about if run["row"] in older] + new_runs
+    moved = np.array([sum(r["row"] in older for r in about[:i]) for i in range(len(about))])
+    for at, of in arrays.items():
+        if at.startswith("runs/"):  # the first column is the run's place in `about`
+            of[:, :, 0] = moved[of[:, :, 0].astype(int)]
+    for at, of in new_arrays.items():
+        if at.startswith("runs/"):
+            of[:, :, 0] += len(runs) - len(new_runs)
+    arrays |= new_arrays
+    arrays["about"] = np.frombuffer(json.dumps({"runs": runs}).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    target.mkdir(parents=True, exist_ok=True)
+    out = target / f"{suite}.npz.xz"
+    atomic_write_bytes(out, lzma.compress(buffer.getvalue(), preset=6))
+    print(f"{out}: {len(runs)} runs, {out.stat().st_size:,} bytes")
+    return out
+
+
+def _stored(suite: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    return read(suite, folder=folder) if (folder / f"{suite}.npz.xz").is_file() else ([], {})
+
+
+def _summary(found: list[Run]) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """What is kept of runs: what each says of itself, and the arrays."""
     runs: list[dict[str, Any]] = []
     sums: dict[str, Doubles] = {}
     rows: dict[str, list[list[list[float]]]] = defaultdict(list)
     jackknife: dict[str, Any] = {}
     counts: dict[str, int] = defaultdict(int)
-    for file in sorted(folder.glob("*.npz")):
-        if file.name.endswith(".part.npz"):
-            continue
-        run = Run.read(file)
+    for run in found:
         runs.append(run.about)
         if run.about.get("diverged"):
             continue
         sets = [name for name in run.about["sizes"] if name != "calibration"]
         for point, use in run.recipes():
             key = f"{run.about['row']}/{point}/{use}"
-            found, without = [], []
+            by_set, without = [], []
             for name in sets:
                 nll, scores = run.scores(point, use, name)
-                found.append(list(numbers(nll, scores)))
+                by_set.append(list(numbers(nll, scores)))
                 if run.about["kinds"][name] == "shift":
                     without.append(left_out(scores))
                 if (run.about["row"], point, use) not in COMPARED:
@@ -125,7 +158,7 @@ def gather(folder: Path, suite: str, *, target: Path = RECORDS) -> Path:
                 for what, values in (("nll", nll), ("correct", scores.correct.astype(float))):
                     at = f"{key}/{name.replace('/', '@')}/{what}"
                     sums[at] = sums.get(at, np.zeros(len(values))) + values
-            rows[key].append([[float(len(runs) - 1), *one] for one in found])
+            rows[key].append([[float(len(runs) - 1), *one] for one in by_set])
             jackknife[key] = jackknife.get(key, 0.0) + np.stack(without, axis=1)
             counts[key] += 1
     arrays: dict[str, NDArray[Any]] = {}
@@ -135,15 +168,7 @@ def gather(folder: Path, suite: str, *, target: Path = RECORDS) -> Path:
     for key, of in rows.items():
         arrays[f"runs/{key}"] = np.array(of, dtype=np.float32)  # (S, K, 1 + numbers)
         arrays[f"jackknife/{key}"] = (jackknife[key] / counts[key]).astype(np.float32)
-    text = json.dumps({"runs": runs}).encode()
-    arrays["about"] = np.frombuffer(text, dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    target.mkdir(parents=True, exist_ok=True)
-    out = target / f"{suite}.npz.xz"
-    atomic_write_bytes(out, lzma.compress(buffer.getvalue(), preset=6))
-    print(f"{out}: {len(runs)} runs, {out.stat().st_size:,} bytes")
-    return out
+    return runs, arrays
 
 
 def read(suite: str, *, folder: Path = RECORDS) -> tuple[list[dict[str, Any]], dict[str, Any]]:
