@@ -8,6 +8,7 @@ cannot do without. With `CALIFT_OIDC_ISSUER`, `_CLIENT_ID`, `_CLIENT_SECRET` and
 """
 
 import gc
+import hashlib
 import importlib
 import importlib.util
 import ipaddress
@@ -127,6 +128,8 @@ def main() -> int:
     except CaliftError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    # A log-in that began at one dashboard may end at another: all of them know this secret.
+    shared = hashlib.sha256(f"cookie {known.client_secret}".encode()).hexdigest() if known else None
     sessions = Sessions()
     index = Path(st.__file__).parent / "static" / "index.html"
     app = st.App(
@@ -147,6 +150,7 @@ def main() -> int:
             "server.headless": True,
             "server.fileWatcherType": "none",
             "server.maxUploadSize": largest,
+            **({"server.cookieSecret": shared} if shared else {}),
             "server.allowedHosts": names(hosts),
             "server.enableCORS": True,
             "server.enableXsrfProtection": True,

@@ -221,7 +221,12 @@ def test_compose__starts_with_what_make_env_makes_and_not_without(env_file: Path
         interpolated(compose_file(), {})
     made = variables_of(env_file)
     services = interpolated(compose_file(), made)["services"]
-    assert set(services) == {"postgres", "redis", "api", "models", "worker", "dashboard"}
+    assert set(services) == {"postgres", "redis", "api", "models", "worker", "dashboard", "proxy"}
+    # Several dashboards cannot have one port of the machine: visitors come through the proxy.
+    assert services["dashboard"]["deploy"]["replicas"] == 2
+    assert [name for name, service in services.items() if "ports" in service] == ["api", "proxy"]
+    mounted = services["proxy"]["volumes"][0].partition(":")[0]
+    assert "server-template dashboard 1-8 dashboard:8501" in (ROOT / mounted).read_text()
     url = services["api"]["environment"]["CALIFT_DATABASE_URL"]
     assert f"calift:{made['POSTGRES_PASSWORD']}@" in url
     assert check_token(services["api"]["environment"]["CALIFT_TOKEN"], "CALIFT_TOKEN")
