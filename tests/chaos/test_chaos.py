@@ -57,7 +57,7 @@ def chaos() -> Iterator[Chaos]:
             house.remove()
 
 
-def test_faults__nothing_is_lost_done_twice_torn_or_left(chaos: Chaos) -> None:
+def test_faults__nothing_is_lost_done_twice_torn_or_left(chaos):
     for kind in STRUCK:
         chaos.strike(kind)
         chaos.recover()
@@ -69,14 +69,14 @@ def test_faults__nothing_is_lost_done_twice_torn_or_left(chaos: Chaos) -> None:
     assert {kind for kind, times in figures.recovery_s.items() if times} == set(STRUCK)
 
 
-def test_kinds__are_struck_here_or_by_a_test_of_their_own() -> None:
+def test_kinds__are_struck_here_or_by_a_test_of_their_own():
     assert {*STRUCK, *ELSEWHERE} == {*FAULTS, "everything"}
     for test in ELSEWHERE.values():
         file, _, name = test.partition("::")
         assert f"def {name}" in (ROOT / file).read_text(), test
 
 
-def test_figures__say_what_is_wrong() -> None:
+def test_figures__say_what_is_wrong():
     figures = Figures("sqlite", jobs=2, faults=1, lost=["a is gone"], wasted=0.25)
     assert figures.faulty() == ["lost: a is gone"]
     assert figures.line() == (

@@ -8,7 +8,7 @@ from tests.chaos.mutations import MUTATIONS, ROOT
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_mutation__finds_its_text_and_its_tests(name: str) -> None:
+def test_mutation__finds_its_text_and_its_tests(name):
     mutation = MUTATIONS[name]
     assert (ROOT / mutation.file).read_text(encoding="utf-8").count(mutation.old) == 1
     assert mutation.old != mutation.new

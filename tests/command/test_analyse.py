@@ -75,7 +75,7 @@ def file_of(folder: Path, name: str) -> Path:
     return folder / "predictions" / f"{name}.parquet"
 
 
-def test_metrics__are_those_of_the_file(ask: Callable[..., Any], run_folder: Path) -> None:
+def test_metrics__are_those_of_the_file(ask, run_folder):
     found = ask("metrics", file_of(run_folder, "sketch"), "--bins", 7, "--temperature", 2)
     by_name = {m["name"]: m for m in found["measures"]}
     predictions = example_predictions(1, n=400, dataset="sketch", role="shift")
@@ -97,7 +97,7 @@ def test_metrics__are_those_of_the_file(ask: Callable[..., Any], run_folder: Pat
     assert found["source"]["evaluation_id"] is None
 
 
-def test_slices__of_a_file_and_of_a_folder(ask: Callable[..., Any], run_folder: Path) -> None:
+def test_slices__of_a_file_and_of_a_folder(ask, run_folder):
     where = "confidence >= 0.8 and not correct"
     one = ask("slices", file_of(run_folder, "sketch"), "--by", "all", "--where", where)
     every = ask("slices", run_folder, "--where", where)
@@ -110,9 +110,7 @@ def test_slices__of_a_file_and_of_a_folder(ask: Callable[..., Any], run_folder: 
     assert every["items"][1]["n_bins"] == 4
 
 
-def test_calibrators__find_the_calibration_split_beside_the_file(
-    ask: Callable[..., Any], analyse: Callable[..., tuple[int, str]], run_folder: Path
-) -> None:
+def test_calibrators__find_the_calibration_split_beside_the_file(ask, analyse, run_folder):
     sketch, test = file_of(run_folder, "sketch"), file_of(run_folder, "suite_test")
     effect = ask("calibrators", sketch)
     assert effect["calibrator"]["fitted_on"]["dataset"] == "suite/calibration"
@@ -136,9 +134,7 @@ def test_calibrators__find_the_calibration_split_beside_the_file(
     assert "perturbed copies" in said
 
 
-def test_transfer__equals_the_calibrators_one_by_one(
-    ask: Callable[..., Any], run_folder: Path
-) -> None:
+def test_transfer__equals_the_calibrators_one_by_one(ask, run_folder):
     matrix = ask("transfer", run_folder, "--kind", "isotonic")
     assert [c["dataset"] for c in matrix["rows"][0]["cells"]] == ["suite/test", "sketch"]
     effect = ask("calibrators", file_of(run_folder, "sketch"), "--kind", "isotonic")
@@ -153,9 +149,7 @@ def test_transfer__equals_the_calibrators_one_by_one(
     assert [len(row["cells"]) for row in named["rows"]] == [1, 1, 1]
 
 
-def test_budget__against_itself_there_is_nothing_to_see(
-    ask: Callable[..., Any], run_folder: Path
-) -> None:
+def test_budget__against_itself_there_is_nothing_to_see(ask, run_folder):
     test = file_of(run_folder, "suite_test")
     found = ask("budget", test, "--difference", 0.01, "--against", test)
     assert found["observed"] == 0
@@ -163,16 +157,14 @@ def test_budget__against_itself_there_is_nothing_to_see(
 
 
 @pytest.mark.parametrize("command", ["metrics", "audit", "slices", "calibrators"])
-def test_tables__are_written_for_people(
-    analyse: Callable[..., tuple[int, str]], run_folder: Path, command: str
-) -> None:
+def test_tables__are_written_for_people(analyse, run_folder, command):
     status, said = analyse(command, file_of(run_folder, "sketch"))
     assert status == 0, said
     assert "floor" in said.lower()
     assert "sketch" in said or "calibration" in said
 
 
-def test_targets__that_are_not_there(analyse: Callable[..., tuple[int, str]]) -> None:
+def test_targets__that_are_not_there(analyse):
     assert analyse("metrics", "nowhere/x.parquet") == (
         1, "error: there is no file 'nowhere/x.parquet'.\n  An id of the service has no '/'.\n",
     )  # fmt: skip
@@ -181,9 +173,7 @@ def test_targets__that_are_not_there(analyse: Callable[..., tuple[int, str]]) ->
     assert "no calift service answers" in said
 
 
-def test_analyse__asks_as_evaluated_unless_told_otherwise(
-    ask: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_analyse__asks_as_evaluated_unless_told_otherwise(ask, tmp_path):
     made = example_predictions(1, n=400, dataset="sketch", role="shift")
     write_predictions(tmp_path / "predictions" / "sketch.parquet", made)
     own = EvaluationSpec(n_bins=6, scheme="equal_width", n_resamples=40, seed=3)
@@ -214,9 +204,7 @@ def test_analyse__asks_as_evaluated_unless_told_otherwise(
 
 @pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
 @pytest.mark.parametrize("norm", ["l1", "l2", "max"])
-def test_reliability__numbers_are_those_of_the_report_and_of_the_curve(
-    scheme: Any, norm: Any
-) -> None:
+def test_reliability__numbers_are_those_of_the_report_and_of_the_curve(scheme, norm):
     rng = np.random.default_rng(3)
     confidences = np.round(rng.beta(4, 2, 900), 3)  # with ties
     scores = score_samples(
@@ -246,7 +234,7 @@ def test_reliability__numbers_are_those_of_the_report_and_of_the_curve(
 
 
 @pytest.mark.parametrize("size", measures.BATCH_SIZES)
-def test_audit__batch_averaged_equals_the_definition(size: int) -> None:
+def test_audit__batch_averaged_equals_the_definition(size):
     rng = np.random.default_rng(size)
     confidences = rng.beta(4, 2, 1000)
     for _ in range(3):
@@ -262,9 +250,7 @@ def test_audit__batch_averaged_equals_the_definition(size: int) -> None:
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "max"])
 @pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
-def test_classwise__equals_the_definition_and_its_floor_is_that_of_drawn_labels(
-    scheme: Any, norm: Any
-) -> None:
+def test_classwise__equals_the_definition_and_its_floor_is_that_of_drawn_labels(scheme, norm):
     rng = np.random.default_rng(0)
     predictions = example_predictions(7, n=500, n_classes=6)
     probs = predictions.probs()
@@ -286,9 +272,7 @@ def test_classwise__equals_the_definition_and_its_floor_is_that_of_drawn_labels(
     assert errors[1:].mean() < errors[0]  # this model is not calibrated
 
 
-def test_read_to_fit__a_large_file_is_thinned_at_equal_distances(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_to_fit__a_large_file_is_thinned_at_equal_distances(tmp_path, monkeypatch):
     whole = example_predictions(3, n=300)
     path = tmp_path / "x.parquet"
     write_predictions(path, whole)

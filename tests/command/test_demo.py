@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -47,9 +46,7 @@ def touch(path: Path) -> None:
     path.write_text(text + (" " if path.suffix == ".json" else "\nTOUCHED = 1\n"), encoding="utf-8")
 
 
-def test_source_key__is_kept_where_presentation_and_comments_are_touched(
-    copied: Path, key: str
-) -> None:
+def test_source_key__is_kept_where_presentation_and_comments_are_touched(copied, key):
     for name in SHOWN:
         touch(copied / name)
     path = copied / "methods" / "terms.py"
@@ -63,16 +60,12 @@ def test_source_key__is_kept_where_presentation_and_comments_are_touched(
 @pytest.mark.parametrize(
     "name", ["methods/terms.py", "models/zeroshot.py", "models/calift_tiny.json"]
 )
-def test_source_key__changes_with_a_file_that_decides_a_number(
-    copied: Path, key: str, name: str
-) -> None:
+def test_source_key__changes_with_a_file_that_decides_a_number(copied, key, name):
     touch(copied / name)
     assert source_key(copied) != key
 
 
-def test_deciding_files__are_all_that_a_runner_loads(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_deciding_files__are_all_that_a_runner_loads(run_spec, home, tmp_path):
     deciding = {path.relative_to(PACKAGE).as_posix() for path in deciding_files(PACKAGE)}
     assert set(DECIDES) <= deciding
     assert not deciding & set(SHOWN)
@@ -98,7 +91,7 @@ def test_deciding_files__are_all_that_a_runner_loads(
     assert {name for name in loaded - deciding if not name.startswith("schema/wire/")} == set()
 
 
-def test_demo_tag__differs_with_spec_source_images_and_weights() -> None:
+def test_demo_tag__differs_with_spec_source_images_and_weights():
     one, other = demo_specs()[:2]
     tags = {
         demo_tag(one, "s", "images:weights"),
@@ -109,7 +102,7 @@ def test_demo_tag__differs_with_spec_source_images_and_weights() -> None:
     assert len(tags) == 4
 
 
-def test_path__differs_from_its_run_in_method_and_name_alone() -> None:
+def test_path__differs_from_its_run_in_method_and_name_alone():
     flyp = demo_specs()[1]
     path = path_spec("a1b2c3d4e5f6", flyp)
     assert path.method.kind == "wise_ft"

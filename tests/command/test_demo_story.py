@@ -25,7 +25,7 @@ def model(name: str, right: float, sure: float, sigma_min: float = 1e-4) -> Demo
     return DemoModel(name, sets, families, sigma_min)
 
 
-def test_mean_difference__its_interval_covers_with_few_clusters() -> None:
+def test_mean_difference__its_interval_covers_with_few_clusters():
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(8), 20)
     covered = 0
@@ -38,14 +38,14 @@ def test_mean_difference__its_interval_covers_with_few_clusters() -> None:
     assert 0.92 <= covered / 400 <= 0.98  # standard error of the simulation: 0.011
 
 
-def test_difference__of_a_model_with_itself_is_nothing() -> None:
+def test_difference__of_a_model_with_itself_is_nothing():
     one = model("a", 0.8, 0.8)
     for metric in ("accuracy", "nll", "squared_ece"):
         found = difference(one, one, metric, one.shifts)
         assert (found.value, found.sign) == (0, 0)
 
 
-def test_sentences__say_what_the_numbers_show_and_what_they_do_not() -> None:
+def test_sentences__say_what_the_numbers_show_and_what_they_do_not():
     zero, tuned = model("Zero-shot", 0.6, 0.6), model("FLYP", 0.8, 0.95)
     carot, recipe = model("CaRot", 0.8, 0.75, 5e-4), model("Both", 0.8, 0.75)
     gain, confidence, remedies = sentences([zero, tuned, carot, recipe])

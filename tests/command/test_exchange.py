@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -131,9 +130,7 @@ READ = {csv_file: read_csv, tensorboard: read_tensorboard, mlflow: read_mlflow}
     ("tracker", "where", "relative"),
     [(csv_file, "curves.csv", 0.0), (tensorboard, "events", 1e-6), (mlflow, "mlruns", 0.0)],
 )
-def test_push__their_own_readers_give_the_run_back(
-    sent: list[Exchanged], tmp_path: Path, tracker: ModuleType, where: str, relative: float
-) -> None:
+def test_push__their_own_readers_give_the_run_back(sent, tmp_path, tracker, where, relative):
     package = tracker.__name__.rpartition(".")[2]
     if package != "csv_file" and importlib.util.find_spec(package) is None:
         unavailable(f"{package} is not installed")
@@ -148,7 +145,7 @@ def test_push__their_own_readers_give_the_run_back(
 
 
 @pytest.mark.parametrize("tracker", [csv_file, tensorboard, mlflow])
-def test_push__again_replaces_its_own_run_alone(tmp_path: Path, tracker: ModuleType) -> None:
+def test_push__again_replaces_its_own_run_alone(tmp_path, tracker):
     package = tracker.__name__.rpartition(".")[2]
     if package != "csv_file" and importlib.util.find_spec(package) is None:
         unavailable(f"{package} is not installed")
@@ -165,29 +162,27 @@ def test_push__again_replaces_its_own_run_alone(tmp_path: Path, tracker: ModuleT
         tracker.push(runs[:1], place, again=False)
 
 
-def test_outgoing__an_error_never_goes_without_its_floor(sent: list[Exchanged]) -> None:
+def test_outgoing__an_error_never_goes_without_its_floor(sent):
     for run in sent:
         errors = [name for name in run.numbers if name.endswith("/ece")]
         assert errors
         assert all(f"{name}_floor" in run.numbers for name in errors)
 
 
-def test_push__says_where_a_place_is_missing(sent: list[Exchanged]) -> None:
+def test_push__says_where_a_place_is_missing(sent):
     for wrong in ("wandb:x", "csv", "csv:"):
         with pytest.raises(CaliftError):
             to_tracker([], wrong, experiment="calift", again=False, as_json=False)
 
 
-def test_interop__loads_no_tracker_before_it_is_asked() -> None:
+def test_interop__loads_no_tracker_before_it_is_asked():
     from tests.test_architecture import loaded_by
 
     suspects: Any = ("mlflow", "tensorboard", "torch", "tensorflow")
     assert loaded_by("calift.commands.push", suspects) == []
 
 
-def test_compare__of_folders_is_paired_as_by_the_service(
-    sent: list[Exchanged], tmp_path: Path
-) -> None:
+def test_compare__of_folders_is_paired_as_by_the_service(sent, tmp_path):
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     result = CliRunner().invoke(app, ["compare", first, second, "--json"])
     assert result.exit_code == 0, result.output

@@ -71,7 +71,7 @@ def write(path: Path, spec: Any) -> str:
 # ------------------------------------------------------------------------- help, wrong usage
 
 
-def test_help__names_every_command_without_loading_torch(home: Path) -> None:
+def test_help__names_every_command_without_loading_torch(home):
     code = (
         "import sys\nfrom calift.commands.main import main\n"
         "try:\n    main(['--help'])\n"
@@ -106,7 +106,7 @@ def test_help__names_every_command_without_loading_torch(home: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [("trian",), ("train",), ("train", "x.yaml", "--ouch"), ("runs", "nothing")]
 )
-def test_wrong_usage__is_status_2(say: Callable[..., Said], arguments: tuple[str, ...]) -> None:
+def test_wrong_usage__is_status_2(say, arguments):
     assert say(*arguments).status == 2
 
 
@@ -130,9 +130,7 @@ def spec_text(configs: dict[str, Path], photos: Path) -> str:
         ("suite: {id: 'folder:", "suite: {id: 'fashion-mist', notes: '", "#/suite/notes"),
     ],
 )
-def test_train__a_spec_that_is_wrong_is_a_sentence(
-    say: Callable[..., Said], tmp_path: Path, spec_text: str, old: str, new: str, words: str
-) -> None:
+def test_train__a_spec_that_is_wrong_is_a_sentence(say, tmp_path, spec_text, old, new, words):
     file = tmp_path / "run.yaml"
     file.write_text(spec_text.replace(old, new))
     said = say("train", file, "--out", tmp_path / "out")
@@ -153,13 +151,8 @@ def test_train__a_spec_that_is_wrong_is_a_sentence(
     ],
 )
 def test_train__what_is_not_here_is_a_sentence_and_with_json_a_document(
-    say: Callable[..., Said],
-    tmp_path: Path,
-    spec_text: str,
-    change: tuple[str, str],
-    code: str,
-    words: str,
-) -> None:
+    say, tmp_path, spec_text, change, code, words
+):
     file = tmp_path / "run.yaml"
     file.write_text(spec_text.replace(*change))
     plain = say("train", file, "--out", tmp_path / "a")
@@ -174,9 +167,7 @@ def test_train__what_is_not_here_is_a_sentence_and_with_json_a_document(
     assert set(error) == {"code", "message", "hint"}
 
 
-def test_train__an_unknown_model_is_a_sentence_with_a_suggestion(
-    say: Callable[..., Said], tmp_path: Path, photos: Path
-) -> None:
+def test_train__an_unknown_model_is_a_sentence_with_a_suggestion(say, tmp_path, photos):
     file = tmp_path / "run.yaml"
     file.write_text(
         f"name: a\nmodel: {{name: ViT-B16, pretrained: openai}}\n"
@@ -187,7 +178,7 @@ def test_train__an_unknown_model_is_a_sentence_with_a_suggestion(
     assert "unknown model 'ViT-B16'. Did you mean 'ViT-B-16'?" in said.text
 
 
-def test_list__unknown_kind_is_a_sentence(say: Callable[..., Said]) -> None:
+def test_list__unknown_kind_is_a_sentence(say):
     said = say("list", "method")
     assert said.status == 1
     assert "Did you mean 'methods'?" in said.text
@@ -204,9 +195,7 @@ def test_list__unknown_kind_is_a_sentence(say: Callable[..., Said]) -> None:
         ("imagenet/carot.yaml", ("CALIFT_IMAGENET", "ViT-B-16 'openai'")),
     ],
 )
-def test_dry_run__of_the_examples_says_what_is_missing(
-    say: Callable[..., Said], monkeypatch: Any, name: str, missing: tuple[str, ...]
-) -> None:
+def test_dry_run__of_the_examples_says_what_is_missing(say, monkeypatch, name, missing):
     said = say("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
     assert said.status == (1 if missing else 0), said.text
     result = Validation.model_validate_json(said.stdout)
@@ -223,9 +212,7 @@ def test_dry_run__of_the_examples_says_what_is_missing(
         assert result.estimate.selection_images == 2 * 12_812
 
 
-def test_dry_run__measures_and_leaves_nothing_behind(
-    say: Callable[..., Said], run_spec: Any, tmp_path: Path, home: Path
-) -> None:
+def test_dry_run__measures_and_leaves_nothing_behind(say, run_spec, tmp_path, home):
     file = write(tmp_path / "run.yaml", run_spec("carot"))
     said = say("train", file, "--dry-run", "--out", str(tmp_path / "out"))
     assert said.status == 0
@@ -236,9 +223,7 @@ def test_dry_run__measures_and_leaves_nothing_behind(
     assert list(home.iterdir()) == []
 
 
-def test_dry_run__what_is_wrong_is_status_1_with_its_place(
-    say: Callable[..., Said], run_spec: Any, tmp_path: Path
-) -> None:
+def test_dry_run__what_is_wrong_is_status_1_with_its_place(say, run_spec, tmp_path):
     write_classes(tmp_path / "other", CLASSES[:2], n=2)
     shifts = {"art": f"folder:{tmp_path}/other"}
     file = write(tmp_path / "run.yaml", run_spec("carot", suite={"shifts": shifts}))
@@ -251,9 +236,7 @@ def test_dry_run__what_is_wrong_is_status_1_with_its_place(
     assert "lacks the class folders red_thing" in problem["message"]
 
 
-def test_suite__a_folder_that_lies_here_is_named(
-    say: Callable[..., Said], tmp_path: Path, run_spec: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_suite__a_folder_that_lies_here_is_named(say, tmp_path, run_spec, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path / "run.yaml", run_spec("carot", suite={"id": "pictures"}))
     asked = (["data", "inspect", "pictures"], ["train", file, "--dry-run", "--no-measure"])
@@ -272,9 +255,7 @@ def test_suite__a_folder_that_lies_here_is_named(
     ],
     ids=["suite", "shift", "model", "run"],
 )
-def test_paths__of_an_unknown_user_are_a_sentence(
-    say: Callable[..., Said], run_spec: Any, tmp_path: Path, changed: dict[str, Any]
-) -> None:
+def test_paths__of_an_unknown_user_are_a_sentence(say, run_spec, tmp_path, changed):
     data = run_spec("carot").model_dump(mode="json")
     for key, value in changed.items():
         data[key] = value if key == "method" else data[key] | value
@@ -346,7 +327,7 @@ def trained(
     return file, root / "out", "".join(printed.getvalue().split())
 
 
-def test_train__leaves_the_contracts_files(trained: Any) -> None:
+def test_train__leaves_the_contracts_files(trained):
     _, folder, printed = trained
     for name in ("report.json", "metrics.jsonl", "checkpoint/model.safetensors"):
         assert (folder / name).is_file()
@@ -358,7 +339,7 @@ def test_train__leaves_the_contracts_files(trained: Any) -> None:
         assert words in printed
 
 
-def test_load__opens_a_trained_folder_in_a_notebook(trained: Any) -> None:
+def test_load__opens_a_trained_folder_in_a_notebook(trained):
     _, folder, _ = trained
     run = load(folder)
     assert len(run.predictions("art")) == run.evaluations["art"].n
@@ -369,9 +350,7 @@ def test_load__opens_a_trained_folder_in_a_notebook(trained: Any) -> None:
         load(folder.parent)
 
 
-def test_ship__calibrate_export_predict_from_a_run_to_answers(
-    trained: Any, photos: Path, say: Callable[..., Said], tmp_path: Path
-) -> None:
+def test_ship__calibrate_export_predict_from_a_run_to_answers(trained, photos, say, tmp_path):
     run = shutil.copytree(trained[1], tmp_path / "run")
     model, answers = tmp_path / "model", tmp_path / "answers.csv"
     assert "There is no calibrator" in say("export", run, model).text
@@ -410,15 +389,8 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(
 
 
 def test_ship__a_run_of_the_service_by_its_id(
-    trained: Any,
-    photos: Path,
-    say: Callable[..., Said],
-    app: Any,
-    served: str,
-    settings: Any,
-    monkeypatch: Any,
-    tmp_path: Path,
-) -> None:
+    trained, photos, say, app, served, settings, monkeypatch, tmp_path
+):
     from tests.support.finished import store_run
 
     services, here = app.state.services, shutil.copytree(trained[1], tmp_path / "run")
@@ -439,9 +411,7 @@ def test_ship__a_run_of_the_service_by_its_id(
     assert "has no finished model to fetch" in say("export", unfinished, tmp_path / "b").text
 
 
-def test_train__again_says_that_it_is_finished_and_changes_nothing(
-    trained: Any, say: Callable[..., Said]
-) -> None:
+def test_train__again_says_that_it_is_finished_and_changes_nothing(trained, say):
     file, folder, _ = trained
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     said = say("train", file, "--out", folder)
@@ -450,9 +420,7 @@ def test_train__again_says_that_it_is_finished_and_changes_nothing(
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
-def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(
-    trained: Any, say: Callable[..., Said], tmp_path: Path
-) -> None:
+def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(trained, say, tmp_path):
     file, folder, _ = trained
     run = tmp_path / "run"
     shutil.copytree(folder, run)
@@ -481,9 +449,7 @@ def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(
     assert "finished already" in say("train", spec, "--out", out).text
 
 
-def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(
-    trained: Any, say: Callable[..., Said], tmp_path: Path
-) -> None:
+def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained, say, tmp_path):
     file, folder, _ = trained
     data = yaml.safe_load(file.read_text())
 
@@ -502,7 +468,7 @@ def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(
     assert ["no folder of a finished run" in text for text in gone.missing] == [True]
 
 
-def test_train__json_is_one_document_on_stdout(trained: Any, say: Callable[..., Said]) -> None:
+def test_train__json_is_one_document_on_stdout(trained, say):
     file, folder, _ = trained
     said = say("train", file, "--out", folder, "--json")
     assert said.status == 0
@@ -510,8 +476,8 @@ def test_train__json_is_one_document_on_stdout(trained: Any, say: Callable[..., 
 
 
 def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
-    trained: Any, say: Callable[..., Said], tmp_path: Path
-) -> None:
+    trained, say, tmp_path
+):
     file, folder, _ = trained
     mine = shutil.copytree(folder, tmp_path / "mine")
     other = tmp_path / "other.yaml"
@@ -526,9 +492,7 @@ def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
     assert_contract(json.loads(fresh.stdout))
 
 
-def test_train__a_first_signal_saves_and_the_same_command_goes_on(
-    run_spec: Any, tmp_path: Path, home: Path, say: Callable[..., Said]
-) -> None:
+def test_train__a_first_signal_saves_and_the_same_command_goes_on(run_spec, tmp_path, home, say):
     spec = run_spec("flyp", train={"epochs": 12, "spectrum_every_epochs": 0})
     file, folder = write(tmp_path / "run.yaml", spec), tmp_path / "out"
     process = subprocess.Popen(
@@ -558,9 +522,7 @@ def test_train__a_first_signal_saves_and_the_same_command_goes_on(
 # ------------------------------------------------------------------------------------ evaluate
 
 
-def test_evaluate__judges_on_a_new_shift_and_on_corruptions(
-    trained: Any, say: Callable[..., Said], tmp_path: Path
-) -> None:
+def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, say, tmp_path):
     _, folder, _ = trained
     write_classes(tmp_path / "dark", n=4, seed=3, gain=0.3)
     said = say(
@@ -596,21 +558,13 @@ def test_evaluate__judges_on_a_new_shift_and_on_corruptions(
         (("--suite", "gone.yaml"), "cannot read the RunSpec 'gone.yaml'"),
     ],
 )
-def test_evaluate__wrong_arguments_are_sentences(
-    trained: Any,
-    say: Callable[..., Said],
-    tmp_path: Path,
-    arguments: tuple[str, ...],
-    words: str,
-) -> None:
+def test_evaluate__wrong_arguments_are_sentences(trained, say, tmp_path, arguments, words):
     said = say("evaluate", trained[1], "--out", tmp_path / "judged", *arguments)
     assert said.status == 1
     assert words in said.text
 
 
-def test_evaluate__a_folder_without_a_run_is_a_sentence(
-    say: Callable[..., Said], tmp_path: Path
-) -> None:
+def test_evaluate__a_folder_without_a_run_is_a_sentence(say, tmp_path):
     said = say("evaluate", tmp_path, "--out", tmp_path / "judged")
     assert said.status == 1
     assert "holds no run" in said.text
@@ -620,9 +574,7 @@ def test_evaluate__a_folder_without_a_run_is_a_sentence(
 
 
 @pytest.mark.parametrize("what", ["methods", "models", "datasets"])
-def test_list__without_a_service_tells_of_this_installation(
-    say: Callable[..., Said], what: str
-) -> None:
+def test_list__without_a_service_tells_of_this_installation(say, what):
     said = say("list", what, "--json")
     assert said.status == 0, said.text
     items = json.loads(said.stdout)
@@ -632,9 +584,7 @@ def test_list__without_a_service_tells_of_this_installation(
     assert say("list", what).status == 0
 
 
-def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(
-    say: Callable[..., Said],
-) -> None:
+def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(say):
     said = say("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(said.stdout)}
     assert checks["extra [train]"]["state"] == "ok"
@@ -645,9 +595,7 @@ def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(
         assert check["state"] == "ok" or check["hint"]
 
 
-def test_doctor__a_home_that_cannot_be_written_is_a_failure(
-    say: Callable[..., Said], tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_doctor__a_home_that_cannot_be_written_is_a_failure(say, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CALIFT_HOME", str(tmp_path / "file"))
     said = say("doctor", "--json")
@@ -661,15 +609,13 @@ def test_doctor__a_home_that_cannot_be_written_is_a_failure(
     "arguments",
     [("runs", "list"), ("submit", str(EXAMPLES / "laptop.yaml")), ("compare", "a", "b")],
 )
-def test_service__none_that_answers_is_a_sentence(
-    say: Callable[..., Said], arguments: tuple[str, ...]
-) -> None:
+def test_service__none_that_answers_is_a_sentence(say, arguments):
     said = say(*arguments, "--json")
     assert said.status == 1
     assert json.loads(said.stdout)["error"]["code"] == "SERVICE_UNAVAILABLE"
 
 
-def test_version__is_the_packages(say: Callable[..., Said]) -> None:
+def test_version__is_the_packages(say):
     assert say("version").stdout.strip() == __version__
 
 

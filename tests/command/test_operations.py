@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,9 +39,7 @@ def say(
     return run
 
 
-def test_commands__workers_tokens_audit_and_prune(
-    say: Callable[..., Any], app: Any, finished_run: Any, client: Client
-) -> None:
+def test_commands__workers_tokens_audit_and_prune(say, app, finished_run, client):
     store, artifacts = app.state.services.store, app.state.services.artifacts
     assert "No worker has reported in" in say("workers", "list")
     store.workers.seen("box-1", host="box", queues=["cpu"], device="cpu")
@@ -82,9 +79,7 @@ def checks(said: list[dict[str, str]]) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in said}
 
 
-def test_doctor__of_a_service_whose_worker_is_out_and_whose_home_is_open(
-    say: Callable[..., Any], app: Any, settings: Any
-) -> None:
+def test_doctor__of_a_service_whose_worker_is_out_and_whose_home_is_open(say, app, settings):
     store = app.state.services.store
     store.workers.seen(
         "box-1", host="box", queues=["cpu"], device="cpu", trouble="the disk is full"
@@ -108,9 +103,7 @@ def test_doctor__of_a_service_whose_worker_is_out_and_whose_home_is_open(
     assert found["service broker"]["state"] == "fail"
 
 
-def test_doctor__of_a_clock_a_schema_and_a_port_that_are_wrong(
-    say: Callable[..., Any], app: Any, monkeypatch: Any
-) -> None:
+def test_doctor__of_a_clock_a_schema_and_a_port_that_are_wrong(say, app, monkeypatch):
     monkeypatch.setattr(
         Client, "server_date", lambda self: "Wed, 21 Oct 2015 07:28:00 GMT", raising=True
     )
@@ -139,9 +132,7 @@ def _refused(self: Client) -> None:
     raise ServiceUnavailableError("nobody answers.")
 
 
-def test_doctor__of_a_database_that_is_not_there_yet(
-    say: Callable[..., Any], tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_doctor__of_a_database_that_is_not_there_yet(say, tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
     found = checks(say("doctor", "--json", status=1))
     assert "will be made by the first start" in found["database"]["detail"]

@@ -18,7 +18,7 @@ LOGITS = RNG.normal(size=(300, 4)).astype(np.float32)
 LABELS = RNG.integers(0, 4, size=300)
 
 
-def test_names__are_all_there_and_load_nothing_at_import() -> None:
+def test_names__are_all_there_and_load_nothing_at_import():
     for name in calift.__all__:
         assert getattr(calift, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_that"):
@@ -30,7 +30,7 @@ def test_names__are_all_there_and_load_nothing_at_import() -> None:
     assert said.stdout.strip() == "[]"
 
 
-def test_ece__takes_arrays_lists_and_tensors_alike() -> None:
+def test_ece__takes_arrays_lists_and_tensors_alike():
     probs = softmax(LOGITS)
     want = ece_report(score_probs(probs, LABELS))
     asked = [
@@ -45,7 +45,7 @@ def test_ece__takes_arrays_lists_and_tensors_alike() -> None:
         assert 0 < found.null_mean < found.null_q95
 
 
-def test_evaluate__of_any_callable_is_a_report_like_a_runs() -> None:
+def test_evaluate__of_any_callable_is_a_report_like_a_runs():
     class_of = torch.tensor(LOGITS)
     batches = [(torch.arange(i, min(i + 64, 300)), LABELS[i : i + 64]) for i in range(0, 300, 64)]
     found = calift.evaluate(lambda rows: class_of[rows], batches, classes=list("abcd"))
@@ -57,7 +57,7 @@ def test_evaluate__of_any_callable_is_a_report_like_a_runs() -> None:
         calift.evaluate(lambda rows: rows, [], classes=["a"])
 
 
-def test_diagram__says_n_error_and_floor() -> None:
+def test_diagram__says_n_error_and_floor():
     figure = calift.reliability_diagram(softmax(LOGITS), LABELS, title="mine", n_bins=5)
     said = str(figure.layout.title.text)
     assert "mine" in said

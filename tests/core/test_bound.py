@@ -21,16 +21,14 @@ tied = st.integers(0, 4)
 # ------------------------------------------------------------------------------- the bound's terms
 
 
-def test_bound_terms__by_hand() -> None:
+def test_bound_terms__by_hand():
     terms = bound_terms(0.1, 0.5, 4)
     assert terms.covariance == 8
     assert terms.rhs == pytest.approx(8.1)
 
 
 @given(st.floats(0, 1), st.floats(1e-6, 1), st.integers(1, 4096))
-def test_bound_terms__is_never_below_the_dimension_and_falls_with_sigma(
-    calibration: float, sigma: float, n: int
-) -> None:
+def test_bound_terms__is_never_below_the_dimension_and_falls_with_sigma(calibration, sigma, n):
     terms = bound_terms(calibration, sigma, n)
     assert terms.rhs >= terms.covariance >= n
     assert bound_terms(calibration, sigma / 2, n).rhs > terms.rhs
@@ -46,7 +44,7 @@ def test_bound_terms__is_never_below_the_dimension_and_falls_with_sigma(
         ((math.nan, 0.5, 1), "calibration_error"),
     ],
 )
-def test_bound_terms__refuses_what_is_out_of_range(arguments: Any, words: str) -> None:
+def test_bound_terms__refuses_what_is_out_of_range(arguments, words):
     with pytest.raises(SpecError, match=words):
         bound_terms(*arguments)
 
@@ -55,7 +53,7 @@ def test_bound_terms__refuses_what_is_out_of_range(arguments: Any, words: str) -
 
 
 @given(st.lists(st.tuples(tied, tied), min_size=8, max_size=40))
-def test_rank_correlation__equals_scipy_with_ties(pairs: list[tuple[int, int]]) -> None:
+def test_rank_correlation__equals_scipy_with_ties(pairs):
     x, y = zip(*pairs, strict=True)
     few = {"n_resamples": 50, "n_permutations": 50}
     if len(set(x)) == 1 or len(set(y)) == 1:
@@ -67,7 +65,7 @@ def test_rank_correlation__equals_scipy_with_ties(pairs: list[tuple[int, int]]) 
 
 
 @given(st.lists(st.tuples(tied, st.sampled_from("ab")), min_size=1, max_size=30))
-def test_scaled_ranks__are_scipys_inside_each_stratum(pairs: list[tuple[int, str]]) -> None:
+def test_scaled_ranks__are_scipys_inside_each_stratum(pairs):
     values, strata = zip(*pairs, strict=True)
     found = scaled_ranks(values, strata)
     for name in set(strata):
@@ -77,7 +75,7 @@ def test_scaled_ranks__are_scipys_inside_each_stratum(pairs: list[tuple[int, str
 
 
 @given(st.lists(st.tuples(finite, finite), min_size=8, max_size=20, unique_by=lambda p: p[0]))
-def test_rank_correlation__knows_ranks_alone(pairs: list[tuple[float, float]]) -> None:
+def test_rank_correlation__knows_ranks_alone(pairs):
     x, y = (np.array(v) for v in zip(*pairs, strict=True))
     if len(set(y)) == 1:
         return
@@ -93,7 +91,7 @@ def test_rank_correlation__knows_ranks_alone(pairs: list[tuple[float, float]]) -
     assert turned.p_value == found.p_value
 
 
-def test_rank_correlation__ranks_inside_strata() -> None:
+def test_rank_correlation__ranks_inside_strata():
     """The second stratum lies lower in x and higher in y: pooled ranks would say the opposite."""
     x = [*range(10, 20), *range(10)]
     y = [*range(10), *range(20, 30)]
@@ -104,7 +102,7 @@ def test_rank_correlation__ranks_inside_strata() -> None:
     assert inside.p_value < 0.01
 
 
-def test_rank_correlation__copies_of_a_point_are_no_evidence() -> None:
+def test_rank_correlation__copies_of_a_point_are_no_evidence():
     rng = np.random.default_rng(1)
     x = rng.normal(size=12)
     y = x + rng.normal(size=12)
@@ -120,9 +118,7 @@ def test_rank_correlation__copies_of_a_point_are_no_evidence() -> None:
 
 
 @pytest.mark.parametrize(("rho", "share"), [(0.0, 0.0), (0.7, 0.6)])
-def test_rank_correlation__interval_covers_and_p_value_holds_its_level(
-    rho: float, share: float
-) -> None:
+def test_rank_correlation__interval_covers_and_p_value_holds_its_level(rho, share):
     """Pairs of bivariate normal points in groups; Spearman's ρ of those is known."""
     truth = 6 / math.pi * math.asin(rho / 2)
     mix = np.linalg.cholesky(np.array([[1, rho], [rho, 1]]))
@@ -156,7 +152,7 @@ def test_rank_correlation__interval_covers_and_p_value_holds_its_level(
         (range(8), range(8), {"level": 1.0}, "level"),
     ],
 )
-def test_rank_correlation__refuses(x: Any, y: Any, options: Any, words: str) -> None:
+def test_rank_correlation__refuses(x, y, options, words):
     with pytest.raises(SpecError, match=words):
         rank_correlation(list(x), list(y), **options)
 
@@ -176,7 +172,7 @@ def test_rank_correlation__refuses(x: Any, y: Any, options: Any, words: str) -> 
         ({"kind": "of the future", "x": 1}, {}, "of the future"),
     ],
 )
-def test_method_label__names_what_is_minimised(method: Any, train: Any, label: str) -> None:
+def test_method_label__names_what_is_minimised(method, train, label):
     assert method_label({"method": method, "train": train}) == label
 
 
@@ -198,7 +194,7 @@ def monitored(n: int, seed: int, **changes: Any) -> list[RunPoint]:
     ]  # fmt: skip
 
 
-def test_monitor__ranks_terms_inside_models_and_draws_variants() -> None:
+def test_monitor__ranks_terms_inside_models_and_draws_variants():
     points = monitored(16, 0)
     found, notes = correlations_of(points)
     by_name = {(c.term, c.error): c for c in found}
@@ -220,7 +216,7 @@ def test_monitor__ranks_terms_inside_models_and_draws_variants() -> None:
     assert both["sigma_min", "ood_error"].n_groups == 12
 
 
-def test_monitor__too_few_runs_or_variants_are_said() -> None:
+def test_monitor__too_few_runs_or_variants_are_said():
     found, notes = correlations_of(monitored(7, 0))
     assert found == []
     assert "at least 8 runs, got 7" in notes[0]

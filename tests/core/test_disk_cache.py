@@ -1,12 +1,11 @@
 """A folder of files that may go: within its bytes, what was used last stays."""
 
 import os
-from pathlib import Path
 
 from calift_core.files.disk_cache import DiskCache
 
 
-def test_disk_cache__stays_within_its_bytes_and_keeps_what_was_used_last(tmp_path: Path) -> None:
+def test_disk_cache__stays_within_its_bytes_and_keeps_what_was_used_last(tmp_path):
     kept = DiskCache(tmp_path / "kept", 10_000)
     for k in range(60):
         kept.put(f"{k:064x}", bytes(500))
@@ -18,7 +17,7 @@ def test_disk_cache__stays_within_its_bytes_and_keeps_what_was_used_last(tmp_pat
     assert kept.get(f"{1:064x}") is None
 
 
-def test_disk_cache__of_no_bytes_keeps_nothing(tmp_path: Path) -> None:
+def test_disk_cache__of_no_bytes_keeps_nothing(tmp_path):
     kept = DiskCache(tmp_path / "kept", 0)
     kept.put("00", b"x")
     assert kept.get("00") is None

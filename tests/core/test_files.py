@@ -21,9 +21,7 @@ def names(folder: Path) -> list[str]:
 
 @settings(deadline=None)
 @given(first=st.binary(max_size=64), second=st.binary(max_size=64))
-def test_atomic_write_bytes__last_write_wins_and_leaves_one_file(
-    tmp_path_factory: pytest.TempPathFactory, first: bytes, second: bytes
-) -> None:
+def test_atomic_write_bytes__last_write_wins_and_leaves_one_file(tmp_path_factory, first, second):
     folder = tmp_path_factory.mktemp("files")
     target = folder / "a" / "b.bin"
     atomic_write_bytes(target, first)
@@ -33,7 +31,7 @@ def test_atomic_write_bytes__last_write_wins_and_leaves_one_file(
     assert sha256_file(target) == hashlib.sha256(second).hexdigest()
 
 
-def test_atomic_path__target_is_untouched_until_the_block_ends(tmp_path: Path) -> None:
+def test_atomic_path__target_is_untouched_until_the_block_ends(tmp_path):
     target = tmp_path / "x.txt"
     target.write_text("old")
     with atomic_path(target) as temporary:
@@ -46,8 +44,8 @@ def test_atomic_path__target_is_untouched_until_the_block_ends(tmp_path: Path) -
 
 @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt])
 def test_atomic_path__a_block_that_raises_leaves_the_old_file_and_no_temporary(
-    tmp_path: Path, interruption: type[BaseException]
-) -> None:
+    tmp_path, interruption
+):
     target = tmp_path / "x.txt"
     target.write_text("old")
 
@@ -62,20 +60,20 @@ def test_atomic_path__a_block_that_raises_leaves_the_old_file_and_no_temporary(
     assert names(tmp_path) == ["x.txt"]
 
 
-def test_atomic_path__a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+def test_atomic_path__a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(StorageError, match=r"x\.txt"), atomic_path(tmp_path / "x.txt"):
         pass
     assert names(tmp_path) == []
 
 
-def test_atomic_path__long_names_still_fit(tmp_path: Path) -> None:
+def test_atomic_path__long_names_still_fit(tmp_path):
     target = tmp_path / ("n" * 250)
     atomic_write_bytes(target, b"1")
     assert target.read_bytes() == b"1"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_atomic_path__no_space_left_is_a_disk_full_error(tmp_path: Path) -> None:
+def test_atomic_path__no_space_left_is_a_disk_full_error(tmp_path):
     def write() -> None:
         with atomic_path(tmp_path / "x.bin") as temporary:
             temporary.write_bytes(b"half")
@@ -91,7 +89,7 @@ def test_atomic_path__no_space_left_is_a_disk_full_error(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
-def test_atomic_write_bytes__a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
+def test_atomic_write_bytes__a_write_cut_short_leaves_the_old_file(tmp_path):
     target = tmp_path / "x.bin"
     target.write_bytes(b"old")
     script = """
@@ -110,16 +108,14 @@ except StorageError as error:
     assert names(tmp_path) == ["x.bin"]
 
 
-def test_atomic_write_bytes__a_file_where_a_folder_should_be_is_a_storage_error(
-    tmp_path: Path,
-) -> None:
+def test_atomic_write_bytes__a_file_where_a_folder_should_be_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError) as caught:
         atomic_write_bytes(tmp_path / "file" / "x", b"")
     assert not isinstance(caught.value, DiskFullError)
 
 
-def test_atomic_write_json__reads_back_and_ends_in_a_newline(tmp_path: Path) -> None:
+def test_atomic_write_json__reads_back_and_ends_in_a_newline(tmp_path):
     target = tmp_path / "x.json"
     value = {"name": "réseau", "values": [1, 0.1, None, True]}
     atomic_write_json(target, value)
@@ -132,9 +128,7 @@ def test_atomic_write_json__reads_back_and_ends_in_a_newline(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("value", "error"), [(float("nan"), ValueError), ({"x": object()}, TypeError)]
 )
-def test_atomic_write_json__what_is_not_json_writes_nothing(
-    tmp_path: Path, value: object, error: type[Exception]
-) -> None:
+def test_atomic_write_json__what_is_not_json_writes_nothing(tmp_path, value, error):
     target = tmp_path / "x.json"
     atomic_write_json(target, 1)
     with pytest.raises(error):
@@ -143,6 +137,6 @@ def test_atomic_write_json__what_is_not_json_writes_nothing(
     assert target.read_text() == "1\n"
 
 
-def test_sha256_file__a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
+def test_sha256_file__a_missing_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="cannot read"):
         sha256_file(tmp_path / "absent")

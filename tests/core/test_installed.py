@@ -24,15 +24,13 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
 
 
-def test_command__is_its_name_where_the_shell_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command__is_its_name_where_the_shell_finds_it(monkeypatch):
     monkeypatch.setenv("PATH", f"{SCRIPT.parent}{os.pathsep}/usr/bin")
     assert command() == "calift"
     assert as_typed("Start one with `calift up`.") == "Start one with `calift up`."
 
 
-def test_command__is_its_path_elsewhere(
-    bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command__is_its_path_elsewhere(bare, tmp_path, monkeypatch):
     assert shutil.which("calift") is None
     monkeypatch.chdir(SCRIPT.parents[2])
     assert command() == str(SCRIPT.relative_to(SCRIPT.parents[2]))
@@ -43,9 +41,7 @@ def test_command__is_its_path_elsewhere(
     )
 
 
-def test_command__of_another_installation_on_the_path_is_not_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command__of_another_installation_on_the_path_is_not_this_one(tmp_path, monkeypatch):
     other = tmp_path / "calift"
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
@@ -54,9 +50,7 @@ def test_command__of_another_installation_on_the_path_is_not_this_one(
     assert command() == str(SCRIPT)
 
 
-def test_install_extra__names_this_python_and_a_folder_that_pip_can_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_install_extra__names_this_python_and_a_folder_that_pip_can_install(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     line = install_extra("train")
     python, *words, what = line.split()
@@ -70,7 +64,7 @@ def test_install_extra__names_this_python_and_a_folder_that_pip_can_install(
     assert pip_install("transformers>=5").endswith("-m pip install 'transformers>=5'")
 
 
-def test_hints__of_the_command_can_be_typed_as_they_stand(bare: None, home: Path) -> None:
+def test_hints__of_the_command_can_be_typed_as_they_stand(bare, home):
     done = subprocess.run(
         [sys.executable, "-m", "calift", "doctor"],
         cwd=ROOT,

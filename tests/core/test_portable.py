@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from calift_core.files import try_lock
 from tests.core.conftest import environment
@@ -55,9 +54,7 @@ def without(code: str, *arguments: str, home: Path) -> str:
     return done.stdout
 
 
-def test_train_and_services__need_nothing_that_windows_lacks(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_train_and_services__need_nothing_that_windows_lacks(run_spec, home, tmp_path):
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(run_spec("carot").model_dump(mode="json")))
     names = [
@@ -80,7 +77,7 @@ sys.modules["calift.commands.main"].main()
     assert report["summary"]["id_accuracy"] > 0.3
 
 
-def test_lock__is_dropped_with_its_process_and_waited_for(tmp_path: Path) -> None:
+def test_lock__is_dropped_with_its_process_and_waited_for(tmp_path):
     path = tmp_path / "a.lock"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom calift_core.files import try_lock\n"

@@ -7,7 +7,7 @@ from calift_core.recommendation import LEAST_GAIN, RECOMMENDED, advice
 from calift_core.schema.methods import METHOD_SPECS
 
 
-def test_recommended__is_a_method_and_a_calibrator_that_can_be_had() -> None:
+def test_recommended__is_a_method_and_a_calibrator_that_can_be_had():
     assert RECOMMENDED.method in METHOD_SPECS
     assert (RECOMMENDED.calibrator in INITIAL_MODEL_CALIBRATORS) == (RECOMMENDED.passes == 2)
 
@@ -16,9 +16,7 @@ def test_recommended__is_a_method_and_a_calibrator_that_can_be_had() -> None:
     ("initial", "tuned", "applies"),
     [(0.55, 0.76, True), (0.55, 0.56, False), (0.84, 0.82, False), (None, 0.7, True)],
 )
-def test_advice__says_where_fine_tuning_gains_too_little(
-    initial: float | None, tuned: float, applies: bool
-) -> None:
+def test_advice__says_where_fine_tuning_gains_too_little(initial, tuned, applies):
     said = advice(initial, tuned)
     assert (said == "") == applies
     assert applies or f"at least {100 * LEAST_GAIN:.0f}" in said

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -64,13 +63,11 @@ V1 = "12:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n0::/"
           "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )  # fmt: skip
-def test_usable_cores__are_within_the_limits_of_the_control_groups(
-    tree: Tree, files: dict[str, str], cores: int
-) -> None:
+def test_usable_cores__are_within_the_limits_of_the_control_groups(tree, files, cores):
     assert usable_cores(root=tree(files), allowed=set(range(8))) == cores
 
 
-def test_usable_cores__two_threads_of_one_core_are_one(tree: Tree) -> None:
+def test_usable_cores__two_threads_of_one_core_are_one(tree):
     root = tree({}, siblings=["0,4", "1,5", "2-3", "2-3", "0,4", "1,5"])
     assert usable_cores(root=root, allowed={0, 1, 2, 3, 4, 5}) == 3
     assert usable_cores(root=root, allowed={0, 4}) == 1
@@ -78,7 +75,7 @@ def test_usable_cores__two_threads_of_one_core_are_one(tree: Tree) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes have an affinity on Linux")
-def test_usable_cores__follow_the_affinity_of_this_very_process() -> None:
+def test_usable_cores__follow_the_affinity_of_this_very_process():
     one = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{one}}}); "
@@ -91,12 +88,12 @@ def test_usable_cores__follow_the_affinity_of_this_very_process() -> None:
 # ----------------------------------------------------------------------------- what is chosen
 
 
-def test_environment__threads_wait_a_moment_and_their_number_is_left_to_torch(tree: Tree) -> None:
+def test_environment__threads_wait_a_moment_and_their_number_is_left_to_torch(tree):
     chosen = openmp_environment({}, root=tree({}), allowed={0, 1, 2})
     assert chosen == {"GOMP_SPINCOUNT": "1000"}
 
 
-def test_environment__a_limit_that_torch_does_not_see_sets_the_number(tree: Tree) -> None:
+def test_environment__a_limit_that_torch_does_not_see_sets_the_number(tree):
     root = tree({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"})
     chosen = openmp_environment({}, root=root, allowed=set(range(8)))
     assert chosen == {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "2"}
@@ -114,9 +111,7 @@ def test_environment__a_limit_that_torch_does_not_see_sets_the_number(tree: Tree
         ({"OMP_NUM_THREADS": ""}, {"OMP_NUM_THREADS", "GOMP_SPINCOUNT"}),
     ],
 )
-def test_environment__what_a_person_has_set_stays(
-    tree: Tree, given: dict[str, str], left: set[str]
-) -> None:
+def test_environment__what_a_person_has_set_stays(tree, given, left):
     root = tree({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"})
     assert set(openmp_environment(given, root=root, allowed=set(range(8)))) == left
 
@@ -133,14 +128,14 @@ def without_settings(**changes: str) -> dict[str, str]:
     return kept | {"OMP_DISPLAY_ENV": "VERBOSE"} | changes
 
 
-def test_runner__is_given_the_choice_or_what_a_person_has_set() -> None:
+def test_runner__is_given_the_choice_or_what_a_person_has_set():
     assert runner_environment(without_settings())["GOMP_SPINCOUNT"] == "1000"
     own = runner_environment(without_settings(GOMP_SPINCOUNT="77"))
     assert own["GOMP_SPINCOUNT"] == "77"
 
 
 @needs_gnu
-def test_command__sets_it_before_torch_is_loaded(run_spec: Any, home: Path, tmp_path: Path) -> None:
+def test_command__sets_it_before_torch_is_loaded(run_spec, home, tmp_path):
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(run_spec("zero_shot").model_dump(mode="json")))
     outside = environment(home)
@@ -158,7 +153,7 @@ def test_command__sets_it_before_torch_is_loaded(run_spec: Any, home: Path, tmp_
     assert report.environment["usable_cores"] == usable_cores()
 
 
-def test_command__that_needs_no_torch_does_not_load_it_for_this(home: Path) -> None:
+def test_command__that_needs_no_torch_does_not_load_it_for_this(home):
     assert calift("version", home=home).returncode == 0
     code = (
         "import sys, calift_core.threads as t; t.settle(); "

@@ -7,7 +7,7 @@ import pytest
 from calift_core.untrusted import MAX_DEPTH, check_depth, parse_json
 
 
-def test_parse_json__nests_as_deep_as_may_be_and_no_deeper() -> None:
+def test_parse_json__nests_as_deep_as_may_be_and_no_deeper():
     for begin, end in (("[", "]"), ('{"a":', "}")):
         deepest = begin * MAX_DEPTH + "1" + end * MAX_DEPTH
         assert parse_json(deepest) == json.loads(deepest)
@@ -17,7 +17,7 @@ def test_parse_json__nests_as_deep_as_may_be_and_no_deeper() -> None:
                 parse_json(text)
 
 
-def test_check_depth__of_what_holds_itself_or_one_thing_in_many_places() -> None:
+def test_check_depth__of_what_holds_itself_or_one_thing_in_many_places():
     loop: list[object] = []
     loop.append(loop)
     with pytest.raises(ValueError, match="levels deep"):

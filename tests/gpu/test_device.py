@@ -8,9 +8,7 @@ packages of `pip install -e '.[train,dev]'`.
 import copy
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,6 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.precision import Precision, autocast, resolve_precision
 from calift_core.schema.methods import METHOD_SPECS
-from calift_core.schema.spec import RunSpec
 from calift_core.training.step import add_gradient, make_optimizer, optimiser_step
 from tests.core.conftest import environment, random_batch
 from tests.core.jobs.test_job import assert_equal_runs, go, go_until, report_in
@@ -84,8 +81,8 @@ def pixels_of(n: int, side: int) -> ImageSet:
 @on_both
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_autocast__loss_and_gradient_are_near_those_of_the_cpu_in_fp32(
-    vit: Clip, captions: Captions, kind: str, precision: Precision
-) -> None:
+    vit, captions, kind, precision
+):
     loss, expected = gradient(vit, captions, torch.device("cpu"), "fp32")
     found = gradient(vit, captions, torch.device(kind), precision)
     exact = precision == "fp32"
@@ -94,9 +91,7 @@ def test_autocast__loss_and_gradient_are_near_those_of_the_cpu_in_fp32(
 
 
 @on_cuda
-def test_fp16__the_scaler_skips_an_overflow_and_goes_on(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_fp16__the_scaler_skips_an_overflow_and_goes_on(vit, captions, kind):
     device = torch.device(kind)
     method = make_method(
         METHOD_SPECS["flyp"](), vit.to(device), captions, length=RunLength(total_steps=20)
@@ -117,7 +112,7 @@ def test_fp16__the_scaler_skips_an_overflow_and_goes_on(
 
 
 @on_cuda
-def test_auto__is_bf16_where_the_gpu_has_it(kind: str) -> None:
+def test_auto__is_bf16_where_the_gpu_has_it(kind):
     has = torch.cuda.get_device_capability() >= (8, 0)
     assert resolve_precision("auto", torch.device(kind)) == ("bf16" if has else "fp16")
 
@@ -126,7 +121,7 @@ def test_auto__is_bf16_where_the_gpu_has_it(kind: str) -> None:
 
 
 @on_both
-def test_channels_last__features_are_those_of_contiguous_images(resnet: Clip, kind: str) -> None:
+def test_channels_last__features_are_those_of_contiguous_images(resnet, kind):
     clip = resnet.to(kind).eval()
     assert clip.channels_last
     images = torch.randn(4, 3, clip.image_size, clip.image_size).to(kind)
@@ -142,9 +137,7 @@ def test_channels_last__features_are_those_of_contiguous_images(resnet: Clip, ki
 @pytest.mark.parametrize(
     "backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 )
-def test_attention__every_kernel_gives_the_same_features(
-    vit: Clip, kind: str, backend: SDPBackend
-) -> None:
+def test_attention__every_kernel_gives_the_same_features(vit, kind, backend):
     if kind == "cpu" and backend is SDPBackend.EFFICIENT_ATTENTION:
         pytest.skip("a kernel of CUDA devices")
     clip = vit.to(kind).eval()
@@ -159,9 +152,7 @@ def test_attention__every_kernel_gives_the_same_features(
 
 
 @on_cuda
-def test_compile__towers_give_the_same_loss_and_gradient(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_compile__towers_give_the_same_loss_and_gradient(vit, captions, kind):
     device = torch.device(kind)
     loss, expected = gradient(vit, captions, device, "fp32")
     compiled = copy.deepcopy(vit).to(device)
@@ -172,9 +163,7 @@ def test_compile__towers_give_the_same_loss_and_gradient(
 
 
 @on_both
-def test_activation_checkpointing__same_loss_and_gradient(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_activation_checkpointing__same_loss_and_gradient(vit, captions, kind):
     device = torch.device(kind)
     loss, expected = gradient(vit, captions, device, "fp32")
     vit.checkpoint_activations()
@@ -188,7 +177,7 @@ def test_activation_checkpointing__same_loss_and_gradient(
 
 @on_both
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches__that_are_copied_ahead_are_those_of_the_cpu(kind: str, workers: int) -> None:
+def test_batches__that_are_copied_ahead_are_those_of_the_cpu(kind, workers):
     if kind == "cpu" and workers:
         pytest.skip("shown in tests/core/data")
     view = TrainView(pixels_of(30, 20), Preprocess(16), 3, 0, (0.5, 1.0), True)
@@ -211,9 +200,7 @@ def test_batches__that_are_copied_ahead_are_those_of_the_cpu(kind: str, workers:
 
 
 @on_both
-def test_several_models__one_pass_gives_what_each_alone_gives(
-    vit: Clip, originals: dict[str, Clip], kind: str
-) -> None:
+def test_several_models__one_pass_gives_what_each_alone_gives(vit, originals, kind):
     device = torch.device(kind)
     other = copy.deepcopy(originals["vit"])
     with torch.no_grad():
@@ -233,7 +220,7 @@ def test_several_models__one_pass_gives_what_each_alone_gives(
 
 
 @on_both
-def test_spectrum__is_that_of_features_from_the_cpu(vit: Clip, kind: str) -> None:
+def test_spectrum__is_that_of_features_from_the_cpu(vit, kind):
     images = pixels_of(40, vit.image_size)
 
     def spectrum(device: torch.device) -> np.ndarray:
@@ -254,9 +241,7 @@ def test_spectrum__is_that_of_features_from_the_cpu(vit: Clip, kind: str) -> Non
 
 
 @on_cuda
-def test_a_run__that_was_stopped_ends_as_one_left_alone(
-    run_spec: Callable[..., RunSpec], tmp_path: Path, kind: str
-) -> None:
+def test_a_run__that_was_stopped_ends_as_one_left_alone(run_spec, tmp_path, kind):
     spec = run_spec("carot", train={"device": kind, "workers": 2, "checkpoint_every_steps": 3})
     go(spec, tmp_path / "alone")
     go_until(spec, tmp_path / "stopped", lambda r: r.kind == "metrics" and r.step >= 4)
@@ -268,9 +253,7 @@ def test_a_run__that_was_stopped_ends_as_one_left_alone(
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices here")
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_two_gpus__weights_are_those_of_one(
-    run_spec: Callable[..., RunSpec], tmp_path: Path, tower: str
-) -> None:
+def test_two_gpus__weights_are_those_of_one(run_spec, tmp_path, tower):
     """NCCL, and SyncBatchNorm in the ResNet."""
     train = {"device": "cuda", "precision": "fp32", "eps": 1e-5, "epochs": 4}
     alone = run_spec("carot", tower=tower, train=train)

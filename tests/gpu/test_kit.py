@@ -1,7 +1,6 @@
 """The GPU benchmark's own paths, on the CPU; its figures are a GPU's to make."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,18 +9,11 @@ from tests.test_benchmarks import run
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_benchmark__without_cuda_says_so(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_benchmark__without_cuda_says_so(home, monkeypatch, capsys):
     assert "There is no CUDA device here" in run("gpu", "", monkeypatch, capsys)
 
 
-def test_benchmark__goes_through_steps_and_loader(
-    configs: dict[str, Path],
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_benchmark__goes_through_steps_and_loader(configs, home, monkeypatch, capsys):
     numbers = home / "gpu.json"
     arguments = (
         f"--device cpu --models {configs['vit']} --batch-size 4 --rounds 2 --steps 1 --photos 4 "

@@ -31,7 +31,7 @@ def machine(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{program.parent}:/usr/bin:/bin"}
 
 
-def test_parse_gpus__reads_what_the_driver_lists() -> None:
+def test_parse_gpus__reads_what_the_driver_lists():
     assert GPUS[0] == Gpu(
         "0", "GPU-aaaa1111-0000-0000-0000-000000000000", "NVIDIA H100 80GB HBM3", "81559"
     )
@@ -39,7 +39,7 @@ def test_parse_gpus__reads_what_the_driver_lists() -> None:
 
 
 @given(st.text(max_size=80))
-def test_parse_gpus__anything_else_is_no_gpu(text: str) -> None:
+def test_parse_gpus__anything_else_is_no_gpu(text):
     assert parse_gpus(f"{text}\nNo devices were found\n") == []
 
 
@@ -55,15 +55,11 @@ def test_parse_gpus__anything_else_is_no_gpu(text: str) -> None:
         ("-1", []),
     ],
 )
-def test_visible_gpus__follows_the_variable_as_cuda_does(
-    visible: str | None, indices: list[str]
-) -> None:
+def test_visible_gpus__follows_the_variable_as_cuda_does(visible, indices):
     assert [g.index for g in visible_gpus(GPUS, visible)] == indices
 
 
-def test_take_device__every_worker_gets_a_gpu_of_its_own(
-    machine: dict[str, str], tmp_path: Path
-) -> None:
+def test_take_device__every_worker_gets_a_gpu_of_its_own(machine, tmp_path):
     taken = [take_device(tmp_path / "run", machine) for _ in range(3)]
     assert [d.environment["CUDA_VISIBLE_DEVICES"] for d in taken] == [
         GPUS[0].uuid,
@@ -83,8 +79,8 @@ def test_take_device__every_worker_gets_a_gpu_of_its_own(
 
 
 def test_take_device__a_worker_of_several_gpus_serves_runs_on_as_many_or_fewer(
-    machine: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    machine, tmp_path, caplog
+):
     both = take_device(tmp_path / "run", machine, count=2)
     assert both.environment["CUDA_VISIBLE_DEVICES"] == f"{GPUS[0].uuid},{GPUS[1].uuid}"
     assert both.queues == ("gpu-multi-2", "gpu", "cpu")
@@ -101,7 +97,7 @@ def test_take_device__a_worker_of_several_gpus_serves_runs_on_as_many_or_fewer(
         lock.release()
 
 
-def test_run_on_several_gpus__waits_for_a_worker_that_has_them() -> None:
+def test_run_on_several_gpus__waits_for_a_worker_that_has_them():
     spec = spec_of(train={"device": "cuda"}, resources={"gpus": 2})
     queue = queue_of(spec)
     assert queue == "gpu-multi-2"
@@ -113,20 +109,20 @@ def test_run_on_several_gpus__waits_for_a_worker_that_has_them() -> None:
     assert launcher_of(spec_of())(RUNNER_ARGV, spec_of()) == RUNNER_ARGV
 
 
-def test_take_device__without_a_driver_it_is_the_cpu(tmp_path: Path) -> None:
+def test_take_device__without_a_driver_it_is_the_cpu(tmp_path):
     device = take_device(tmp_path / "run", {"PATH": str(tmp_path)})
     assert (device.label, device.queues, dict(device.environment)) == ("cpu", ("cpu",), {})
 
 
-def test_take_device__a_failing_driver_is_no_gpu(machine: dict[str, str], tmp_path: Path) -> None:
+def test_take_device__a_failing_driver_is_no_gpu(machine, tmp_path):
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
     assert take_device(tmp_path / "run", machine).queues == ("cpu",)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_environment_for__runners_reach_the_hub_where_remote_models_are_allowed(
-    home: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
-) -> None:
+    home, monkeypatch, allowed
+):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     settings = Settings(home=home, allow_remote_models=allowed)
     device = Device("GPU 1", ("cuda",), {"CUDA_VISIBLE_DEVICES": "1"})
@@ -136,9 +132,7 @@ def test_environment_for__runners_reach_the_hub_where_remote_models_are_allowed(
     assert passed["CALIFT_HOME"] == str(home)
 
 
-def test_take_device__an_apple_gpu_has_a_queue_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_take_device__an_apple_gpu_has_a_queue_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
     for machine, queues in (("arm64", ("mps", "cpu")), ("x86_64", ("cpu",))):
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)

@@ -3,8 +3,6 @@
 import threading
 from typing import Any
 
-import pytest
-
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from tests.conftest import spec_of, until
@@ -14,8 +12,8 @@ from worker.usage import gpu_usage, parse_usage
 
 
 def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
-    make_settings: Any, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_settings, sqlite_url, monkeypatch
+):
     settings = make_settings(database_url=sqlite_url)
     given_back: list[str] = []
     worker = WorkerService(
@@ -58,7 +56,7 @@ garbage
 """
 
 
-def test_usage__is_of_the_runners_gpu_and_null_where_the_driver_does_not_say() -> None:
+def test_usage__is_of_the_runners_gpu_and_null_where_the_driver_does_not_say():
     first, second = parse_usage(_SAID)
     assert (first.name, first.memory_used_mib, first.memory_total_mib, first.utilisation) == (
         "NVIDIA H100 80GB HBM3",

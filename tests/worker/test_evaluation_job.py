@@ -4,7 +4,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,8 @@ def asked_to_stop(pid: int) -> bool:
 
 
 def test_job__cancelled_in_mid_set_and_retried_is_equal_to_the_last_digit(
-    service: Stores,
-    sqlite_url: str,
-    home: Path,
-    shifts: dict[str, str],
-    finished: dict[str, Path],
-    start_worker: Callable[..., Any],
-) -> None:
+    service, sqlite_url, home, shifts, finished, start_worker
+):
     artifacts = ArtifactStore(home / "artifacts")
     zs, ft, gone = (store_run(service, artifacts, finished[name]) for name in ("zs", "ft", "ft"))
     spec = EvaluationJobSpec.model_validate(

@@ -1,14 +1,11 @@
 """What a runner measured and no database heard of, because the worker died first."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from backend.store.stores import Stores
 from tests.conftest import spec_of, until
-from tests.worker.conftest import Worker
 
 pytestmark = pytest.mark.service
 
@@ -18,12 +15,8 @@ def steps(store: Stores, run_id: str) -> list[int]:
 
 
 def test_worker__points_that_the_database_never_heard_of_are_replayed_at_resume(
-    store: Stores,
-    database_url: str,
-    start_worker: Callable[..., Worker],
-    tmp_path: Path,
-    home: Path,
-) -> None:
+    store, database_url, start_worker, tmp_path, home
+):
     gate = tmp_path / "gate"
     notes = json.dumps({"wait_at": 7, "wait_for": str(gate)})
     run_id = store.runs.submit(spec_of(notes=notes))

@@ -140,9 +140,7 @@ def bench(store: Stores, home: Path) -> Bench:
     return Bench(store, home)
 
 
-def test_supervise__success_stores_everything_and_cleans_up(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_supervise__success_stores_everything_and_cleans_up(bench, monkeypatch):
     monkeypatch.setenv("CALIFT_DATABASE_URL", "postgresql://u:secret@h/d")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_id = bench.submit()
@@ -171,9 +169,7 @@ def test_supervise__success_stores_everything_and_cleans_up(
 
 
 @pytest.mark.parametrize("code", ["NAN_LOSS", "STORAGE_FAILED"])  # a file of its own, unreadable
-def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(
-    bench: Bench, code: str
-) -> None:
+def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(bench, code):
     run_id = bench.submit(end="badly", code=code)
     assert bench.attempt(run_id) == "failed"
     run = bench.store.runs.get(run_id)
@@ -183,9 +179,7 @@ def test_supervise__a_deliberate_failure_keeps_its_reason_and_its_folder(
     assert bench.store.files.of_run(run_id) == []
 
 
-def test_supervise__a_crash_tells_the_last_words_even_those_that_no_database_takes(
-    bench: Bench,
-) -> None:
+def test_supervise__a_crash_tells_the_last_words_even_those_that_no_database_takes(bench):
     run_id = bench.submit(end="crash", words="these are its\0last words")
     assert bench.attempt(run_id) == "failed"
     run = bench.store.runs.get(run_id)
@@ -195,7 +189,7 @@ def test_supervise__a_crash_tells_the_last_words_even_those_that_no_database_tak
     assert "last words" in bench.store.history.logs(run_id).text
 
 
-def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
+def test_supervise__no_sql_reaches_a_user(bench):
     run_id = bench.submit(max_attempts=1)
     with writing(bench.store.engine) as connection:  # a database that refuses the report
         connection.execute(
@@ -215,8 +209,8 @@ def test_supervise__no_sql_reaches_a_user(bench: Bench) -> None:
     ("end", "reason", "said"), [("kill", "RUNNER_LOST", ""), ("lost", "RANK_LOST", "rank 1")]
 )
 def test_supervise__a_killed_process_is_a_loss_and_the_next_attempt_goes_on(
-    bench: Bench, end: str, reason: str, said: str
-) -> None:
+    bench, end, reason, said
+):
     run_id = bench.submit(ends=[end, "well"], steps=12)
     assert bench.attempt(run_id) == "requeued"
     run = bench.store.runs.get(run_id)
@@ -229,7 +223,7 @@ def test_supervise__a_killed_process_is_a_loss_and_the_next_attempt_goes_on(
     assert bench.store.results.report(run_id)["data"] == {"attempt": 2}
 
 
-def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
+def test_supervise__losses_are_bounded_by_max_attempts(bench):
     run_id = bench.submit(end="kill", max_attempts=2)
     bench.attempt(run_id)
     bench.attempt(run_id)
@@ -239,9 +233,7 @@ def test_supervise__losses_are_bounded_by_max_attempts(bench: Bench) -> None:
     assert bench.store.claims.claim(run_id, worker_id="w", ttl_s=9) is None
 
 
-def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(bench, tmp_path):
     gates = [tmp_path / "gate-1", tmp_path / "gate-2"]
     run_id = bench.submit(
         wait_at=[12, 18], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
@@ -260,9 +252,7 @@ def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(
         assert outcome() == "succeeded"
 
 
-def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(bench, tmp_path):
     gate = tmp_path / "gate"
     run_id = bench.submit(wait_at=7, wait_for=str(gate))
     with bench.attempting(bench.claim(run_id)) as outcome:
@@ -278,9 +268,7 @@ def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(
     assert [e["step"] for e in bench.events(run_id, "resumed")] == [7]
 
 
-def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(bench, tmp_path):
     run_id = bench.submit(deaf=True, wait_at=3, wait_for=str(tmp_path / "never"))
     with bench.attempting(bench.claim(run_id), grace_s=0.2) as outcome:
         bench.reaches(run_id, 3)
@@ -290,16 +278,14 @@ def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(
     assert not alive(pid)
 
 
-def test_supervise__a_cancel_before_the_runner_starts_starts_none(bench: Bench) -> None:
+def test_supervise__a_cancel_before_the_runner_starts_starts_none(bench):
     run_id = bench.submit()
     claim = dataclasses.replace(bench.claim(run_id), cancel_requested=True)
     assert bench.supervise(claim) == "cancelled"
     assert not bench.folder(run_id).exists()
 
 
-def test_supervise__drain_queues_again_without_counting_a_loss(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__drain_queues_again_without_counting_a_loss(bench, tmp_path):
     gate = tmp_path / "gate"
     run_id = bench.submit(wait_at=8, wait_for=str(gate), max_attempts=1)
     with bench.attempting(bench.claim(run_id)) as outcome:
@@ -315,7 +301,7 @@ def test_supervise__drain_queues_again_without_counting_a_loss(
     assert bench.steps(run_id) == list(range(1, 11))
 
 
-def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Path) -> None:
+def test_supervise__a_silent_runner_is_taken_for_hung(bench, tmp_path):
     run_id = bench.submit(deaf=True, wait_at=4, wait_for=str(tmp_path / "never"), max_attempts=1)
     with bench.attempting(bench.claim(run_id), hang_timeout_s=6.0) as outcome:
         bench.reaches(run_id, 4)
@@ -326,7 +312,7 @@ def test_supervise__a_silent_runner_is_taken_for_hung(bench: Bench, tmp_path: Pa
     assert (run.phase, run.reason) == ("FAILED", "RUNNER_HUNG")
 
 
-def test_supervise__another_attempt_fences_this_one_off(bench: Bench, tmp_path: Path) -> None:
+def test_supervise__another_attempt_fences_this_one_off(bench, tmp_path):
     run_id = bench.submit(wait_at=6, wait_for=str(tmp_path / "never"))
     with bench.attempting(bench.claim(run_id)) as outcome:
         bench.reaches(run_id, 6)
@@ -343,9 +329,7 @@ def test_supervise__another_attempt_fences_this_one_off(bench: Bench, tmp_path: 
     assert (run.phase, run.attempt, run.worker) == ("RUNNING", 2, "other")
 
 
-def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(bench, tmp_path):
     run_id = bench.submit(wait_at=6, wait_for=str(tmp_path / "never"))
     bench.limits = dataclasses.replace(bench.limits, ttl_s=3.0)
     with bench.attempting(bench.claim(run_id)) as outcome:
@@ -359,7 +343,7 @@ def test_supervise__an_unreachable_database_ends_the_attempt_before_the_lease(
     assert bench.store.runs.get(run_id).phase == "RUNNING"  # the lease reaper's to settle
 
 
-def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(bench: Bench) -> None:
+def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(bench):
     full = ArtifactStore(bench.jobs.parent / "full", free_space_floor_bytes=1 << 60)
     bench.artifacts, good = full, bench.artifacts
     run_id = bench.submit(max_attempts=1)
@@ -373,7 +357,7 @@ def test_supervise__a_full_artifact_store_sets_the_run_back_and_loses_nothing(be
     assert bench.store.results.report(run_id)["data"] == {"attempt": 1}
 
 
-def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench) -> None:
+def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench):
     bench.jobs.parent.mkdir(exist_ok=True)
     bench.jobs.write_text("in the way")
     run_id = bench.submit(max_attempts=1)
@@ -382,7 +366,7 @@ def test_supervise__a_folder_that_cannot_be_made_sets_the_run_back(bench: Bench)
     assert (run.phase, run.reason, run.lost_attempts) == ("QUEUED", "STORAGE_FAILED", 0)
 
 
-def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(bench: Bench) -> None:
+def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(bench):
     run_id = bench.submit(end="badly", code="DISK_FULL", checkpoint_every=99)
     for _ in range(MAX_STORAGE_REQUEUES):
         assert bench.attempt(run_id) == "requeued"
@@ -393,8 +377,8 @@ def test_supervise__a_run_that_fills_every_disk_fails_at_last_and_leaves_room(be
 
 
 def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_are_better(
-    bench: Bench, tmp_path: Path
-) -> None:
+    bench, tmp_path
+):
     gates = [tmp_path / "gate-1", tmp_path / "gate-2"]
     run_id = bench.submit(
         wait_at=[7, 12], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
@@ -422,9 +406,7 @@ def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_
     assert bench.stored_steps(run_id) == []
 
 
-def test_supervise__a_real_run_ends_on_another_machine_as_on_one(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__a_real_run_ends_on_another_machine_as_on_one(bench, tmp_path):
     bench.argv = list(RUNNER_ARGV)
     bench.limits = dataclasses.replace(bench.limits, group_s=1.0)
     (tmp_path / "vit.json").write_text(json.dumps(VIT))
@@ -462,9 +444,7 @@ def test_supervise__a_real_run_ends_on_another_machine_as_on_one(
     assert model.sha256 == sha256_file(tmp_path / "alone/checkpoint/model.safetensors")
 
 
-def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(bench, tmp_path):
     gate = tmp_path / "gate"
     run_id = bench.submit(wait_at=12, wait_for=str(gate), steps=14)
     with bench.attempting(bench.claim(run_id)) as outcome:
@@ -482,7 +462,7 @@ def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(
     assert bench.steps(run_id) == list(range(1, 15))
 
 
-def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench: Bench) -> None:
+def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench):
     class Full(ArtifactStore):
         def put_file(self, source: Any, *, link: bool = False) -> Any:
             if link:
@@ -495,7 +475,7 @@ def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench:
     assert bench.store.runs.get(run_id).storage_requeues == 0
 
 
-def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench: Bench) -> None:
+def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench):
     tuned = bench.submit()
     assert bench.attempt(tuned) == "succeeded"
     method = {"kind": "model_stock", "runs": [tuned, "deadbeef"]}
@@ -510,7 +490,7 @@ def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench: Bench) 
             bench.store.runs.delete(tuned)
 
 
-def test_supervise__linked_inputs_go_with_the_attempt(bench: Bench, tmp_path: Path) -> None:
+def test_supervise__linked_inputs_go_with_the_attempt(bench, tmp_path):
     gate = tmp_path / "gate"
     tuned = bench.submit(model=True)
     assert bench.attempt(tuned) == "succeeded"
@@ -536,13 +516,13 @@ def test_supervise__linked_inputs_go_with_the_attempt(bench: Bench, tmp_path: Pa
 
 
 @pytest.mark.parametrize("run_id", ["", ".", "..", "a/b", "../x", "a\0b", "-x", "x" * 65])
-def test_job_dir__a_run_id_cannot_lead_elsewhere(run_id: str, tmp_path: Path) -> None:
+def test_job_dir__a_run_id_cannot_lead_elsewhere(run_id, tmp_path):
     with pytest.raises(ValueError, match="a run id"):
         job_dir(tmp_path, run_id, 1)
 
 
 @given(st.dictionaries(st.text(max_size=30), st.text(max_size=5), max_size=10))
-def test_runner_environment__passes_only_what_is_named(environment: dict[str, str]) -> None:
+def test_runner_environment__passes_only_what_is_named(environment):
     secrets = {
         "CALIFT_TOKEN": "t",
         "CALIFT_DATABASE_URL": "d",

@@ -54,14 +54,14 @@ def follower(store: Stores, folder: Path, lease: Lease) -> tuple[Follower, str]:
     return made, run_id
 
 
-def test_rest__is_stored_once_the_database_is_back(store: Stores, tmp_path: Path) -> None:
+def test_rest__is_stored_once_the_database_is_back(store, tmp_path):
     made, run_id = follower(store, tmp_path, Lease(50))
     made.read_new(0.0, ended=True)
     made.store_rest()
     assert store.history.metrics(run_id).last_step == 7
 
 
-def test_rest__is_given_up_with_the_lease_and_not_before(store: Stores, tmp_path: Path) -> None:
+def test_rest__is_given_up_with_the_lease_and_not_before(store, tmp_path):
     made, _ = follower(store, tmp_path, Lease(1))
     made.read_new(0.0, ended=True)
     with pytest.raises(FencedError):

@@ -19,7 +19,7 @@ from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from tests.conftest import spec_of, until
 from tests.support.disks import small_disk
-from tests.worker.conftest import Broker, Worker
+from tests.worker.conftest import Worker
 from tests.worker.test_supervisor import alive, processes
 
 pytestmark = pytest.mark.service
@@ -52,13 +52,8 @@ def runner_of(home: Path, run_id: str) -> int:
 
 
 def test_worker__a_submitted_run_is_rung_claimed_and_finished_once_and_a_cancel_is_heard(
-    store: Stores,
-    database_url: str,
-    start_worker: Start,
-    broker: Broker,
-    home: Path,
-    tmp_path: Path,
-) -> None:
+    store, database_url, start_worker, broker, home, tmp_path
+):
     worker = start_worker(database_url)
     first = submit(store)
     ends(store, first)
@@ -97,8 +92,8 @@ def freeze_between_writes(pid: int, store: Stores) -> None:
 
 
 def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
-    sqlite_url: str, start_worker: Start, home: Path, tmp_path: Path
-) -> None:
+    sqlite_url, start_worker, home, tmp_path
+):
     from backend.store.engine import open_engine
 
     store = Stores.on(open_engine(sqlite_url))
@@ -122,8 +117,8 @@ def test_worker__a_frozen_worker_that_wakes_up_is_fenced_off(
 
 
 def test_worker__sigterm_drains_and_the_next_worker_goes_on(
-    store: Stores, database_url: str, start_worker: Start, tmp_path: Path
-) -> None:
+    store, database_url, start_worker, tmp_path
+):
     gate = tmp_path / "gate"
     run_id = submit(store, wait_at=7, wait_for=str(gate))
     first = start_worker(database_url)
@@ -140,8 +135,8 @@ def test_worker__sigterm_drains_and_the_next_worker_goes_on(
 
 
 def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
-    store: Stores, database_url: str, start_worker: Start
-) -> None:
+    store, database_url, start_worker
+):
     run_id = submit(store, ends=["with the worker", "badly"], steps=12)
     first = start_worker(database_url, group_s=30.0)  # hardly a record is stored before the end
     assert first.ends() != 0
@@ -158,8 +153,8 @@ def test_worker__what_an_attempt_finished_is_stored_though_its_worker_died(
 
 
 def test_worker__sigkill_takes_the_runner_along_and_another_host_goes_on_from_what_is_stored(
-    store: Stores, database_url: str, start_worker: Start, tmp_path: Path, home: Path
-) -> None:
+    store, database_url, start_worker, tmp_path, home
+):
     gate = tmp_path / "gate"
     run_id = submit(store, wait_at=17, wait_for=str(gate), steps=20)
     hosts = [tmp_path / "host-1", tmp_path / "host-2"]
@@ -202,8 +197,8 @@ def stored_steps(store: Stores, run_id: str, *, newest: int) -> list[int]:
 
 
 def test_worker__a_full_disk_takes_the_worker_out_fails_no_run_and_does_not_keep_it_up(
-    store: Stores, database_url: str, start_worker: Start, tmp_path: Path
-) -> None:
+    store, database_url, start_worker, tmp_path
+):
     with small_disk(tmp_path / "disk", mib=300) as disk:
         host = disk / "home"
         ballast = disk / "ballast"
@@ -241,13 +236,8 @@ def test_worker__a_full_disk_takes_the_worker_out_fails_no_run_and_does_not_keep
 
 
 def test_worker__a_broker_that_is_emptied_or_dies_and_returns_delays_and_loses_nothing(
-    store: Stores,
-    database_url: str,
-    start_worker: Start,
-    broker: Broker,
-    home: Path,
-    tmp_path: Path,
-) -> None:
+    store, database_url, start_worker, broker, home, tmp_path
+):
     waiting = [submit(store) for _ in range(3)]
     app = make_celery(Settings(home=home, broker_url=broker.url))
     assert relay_once(store.outbox, app) == 3

@@ -36,12 +36,12 @@ def overconfident(n: int, seed: int, n_classes: int = 4) -> tuple[Doubles, Ints]
     return 2 * truth, draw_labels(truth, rng)
 
 
-def test_registry__is_what_may_be_asked_for() -> None:
+def test_registry__is_what_may_be_asked_for():
     assert get_args(CalibratorKind) == (*cal.CALIBRATORS, *cal.INITIAL_MODEL_CALIBRATORS)
 
 
 @pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
-def test_calibrators__repair_an_overconfident_model_on_fresh_data(kind: str) -> None:
+def test_calibrators__repair_an_overconfident_model_on_fresh_data(kind):
     calibrator = cal.CALIBRATORS[kind]().fit(*overconfident(4000, 0), **ID)
     logits, labels = overconfident(4000, 1)
     before, after = cal.softmax(logits), calibrator.transform(logits)
@@ -53,9 +53,7 @@ def test_calibrators__repair_an_overconfident_model_on_fresh_data(kind: str) -> 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 60), n_classes=st.integers(2, 6))
 @pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
-def test_calibrators__give_probabilities_on_any_logits(
-    kind: str, seed: int, n: int, n_classes: int
-) -> None:
+def test_calibrators__give_probabilities_on_any_logits(kind, seed, n, n_classes):
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=(n, n_classes)) * 10.0 ** rng.integers(-2, 3)).astype(np.float32)
     labels = rng.integers(n_classes, size=n)
@@ -83,9 +81,7 @@ def test_calibrators__give_probabilities_on_any_logits(
 @pytest.mark.parametrize(
     ("split", "role"), [("test", "id"), ("calibration", "shift"), ("validation", "id")]
 )
-def test_calibrators__refuse_all_but_id_calibration_data_unless_oracle(
-    kind: str, split: str, role: str
-) -> None:
+def test_calibrators__refuse_all_but_id_calibration_data_unless_oracle(kind, split, role):
     logits, labels = overconfident(200, 2)
     calibrator = cal.CALIBRATORS[kind]()
     with pytest.raises(LeakageError, match=f"split '{split}' of role '{role}'"):
@@ -102,18 +98,18 @@ def test_calibrators__refuse_all_but_id_calibration_data_unless_oracle(
         stored = again.to_dict()
 
 
-def test_calibrators__permission_alone_does_not_make_an_oracle() -> None:
+def test_calibrators__permission_alone_does_not_make_an_oracle():
     logits, labels = overconfident(200, 2)
     assert not cal.CALIBRATORS["temperature"]().fit(logits, labels, **ID, oracle=True).oracle
 
 
 @pytest.mark.parametrize("kind", sorted(cal.CALIBRATORS))
-def test_calibrators__unfitted_ones_say_so(kind: str) -> None:
+def test_calibrators__unfitted_ones_say_so(kind):
     with pytest.raises(SpecError, match="must be fitted"):
         cal.CALIBRATORS[kind]().transform(np.zeros((1, 3)))
 
 
-def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named() -> None:
+def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named():
     with pytest.raises(UnknownNameError, match="Did you mean 'temperature'"):
         calibrator_from_dict({"kind": "temprature"})
     with pytest.raises(SpecError, match="must be complete"):
@@ -125,13 +121,13 @@ def test_calibrator_from_dict__unknown_and_incomplete_ones_are_named() -> None:
 
 @given(seed=st.integers(0, 2**32 - 1), factor=st.floats(0.3, 3))
 @settings(deadline=None, max_examples=20)
-def test_temperature__follows_the_scale_of_the_logits(seed: int, factor: float) -> None:
+def test_temperature__follows_the_scale_of_the_logits(seed, factor):
     logits, labels = overconfident(600, seed)
     once = fit_temperature(logits, labels)
     assert fit_temperature(factor * logits, labels) == pytest.approx(factor * once, rel=1e-4)
 
 
-def test_temperature__is_the_optimum_that_scipy_finds() -> None:
+def test_temperature__is_the_optimum_that_scipy_finds():
     for seed in range(3):
         logits, labels = overconfident(800, seed)
 
@@ -144,16 +140,14 @@ def test_temperature__is_the_optimum_that_scipy_finds() -> None:
         assert ours == pytest.approx(np.exp(theirs.x), abs=1e-6)
 
 
-def test_temperature__float32_logits_with_a_large_offset_fit_the_same() -> None:
+def test_temperature__float32_logits_with_a_large_offset_fit_the_same():
     logits, labels = overconfident(2000, 5)
     plain = fit_temperature(logits, labels)
     shifted = fit_temperature((logits + 25).astype(np.float32), labels)
     assert shifted == pytest.approx(plain, rel=1e-4)
 
 
-def test_temperature__without_an_optimum_stops_at_its_bound_and_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_temperature__without_an_optimum_stops_at_its_bound_and_says_so(caplog):
     logits = np.eye(3)[[0, 1, 2, 0]]
     assert fit_temperature(logits, np.array([0, 1, 2, 0])) == pytest.approx(0.01)
     assert fit_temperature(logits, np.array([1, 2, 0, 1])) == pytest.approx(100)
@@ -163,7 +157,7 @@ def test_temperature__without_an_optimum_stops_at_its_bound_and_says_so(
 # Vector
 
 
-def test_vector__fits_no_worse_than_temperature_and_undoes_a_bias() -> None:
+def test_vector__fits_no_worse_than_temperature_and_undoes_a_bias():
     rng = np.random.default_rng(6)
     truth = rng.normal(size=(4000, 3)) * 1.5
     labels = draw_labels(truth, rng)
@@ -180,7 +174,7 @@ def test_vector__fits_no_worse_than_temperature_and_undoes_a_bias() -> None:
 # Histogram and isotonic
 
 
-def test_histogram__a_bin_becomes_its_accuracy() -> None:
+def test_histogram__a_bin_becomes_its_accuracy():
     # Two confidences, 0.8 and 0.6, right three times in four and once in four.
     logits = np.log(np.array([[0.8, 0.2]] * 4 + [[0.6, 0.4]] * 4))
     labels = np.array([0, 0, 0, 1, 0, 1, 1, 1])
@@ -191,7 +185,7 @@ def test_histogram__a_bin_becomes_its_accuracy() -> None:
 
 
 @pytest.mark.parametrize("kind", ["histogram", "isotonic"])
-def test_top_label_calibrators__keep_the_proportions_of_the_other_classes(kind: str) -> None:
+def test_top_label_calibrators__keep_the_proportions_of_the_other_classes(kind):
     logits, labels = overconfident(500, 7)
     probs = cal.softmax(logits)
     after = cal.CALIBRATORS[kind]().fit(logits, labels, **ID).transform(logits)
@@ -203,7 +197,7 @@ def test_top_label_calibrators__keep_the_proportions_of_the_other_classes(kind: 
     np.testing.assert_allclose(spread / np.nanmax(ratio, axis=1), 0, atol=1e-9)
 
 
-def test_isotonic__agrees_with_scikit_learn_and_never_falls() -> None:
+def test_isotonic__agrees_with_scikit_learn_and_never_falls():
     isotonic = pytest.importorskip("sklearn.isotonic")
     logits, labels = overconfident(800, 8)
     scores = cal.score_probs(cal.softmax(logits), labels)
@@ -221,7 +215,7 @@ def test_isotonic__agrees_with_scikit_learn_and_never_falls() -> None:
 # TS-P
 
 
-def test_perturbation_levels__accuracy_falls_in_equal_steps_to_chance() -> None:
+def test_perturbation_levels__accuracy_falls_in_equal_steps_to_chance():
     def accuracy_at(noise: float) -> float:
         return 0.1 + 0.8 * float(np.exp(-noise))
 
@@ -249,7 +243,7 @@ class Toy:
         return 6 * np.tanh(self.inputs + level * self.noise) @ self.weights
 
 
-def test_tsp__fits_the_union_of_perturbed_copies() -> None:
+def test_tsp__fits_the_union_of_perturbed_copies():
     toy = Toy(2000, 0)
 
     def accuracy_at(level: float) -> float:

@@ -19,7 +19,7 @@ def drawn(rng: np.random.Generator, n: int, classes: int = 5) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_promise__holds_on_average_over_repeats_however_wrong_the_probabilities(kind: Kind) -> None:
+def test_promise__holds_on_average_over_repeats_however_wrong_the_probabilities(kind):
     rng = np.random.default_rng(0)
     found = []
     for _ in range(200):
@@ -31,7 +31,7 @@ def test_promise__holds_on_average_over_repeats_however_wrong_the_probabilities(
         assert mean <= 0.9 + 1 / 201 + 3 * error
 
 
-def test_class_conditional__holds_for_a_class_that_is_harder() -> None:
+def test_class_conditional__holds_for_a_class_that_is_harder():
     rng = np.random.default_rng(1)
 
     def hard(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def test_class_conditional__holds_for_a_class_that_is_harder() -> None:
     coverage=st.floats(0.05, 0.98),
     by_class=st.booleans(),
 )
-def test_sets__are_those_of_crepes(seed: int, n: int, coverage: float, by_class: bool) -> None:
+def test_sets__are_those_of_crepes(seed, n, coverage, by_class):
     crepes = pytest.importorskip("crepes")
     rng = np.random.default_rng(seed)
     (probs, labels), (new, _) = drawn(rng, n, 4), drawn(rng, 30, 4)
@@ -81,7 +81,7 @@ def test_sets__are_those_of_crepes(seed: int, n: int, coverage: float, by_class:
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(20, 200))
-def test_sets__grow_with_the_promise_and_raps_are_never_empty(seed: int, n: int) -> None:
+def test_sets__grow_with_the_promise_and_raps_are_never_empty(seed, n):
     rng = np.random.default_rng(seed)
     (probs, labels), (new, truth) = drawn(rng, n), drawn(rng, 50)
     for kind in KINDS:
@@ -92,7 +92,7 @@ def test_sets__grow_with_the_promise_and_raps_are_never_empty(seed: int, n: int)
         assert (told.empty == 0) or kind != "raps"
 
 
-def test_too_few__is_every_class_and_wrong_input_a_sentence() -> None:
+def test_too_few__is_every_class_and_wrong_input_a_sentence():
     probs, labels = np.array([[0.9, 0.1]] * 5), np.zeros(5, int)
     assert fit_conformal(probs, labels, coverage=0.9).sets(probs).all()
     by_class = fit_conformal(probs, labels, coverage=0.6, kind="class_conditional")

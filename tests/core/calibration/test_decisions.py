@@ -45,7 +45,7 @@ ERRORS: dict[str, Callable[[Doubles], Doubles]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_choose_threshold__keeps_its_promise_in_95_of_100_repeats(name: str) -> None:
+def test_choose_threshold__keeps_its_promise_in_95_of_100_repeats(name):
     rng, error, risk = np.random.default_rng(7), ERRORS[name], 0.05
     found = [choose_threshold(drawn(rng, 800, error), risk=risk) for _ in range(REPEATS)]
     risks = {t: true_risk(error, t) for t in set(found) if t is not None}
@@ -57,7 +57,7 @@ def test_choose_threshold__keeps_its_promise_in_95_of_100_repeats(name: str) -> 
         assert sum(t is not None and t < 0.95 for t in many) > 45
 
 
-def test_promise__holds_for_exchangeable_parts_and_is_refuted_on_others() -> None:
+def test_promise__holds_for_exchangeable_parts_and_is_refuted_on_others():
     """200 times, parts are dealt from 6,000 fixed images, over-confident as letters are.
 
     Monte-Carlo standard error of the promise: 1.5 points at 5 %. The other test part is seven
@@ -91,7 +91,7 @@ def test_promise__holds_for_exchangeable_parts_and_is_refuted_on_others() -> Non
     assert min(differ, stricter) >= 0.95 * repeats
 
 
-def test_choose_threshold__the_loosest_that_passes_alone_would_break_it() -> None:
+def test_choose_threshold__the_loosest_that_passes_alone_would_break_it():
     rng, error, risk = np.random.default_rng(8), ERRORS["flat"], 0.05
     broken, repeats = 0, 200
     for _ in range(repeats):
@@ -102,7 +102,7 @@ def test_choose_threshold__the_loosest_that_passes_alone_would_break_it() -> Non
     assert broken / repeats > 0.1
 
 
-def test_choose_threshold__stricter_promises_keep_no_more() -> None:
+def test_choose_threshold__stricter_promises_keep_no_more():
     scores = drawn(np.random.default_rng(1), 3000, ERRORS["calibrated"])
     found = [choose_threshold(scores, risk=r) or 2.0 for r in (0.01, 0.02, 0.05, 0.1)]
     assert found == sorted(found, reverse=True)
@@ -113,7 +113,7 @@ def test_choose_threshold__stricter_promises_keep_no_more() -> None:
     assert loose <= strict
 
 
-def test_choose_threshold__where_nothing_can_be_promised_there_is_none() -> None:
+def test_choose_threshold__where_nothing_can_be_promised_there_is_none():
     right = cal.TopLabel(np.full(58, 0.9), np.ones(58, dtype=np.bool_))
     assert choose_threshold(right, risk=0.05) is None  # 0.95**58 > 0.05
     right = cal.TopLabel(np.full(59, 0.9), np.ones(59, dtype=np.bool_))
@@ -125,7 +125,7 @@ def test_choose_threshold__where_nothing_can_be_promised_there_is_none() -> None
             choose_threshold(right, **bad)
 
 
-def test_beta_quantile__is_scipys() -> None:
+def test_beta_quantile__is_scipys():
     a, b = (10.0 ** np.random.default_rng(seed).uniform(-0.3, 6, 200) for seed in (0, 1))
     for share in (1e-4, 0.025, 0.5, 0.95):
         found, wanted = beta_quantile(a, b, share), betaincinv(a, b, share)
@@ -134,7 +134,7 @@ def test_beta_quantile__is_scipys() -> None:
 
 
 @given(st.integers(0, 50), st.integers(0, 50))
-def test_clopper_pearson__is_scipys(a: int, b: int) -> None:
+def test_clopper_pearson__is_scipys(a, b):
     k, n = min(a, b), max(a, b)
     low, high = clopper_pearson(float(k), float(n))
     if n == 0:
@@ -145,9 +145,7 @@ def test_clopper_pearson__is_scipys(a: int, b: int) -> None:
 
 
 @given(st.integers(1, 400), st.integers(0, 2**32 - 1), st.booleans())
-def test_risk_curve__ends_at_all_samples_and_is_what_keep_counts(
-    n: int, seed: int, ties: bool
-) -> None:
+def test_risk_curve__ends_at_all_samples_and_is_what_keep_counts(n, seed, ties):
     rng = np.random.default_rng(seed)
     confidences = rng.random(n).round(1 if ties else 9)
     scores = cal.TopLabel(confidences, rng.random(n) < 0.7)

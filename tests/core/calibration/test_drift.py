@@ -7,7 +7,7 @@ from calift_core.calibration.drift import energy_drift, familiarity
 from calift_core.errors import PredictionsError, SpecError
 
 
-def test_energy_drift__finds_a_move_and_calls_equal_sets_different_as_often_as_it_says() -> None:
+def test_energy_drift__finds_a_move_and_calls_equal_sets_different_as_often_as_it_says():
     rng = np.random.default_rng(2)
     called = 0
     for seed in range(100):
@@ -21,7 +21,7 @@ def test_energy_drift__finds_a_move_and_calls_equal_sets_different_as_often_as_i
     assert moved.distance > 0.05
 
 
-def test_energy_drift__is_the_definition() -> None:
+def test_energy_drift__is_the_definition():
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
 
@@ -35,7 +35,7 @@ def test_energy_drift__is_the_definition() -> None:
     assert (large.n_reference, large.n) == (1_000, 5)
 
 
-def test_familiarity__tells_what_lies_among_known_shifts_from_what_is_further_or_unlike() -> None:
+def test_familiarity__tells_what_lies_among_known_shifts_from_what_is_further_or_unlike():
     rng = np.random.default_rng(5)
 
     def at(*where: float) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_familiarity__tells_what_lies_among_known_shifts_from_what_is_further_or
     assert long.nearest == "a"
 
 
-def test_wrong_input__is_a_sentence() -> None:
+def test_wrong_input__is_a_sentence():
     with pytest.raises(PredictionsError, match="2 rows"):
         energy_drift(np.zeros((1, 2)), np.zeros((5, 2)))
     with pytest.raises(SpecError, match="n_permutations"):

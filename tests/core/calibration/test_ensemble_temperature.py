@@ -28,9 +28,7 @@ def nll(probs: np.ndarray, labels: np.ndarray) -> float:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 999), st.floats(0.3, 3), st.floats(0, 0.4))
-def test_ets__keeps_predictions_and_fits_no_worse_than_temperature(
-    seed: int, scale: float, blind: float
-) -> None:
+def test_ets__keeps_predictions_and_fits_no_worse_than_temperature(seed, scale, blind):
     logits, labels = drawn(seed, scale=scale, blind=blind)
     found = CALIBRATORS["ets"]().fit(logits, labels, **ID)
     probs = found.transform(logits)
@@ -40,7 +38,7 @@ def test_ets__keeps_predictions_and_fits_no_worse_than_temperature(
     assert nll(probs, labels) <= nll(plain, labels) + 1e-6
 
 
-def test_ets__weights_are_where_a_general_solver_puts_them() -> None:
+def test_ets__weights_are_where_a_general_solver_puts_them():
     logits, labels = drawn(3, scale=2.0, blind=0.3)
     found = CALIBRATORS["ets"]().fit(logits, labels, **ID)
     parts = np.stack(

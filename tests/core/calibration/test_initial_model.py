@@ -37,9 +37,7 @@ def nll(probs, labels) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(INITIAL_MODEL_CALIBRATORS)))
-def test_beside__predictions_are_kept_where_it_says_so_and_a_stored_one_is_the_same(
-    seed: int, kind: str
-) -> None:
+def test_beside__predictions_are_kept_where_it_says_so_and_a_stored_one_is_the_same(seed, kind):
     logits, initial, labels = drawn(seed, n=100)
     calibrator = INITIAL_MODEL_CALIBRATORS[kind]().fit(logits, labels, initial=initial, **ID)
     probs = calibrator.transform(logits, initial)
@@ -51,7 +49,7 @@ def test_beside__predictions_are_kept_where_it_says_so_and_a_stored_one_is_the_s
     assert np.array_equal(again.transform(logits, initial), probs)
 
 
-def test_disagreement__of_equal_models_is_plain_temperature() -> None:
+def test_disagreement__of_equal_models_is_plain_temperature():
     logits, _, labels = drawn(0)
     found = DisagreementTemperature().fit(logits, labels, initial=logits, **ID)
     plain = Temperature().fit(logits, labels, **ID)
@@ -60,7 +58,7 @@ def test_disagreement__of_equal_models_is_plain_temperature() -> None:
     assert np.exp(found.a) == pytest.approx(plain.temperature, rel=1e-3)
 
 
-def test_disagreement__is_hotter_where_models_differ_and_no_worse_than_temperature() -> None:
+def test_disagreement__is_hotter_where_models_differ_and_no_worse_than_temperature():
     logits, initial, labels = drawn(1, n=4000, apart=3.0)
     found = DisagreementTemperature().fit(logits, labels, initial=initial, **ID)
     plain = Temperature().fit(logits, labels, **ID)
@@ -81,8 +79,8 @@ def test_disagreement__is_hotter_where_models_differ_and_no_worse_than_temperatu
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_cautious__is_disagreement_temperature_where_b_is_not_negative_else_plain_temperature(
-    seed: int, is_right: bool
-) -> None:
+    seed, is_right
+):
     logits, initial, labels = drawn(seed, n=300, apart=3.0)
     if is_right:  # the tuned model is right throughout: where the two disagree, b wants to be < 0
         labels = logits.argmax(axis=1)
@@ -98,14 +96,14 @@ def test_cautious__is_disagreement_temperature_where_b_is_not_negative_else_plai
         assert found.b == pytest.approx(0, abs=1e-6)
 
 
-def test_disagreement__few_images_leave_it_near_temperature() -> None:
+def test_disagreement__few_images_leave_it_near_temperature():
     logits, initial, labels = drawn(2, n=4000, apart=3.0)
     many = DisagreementTemperature().fit(logits, labels, initial=initial, **ID)
     one = DisagreementTemperature().fit(logits[:1], labels[:1], initial=initial[:1], **ID)
     assert abs(one.b) < abs(many.b)
 
 
-def test_sals__has_the_range_of_the_initial_model() -> None:
+def test_sals__has_the_range_of_the_initial_model():
     logits, initial, labels = drawn(3)
     found = SampleScaling().fit(logits, labels, initial=initial, **ID)
     probs = found.transform(logits, initial).astype(np.float64)
@@ -116,14 +114,14 @@ def test_sals__has_the_range_of_the_initial_model() -> None:
     assert np.allclose(found.transform(flat, initial), 1 / logits.shape[1])
 
 
-def test_ensemble__of_equal_models_is_temperature() -> None:
+def test_ensemble__of_equal_models_is_temperature():
     logits, _, labels = drawn(5)
     found = Ensemble().fit(logits, labels, initial=logits, **ID)
     plain = Temperature().fit(logits, labels, **ID)
     assert np.allclose(found.transform(logits, logits), plain.transform(logits), atol=1e-6)
 
 
-def test_beside__without_the_initial_model_or_off_the_calibration_split_is_refused() -> None:
+def test_beside__without_the_initial_model_or_off_the_calibration_split_is_refused():
     logits, initial, labels = drawn(4)
     for kind, make in INITIAL_MODEL_CALIBRATORS.items():
         with pytest.raises(SpecError, match=f"{kind}.*initial model's logits, got none"):

@@ -69,9 +69,7 @@ norms: st.SearchStrategy[cal.Norm] = st.sampled_from(["l1", "l2", "max"])
 
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
-def test_bins__cover_zero_to_one_and_keep_every_sample(
-    case: Case, n_bins: int, scheme: cal.Scheme
-) -> None:
+def test_bins__cover_zero_to_one_and_keep_every_sample(case, n_bins, scheme):
     confidences = cal.score_probs(*case).confidences
     edges = cal.bin_edges(confidences, cal.Binning(n_bins, scheme))
     assert edges[0] == 0
@@ -91,9 +89,7 @@ def test_bins__cover_zero_to_one_and_keep_every_sample(
     n_bins=n_bins,
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_bins__equal_mass_differs_by_at_most_one_without_ties(
-    seed: int, n: int, n_bins: int, dtype: type[np.floating]
-) -> None:
+def test_bins__equal_mass_differs_by_at_most_one_without_ties(seed, n, n_bins, dtype):
     confidences = np.random.default_rng(seed).random(n).astype(dtype)
     assume(len(np.unique(confidences)) == n)
     edges = cal.bin_edges(confidences, cal.Binning(n_bins))
@@ -102,7 +98,7 @@ def test_bins__equal_mass_differs_by_at_most_one_without_ties(
     assert counts.max() - counts.min() <= 1
 
 
-def test_bins__inner_edges_belong_to_the_lower_bin() -> None:
+def test_bins__inner_edges_belong_to_the_lower_bin():
     confidences = np.array([0.0, 0.1, 0.2, 0.3, 0.30000000000000004, 0.7, 1.0])
     edges = cal.bin_edges(confidences, cal.Binning(10, "equal_width"))
     assert cal.assign_bins(confidences, edges).tolist() == [0, 0, 1, 2, 3, 6, 9]
@@ -113,9 +109,7 @@ def test_bins__inner_edges_belong_to_the_lower_bin() -> None:
 
 @settings(deadline=None)
 @given(case=cases(), seed=st.integers(0, 99), n_bins=n_bins, scheme=schemes)
-def test_measures__do_not_depend_on_the_order_of_the_samples(
-    case: Case, seed: int, n_bins: int, scheme: cal.Scheme
-) -> None:
+def test_measures__do_not_depend_on_the_order_of_the_samples(case, seed, n_bins, scheme):
     probs, labels = case
     order = np.random.default_rng(seed).permutation(len(labels))
 
@@ -140,9 +134,7 @@ def test_measures__do_not_depend_on_the_order_of_the_samples(
 
 @settings(deadline=None)
 @given(case=cases(), temperature=st.floats(0.05, 20))
-def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
-    case: Case, temperature: float
-) -> None:
+def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(case, temperature):
     logits = np.log(np.maximum(case[0], 1e-6))
     probs = cal.softmax(logits, temperature)
     np.testing.assert_allclose(probs.sum(axis=1), 1)
@@ -152,9 +144,7 @@ def test_softmax__temperature_keeps_the_argmax_and_the_rows_sum_to_one(
 
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
-def test_reliability_curve__its_weighted_gaps_are_the_ece(
-    case: Case, n_bins: int, scheme: cal.Scheme
-) -> None:
+def test_reliability_curve__its_weighted_gaps_are_the_ece(case, n_bins, scheme):
     scores, binning = cal.score_probs(*case), cal.Binning(n_bins, scheme)
     curve = cal.reliability_curve(scores, binning, n_resamples=3)
     filled = curve.count > 0
@@ -172,9 +162,7 @@ def test_reliability_curve__its_weighted_gaps_are_the_ece(
 
 @settings(deadline=None)
 @given(case=cases(), batch_size=st.integers(1, 60), n_bins=n_bins)
-def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
-    case: Case, batch_size: int, n_bins: int
-) -> None:
+def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(case, batch_size, n_bins):
     scores, binning = cal.score_probs(*case), cal.Binning(n_bins, "equal_width")
     n = len(scores)
     batches = [scores.take(np.arange(n)[s : s + batch_size]) for s in range(0, n, batch_size)]
@@ -184,9 +172,7 @@ def test_ece__whole_set_is_at_most_the_weighted_mean_of_batches(
 
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, coverage=st.floats(0.01, 1))
-def test_measures__take_scores_and_top_labels_alike(
-    case: Case, n_bins: int, coverage: float
-) -> None:
+def test_measures__take_scores_and_top_labels_alike(case, n_bins, coverage):
     scores = cal.score_probs(*case)
     top = cal.TopLabel(scores.confidences, scores.correct)
     binned = {"binning": cal.Binning(n_bins)}
@@ -208,9 +194,7 @@ def test_measures__take_scores_and_top_labels_alike(
 
 @settings(deadline=None)
 @given(case=cases(), n_bins=n_bins, scheme=schemes)
-def test_ece__norms_are_ordered_and_the_split_adds_up(
-    case: Case, n_bins: int, scheme: cal.Scheme
-) -> None:
+def test_ece__norms_are_ordered_and_the_split_adds_up(case, n_bins, scheme):
     scores, binning = cal.score_probs(*case), cal.Binning(n_bins, scheme)
     l1, l2, largest = (
         cal.ece(scores, cal.Binning(n_bins, scheme, norm)) for norm in ("l1", "l2", "max")
@@ -226,7 +210,7 @@ def test_ece__norms_are_ordered_and_the_split_adds_up(
 
 @settings(deadline=None)
 @given(case=cases(), k=st.integers(1, 7))
-def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int) -> None:
+def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case, k):
     probs, labels = case
     k, scores = min(k, probs.shape[1]), cal.score_probs(probs, labels)
     assert top_k_accuracy(scores, k=1) == cal.accuracy(scores)
@@ -238,9 +222,7 @@ def test_top_k_accuracy__grows_to_one_and_starts_at_accuracy(case: Case, k: int)
 
 @settings(deadline=None)
 @given(case=cases(max_n=60), n_bins=st.integers(1, 12), scheme=schemes, norm=norms)
-def test_classwise_ece__equals_one_binary_problem_per_class(
-    case: Case, n_bins: int, scheme: cal.Scheme, norm: cal.Norm
-) -> None:
+def test_classwise_ece__equals_one_binary_problem_per_class(case, n_bins, scheme, norm):
     (probs, labels), binning = case, cal.Binning(n_bins, scheme, norm)
     classes = [cal.TopLabel(probs[:, c], labels == c) for c in range(probs.shape[1])]
     values = np.array([cal.ece(one, binning) for one in classes])
@@ -252,7 +234,7 @@ def test_classwise_ece__equals_one_binary_problem_per_class(
 # Measures: hand-worked cases
 
 
-def test_ece__confidence_of_exactly_one_falls_in_last_bin() -> None:
+def test_ece__confidence_of_exactly_one_falls_in_last_bin():
     # (0.5, 1] holds 0.8 right, 1.0 and 1.0 wrong; (0, 0.5] holds 0.5 right.
     scores = cal.TopLabel(np.array([1.0, 1.0, 0.8, 0.5]), np.array([False, False, True, True]))
     curve = cal.reliability_curve(scores, cal.Binning(2, "equal_width"))
@@ -263,7 +245,7 @@ def test_ece__confidence_of_exactly_one_falls_in_last_bin() -> None:
     assert cal.ece(scores, cal.Binning(2, "equal_width", "max")) == pytest.approx(0.6)
 
 
-def test_mce__bins_below_min_count_are_left_out() -> None:
+def test_mce__bins_below_min_count_are_left_out():
     probs = np.array([[0.95, 0.05]] * 9 + [[0.55, 0.45]])
     labels = np.array([0] * 9 + [1])
     binning = cal.Binning(10, "equal_width")
@@ -272,14 +254,14 @@ def test_mce__bins_below_min_count_are_left_out() -> None:
     assert math.isnan(cal.mce(cal.score_probs(probs, labels), binning, min_count=10))
 
 
-def test_ks_error__is_the_largest_step_of_the_cumulative_gap() -> None:
+def test_ks_error__is_the_largest_step_of_the_cumulative_gap():
     confidences = np.array([0.9, 0.6, 0.6, 0.7])
     correct = np.array([True, False, True, False])
     # sorted: 0.6 twice (+0.6 − 0.4 = +0.2), 0.7 (+0.7 → 0.9), 0.9 right (−0.1 → 0.8)
     assert cal.ks_error(cal.TopLabel(confidences, correct)) == pytest.approx(0.9 / 4)
 
 
-def test_aurc__hand_case_with_a_tie() -> None:
+def test_aurc__hand_case_with_a_tie():
     confidences = np.array([0.9, 0.8, 0.8, 0.5])
     correct = np.array([True, True, False, False])
     # errors by rank 0, ½, ½, 1 → risks 0, ¼, ⅓, ½
@@ -288,7 +270,7 @@ def test_aurc__hand_case_with_a_tie() -> None:
     )
 
 
-def test_risk_at_coverage__keeps_the_most_confident() -> None:
+def test_risk_at_coverage__keeps_the_most_confident():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     scores = cal.score_probs(probs, np.array([0, 0, 1, 1]))
     found = [cal.risk_at_coverage(scores, coverage=c) for c in (0.25, 0.5, 0.75, 1.0)]
@@ -297,7 +279,7 @@ def test_risk_at_coverage__keeps_the_most_confident() -> None:
         cal.risk_at_coverage(scores, coverage=0)
 
 
-def test_mean_per_class_accuracy__absent_classes_do_not_count() -> None:
+def test_mean_per_class_accuracy__absent_classes_do_not_count():
     probs = np.eye(3)[[0, 0, 0, 2]]
     assert cal.mean_per_class_accuracy(
         cal.score_probs(probs, np.array([0, 0, 1, 2]))
@@ -305,7 +287,7 @@ def test_mean_per_class_accuracy__absent_classes_do_not_count() -> None:
 
 
 @given(case=cases(max_n=60))
-def test_macro_f1__is_scikit_learns_over_the_classes_that_occur(case: Case) -> None:
+def test_macro_f1__is_scikit_learns_over_the_classes_that_occur(case):
     probs, labels = case
     scores = cal.score_probs(probs, labels)
     metrics = pytest.importorskip("sklearn.metrics")
@@ -315,14 +297,14 @@ def test_macro_f1__is_scikit_learns_over_the_classes_that_occur(case: Case) -> N
     assert cal.macro_f1(scores) == pytest.approx(theirs)
 
 
-def test_debiased_squared_error__hand_case() -> None:
+def test_debiased_squared_error__hand_case():
     confidences, correct = np.full(10, 0.8), np.array([True] * 6 + [False] * 4)
     assert debiased_squared_error(
         cal.TopLabel(confidences, correct), cal.Binning(n_bins=1)
     ) == pytest.approx(0.2**2 - 0.6 * 0.4 / 9)
 
 
-def test_wilson_interval__hand_case_and_no_trials() -> None:
+def test_wilson_interval__hand_case_and_no_trials():
     low, high = wilson_interval(np.array([9, 0, 0]), np.array([10, 5, 0]))
     np.testing.assert_allclose(low, [0.5958, 0.0, np.nan], atol=1e-4)
     np.testing.assert_allclose(high, [0.9821, 0.4345, np.nan], atol=1e-4)
@@ -346,14 +328,12 @@ def test_wilson_interval__hand_case_and_no_trials() -> None:
         (np.array([[0.5, 0.5]]), np.array([0.0]), "labels must be integers"),
     ],
 )
-def test_ece__inputs_that_break_the_contract_are_named(
-    probs: Floats, labels: Ints, message: str
-) -> None:
+def test_ece__inputs_that_break_the_contract_are_named(probs, labels, message):
     with pytest.raises(PredictionsError, match=message):
         cal.ece(cal.score_probs(probs, labels))
 
 
-def test_ece__bad_options_are_named() -> None:
+def test_ece__bad_options_are_named():
     probs, labels = simulate(10, 3, 0)
     with pytest.raises(SpecError, match="n_bins must be ≥ 1, got 0"):
         cal.ece(cal.score_probs(probs, labels), cal.Binning(n_bins=0))
@@ -364,12 +344,12 @@ def test_ece__bad_options_are_named() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_softmax__temperature_must_be_positive_and_finite(temperature: float) -> None:
+def test_softmax__temperature_must_be_positive_and_finite(temperature):
     with pytest.raises(SpecError, match="temperature must be positive"):
         cal.softmax(np.zeros((1, 2)), temperature)
 
 
-def test_softmax__widens_half_precision_and_survives_large_logits() -> None:
+def test_softmax__widens_half_precision_and_survives_large_logits():
     probs = cal.softmax(np.array([[60000.0, 0.0]], dtype=np.float16))
     assert probs.dtype == np.float32
     assert probs.tolist() == [[1.0, 0.0]]
@@ -384,7 +364,7 @@ def parity_case(seed: int) -> Case:
 
 
 @pytest.mark.parametrize("bins", [5, 15])
-def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
+def test_ece__agrees_with_torchmetrics_off_the_edges(bins):
     torch = pytest.importorskip("torch")
     classification = pytest.importorskip("torchmetrics.classification")
     probs, labels = parity_case(bins)
@@ -395,7 +375,7 @@ def test_ece__agrees_with_torchmetrics_off_the_edges(bins: int) -> None:
         assert ours == pytest.approx(theirs, abs=1e-6)
 
 
-def test_ece_batch_averaged__agrees_with_torchmetrics_batch_by_batch_with_confidence_one() -> None:
+def test_ece_batch_averaged__agrees_with_torchmetrics_batch_by_batch_with_confidence_one():
     torch = pytest.importorskip("torch")
     functional = pytest.importorskip("torchmetrics.functional.classification")
     rng = np.random.default_rng(11)
@@ -416,7 +396,7 @@ def test_ece_batch_averaged__agrees_with_torchmetrics_batch_by_batch_with_confid
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ece__agrees_with_netcal_off_the_edges() -> None:
+def test_ece__agrees_with_netcal_off_the_edges():
     metrics = pytest.importorskip("netcal.metrics")
     probs, labels = parity_case(11)
     scores, binning = cal.score_probs(probs, labels), cal.Binning(10, "equal_width")
@@ -440,7 +420,7 @@ def smoothed_exactly(
 
 
 @pytest.mark.parametrize(("n", "temperature"), [(50, 1.0), (200, 3.0), (200, 0.5)])
-def test_smooth_ece__is_the_fixed_point_of_the_exact_definition(n: int, temperature: float) -> None:
+def test_smooth_ece__is_the_fixed_point_of_the_exact_definition(n, temperature):
     confidences, correct = top_label(*simulate(n, 5, n, true_temperature=temperature))
     for bandwidth in (0.02, 0.1):
         assert smooth_ece_at(
@@ -453,7 +433,7 @@ def test_smooth_ece__is_the_fixed_point_of_the_exact_definition(n: int, temperat
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("n", "temperature"), [(500, 1.0), (2000, 3.0)])
-def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature: float) -> None:
+def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n, temperature):
     relplot = pytest.importorskip("relplot")
     confidences, correct = top_label(*simulate(n, 5, n, true_temperature=temperature))
     ours = cal.smooth_ece(cal.TopLabel(confidences, correct))
@@ -464,7 +444,7 @@ def test_smooth_ece__relplot_stops_within_its_bandwidth_step(n: int, temperature
     assert ours - 1e-4 <= width <= ours + 1 / 1024 + 1e-4
 
 
-def test_scores__agree_with_scikit_learn() -> None:
+def test_scores__agree_with_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     probs, labels = parity_case(3)
     scores = cal.score_probs(probs, labels)
@@ -477,7 +457,7 @@ def test_scores__agree_with_scikit_learn() -> None:
     assert top_k_accuracy(scores, k=2) == pytest.approx(top)
 
 
-def test_smooth_ece__known_cases() -> None:
+def test_smooth_ece__known_cases():
     right = np.ones(1000, dtype=bool)
     assert cal.smooth_ece(cal.TopLabel(np.ones(1000), right)) == pytest.approx(0, abs=1e-6)
     # Certain and always wrong: the residuals are 1 everywhere, whatever the width.
@@ -487,7 +467,7 @@ def test_smooth_ece__known_cases() -> None:
 # Smooth curve and the bundle
 
 
-def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean() -> None:
+def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean():
     probs, labels = simulate(3000, 4, 5)
     curve = cal.smooth_reliability_curve(cal.score_probs(probs, labels))
     assert curve.smooth_ece == pytest.approx(cal.smooth_ece(cal.score_probs(probs, labels)))
@@ -500,7 +480,7 @@ def test_smooth_reliability_curve__density_integrates_to_one_and_json_is_clean()
 
 @settings(deadline=None, max_examples=20)
 @given(case=cases(max_n=80))
-def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case: Case) -> None:
+def test_evaluate_all__is_json_and_agrees_with_the_single_measures(case):
     (probs, labels), scores = case, cal.score_probs(*case)
     drawn = {"n_resamples": 10, "seed": 4}
     report = cal.evaluate_all(probs, labels, **drawn)

@@ -40,7 +40,7 @@ def rng() -> np.random.Generator:
 
 
 @given(values, values)
-def test_measures__relations(own: np.ndarray, other: np.ndarray) -> None:
+def test_measures__relations(own, other):
     constant = np.zeros_like(own), np.zeros_like(other)
     assert auroc(*constant) == pytest.approx(0.5)
     assert fpr_at(*constant) == pytest.approx(0.95)
@@ -52,7 +52,7 @@ def test_measures__relations(own: np.ndarray, other: np.ndarray) -> None:
     assert np.mean(own >= threshold_at(own)) >= 0.95
 
 
-def test_measures__by_hand() -> None:
+def test_measures__by_hand():
     own, other = np.array([4.0, 3.0, 2.0, 1.0]), np.array([2.5, 0.0])
     assert auroc(own, other) == pytest.approx(6 / 8)
     assert aupr(own, other) == pytest.approx((1 + 2 / 4) / 2)  # found at ranks 1 and 4 from below
@@ -60,9 +60,7 @@ def test_measures__by_hand() -> None:
 
 
 @pytest.mark.parametrize("rounded", [8, 1])
-def test_measures__as_scikit_learn_and_torchmetrics(
-    two: tuple[np.ndarray, np.ndarray], rounded: int
-) -> None:
+def test_measures__as_scikit_learn_and_torchmetrics(two, rounded):
     own, other = (np.round(side, rounded) for side in two)
     scores, is_id = np.concatenate([own, other]), np.repeat([1, 0], [len(own), len(other)])
     assert auroc(own, other) == pytest.approx(roc_auc_score(is_id, scores))
@@ -75,7 +73,7 @@ def test_measures__as_scikit_learn_and_torchmetrics(
     assert fpr_at(own, other) == pytest.approx(np.interp(0.95, tpr, fpr), abs=1e-6)
 
 
-def test_scores__as_an_independent_implementation_in_torch(rng: np.random.Generator) -> None:
+def test_scores__as_an_independent_implementation_in_torch(rng):
     images, texts = rng.normal(size=(50, 8)), rng.normal(size=(5, 8))
     unit = torch.nn.functional.normalize
     cosines = unit(torch.from_numpy(images), dim=1) @ unit(torch.from_numpy(texts), dim=1).T
@@ -88,7 +86,7 @@ def test_scores__as_an_independent_implementation_in_torch(rng: np.random.Genera
     assert knn(images, known.numpy(), 4) == pytest.approx(-distances.sort(1).values[:, 3].numpy())
 
 
-def test_relative_mahalanobis__is_a_difference_of_distances(rng: np.random.Generator) -> None:
+def test_relative_mahalanobis__is_a_difference_of_distances(rng):
     labels = np.repeat([0, 1, 3], 40)  # no image of class 2
     training = rng.normal(size=(120, 4)) + 3 * np.eye(4)[labels]
     new = rng.normal(size=(6, 4))
@@ -109,7 +107,7 @@ def test_relative_mahalanobis__is_a_difference_of_distances(rng: np.random.Gener
     assert np.corrcoef(doubled, expected)[0, 1] > 0.999
 
 
-def test_scores__tell_what_is_far(rng: np.random.Generator) -> None:
+def test_scores__tell_what_is_far(rng):
     labels = np.repeat(np.arange(4), 50)
     centres = rng.normal(size=(4, 6))
     training, own = (centres[labels] + 0.2 * rng.normal(size=(200, 6)) for _ in range(2))
@@ -119,7 +117,7 @@ def test_scores__tell_what_is_far(rng: np.random.Generator) -> None:
     assert auroc(*scores) > 0.9
 
 
-def test_detection__one_draw_for_all_scores(two: tuple[np.ndarray, np.ndarray]) -> None:
+def test_detection__one_draw_for_all_scores(two):
     own, other = two
     found = detection(
         {"max_softmax": own, "same": np.exp(own), "none": np.zeros_like(own)},
@@ -140,14 +138,14 @@ def test_detection__one_draw_for_all_scores(two: tuple[np.ndarray, np.ndarray]) 
     assert clustered["a"]["aupr"].interval == pytest.approx(plain["a"]["aupr"].interval)
 
 
-def test_detection__complete_separation_is_not_certainty() -> None:
+def test_detection__complete_separation_is_not_certainty():
     found = detection({"a": np.arange(40.0)}, {"a": -np.arange(1, 31.0)}, n_resamples=20)["a"]
     assert [found[name].value for name in ("auroc", "fpr95")] == [1, 0]
     assert 0.85 < found["auroc"].interval[0] < 1
     assert 0.05 < found["fpr95"].interval[1] < 0.2
 
 
-def test_detection__intervals_cover(rng: np.random.Generator) -> None:
+def test_detection__intervals_cover(rng):
     n, repeats = 120, 150
     noisy = np.sqrt(2)  # of the second score
     true = {
@@ -171,7 +169,7 @@ def test_detection__intervals_cover(rng: np.random.Generator) -> None:
         assert hits >= 0.9 * repeats, (name, hits)
 
 
-def test_alarm_threshold__keeps_its_rate(rng: np.random.Generator) -> None:
+def test_alarm_threshold__keeps_its_rate(rng):
     rates = []
     for _ in range(200):
         threshold = alarm_threshold(rng.normal(size=59), 0.05)
@@ -184,7 +182,7 @@ def test_alarm_threshold__keeps_its_rate(rng: np.random.Generator) -> None:
         alarm_threshold(np.arange(9.0), 1)
 
 
-def test_detection__bad_scores() -> None:
+def test_detection__bad_scores():
     with pytest.raises(PredictionsError, match="OOD scores must be finite"):
         auroc(np.ones(3), np.array([np.nan]))
     with pytest.raises(PredictionsError, match="ID scores"):

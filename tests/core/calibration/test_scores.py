@@ -1,7 +1,5 @@
 """Scores per sample: what they keep of the probabilities, and comparisons from them alone."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -41,9 +39,7 @@ def pair(n: int, seed: int) -> tuple[Doubles, Doubles, Ints]:
 
 
 @given(case=cases(), temperature=st.floats(0.05, 20))
-def test_score_samples__its_means_are_the_measures_of_the_softmax(
-    case: tuple[Doubles, Ints], temperature: float
-) -> None:
+def test_score_samples__its_means_are_the_measures_of_the_softmax(case, temperature):
     logits, labels = case
     scores = cal.score_samples(logits, labels, temperature)
     probs = cal.softmax(logits, temperature)
@@ -62,9 +58,7 @@ def test_score_samples__its_means_are_the_measures_of_the_softmax(
 
 
 @given(case=cases(), seed=st.integers(0, 99), rows=st.integers(1, 30))
-def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(
-    case: tuple[Doubles, Ints], seed: int, rows: int
-) -> None:
+def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(case, seed, rows):
     logits, labels = case
     order = np.random.default_rng(seed).permutation(len(labels))
     whole = cal.score_samples(logits, labels)
@@ -75,7 +69,7 @@ def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(
         np.testing.assert_array_equal(getattr(whole.take(order), name), getattr(shuffled, name))
 
 
-def test_score_samples__of_tied_classes_the_smaller_index_comes_first() -> None:
+def test_score_samples__of_tied_classes_the_smaller_index_comes_first():
     logits = np.array([[1.0, 2.0, 2.0, 0.0]] * 4)
     scores = cal.score_samples(logits, np.array([0, 1, 2, 3]))
     assert scores.predicted.tolist() == [1, 1, 1, 1]
@@ -88,14 +82,14 @@ def test_score_samples__of_tied_classes_the_smaller_index_comes_first() -> None:
     ]
 
 
-def test_score_samples__a_vanishing_probability_has_one_finite_nll() -> None:
+def test_score_samples__a_vanishing_probability_has_one_finite_nll():
     logits, labels = np.array([[0.0, -500.0]]), np.array([1])
     found = cal.score_samples(logits, labels).nll[0]
     assert found == -np.log(SMALLEST_PROBABILITY)
     assert cal.score_probs(cal.softmax(logits), labels).nll[0] == found
 
 
-def test_sample_scores__parts_are_taken_and_joined() -> None:
+def test_sample_scores__parts_are_taken_and_joined():
     probs, _, labels = pair(30, 0)
     scores = cal.score_probs(probs, labels)
     half = np.arange(30) < 15
@@ -107,7 +101,7 @@ def test_sample_scores__parts_are_taken_and_joined() -> None:
         cal.SampleScores.concatenate([])
 
 
-def test_score_samples__inputs_that_break_the_contract_are_named() -> None:
+def test_score_samples__inputs_that_break_the_contract_are_named():
     with pytest.raises(SpecError, match="temperature must be positive and finite, got 0"):
         cal.score_samples(np.zeros((2, 2)), np.zeros(2, dtype=int), 0)
     with pytest.raises(PredictionsError, match="finite, got NaN"):
@@ -119,7 +113,7 @@ def test_score_samples__inputs_that_break_the_contract_are_named() -> None:
 # Comparisons from scores
 
 
-def test_paired_difference__samples_that_do_not_pair_are_named() -> None:
+def test_paired_difference__samples_that_do_not_pair_are_named():
     a, b, labels = pair(20, 2)
     one, other = cal.score_probs(a, labels), cal.score_probs(b, labels)
     with pytest.raises(PredictionsError, match="one length, got 20 and 19"):
@@ -133,7 +127,7 @@ def test_paired_difference__samples_that_do_not_pair_are_named() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32, np.float64]))
-def test_rescore__is_score_samples_bit_for_bit(seed: int, kind: Any) -> None:
+def test_rescore__is_score_samples_bit_for_bit(seed, kind):
     rng = np.random.default_rng(seed)
     logits = (20 * rng.normal(size=(30, 7))).round(rng.integers(0, 3)).astype(kind)  # some tie
     labels = rng.integers(7, size=30)

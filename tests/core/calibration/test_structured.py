@@ -36,7 +36,7 @@ PROBMETRICS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_structured__is_what_probmetrics_finds(kind: str) -> None:
+def test_structured__is_what_probmetrics_finds(kind):
     logits, labels = waves(80, 4)
     found = CALIBRATORS[kind]().fit(logits, labels, **ID)
     np.testing.assert_allclose(found.transform(logits[:3]), PROBMETRICS[kind], atol=2e-3)
@@ -44,9 +44,7 @@ def test_structured__is_what_probmetrics_finds(kind: str) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(2, 4), st.integers(30, 90))
-def test_structured__no_step_of_any_parameter_lowers_its_objective(
-    kind: str, n_classes: int, n: int
-) -> None:
+def test_structured__no_step_of_any_parameter_lowers_its_objective(kind, n_classes, n):
     logits, labels = waves(n, n_classes)
     found = CALIBRATORS[kind]().fit(logits, labels, **ID)
     rows = np.arange(n)
@@ -67,7 +65,7 @@ def test_structured__no_step_of_any_parameter_lowers_its_objective(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_structured__one_image_moves_it_from_temperature_by_little(kind: str) -> None:
+def test_structured__one_image_moves_it_from_temperature_by_little(kind):
     logits, labels = waves(300, 4)
     few = CALIBRATORS[kind]().fit(logits[:1], labels[:1], **ID)
     many = CALIBRATORS[kind]().fit(logits, labels, **ID)

@@ -46,9 +46,7 @@ def two_class(confidences: Doubles, correct: npt.NDArray[np.bool_]) -> tuple[Dou
 @pytest.mark.parametrize(
     ("scheme", "norm"), [("equal_mass", "l1"), ("equal_width", "l2"), ("equal_mass", "max")]
 )
-def test_null_floor__agrees_with_fresh_labels_from_the_models_own_probabilities(
-    scheme: cal.Scheme, norm: cal.Norm
-) -> None:
+def test_null_floor__agrees_with_fresh_labels_from_the_models_own_probabilities(scheme, norm):
     rng = np.random.default_rng(1)
     probs = cal.softmax(rng.normal(size=(800, 4)) * 2)
     drawn = []
@@ -66,7 +64,7 @@ def test_null_floor__agrees_with_fresh_labels_from_the_models_own_probabilities(
     assert floor.values.shape == (1000,)
 
 
-def test_null_floor__falls_with_the_root_of_n_and_repeats_with_its_seed() -> None:
+def test_null_floor__falls_with_the_root_of_n_and_repeats_with_its_seed():
     rng = np.random.default_rng(0)
     small = cal.null_floor(certain(confident(rng, 1000)))
     large = cal.null_floor(certain(confident(rng, 16_000)))
@@ -77,7 +75,7 @@ def test_null_floor__falls_with_the_root_of_n_and_repeats_with_its_seed() -> Non
     assert (other.values != small.values).any()
 
 
-def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
+def test_debiased_calibration_error__is_centred_on_the_truth():
     rng = np.random.default_rng(5)
     for shift, tolerance in ((0.0, 0.004), (0.1, 0.005)):
         squared, plain, debiased = [], [], []
@@ -100,7 +98,7 @@ def test_debiased_calibration_error__is_centred_on_the_truth() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.02, 0.1])
-def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None:
+def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift):
     rng = np.random.default_rng(7)
     found = []
     for _ in range(100):
@@ -116,7 +114,7 @@ def test_ece_lower_bound__is_the_error_or_less_in_the_mean(shift: float) -> None
     assert np.mean(found) >= {0.0: -0.005, 0.02: 0.0, 0.1: 0.09}[shift] - noise
 
 
-def test_ece_lower_bound__hand_worked() -> None:
+def test_ece_lower_bound__hand_worked():
     # Each sample is judged by the others: 0.9 said and all wrong, whoever is left out.
     assert ece_lower_bound(
         cal.TopLabel(np.full(10, 0.9), np.zeros(10, dtype=np.bool_))
@@ -160,17 +158,13 @@ def covers(truth: Truth, n: int, scheme: cal.Scheme, repeats: int, norm: cal.Nor
     ],
     ids=["wavy", "over-confident"],
 )
-def test_interval__covers_the_true_error_at_least_nine_times_in_ten(
-    truth: Truth, n: int, scheme: cal.Scheme, norm: cal.Norm
-) -> None:
+def test_interval__covers_the_true_error_at_least_nine_times_in_ten(truth, n, scheme, norm):
     assert covers(truth, n, scheme, repeats=100, norm=norm) >= 0.9
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60), level=st.sampled_from([0.5, 0.95]))
-def test_interval__is_ordered_and_within_bounds_on_any_sample(
-    seed: int, n: int, level: float
-) -> None:
+def test_interval__is_ordered_and_within_bounds_on_any_sample(seed, n, level):
     rng = np.random.default_rng(seed)
     confidences = np.round(rng.random(n), rng.integers(0, 3))
     correct = rng.random(n) < 0.5
@@ -185,7 +179,7 @@ def test_interval__is_ordered_and_within_bounds_on_any_sample(
         assert 0 <= low <= high <= 1
 
 
-def test_interval__bad_options_are_named() -> None:
+def test_interval__bad_options_are_named():
     confidences, correct = np.array([0.5, 0.7]), np.array([True, False])
     with pytest.raises(SpecError, match="n_resamples must be ≥ 1, got 0"):
         cal.interval(cal.TopLabel(confidences, correct), n_resamples=0)
@@ -237,7 +231,7 @@ MEASURES: dict[str, Callable[[cal.SampleScores], float]] = {
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
-def test_paired_difference__a_model_never_differs_from_itself(metric: str) -> None:
+def test_paired_difference__a_model_never_differs_from_itself(metric):
     probs, _, labels = pair(200, 0)
     found = cal.paired_difference(
         cal.score_probs(probs, labels),
@@ -251,9 +245,7 @@ def test_paired_difference__a_model_never_differs_from_itself(metric: str) -> No
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
-def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetric(
-    metric: str,
-) -> None:
+def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetric(metric):
     *probs, labels = pair(300, 1)
     a, b = (cal.score_probs(p, labels) for p in probs)
     measure, drawn = MEASURES[metric], {"n_resamples": 60, "seed": 3}
@@ -267,7 +259,7 @@ def test_paired_difference__names_agree_with_their_measures_and_are_antisymmetri
         assert (general.low, general.high) == pytest.approx((found.low, found.high))
 
 
-def test_paired_difference__pairing_sees_what_two_single_intervals_cannot() -> None:
+def test_paired_difference__pairing_sees_what_two_single_intervals_cannot():
     rng = np.random.default_rng(4)
     labels = rng.integers(2, size=2000)
     right = rng.random(2000) < 0.7
@@ -281,7 +273,7 @@ def test_paired_difference__pairing_sees_what_two_single_intervals_cannot() -> N
     assert found.difference < 2 * single
 
 
-def test_paired_difference__copies_of_one_image_are_not_new_evidence() -> None:
+def test_paired_difference__copies_of_one_image_are_not_new_evidence():
     a, b, labels = pair(120, 5)
     copies = 9
     source = np.tile(np.arange(120), copies)
@@ -298,7 +290,7 @@ def test_paired_difference__copies_of_one_image_are_not_new_evidence() -> None:
     assert fooled.standard_error < 0.5 * single.standard_error
 
 
-def test_paired_difference__of_calibration_does_not_see_that_samples_were_copied() -> None:
+def test_paired_difference__of_calibration_does_not_see_that_samples_were_copied():
     a, b, labels = pair(150, 5)
     many = [cal.score_probs(np.tile(p, (4, 1)), np.tile(labels, 4)) for p in (a, b)]
     single = cal.paired_difference(cal.score_probs(a, labels), cal.score_probs(b, labels))
@@ -309,7 +301,7 @@ def test_paired_difference__of_calibration_does_not_see_that_samples_were_copied
     assert fooled.standard_error < 0.7 * single.standard_error
 
 
-def test_squared_difference__is_the_formula_over_stacked_bins() -> None:
+def test_squared_difference__is_the_formula_over_stacked_bins():
     rng = np.random.default_rng(12)
     confidences = rng.uniform(0.4, 0.6, 300), rng.uniform(0.3, 0.5, 300)
     # Errors abound, so that no bin lacks noise; in each, right ones are the less sure ones.
@@ -337,7 +329,7 @@ def test_squared_difference__is_the_formula_over_stacked_bins() -> None:
     assert found.variance == pytest.approx(max(4 * linear - 2 * square, 2 * square))
 
 
-def test_paired_difference__two_models_without_an_error_cannot_be_told_apart() -> None:
+def test_paired_difference__two_models_without_an_error_cannot_be_told_apart():
     labels = np.zeros(60, dtype=np.int64)
     rng = np.random.default_rng(1)
     sure, surer = (two_class(c + 0.005 * rng.random(60), labels == 0)[0] for c in (0.96, 0.99))
@@ -351,7 +343,7 @@ def test_paired_difference__two_models_without_an_error_cannot_be_told_apart() -
 # Confidence sets
 
 
-def test_model_confidence_set__keeps_equal_models_and_leaves_a_worse_one_out() -> None:
+def test_model_confidence_set__keeps_equal_models_and_leaves_a_worse_one_out():
     a, b, labels = pair(1500, 8)
     models = {"sharp": b, "calibrated": a, "twin": a.copy()}
     found = cal.model_confidence_set(scored(models, labels), n_resamples=100)
@@ -371,7 +363,7 @@ def test_model_confidence_set__keeps_equal_models_and_leaves_a_worse_one_out() -
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "squared_ece"])
-def test_model_confidence_set__does_not_depend_on_the_order_of_the_models(metric: str) -> None:
+def test_model_confidence_set__does_not_depend_on_the_order_of_the_models(metric):
     rng = np.random.default_rng(4)
     labels = rng.integers(3, size=300)
     logits = 2 * np.eye(3)[labels] + rng.normal(size=(300, 3))
@@ -391,7 +383,7 @@ def test_model_confidence_set__does_not_depend_on_the_order_of_the_models(metric
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "nll", "squared_ece"])
-def test_model_confidence_set__of_two_models_decides_as_their_pair_does(metric: str) -> None:
+def test_model_confidence_set__of_two_models_decides_as_their_pair_does(metric):
     agreed = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -407,7 +399,7 @@ def test_model_confidence_set__of_two_models_decides_as_their_pair_does(metric: 
     assert agreed >= 18
 
 
-def test_model_confidence_set__copies_of_one_image_are_not_new_evidence() -> None:
+def test_model_confidence_set__copies_of_one_image_are_not_new_evidence():
     a, b, labels = pair(60, 3)
     models = {"a": a, "b": cal.softmax(np.log(b + 1e-12), 1.6)}
     many = {name: np.tile(probs, (30, 1)) for name, probs in models.items()}
@@ -424,7 +416,7 @@ def test_model_confidence_set__copies_of_one_image_are_not_new_evidence() -> Non
     assert min(fooled.p_values.values()) < min(found.p_values.values())
 
 
-def test_model_confidence_set__inputs_that_do_not_pair_are_named() -> None:
+def test_model_confidence_set__inputs_that_do_not_pair_are_named():
     a, b, labels = pair(20, 7)
     with pytest.raises(PredictionsError, match="one length, got 20 and 19"):
         cal.model_confidence_set(
@@ -439,7 +431,7 @@ def test_model_confidence_set__inputs_that_do_not_pair_are_named() -> None:
 # Planning
 
 
-def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None:
+def test_samples_needed__grows_with_the_square_of_a_smaller_difference():
     a, b = scored_pair(400, 9)
     found = cal.paired_difference(a, b, metric="nll", n_resamples=200)
     at = cal.samples_needed(found, difference=0.02)
@@ -457,7 +449,7 @@ def test_samples_needed__grows_with_the_square_of_a_smaller_difference() -> None
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None:
+def test_squared_plan__what_n_samples_show_takes_n_samples(paired):
     a, b, labels = pair(3000, 10)
     one, other = (SquaredError(cal.score_probs(probs, labels)) for probs in (b, a))
     plan = SquaredPlan(one, other, paired=paired)
@@ -475,7 +467,7 @@ def test_squared_plan__what_n_samples_show_takes_n_samples(paired: bool) -> None
             plan.needed(difference, power=power)
 
 
-def test_together__is_what_pairs_and_sets_are_one_by_one() -> None:
+def test_together__is_what_pairs_and_sets_are_one_by_one():
     rng = np.random.default_rng(3)
     labels = rng.integers(4, size=400)
     clusters = rng.integers(90, size=400)

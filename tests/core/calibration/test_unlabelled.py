@@ -46,7 +46,7 @@ def calibrated(rng: np.random.Generator, n: int, a: float = 4.0, b: float = 1.5)
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 300))
-def test_estimators__of_the_id_data_themselves_give_their_accuracy(seed: int, n: int) -> None:
+def test_estimators__of_the_id_data_themselves_give_their_accuracy(seed, n):
     rng = np.random.default_rng(seed)
     confidences = 0.3 + 0.7 * rng.permutation(n) / n  # no two alike
     own = of(confidences, rng.random(n) < 0.7, rng.normal(size=(n, 4)))
@@ -59,7 +59,7 @@ def test_estimators__of_the_id_data_themselves_give_their_accuracy(seed: int, n:
     assert all(0 <= value <= 1 for value in found.values())
 
 
-def test_estimates__cover_the_accuracy_where_the_model_stays_calibrated() -> None:
+def test_estimates__cover_the_accuracy_where_the_model_stays_calibrated():
     rng = np.random.default_rng(0)
     hits = dict.fromkeys((AVERAGE, DIFFERENCE), 0)
     for repeat in range(60):
@@ -73,7 +73,7 @@ def test_estimates__cover_the_accuracy_where_the_model_stays_calibrated() -> Non
     assert min(hits.values()) >= 50
 
 
-def test_thresholded__of_tied_confidences_is_not_biased_where_nothing_shifts() -> None:
+def test_thresholded__of_tied_confidences_is_not_biased_where_nothing_shifts():
     """Ten levels of confidence; Monte-Carlo standard error 0.06 points."""
     rng = np.random.default_rng(4)
     levels = np.linspace(0.5, 0.95, 10)
@@ -85,7 +85,7 @@ def test_thresholded__of_tied_confidences_is_not_biased_where_nothing_shifts() -
     assert abs(np.mean(off)) < 0.005
 
 
-def test_parts__are_what_independent_ways_find() -> None:
+def test_parts__are_what_independent_ways_find():
     rng = np.random.default_rng(7)
     probs = rng.dirichlet(np.ones(3), size=6)
     places = np.repeat(np.arange(3), 2)
@@ -116,7 +116,7 @@ def test_parts__are_what_independent_ways_find() -> None:
     assert fit_nearest(logits, other) == pytest.approx(np.exp(best), rel=1e-3)
 
 
-def test_initial_model__that_agrees_less_lowers_the_estimate_of_a_model_as_sure_as_before() -> None:
+def test_initial_model__that_agrees_less_lowers_the_estimate_of_a_model_as_sure_as_before():
     rng = np.random.default_rng(3)
 
     def drawn(accuracy: float, theirs: float) -> Labelled:
@@ -146,7 +146,7 @@ def sets(accuracies: np.ndarray, slope: float, noise: np.ndarray) -> list[KnownS
     ]
 
 
-def test_regressed__on_a_line_is_exact_and_its_interval_covers_what_scatters_about_it() -> None:
+def test_regressed__on_a_line_is_exact_and_its_interval_covers_what_scatters_about_it():
     rng = np.random.default_rng(2)
     own, *shifts, new = sets(rng.uniform(0.2, 0.9, size=7), 0.5, np.zeros(7))
     by_name = {one.estimator: one for one in validate_estimators(own, shifts)}
@@ -168,7 +168,7 @@ def test_regressed__on_a_line_is_exact_and_its_interval_covers_what_scatters_abo
     assert 0.92 <= covered / 400 <= 0.995
 
 
-def test_judged__says_who_was_off_and_recommends_none_that_was_worse() -> None:
+def test_judged__says_who_was_off_and_recommends_none_that_was_worse():
     rng = np.random.default_rng(1)
     own = calibrated(rng, 2_000)
     sure = 0.3 + 0.7 * rng.beta(4, 1.5, size=2_000)  # as sure as before, wrong twice as often
@@ -189,7 +189,7 @@ def test_judged__says_who_was_off_and_recommends_none_that_was_worse() -> None:
     assert recommended([EstimatorError(AVERAGE, {})]) == DIFFERENCE
 
 
-def test_wrong_input__is_a_sentence() -> None:
+def test_wrong_input__is_a_sentence():
     half = np.full((2, 2), 0.5)
     good = Labelled(half, None, np.array([0, 1]))
     with pytest.raises(PredictionsError):

@@ -19,7 +19,7 @@ def clustered(rng: np.random.Generator, n: int, centres: np.ndarray) -> tuple[np
 
 
 @given(st.integers(0, 50))
-def test_alike__finds_what_was_planted_and_little_else(seed: int) -> None:
+def test_alike__finds_what_was_planted_and_little_else(seed):
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(5, 32))
     train, labels = clustered(rng, 150, centres)
@@ -36,7 +36,7 @@ def test_alike__finds_what_was_planted_and_little_else(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1e-1, 1e-2, 1e-3]))
-def test_threshold__at_most_the_share_of_different_pairs_passes(seed: int, rate: float) -> None:
+def test_threshold__at_most_the_share_of_different_pairs_passes(seed, rate):
     rng = np.random.default_rng(seed)
     one, other = unit(rng.normal(size=(40, 6))), unit(rng.normal(size=(30, 6)))
     a, b = rng.integers(3, size=40), rng.integers(3, size=30)
@@ -48,9 +48,7 @@ def test_threshold__at_most_the_share_of_different_pairs_passes(seed: int, rate:
     assert (cosines > threshold - 1e-6).sum() > rate * n - 1
 
 
-def test_threshold__of_more_pairs_than_are_looked_at_is_that_of_a_sample(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_threshold__of_more_pairs_than_are_looked_at_is_that_of_a_sample(monkeypatch):
     rng = np.random.default_rng(0)
     one, other = unit(rng.normal(size=(300, 6))), unit(rng.normal(size=(200, 6)))
     a, b = rng.integers(3, size=300), rng.integers(3, size=200)
@@ -61,7 +59,7 @@ def test_threshold__of_more_pairs_than_are_looked_at_is_that_of_a_sample(
     assert some == pytest.approx(every, abs=0.02)
 
 
-def test_alike__without_another_class_or_another_image_says_nothing() -> None:
+def test_alike__without_another_class_or_another_image_says_nothing():
     features = unit(np.random.default_rng(0).normal(size=(5, 4)))
     same = np.zeros(5, np.int64)
     assert alike(features, features, same, same).pairs == ()

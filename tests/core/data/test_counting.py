@@ -63,7 +63,7 @@ def of(suite: str, **more: Any) -> SuiteCounts:
 
 
 @pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
-def test_count__of_folders_is_what_is_loaded(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_count__of_folders_is_what_is_loaded(tmp_path, more):
     write_classes(tmp_path / "all", PACS, n=9, seed=1)
     (tmp_path / "all" / "dog" / "._photo.jpg").write_bytes(b"none")
     (tmp_path / "all" / "dog" / "notes.txt").write_bytes(b"none")
@@ -99,14 +99,12 @@ def test_count__of_imagenet_c_is_what_is_loaded(imagenet_c: Path) -> None:  # no
 @pytest.mark.parametrize(
     ("name", "kind", "more"), [("cifar10", "python", {}), ("cifar100", "binary", MORE)]
 )
-def test_count__of_cifar_batches_is_what_is_loaded(
-    tmp_path: Path, name: str, kind: str, more: dict[str, Any]
-) -> None:
+def test_count__of_cifar_batches_is_what_is_loaded(tmp_path, name, kind, more):
     cifar_tree(tmp_path, name, kind)
     as_loaded(f"{name}:{tmp_path}", **more)
 
 
-def test_count__of_cifar_in_folders_is_what_is_loaded(tmp_path: Path) -> None:
+def test_count__of_cifar_in_folders_is_what_is_loaded(tmp_path):
     from calift_core.data.suites.cifar import CIFAR
 
     images = {c: png((1, 2, 3), side=32) for c in CIFAR["cifar10"].classes}
@@ -133,15 +131,13 @@ def test_count__of_domains_is_what_is_loaded(pacs: Path, more: dict[str, Any]) -
     as_loaded(f"domains:{pacs}#cartoon", **more)
 
 
-def test_count__of_listed_domains_is_what_is_loaded(tmp_path: Path) -> None:
+def test_count__of_listed_domains_is_what_is_loaded(tmp_path):
     folders = write_domainnet(tmp_path)
     counts = as_loaded(f"domainnet:{tmp_path}#sketch")
     assert counts.parts["test"] == counts.shifts["real"] == len(folders)
 
 
-def test_count__of_a_small_fashion_mnist_is_what_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_count__of_a_small_fashion_mnist_is_what_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_FASHION_MNIST", str(tmp_path))
     for part, n in (("train", 50_020), ("t10k", 30)):
         images = struct.pack(">BBBBIII", 0, 0, 8, 3, n, 2, 2) + bytes(4 * n)
@@ -174,9 +170,7 @@ def test_count__of_a_small_fashion_mnist_is_what_is_loaded(
         ("domainnet", 105_196, 35_065 + 48_837 + 53_201 + 75_759 + 172_500 + 70_386),
     ],
 )
-def test_count__published_sizes_where_the_data_is_not(
-    suite: str, train: int, evaluated: int
-) -> None:
+def test_count__published_sizes_where_the_data_is_not(suite, train, evaluated):
     counts = of(suite)
     assert counts.absent[0].pointer == "#/suite/id"
     assert counts.basis.startswith("published sizes")
@@ -187,14 +181,14 @@ def test_count__published_sizes_where_the_data_is_not(
     assert counts.selection == pytest.approx(0.2 * (n - (0 if "test" in suite else 0)), rel=0.3)
 
 
-def test_count__only_what_cannot_be_downloaded_stands_in_the_way(tmp_path: Path) -> None:
+def test_count__only_what_cannot_be_downloaded_stands_in_the_way(tmp_path):
     assert [item.fetched for item in of("cifar10").absent] == [True]
     assert [item.fetched for item in of(f"cifar10:{tmp_path}").absent] == [False]
     assert [item.fetched for item in of("imagenet").absent] == [False]
     assert [item.fetched for item in of(f"folder:{tmp_path}/none").absent] == [False]
 
 
-def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path: Path) -> None:
+def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path):
     root = tmp_path / "pictures"
     write_classes(root, ("cat", "dog"), n=12)
     write_classes(root, ("newt",), n=1)
@@ -207,7 +201,7 @@ def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path: Path) ->
     assert of(f"folder:{root}").warnings == ()
 
 
-def test_count__of_a_folder_that_is_not_there_is_unknown(tmp_path: Path) -> None:
+def test_count__of_a_folder_that_is_not_there_is_unknown(tmp_path):
     counts = of(f"folder:{tmp_path}/none", shifts={"art": f"folder:{tmp_path}/art"})
     assert [item.pointer for item in counts.absent] == ["#/suite/id"]
     assert (counts.parts, counts.evaluated, counts.selection) == ({}, None, None)
@@ -258,9 +252,7 @@ def test_budget__a_larger_folder_is_left_alone(pacs: Path) -> None:  # noqa: F81
     assert "more files than can be counted in 0 s" in slow.basis
 
 
-def test_budget__no_more_is_looked_at_than_was_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_budget__no_more_is_looked_at_than_was_allowed(tmp_path, monkeypatch):
     for k in range(40):
         (tmp_path / "deep" / "a" / f"{k}").mkdir(parents=True)
     (tmp_path / "deep" / "b").mkdir()
@@ -274,11 +266,11 @@ def test_budget__no_more_is_looked_at_than_was_allowed(
 # ------------------------------------------------------------------------------ corruptions
 
 
-def test_corruptions__the_spec_knows_the_names_that_can_be_computed() -> None:
+def test_corruptions__the_spec_knows_the_names_that_can_be_computed():
     assert list(CORRUPTIONS) == [*BENCHMARK_CORRUPTIONS, *EXTRA_CORRUPTIONS]
 
 
-def test_corruptions__a_misspelt_one_is_refused_with_the_nearest_name() -> None:
+def test_corruptions__a_misspelt_one_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="unknown corruption 'gausian_noise'. Did you mean 'gauss"):
         SuiteSpec.model_validate({"corruptions": {"names": ["fog", "gausian_noise"]}})
     with pytest.raises(ValueError, match="'all' stands for several"):

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +76,14 @@ def sets_of(suite: Suite) -> dict[str, tuple[str, list[str], list[int]]]:
     return {name: (s.sha256, list(s.ids), s.labels.tolist()) for name, s in everything.items()}
 
 
-def test_on_disk__holds_the_images_of_class_folders_to_the_last_byte(
-    tree: Path, on_disk: Path
-) -> None:
+def test_on_disk__holds_the_images_of_class_folders_to_the_last_byte(tree, on_disk):
     assert sets_of(load(f"hf:{on_disk}#id=file")) == sets_of(load(f"folder:{tree}"))
     counts = count_suite(SuiteSpec(id=f"hf:{on_disk}", shifts={"more": f"hf:{on_disk}"}))
     assert counts.parts == {part: 3 * n for part, n in PARTS.items()}
     assert counts.shifts == {"more": 3 * PARTS["test"]}
 
 
-def test_on_disk__rows_are_what_datasets_decodes(on_disk: Path) -> None:
+def test_on_disk__rows_are_what_datasets_decodes(on_disk):
     images = load(f"hf:{on_disk}").part("train")
     theirs = datasets.load_from_disk(str(on_disk))["train"]
     assert images.labels.tolist() == theirs["label"][:]
@@ -96,9 +93,7 @@ def test_on_disk__rows_are_what_datasets_decodes(on_disk: Path) -> None:
     assert images.ids[20] == "train/0000020"  # file names are there, but not one for each image
 
 
-def test_on_disk__one_split_is_split_and_its_groups_stay_together(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_on_disk__one_split_is_split_and_its_groups_stay_together(tree, tmp_path):
     columns = columns_of(tree, "train")
     folder = tmp_path / "alone"
     datasets.Dataset.from_dict(columns, features=features()).save_to_disk(str(folder))
@@ -122,7 +117,7 @@ def test_on_disk__one_split_is_split_and_its_groups_stay_together(
     }
 
 
-def test_labels__of_texts_and_numbers_and_columns_by_name(tree: Path, tmp_path: Path) -> None:
+def test_labels__of_texts_and_numbers_and_columns_by_name(tree, tmp_path):
     columns = columns_of(tree, "train")
     text, number = datasets.Value("string"), datasets.Value("int32")
     columns["kind"] = [CLASSES[i] for i in columns["label"]]
@@ -138,8 +133,8 @@ def test_labels__of_texts_and_numbers_and_columns_by_name(tree: Path, tmp_path: 
 
 
 def test_of_the_hub__is_read_from_the_cache_and_refused_where_it_is_not(
-    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    on_disk, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "things").mkdir()
@@ -158,9 +153,7 @@ def test_of_the_hub__is_read_from_the_cache_and_refused_where_it_is_not(
     assert count_suite(SuiteSpec(id="hf:things")).absent
 
 
-def test_of_the_hub__what_is_fetched_lies_below_the_home(
-    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_the_hub__what_is_fetched_lies_below_the_home(on_disk, tmp_path, monkeypatch):
     home, others = tmp_path / "home", tmp_path / "others"
     for name in ("HF_DATASETS_CACHE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -186,9 +179,7 @@ def test_of_the_hub__what_is_fetched_lies_below_the_home(
     assert not others.exists()
 
 
-def test_names__a_folder_comes_first_and_a_look_fetches_nothing(
-    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names__a_folder_comes_first_and_a_look_fetches_nothing(on_disk, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(shutil.copytree(on_disk, tmp_path / "d" / "hf").parent.parent)
     assert load("hf:d/hf").part("test").sha256 == load(f"hf:{on_disk}").part("test").sha256
@@ -205,9 +196,7 @@ def test_names__a_folder_comes_first_and_a_look_fetches_nothing(
         load_suite(SuiteSpec(id="hf:d/none"), fetch=False)
 
 
-def test_names__of_folders_are_made_absolute_and_of_the_hub_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names__of_folders_are_made_absolute_and_of_the_hub_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute_uri("hf:./a#id=file") == f"hf:{tmp_path}/a#id=file"
     assert absolute_uri("hf:acme/birds") == "hf:acme/birds"
@@ -247,13 +236,7 @@ def without_train(columns: dict[str, Columns]) -> None:
         ("#split=test", None, "split= is for shifts"),
     ],
 )  # fmt: skip
-def test_wrong_input__is_a_sentence(
-    tree: Path,
-    tmp_path: Path,
-    uri: str,
-    spoil: Callable[[dict[str, Columns]], None] | None,
-    sentence: str,
-) -> None:
+def test_wrong_input__is_a_sentence(tree, tmp_path, uri, spoil, sentence):
     columns = {part: columns_of(tree, part) for part in ("train", "test")}
     if spoil is not None:
         spoil(columns)
@@ -261,7 +244,7 @@ def test_wrong_input__is_a_sentence(
         load(f"hf:{saved(tmp_path / 'spoilt', columns)}{uri}")
 
 
-def test_splits__that_are_no_part_or_have_no_labels_are_said(tree: Path, tmp_path: Path) -> None:
+def test_splits__that_are_no_part_or_have_no_labels_are_said(tree, tmp_path):
     columns = {part: columns_of(tree, part) for part in ("train", "test")}
     columns["extra"] = columns_of(tree, "test")
     columns["test"]["label"] = [-1] * len(columns["test"]["label"])
@@ -272,7 +255,7 @@ def test_splits__that_are_no_part_or_have_no_labels_are_said(tree: Path, tmp_pat
     assert len(suite.part("test")) < 12  # split off the training images
 
 
-def test_folders__that_are_cut_or_lack_a_file_are_sentences(on_disk: Path, tmp_path: Path) -> None:
+def test_folders__that_are_cut_or_lack_a_file_are_sentences(on_disk, tmp_path):
     def broken(name: str) -> Path:
         return shutil.copytree(on_disk, tmp_path / name)
 

@@ -69,9 +69,7 @@ def inputs(images: ImageSet, how: Preprocess = SMALL, size: int = 4, **part: int
     return torch.cat(list(batches))
 
 
-def test_kept__the_second_time_nothing_is_computed_and_the_inputs_are_the_same(
-    counted: tuple[Counted, ImageSet], folder: Path
-) -> None:
+def test_kept__the_second_time_nothing_is_computed_and_the_inputs_are_the_same(counted, folder):
     source, images = counted
     first = inputs(images)
     assert source.asked == len(images)
@@ -84,7 +82,7 @@ def test_kept__the_second_time_nothing_is_computed_and_the_inputs_are_the_same(
     assert sorted(folder.iterdir()) == kept
 
 
-def test_kept__other_pixels_are_never_taken_for_these(folder: Path) -> None:
+def test_kept__other_pixels_are_never_taken_for_these(folder):
     base = photos()
     every = [
         corrupted(base, "contrast", 3, seed=0),
@@ -101,9 +99,7 @@ def test_kept__other_pixels_are_never_taken_for_these(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "longer", "empty"])
-def test_damaged__is_made_again(
-    counted: tuple[Counted, ImageSet], folder: Path, harm: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged__is_made_again(counted, folder, harm, caplog):
     source, images = counted
     first = inputs(images)
     (file,) = folder.iterdir()
@@ -121,9 +117,7 @@ def test_damaged__is_made_again(
     assert source.asked == 2 * len(images)
 
 
-def test_left_in_the_middle__nothing_half_is_kept(
-    counted: tuple[Counted, ImageSet], folder: Path
-) -> None:
+def test_left_in_the_middle__nothing_half_is_kept(counted, folder):
     _, images = counted
     batches = eval_batches(images, preprocess=SMALL, batch_size=4, workers=0, normalise=PLAIN)
     next(iter(batches))
@@ -131,9 +125,7 @@ def test_left_in_the_middle__nothing_half_is_kept(
     assert list(folder.iterdir()) == []
 
 
-def test_no_room__costs_time_only(
-    counted: tuple[Counted, ImageSet], folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_room__costs_time_only(counted, folder, caplog):
     source, images = counted
     folder.parent.mkdir(parents=True)
     folder.write_text("a file where the folder should be")
@@ -145,9 +137,7 @@ def test_no_room__costs_time_only(
     assert source.asked == 2 * len(images)
 
 
-def test_limit__holds_for_the_plan_and_for_the_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limit__holds_for_the_plan_and_for_the_folder(folder, monkeypatch):
     base = photos()
     one_set = len(base) * 16 * 16 * 3
     plan = [corrupted(base, "contrast", s, seed=0, copies=3) for s in (1, 2, 3)]
@@ -169,7 +159,7 @@ def test_limit__holds_for_the_plan_and_for_the_folder(
     assert ImageCache.of(plan[1], SMALL, 0, len(base)) is None
 
 
-def test_prune__takes_what_killed_processes_left(folder: Path) -> None:
+def test_prune__takes_what_killed_processes_left(folder):
     folder.mkdir(parents=True)
     left, working = folder / ".a.tmp", folder / ".b.tmp"
     left.touch()
@@ -179,7 +169,7 @@ def test_prune__takes_what_killed_processes_left(folder: Path) -> None:
     assert list(folder.iterdir()) == [working]
 
 
-def test_limit__that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit__that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv("CALIFT_CACHE_BYTES", "10G")
     with pytest.raises(SpecError, match="CALIFT_CACHE_BYTES must be a number of bytes.*'10G'"):
         inputs(corrupted(photos(), "contrast", 3, seed=0))

@@ -84,9 +84,7 @@ fractions = st.fixed_dictionaries(
 
 @few
 @given(names, fractions)
-def test_split__parts_are_disjoint_and_cover_the_set(
-    ids: list[str], shares: dict[str, float]
-) -> None:
+def test_split__parts_are_disjoint_and_cover_the_set(ids, shares):
     whole = array_set(len(ids), names=ids)
     parts = split_by_hash(whole, shares, "train")
     assert list(parts) == [*shares, "train"]
@@ -102,8 +100,8 @@ def test_split__parts_are_disjoint_and_cover_the_set(
 @few
 @given(names, fractions, st.randoms())
 def test_split__an_image_stays_where_it_is_whatever_comes_with_it_and_in_any_order(
-    ids: list[str], shares: dict[str, float], random: Any
-) -> None:
+    ids, shares, random
+):
     some = random.sample(ids, random.randint(1, len(ids)))
     whole = split_by_hash(array_set(len(ids), names=ids), shares, "train")
     less = split_by_hash(array_set(len(some), names=some), shares, "train")
@@ -111,7 +109,7 @@ def test_split__an_image_stays_where_it_is_whatever_comes_with_it_and_in_any_ord
         assert set(images.ids) == set(whole[part].ids) & set(some)
 
 
-def test_split__shares_are_met_in_the_large() -> None:
+def test_split__shares_are_met_in_the_large():
     parts = split_by_hash(array_set(4000, side=1), {"validation": 0.1, "test": 0.25}, "train")
     assert len(parts["validation"]) / 4000 == pytest.approx(0.1, abs=0.02)
     assert len(parts["test"]) / 4000 == pytest.approx(0.25, abs=0.03)
@@ -119,7 +117,7 @@ def test_split__shares_are_met_in_the_large() -> None:
 
 @few
 @given(names, st.integers(1, 60), st.integers(1, 60))
-def test_limited__fewer_images_are_among_the_more(ids: list[str], one: int, other: int) -> None:
+def test_limited__fewer_images_are_among_the_more(ids, one, other):
     images = array_set(len(ids), names=ids)
     small, large = images.limited(min(one, other)), images.limited(max(one, other))
     assert len(small) == min(one, other, len(ids))
@@ -127,7 +125,7 @@ def test_limited__fewer_images_are_among_the_more(ids: list[str], one: int, othe
     assert [i for i in ids if i in set(small.ids)] == list(small.ids)  # order is kept
 
 
-def test_image_set__hash_changes_with_pixels_ids_and_labels() -> None:
+def test_image_set__hash_changes_with_pixels_ids_and_labels():
     base = array_set(5)
     others = [
         base,
@@ -143,7 +141,7 @@ def test_image_set__hash_changes_with_pixels_ids_and_labels() -> None:
 # ---------------------------------------------------------------------------------- folders
 
 
-def test_folder_suite__parts_come_off_by_path_hash(photos: Path) -> None:
+def test_folder_suite__parts_come_off_by_path_hash(photos):
     suite = suite_of(photos)
     assert suite.classes == CLASSES
     assert suite.class_names == tuple(name.replace("_", " ") for name in CLASSES)
@@ -164,9 +162,7 @@ def test_folder_suite__parts_come_off_by_path_hash(photos: Path) -> None:
         ("TRAIN_set", "Validation Data", "cal", "test-images"),
     ],
 )
-def test_folder_suite__parts_have_any_common_name(
-    tmp_path: Path, train: str, validation: str, calibration: str, test: str
-) -> None:
+def test_folder_suite__parts_have_any_common_name(tmp_path, train, validation, calibration, test):
     names = {"train": train, "validation": validation, "calibration": calibration, "test": test}
     for n, folder in enumerate(names.values()):
         write_classes(tmp_path / folder, n=3 + n)
@@ -179,7 +175,7 @@ def test_folder_suite__parts_have_any_common_name(
         assert all(image_id.startswith(f"{folder}/") for image_id in suite.parts[part].ids)
 
 
-def test_folder_suite__what_could_be_a_part_or_a_class_is_refused(tmp_path: Path) -> None:
+def test_folder_suite__what_could_be_a_part_or_a_class_is_refused(tmp_path):
     write_classes(tmp_path / "mixed", ("bus", "car", "train"), n=3)
     with pytest.raises(DataError, match="train are called like parts.*bus, car beside them are"):
         suite_of(tmp_path / "mixed")
@@ -196,7 +192,7 @@ def test_folder_suite__what_could_be_a_part_or_a_class_is_refused(tmp_path: Path
         suite_of(tmp_path / "nested")
 
 
-def test_folder_suite__all_that_is_left_out_is_said(tmp_path: Path) -> None:
+def test_folder_suite__all_that_is_left_out_is_said(tmp_path):
     write_classes(tmp_path, n=4)
     pixels = Image.fromarray(noise(32, 32))
     pixels.save(tmp_path / CLASSES[0] / "a.avif")
@@ -216,7 +212,7 @@ def test_folder_suite__all_that_is_left_out_is_said(tmp_path: Path) -> None:
         suite_of(tmp_path)
 
 
-def test_folder_suite__limits_and_class_names_are_applied(photos: Path) -> None:
+def test_folder_suite__limits_and_class_names_are_applied(photos):
     suite = suite_of(photos, limits={"train": 7}, class_names={"red_thing": "apple"})
     assert len(suite.parts["train"]) == 7
     assert suite.class_names == ("blue thing", "green thing", "apple")
@@ -224,7 +220,7 @@ def test_folder_suite__limits_and_class_names_are_applied(photos: Path) -> None:
         suite_of(photos, class_names={"rd_thing": "apple"})
 
 
-def test_folder_suite__hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
+def test_folder_suite__hidden_files_and_other_files_are_no_images(tmp_path):
     write_classes(tmp_path, n=5)
     (tmp_path / CLASSES[0] / "._000.png").write_bytes(b"a resource fork")
     (tmp_path / CLASSES[0] / "notes.txt").write_text("hello")
@@ -232,9 +228,7 @@ def test_folder_suite__hidden_files_and_other_files_are_no_images(tmp_path: Path
     assert sum(map(len, suite_of(tmp_path).parts.values())) == 15
 
 
-def test_suite__evaluations_are_id_then_shifts_then_corruptions(
-    photos: Path, paintings: Path, home: Path
-) -> None:
+def test_suite__evaluations_are_id_then_shifts_then_corruptions(photos, paintings, home):
     suite = suite_of(
         photos,
         shifts={"art": f"folder:{paintings}"},
@@ -255,7 +249,7 @@ def test_suite__evaluations_are_id_then_shifts_then_corruptions(
 # ------------------------------------------------------------------------------- clear errors
 
 
-def test_suite__unknown_names_and_absent_folders_are_told(tmp_path: Path, photos: Path) -> None:
+def test_suite__unknown_names_and_absent_folders_are_told(tmp_path, photos):
     with pytest.raises(UnknownNameError, match="unknown suite 'fashion-mist'.*'fashion-mnist'"):
         load_suite(SuiteSpec(id="fashion-mist"))
     with pytest.raises(DataUnavailableError, match="there is no folder .*gone.*one folder of"):
@@ -266,7 +260,7 @@ def test_suite__unknown_names_and_absent_folders_are_told(tmp_path: Path, photos
         suite_of(photos, shifts={"art": "art"})
 
 
-def test_suite__a_class_that_a_shift_lacks_or_adds_is_named(photos: Path, tmp_path: Path) -> None:
+def test_suite__a_class_that_a_shift_lacks_or_adds_is_named(photos, tmp_path):
     write_classes(tmp_path, (*CLASSES[:2], "violet_thing"), n=2)
     with pytest.raises(DataError) as caught:
         suite_of(photos, shifts={"art": f"folder:{tmp_path}"})
@@ -276,25 +270,25 @@ def test_suite__a_class_that_a_shift_lacks_or_adds_is_named(photos: Path, tmp_pa
     assert "has violet_thing" in sentence
 
 
-def test_suite__an_empty_class_folder_is_named(tmp_path: Path) -> None:
+def test_suite__an_empty_class_folder_is_named(tmp_path):
     write_classes(tmp_path, n=2)
     (tmp_path / "yellow_thing").mkdir()
     with pytest.raises(DataError, match="class folder 'yellow_thing' in .* has no images"):
         suite_of(tmp_path)
 
 
-def test_suite__part_folders_without_train_are_refused(tmp_path: Path) -> None:
+def test_suite__part_folders_without_train_are_refused(tmp_path):
     write_classes(tmp_path / "val", n=2)
     with pytest.raises(DataError, match=r"part folders \['val'\] but no train folder"):
         suite_of(tmp_path)
 
 
-def test_suite__an_absent_part_says_what_there_is(photos: Path) -> None:
+def test_suite__an_absent_part_says_what_there_is(photos):
     with pytest.raises(DataError, match=r"no images in its pretrain part, it has \{'validation'"):
         suite_of(photos).part("pretrain")
 
 
-def test_suite__unreadable_images_are_named_before_anything_starts(tmp_path: Path) -> None:
+def test_suite__unreadable_images_are_named_before_anything_starts(tmp_path):
     write_classes(tmp_path, n=5)
     (tmp_path / CLASSES[0] / "text.jpg").write_text("I am no picture")
     (tmp_path / CLASSES[2] / "empty.png").write_bytes(b"")
@@ -312,7 +306,7 @@ def suite_of_all(root: Path) -> ImageSet:
     return scan(root, CLASSES, "all", "")
 
 
-def test_decode_all__finds_every_bad_image(tmp_path: Path) -> None:
+def test_decode_all__finds_every_bad_image(tmp_path):
     write_classes(tmp_path, n=5)
     cut = tmp_path / CLASSES[1] / "cut.jpg"
     Image.fromarray(noise(64, 64)).save(cut)
@@ -324,7 +318,7 @@ def test_decode_all__finds_every_bad_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])
-def test_decode__a_truncated_image_is_told(tmp_path: Path, name: str) -> None:
+def test_decode__a_truncated_image_is_told(tmp_path, name):
     path = tmp_path / name
     Image.fromarray(noise(64, 64)).save(path)
     path.write_bytes(path.read_bytes()[:-600])
@@ -332,9 +326,7 @@ def test_decode__a_truncated_image_is_told(tmp_path: Path, name: str) -> None:
         decode(path)
 
 
-def test_decode__a_picture_that_would_fill_the_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decode__a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     Image.fromarray(noise(20, 30)).save(path)
     monkeypatch.setattr("calift_core.data.decode.MAX_PIXELS", 599)
@@ -342,7 +334,7 @@ def test_decode__a_picture_that_would_fill_the_memory_is_refused(
         decode(path)
 
 
-def test_decode__a_format_that_is_not_on_the_list_is_refused(tmp_path: Path) -> None:
+def test_decode__a_format_that_is_not_on_the_list_is_refused(tmp_path):
     path = tmp_path / "page.png"
     buffer = io.BytesIO()
     Image.fromarray(noise(8, 8)).save(buffer, "PDF")
@@ -354,9 +346,7 @@ def test_decode__a_format_that_is_not_on_the_list_is_refused(tmp_path: Path) -> 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow also says what it read past
 @few
 @given(st.binary(max_size=200), st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))
-def test_decode__damage_of_any_kind_is_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, garbage: bytes, kind: str
-) -> None:
+def test_decode__damage_of_any_kind_is_a_sentence(tmp_path_factory, garbage, kind):
     buffer = io.BytesIO()
     Image.fromarray(noise(12, 12)).save(buffer, kind)
     content = bytearray(buffer.getvalue())
@@ -379,9 +369,7 @@ def test_decode__damage_of_any_kind_is_a_sentence(
     ("kind", "orientation"),
     [*(("JPEG", turn) for turn in range(1, 9)), ("PNG", 6), ("WEBP", 7), ("TIFF", 8)],
 )
-def test_decode__exif_orientation_is_undone_as_pil_does(
-    tmp_path: Path, kind: str, orientation: int
-) -> None:
+def test_decode__exif_orientation_is_undone_as_pil_does(tmp_path, kind, orientation):
     path = tmp_path / f"turned.{kind.lower()}"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -391,7 +379,7 @@ def test_decode__exif_orientation_is_undone_as_pil_does(
     assert np.array_equal(decode(path), expected)
 
 
-def test_random_crop__of_the_whole_image_is_the_plain_one_or_its_mirror() -> None:
+def test_random_crop__of_the_whole_image_is_the_plain_one_or_its_mirror():
     pixels = noise(16, 16)
     seen = set()
     for seed in range(20):
@@ -407,7 +395,7 @@ def test_random_crop__of_the_whole_image_is_the_plain_one_or_its_mirror() -> Non
     assert seen == {"plain", "mirror"}
 
 
-def test_corrupted__is_the_corruption_seeded_by_each_images_name() -> None:
+def test_corrupted__is_the_corruption_seeded_by_each_images_name():
     base = array_set(4, side=32)
     images = corrupted(base.take([2, 0], "part"), "gaussian_noise", 3, seed=5)
     assert images.name == "gaussian_noise/3"
@@ -439,9 +427,7 @@ def photos_of_many_sizes(folder: Path, n: int = 10) -> ImageSet:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file(
-    tmp_path: Path, workers: int
-) -> None:
+def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file(tmp_path, workers):
     images = photos_of_many_sizes(tmp_path / "photos").take([7, 0, 1, 2, 9, 4, 5, 3], "some")
     plain = batches(view_of(images), total=4)
     view = view_of(cached_in_memory(images))
@@ -451,7 +437,7 @@ def test_kept_in_memory__batches_are_the_same_and_the_second_epoch_reads_no_file
     assert all(equal(a, b) for a, b in zip(plain, first + second, strict=True))
 
 
-def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path: Path) -> None:
+def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_path):
     images = photos_of_many_sizes(tmp_path / "photos")
     kept = cached_in_memory(images)
     larger = noise(40, 50)
@@ -461,9 +447,7 @@ def test_kept_in_memory__a_file_that_changes_its_size_is_read_and_not_kept(tmp_p
     assert np.array_equal(kept.image(2), images.image(2))
 
 
-def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_images(
-    tmp_path: Path,
-) -> None:
+def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_images(tmp_path):
     images = photos_of_many_sizes(tmp_path / "photos")
     kept = cached_in_memory(images)
     again = pickle.loads(pickle.dumps(kept))
@@ -472,7 +456,7 @@ def test_kept_in_memory__another_process_that_is_started_afresh_has_the_same_ima
         assert np.array_equal(again.image(i), images.image(i))
 
 
-def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path):
     images = photos_of_many_sizes(tmp_path / "photos")
     needed = sum(images.image(i).nbytes for i in range(len(images)))
     assert cached_in_memory(images, available=int(needed / CACHE_SHARE) + 2) is not images
@@ -481,7 +465,7 @@ def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path: 
     assert "cache_images" in e.value.hint
 
 
-def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path: Path) -> None:
+def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path):
     for images in (array_set(3), photos_of_many_sizes(tmp_path / "photos").take([], "none")):
         assert cached_in_memory(images, available=0) is images
 
@@ -521,7 +505,7 @@ def equal(one: Any, other: Any) -> bool:
 
 @few
 @given(st.integers(0, 9), st.integers(1, 9))
-def test_train_batches__from_any_step_on_are_those_of_the_whole_run(start: int, more: int) -> None:
+def test_train_batches__from_any_step_on_are_those_of_the_whole_run(start, more):
     view = view_of(array_set(10))
     whole = batches(view, total=start + more)
     rest = batches(view, start=start, total=start + more)
@@ -532,9 +516,7 @@ def test_train_batches__from_any_step_on_are_those_of_the_whole_run(start: int, 
 
 @few
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 9), st.integers(1, 9))
-def test_feature_batches__have_the_order_of_train_batches(
-    n: int, batch_size: int, start: int, more: int
-) -> None:
+def test_feature_batches__have_the_order_of_train_batches(n, batch_size, start, more):
     images = replace(array_set(n), labels=np.arange(n))
     features = torch.arange(n).float()[:, None] * torch.tensor([1.0, 10.0])  # (N, 2)
     schedule: dict[str, int] = {
@@ -550,7 +532,7 @@ def test_feature_batches__have_the_order_of_train_batches(
         assert torch.equal(other.captions, torch.zeros_like(one.labels))
 
 
-def test_train_batches__leave_the_global_generator_alone() -> None:
+def test_train_batches__leave_the_global_generator_alone():
     before = torch.get_rng_state()
     batches(view_of(array_set(10)))
     list(
@@ -561,7 +543,7 @@ def test_train_batches__leave_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_train_batches__an_epoch_sees_no_image_twice_and_epochs_differ() -> None:
+def test_train_batches__an_epoch_sees_no_image_twice_and_epochs_differ():
     view = view_of(array_set(12), crop_scale=(1.0, 1.0), flip=False)
     seen = [batch.images for batch in batches(view, total=6)]
     first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
@@ -570,7 +552,7 @@ def test_train_batches__an_epoch_sees_no_image_twice_and_epochs_differ() -> None
     assert not torch.equal(first, second)
 
 
-def test_train_batches__captions_belong_to_the_class_and_vary() -> None:
+def test_train_batches__captions_belong_to_the_class_and_vary():
     seen = batches(view_of(array_set(12)), total=12)
     for batch in seen:
         assert torch.equal(batch.captions // 4, batch.labels)
@@ -578,7 +560,7 @@ def test_train_batches__captions_belong_to_the_class_and_vary() -> None:
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("train", 0), ("evaluation", 0), ("train", 1)])
-def test_batches__a_damaged_image_is_one_sentence(tmp_path: Path, kind: str, workers: int) -> None:
+def test_batches__a_damaged_image_is_one_sentence(tmp_path, kind, workers):
     write_classes(tmp_path, n=2)
     bad = tmp_path / CLASSES[1] / "000.png"
     bad.write_bytes(bad.read_bytes()[:-400])
@@ -597,7 +579,7 @@ def test_batches__a_damaged_image_is_one_sentence(tmp_path: Path, kind: str, wor
 
 @given(st.integers(1, 50), st.integers(0, 2**32 - 1), st.integers(0, 100))
 @few
-def test_epoch_order__is_a_permutation_of_seed_and_epoch(n: int, seed: int, epoch: int) -> None:
+def test_epoch_order__is_a_permutation_of_seed_and_epoch(n, seed, epoch):
     order = epoch_order(n, seed=seed, epoch=epoch)
     assert sorted(order.tolist()) == list(range(n))
     # What a checkpoint goes on with.
@@ -605,7 +587,7 @@ def test_epoch_order__is_a_permutation_of_seed_and_epoch(n: int, seed: int, epoc
     assert order.tolist() == torch.randperm(n, generator=generator).tolist()
 
 
-def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_path: Path) -> None:
+def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_path):
     large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((600, 400), Image.Resampling.BICUBIC).save(large, quality=95)
@@ -624,7 +606,7 @@ def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_pa
     assert quick.sha256 == images.sha256
 
 
-def test_normalise__worked_by_hand() -> None:
+def test_normalise__worked_by_hand():
     pixels = torch.tensor([[[[255, 0, 51]]]], dtype=torch.uint8)
     out = Normalise((0.5, 0.5, 0.2), (0.5, 0.25, 1.0), CPU)(pixels)
     torch.testing.assert_close(out, torch.tensor([1.0, -2.0, 0.0]).view(1, 3, 1, 1))
@@ -634,7 +616,7 @@ def test_normalise__worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STYLES))
-def test_styles__keep_size_and_kind_and_change_all_but_the_plain_one(name: str) -> None:
+def test_styles__keep_size_and_kind_and_change_all_but_the_plain_one(name):
     picture = Image.fromarray(noise(32, 32))
     out = STYLES[name].apply(picture, np.random.default_rng(0))
     assert out.size == picture.size
@@ -644,7 +626,7 @@ def test_styles__keep_size_and_kind_and_change_all_but_the_plain_one(name: str) 
     assert np.array_equal(np.asarray(out), np.asarray(again))
 
 
-def test_train_view__in_styles_tells_the_style_in_the_caption() -> None:
+def test_train_view__in_styles_tells_the_style_in_the_caption():
     n = sum(len(style.templates) for style in STYLES.values())
     images = array_set(60, side=8)
     view = view_of(images, n_templates=n, learned="styles", crop_scale=(1.0, 1.0), flip=False)
@@ -663,7 +645,7 @@ def test_train_view__in_styles_tells_the_style_in_the_caption() -> None:
 # ------------------------------------------------------------------------------- named suites
 
 
-def test_fashion_mnist__parts_are_disjoint_and_of_the_published_sizes() -> None:
+def test_fashion_mnist__parts_are_disjoint_and_of_the_published_sizes():
     if fashion_mnist_folder() is None:
         pytest.skip("Fashion-MNIST is not on this machine")
     suite = load_suite(SuiteSpec(id="fashion-mnist"))
@@ -684,7 +666,7 @@ def test_fashion_mnist__parts_are_disjoint_and_of_the_published_sizes() -> None:
         assert counts.min() > 0.8 * len(images) / 10
 
 
-def test_fashion_mnist__a_torn_file_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_fashion_mnist__a_torn_file_is_told(tmp_path, monkeypatch):
     folder = fashion_mnist_folder()
     if folder is None:
         pytest.skip("Fashion-MNIST is not on this machine")

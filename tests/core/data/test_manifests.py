@@ -131,9 +131,7 @@ def sets_of(suite: Suite) -> dict[str, tuple[str, list[str], list[int]]]:
 # -------------------------------------------------------------------------- the same images
 
 
-def test_three_forms__hold_the_same_images_to_the_last_byte(
-    tree: Path, manifest: Path, shards: Path, home: Path
-) -> None:
+def test_three_forms__hold_the_same_images_to_the_last_byte(tree, manifest, shards, home):
     night = {"night": f"folder:{tree}/night"}
     folders = sets_of(load(f"folder:{tree}", shifts=night))
     assert sets_of(load(f"manifest:{manifest}")) == folders
@@ -143,9 +141,7 @@ def test_three_forms__hold_the_same_images_to_the_last_byte(
     assert any((home / "cache" / "shards").iterdir())
 
 
-def test_manifest__the_three_kinds_of_files_say_the_same(
-    tree: Path, manifest: Path, tmp_path: Path
-) -> None:
+def test_manifest__the_three_kinds_of_files_say_the_same(tree, manifest, tmp_path):
     expected = sets_of(load(f"manifest:{manifest}"))
     for name, write in (("t.jsonl", write_json), ("t.parquet", write_parquet)):
         file = write(tree / name, rows_of(tree))
@@ -153,9 +149,7 @@ def test_manifest__the_three_kinds_of_files_say_the_same(
         file.unlink()
 
 
-def test_shards__exporters_keys_become_ids_and_pictures_stay(
-    tree: Path, tmp_path: Path, home: Path
-) -> None:
+def test_shards__exporters_keys_become_ids_and_pictures_stay(tree, tmp_path, home):
     plain = load(f"folder:{tree}").part("test")
     images = load(f"wds:{write_shards(tree, tmp_path / 'w', kept_keys=False)}").part("test")
     assert images.ids[0] == "test/s0000000.png"
@@ -167,7 +161,7 @@ def test_shards__exporters_keys_become_ids_and_pictures_stay(
     assert np.array_equal(kept.image(1), plain.image(2))
 
 
-def test_counting__is_that_of_loading(tree: Path, manifest: Path, shards: Path) -> None:
+def test_counting__is_that_of_loading(tree, manifest, shards):
     night = f"manifest:{manifest}#night"
     for uri in (f"manifest:{manifest}", f"wds:{shards}"):
         spec = SuiteSpec(id=uri, shifts={"dark": night, "tars": f"wds:{shards}"})
@@ -181,9 +175,7 @@ def test_counting__is_that_of_loading(tree: Path, manifest: Path, shards: Path) 
     assert alone.shifts in ({}, {"dark": 15})
 
 
-def test_names__bare_and_relative_paths_and_what_a_shift_is_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names__bare_and_relative_paths_and_what_a_shift_is_called(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert as_uri("/d/a.CSV#art") == "manifest:/d/a.CSV#art"
     assert as_uri("/d/a.csv/b") == "folder:/d/a.csv/b"
@@ -200,7 +192,7 @@ def test_names__bare_and_relative_paths_and_what_a_shift_is_called(
 # ----------------------------------------------------------------------------------- parts
 
 
-def test_groups__stay_together_and_classes_in_proportion(tree: Path) -> None:
+def test_groups__stay_together_and_classes_in_proportion(tree):
     rows = [{k: v for k, v in r.items() if k != "split"} for r in rows_of(tree)]
     group_of = {r["path"]: r["group"] for r in rows}
     file = write_csv(tree / "grouped.csv", rows)
@@ -223,7 +215,7 @@ def test_groups__stay_together_and_classes_in_proportion(tree: Path) -> None:
         assert counts.max() - counts.min() <= 3  # a group
 
 
-def test_group_by__a_pattern_over_paths_is_a_column_of_groups(tmp_path: Path) -> None:
+def test_group_by__a_pattern_over_paths_is_a_column_of_groups(tmp_path):
     root, rows = tmp_path / "scenes", []
     for name in CLASSES:
         (root / name).mkdir(parents=True)
@@ -260,9 +252,7 @@ def test_group_by__a_pattern_over_paths_is_a_column_of_groups(tmp_path: Path) ->
 
 
 @given(st.text("ab/_", max_size=12), st.text("ab/_*", max_size=4), st.text("ab/_*", max_size=4))
-def test_path_pattern__says_what_a_regular_expression_says(
-    path: str, before: str, after: str
-) -> None:
+def test_path_pattern__says_what_a_regular_expression_says(path, before, after):
     pattern = f"{before}{{}}{after}"
     if "**" in pattern or "*{}" in pattern or "{}*" in pattern:
         with pytest.raises(SpecError, match="one {} for the group"):
@@ -278,9 +268,7 @@ def test_path_pattern__says_what_a_regular_expression_says(
     st.lists(st.tuples(st.integers(0, 25), st.integers(0, 3)), min_size=1, max_size=150),
     st.sampled_from([{"test": 0.2}, {"validation": 0.1, "test": 0.3}, {"test": 0.0}]),
 )
-def test_split_groups__parts_are_disjoint_whole_and_tear_nothing(
-    pairs: list[tuple[int, int]], fractions: dict[str, float]
-) -> None:
+def test_split_groups__parts_are_disjoint_whole_and_tear_nothing(pairs, fractions):
     used, members = np.unique([g for g, _ in pairs], return_inverse=True)
     labels = np.array([label for _, label in pairs])
     parts = split_groups([f"g{g}" for g in used], members, labels, fractions, "train")
@@ -293,7 +281,7 @@ def test_split_groups__parts_are_disjoint_whole_and_tear_nothing(
         assert len(parts["test"]) == 0
 
 
-def test_domains__one_is_chosen_the_others_are_shifts(tree: Path) -> None:
+def test_domains__one_is_chosen_the_others_are_shifts(tree):
     rows = [r | {"domain": r["domain"] or "day", "split": ""} for r in rows_of(tree)]
     file = write_csv(tree / "domains.csv", rows)
     suite = load(f"manifest:{file}#day")
@@ -307,9 +295,7 @@ def test_domains__one_is_chosen_the_others_are_shifts(tree: Path) -> None:
     file.unlink()
 
 
-def test_classes__are_matched_by_spelling_and_each_that_is_not_is_named(
-    tree: Path, manifest: Path
-) -> None:
+def test_classes__are_matched_by_spelling_and_each_that_is_not_is_named(tree, manifest):
     rows = [r | {"label": r["label"].replace("_", " ").title()} for r in rows_of(tree)]
     file = write_csv(tree / "spelt.csv", [r for r in rows if r["domain"]])
     images = load(f"folder:{tree}", shifts={"n": f"manifest:{file}"}).shifts["n"]
@@ -369,9 +355,7 @@ def first(**changes: Any) -> Callable[[list[Row]], list[Row]]:
         ),
     ],
 )  # fmt: skip
-def test_manifest__what_is_wrong_is_a_sentence_before_anything_runs(
-    tree: Path, change: Callable[[list[Row]], list[Row]], sentence: str | None
-) -> None:
+def test_manifest__what_is_wrong_is_a_sentence_before_anything_runs(tree, change, sentence):
     file = write_csv(tree / "wrong.csv", change(rows_of(tree)))
     try:
         if sentence is None:  # 1 of 123 is below the share: left out, and said
@@ -388,7 +372,7 @@ def test_manifest__what_is_wrong_is_a_sentence_before_anything_runs(
         file.unlink()
 
 
-def test_manifest__a_file_that_is_no_image_is_named(tree: Path, tmp_path: Path) -> None:
+def test_manifest__a_file_that_is_no_image_is_named(tree, tmp_path):
     root = shutil.copytree(tree, tmp_path / "copy")
     (root / "test" / "red_thing" / "003.png").write_bytes(b"no image")
     file = write_csv(root / "m.csv", rows_of(root))
@@ -411,9 +395,7 @@ def test_manifest__a_file_that_is_no_image_is_named(tree: Path, tmp_path: Path) 
         ("a.parquet", "PAR1", "a.parquet is not a readable Parquet file"),
     ],
 )  # fmt: skip
-def test_manifest__what_is_no_table_is_a_sentence(
-    tmp_path: Path, name: str, text: str | bytes, sentence: str
-) -> None:
+def test_manifest__what_is_no_table_is_a_sentence(tmp_path, name, text, sentence):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CaliftError, match=sentence):
@@ -425,9 +407,7 @@ def cut(path: Path, at: Callable[[int], int]) -> None:
     path.write_bytes(data[: at(len(data))])
 
 
-def test_shards__one_that_is_cut_is_named_wherever_it_was_cut(
-    shards: Path, tmp_path: Path, home: Path
-) -> None:
+def test_shards__one_that_is_cut_is_named_wherever_it_was_cut(shards, tmp_path, home):
     member = 512 * 2  # of a label
     for n, at in enumerate((lambda n: n // 2, lambda n: member, lambda n: 700, lambda n: 0)):
         root = shutil.copytree(shards, tmp_path / f"cut{n}")
@@ -437,9 +417,7 @@ def test_shards__one_that_is_cut_is_named_wherever_it_was_cut(
         assert "test/1.tar" in count_suite(SuiteSpec(id=f"wds:{root}")).problems[0].message
 
 
-def test_shards__what_is_wrong_with_a_folder_is_a_sentence(
-    shards: Path, tmp_path: Path, home: Path
-) -> None:
+def test_shards__what_is_wrong_with_a_folder_is_a_sentence(shards, tmp_path, home):
     def broken(name: str) -> Path:
         return shutil.copytree(shards, tmp_path / name)
 
@@ -466,7 +444,7 @@ def test_shards__what_is_wrong_with_a_folder_is_a_sentence(
         load(f"wds:{root}")
 
 
-def test_shards__samples_need_an_image_and_a_number(tmp_path: Path, home: Path) -> None:
+def test_shards__samples_need_an_image_and_a_number(tmp_path, home):
     picture = io.BytesIO()
     Image.new("RGB", (4, 4)).save(picture, "PNG")
 
@@ -500,9 +478,7 @@ def picture(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC)
 
 
-def test_inspect__copies_between_parts_are_found_and_valued(
-    tree: Path, tmp_path: Path, home: Path
-) -> None:
+def test_inspect__copies_between_parts_are_found_and_valued(tree, tmp_path, home):
     root = tmp_path / "copies"
     for part in ("train", "test"):
         shutil.copytree(tree / part, root / part)
@@ -530,9 +506,7 @@ def test_inspect__copies_between_parts_are_found_and_valued(
     assert found["sets"]["test"]["examples"]["blue_thing"] == "test/blue_thing/000.png"
 
 
-def test_inspect__what_cannot_be_decoded_is_named_and_the_exit_status_says_so(
-    tree: Path, tmp_path: Path, home: Path
-) -> None:
+def test_inspect__what_cannot_be_decoded_is_named_and_the_exit_status_says_so(tree, tmp_path, home):
     root = shutil.copytree(tree / "train", tmp_path / "torn")
     torn = root / "red_thing" / "003.png"
     torn.write_bytes(torn.read_bytes()[:300])

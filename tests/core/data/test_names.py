@@ -19,9 +19,7 @@ texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), 
 
 
 @given(texts, st.data())
-def test_names__are_a_sequence_like_the_one_they_were_made_of(
-    names: list[str], data: st.DataObject
-) -> None:
+def test_names__are_a_sequence_like_the_one_they_were_made_of(names, data):
     packed = Names.of(iter(names))
     assert packed == names
     assert packed == tuple(names)
@@ -35,12 +33,12 @@ def test_names__are_a_sequence_like_the_one_they_were_made_of(
     assert pickle.loads(pickle.dumps(packed)) == names
 
 
-def test_names__that_are_no_utf_8_come_back_as_the_file_system_gave_them() -> None:
+def test_names__that_are_no_utf_8_come_back_as_the_file_system_gave_them():
     strange = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     assert Names.of([strange])[0] == strange
 
 
-def test_steps__of_a_large_set_hold_one_epoch_in_four_bytes_an_image() -> None:
+def test_steps__of_a_large_set_hold_one_epoch_in_four_bytes_an_image():
     steps = Steps(n=100_000, seed=1, batch_size=512, start=190, stop=400)  # over an epoch's end
     seen = list(steps)
     assert [epoch for epoch, _ in seen] == [0] * 5 + [1] * 195 + [2] * 10
@@ -53,7 +51,7 @@ def test_steps__of_a_large_set_hold_one_epoch_in_four_bytes_an_image() -> None:
     assert together == list(_Keys(steps, ALONE))
 
 
-def test_a_large_set__takes_little_memory_and_the_same_through_an_epoch(tmp_path: Path) -> None:
+def test_a_large_set__takes_little_memory_and_the_same_through_an_epoch(tmp_path):
     """A small one of `benchmarks/imagenet_size.py`, whose figures are in docs/gpus.md."""
     script = Path(__file__).parents[3] / "benchmarks" / "imagenet_size.py"
     done = subprocess.run(

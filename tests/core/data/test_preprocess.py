@@ -81,9 +81,7 @@ def grey_levels(preprocess: Preprocess, image: Image.Image) -> Any:
     ("mode", "interpolation", "size"),
     [("shortest", "bicubic", 224), ("longest", "bilinear", 64), ("squash", "bicubic", 64)],
 )
-def test_input__equals_open_clips_bit_for_bit_whatever_the_shape(
-    mode: Any, interpolation: Any, size: int
-) -> None:
+def test_input__equals_open_clips_bit_for_bit_whatever_the_shape(mode, interpolation, size):
     preprocess = Preprocess(
         size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation, mode, fill_color=7
     )
@@ -103,8 +101,8 @@ def test_input__equals_open_clips_bit_for_bit_whatever_the_shape(
     st.integers(0, 255),
 )
 def test_fit__equals_open_clips_pixels_for_any_shape(
-    height: int, width: int, size: int, mode: Any, interpolation: Any, fill: int
-) -> None:
+    height, width, size, mode, interpolation, fill
+):
     assume(mode != "longest" or round(size * min(height, width) / max(height, width)) >= 1)
     preprocess = Preprocess(size, interpolation=interpolation, resize_mode=mode, fill_color=fill)
     image = picture(height, width)
@@ -144,9 +142,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize(("kind", "mode"), list(zip(KINDS, MODES * 4, strict=False)))
-def test_input__of_every_kind_of_file_equals_open_clips_of_its_rgb_image(
-    tmp_path: Path, kind: str, mode: Any
-) -> None:
+def test_input__of_every_kind_of_file_equals_open_clips_of_its_rgb_image(tmp_path, kind, mode):
     """As open_clip's data sets read files: turned upright (which those leave out), then RGB."""
     path = _save(tmp_path, kind)
     with Image.open(path) as image:
@@ -157,9 +153,7 @@ def test_input__of_every_kind_of_file_equals_open_clips_of_its_rgb_image(
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm", "colours.ppm"])
-def test_decode__sixteen_bits_are_read_as_the_same_picture_in_eight(
-    tmp_path: Path, name: str
-) -> None:
+def test_decode__sixteen_bits_are_read_as_the_same_picture_in_eight(tmp_path, name):
     """`Image.convert` cuts 16-bit grey at 255: open_clip alone would see a white picture.
 
     Colours of 16 bits are scaled so by Pillow itself.
@@ -183,9 +177,7 @@ def test_decode__sixteen_bits_are_read_as_the_same_picture_in_eight(
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_decode__grey_levels_that_nothing_tells_the_range_of_are_refused(
-    tmp_path: Path, kind: Any
-) -> None:
+def test_decode__grey_levels_that_nothing_tells_the_range_of_are_refused(tmp_path, kind):
     path = tmp_path / "a.tif"
     Image.fromarray(np.arange(600, dtype=kind).reshape(20, 30)).save(path)
     with pytest.raises(UnreadableImageError, match="grey levels of 32 bits.*8 or 16 bits"):
@@ -197,9 +189,7 @@ def test_decode__grey_levels_that_nothing_tells_the_range_of_are_refused(
 
 @few
 @given(st.integers(1, 40), st.integers(1, 400), st.integers(1, 48), st.sampled_from(INTERPOLATIONS))
-def test_fit__cropping_a_thin_image_first_shows_the_same(
-    short: int, more: int, size: int, interpolation: Any
-) -> None:
+def test_fit__cropping_a_thin_image_first_shows_the_same(short, more, size, interpolation):
     preprocess = Preprocess(size, interpolation=interpolation)
     for shape in ((short, short + more), (short + more, short)):
         image = picture(*shape)
@@ -210,7 +200,7 @@ def test_fit__cropping_a_thin_image_first_shows_the_same(
         assert np.abs(np.asarray(preprocess._centre(image)).astype(int) - whole).max() <= 3
 
 
-def test_fit__a_thin_image_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit__a_thin_image_does_not_fill_the_memory(monkeypatch):
     """Its shorter side made 224, 1 × 4,000,000 pixels are 200 gigapixels."""
     stripes = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (1, 15_625, 3))
     assert Preprocess(224).fit(stripes).shape == (224, 224, 3)
@@ -226,7 +216,7 @@ def test_fit__a_thin_image_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPa
 # ------------------------------------------------------------------------------- what it says
 
 
-def test_preprocess__reads_back_what_it_describes_and_travels() -> None:
+def test_preprocess__reads_back_what_it_describes_and_travels():
     one = Preprocess(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", "longest", 9)
     assert Preprocess.of(one.described()) == one
     sent = pickle.loads(pickle.dumps(one))
@@ -235,7 +225,7 @@ def test_preprocess__reads_back_what_it_describes_and_travels() -> None:
     assert np.array_equal(sent.fit(pixels), one.fit(pixels))
 
 
-def test_preprocess__open_clips_defaults_and_short_forms() -> None:
+def test_preprocess__open_clips_defaults_and_short_forms():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         default = PreprocessCfg()
@@ -259,7 +249,7 @@ def test_preprocess__open_clips_defaults_and_short_forms() -> None:
         ({"fill_color": 256}, "fill_color must be a grey level in 0 … 255, got 256"),
     ],
 )
-def test_preprocess__refuses_what_open_clip_does_not_have(body: Any, words: str) -> None:
+def test_preprocess__refuses_what_open_clip_does_not_have(body, words):
     with pytest.raises(ModelError, match=words):
         Preprocess.of(body)
 
@@ -269,7 +259,7 @@ def test_preprocess__refuses_what_open_clip_does_not_have(body: Any, words: str)
 
 @few
 @given(st.integers(0, 999), st.sampled_from(INTERPOLATIONS))
-def test_random_crop__is_resized_by_the_models_interpolation(seed: int, interpolation: Any) -> None:
+def test_random_crop__is_resized_by_the_models_interpolation(seed, interpolation):
     image = picture(40, 60)
     out = random_resized_crop(
         np.asarray(image),
@@ -290,7 +280,7 @@ def test_random_crop__is_resized_by_the_models_interpolation(seed: int, interpol
     assert np.array_equal(out, np.asarray(image.resize((24, 24), kernel, box=box)))
 
 
-def test_train_batches__whole_images_are_what_an_evaluation_sees(tmp_path: Path) -> None:
+def test_train_batches__whole_images_are_what_an_evaluation_sees(tmp_path):
     """Without a crop and a flip: the same resize mode, interpolation, mean and deviation."""
     paths = []
     for i, shape in enumerate([(40, 60), (61, 24), (24, 24)]):

@@ -104,9 +104,7 @@ def groupings(draw: st.DrawFn) -> tuple[int, tuple[tuple[int, ...], ...]]:
 
 @few
 @given(groupings(), st.integers(0, 2**32 - 1))
-def test_classes__merged_logits_are_the_maxima_whatever_the_order_of_members(
-    grouping: tuple[int, tuple[tuple[int, ...], ...]], seed: int
-) -> None:
+def test_classes__merged_logits_are_the_maxima_whatever_the_order_of_members(grouping, seed):
     n_classes, groups = grouping
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(5, n_classes)).astype(np.float32)
@@ -127,7 +125,7 @@ def test_classes__merged_logits_are_the_maxima_whatever_the_order_of_members(
     assert np.array_equal(own_logits(torch.from_numpy(logits), turned).numpy(), own)
 
 
-def test_classes__all_classes_leave_the_logits_alone_and_a_strange_label_is_told() -> None:
+def test_classes__all_classes_leave_the_logits_alone_and_a_strange_label_is_told():
     logits = torch.randn(3, 3)
     assert own_logits(logits, some_set(3)) is logits
     with pytest.raises(DataError, match=r"labels must be among the classes of the set, got \[2\]"):
@@ -137,7 +135,7 @@ def test_classes__all_classes_leave_the_logits_alone_and_a_strange_label_is_told
 # ---------------------------------------------------------------------------------- the facts
 
 
-def test_imagenet__the_facts_agree_with_each_other() -> None:
+def test_imagenet__the_facts_agree_with_each_other():
     assert len(WNIDS) == len(set(WNIDS)) == len(imagenet_labels()) == len(IMAGENET_CLASSNAMES)
     assert list(WNIDS) == sorted(WNIDS)
     labels = imagenet_labels()
@@ -173,8 +171,8 @@ def mapping_files(
 @settings(max_examples=8, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([0, 1]))
 def test_objectnet__the_published_classes_are_found_whatever_the_order_of_the_lines(
-    tmp_path_factory: pytest.TempPathFactory, random: Any, first: int
-) -> None:
+    tmp_path_factory, random, first
+):
     order = list(range(1000))
     random.shuffle(order)
     classes = objectnet_classes(
@@ -205,15 +203,13 @@ def test_objectnet__the_published_classes_are_found_whatever_the_order_of_the_li
         ({"lines": "[]"}, "must hold an object, got list"),
     ],
 )
-def test_objectnet__mapping_files_that_contradict_each_other_are_told(
-    tmp_path: Path, changes: Any, sentence: str
-) -> None:
+def test_objectnet__mapping_files_that_contradict_each_other_are_told(tmp_path, changes, sentence):
     with pytest.raises(DataError) as caught:
         objectnet_classes(mapping_files(tmp_path, **changes))
     assert sentence in caught.value.message
 
 
-def test_objectnet__missing_mapping_files_are_named(tmp_path: Path) -> None:
+def test_objectnet__missing_mapping_files_are_named(tmp_path):
     mapping_files(tmp_path)
     (tmp_path / OBJECTNET_MAPPINGS[2]).unlink()
     with pytest.raises(DataUnavailableError, match="lacks pytorch_to_imagenet_2012_id.json"):
@@ -272,7 +268,7 @@ def imagenet(tree: Path) -> Suite:
     return load(f"imagenet:{tree}")
 
 
-def test_imagenet__parts_and_shifts_have_their_images_and_labels(imagenet: Suite) -> None:
+def test_imagenet__parts_and_shifts_have_their_images_and_labels(imagenet):
     assert imagenet.classes == WNIDS
     assert imagenet.class_names == tuple(IMAGENET_CLASSNAMES)
     parts = {part: len(images) for part, images in imagenet.parts.items()}
@@ -294,7 +290,7 @@ def test_imagenet__parts_and_shifts_have_their_images_and_labels(imagenet: Suite
             assert (pixels == colour_of(int(images.labels[at]))).all()  # red frames are cut off
 
 
-def test_imagenet__masks_and_maps_by_hand(imagenet: Suite) -> None:
+def test_imagenet__masks_and_maps_by_hand(imagenet):
     # A model that is certain of every image's own class, and of class 999 more.
     def odds(images: ImageSet) -> Any:
         logits = torch.zeros(len(images), 1000)
@@ -324,7 +320,7 @@ def test_imagenet__masks_and_maps_by_hand(imagenet: Suite) -> None:
     assert odds(imagenet.shifts["imagenet-v2"]).shape == (1000, 1000)
 
 
-def test_imagenet__any_member_of_an_objects_group_counts_for_it(imagenet: Suite) -> None:
+def test_imagenet__any_member_of_an_objects_group_counts_for_it(imagenet):
     images = imagenet.shifts["objectnet"]
     assert isinstance(images.classes, MergedClasses)
     for k, group in enumerate(images.classes.groups):
@@ -335,16 +331,14 @@ def test_imagenet__any_member_of_an_objects_group_counts_for_it(imagenet: Suite)
 
 
 @pytest.mark.parametrize("gone", ["val", "objectnet-1.0"])
-def test_imagenet__what_is_missing_is_named(linked: Path, gone: str) -> None:
+def test_imagenet__what_is_missing_is_named(linked, gone):
     (linked / gone).unlink()
     with pytest.raises(DataUnavailableError, match=f"no folder {gone}/") as caught:
         load(f"imagenet:{linked}")
     assert "CALIFT_IMAGENET" in caught.value.hint
 
 
-def test_imagenet__a_shift_can_be_done_without(
-    linked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet__a_shift_can_be_done_without(linked, monkeypatch):
     (linked / "objectnet-1.0").unlink()
     (linked / "sketch").unlink()
     monkeypatch.setenv("CALIFT_IMAGENET", str(linked))
@@ -354,16 +348,14 @@ def test_imagenet__a_shift_can_be_done_without(
         load("imagenet", shifts={"objectnet": "none", "imagenet-sketch": "none", "sketch": "none"})
 
 
-def test_imagenet__a_folder_that_is_no_class_is_told(linked: Path) -> None:
+def test_imagenet__a_folder_that_is_no_class_is_told(linked):
     (linked / "val").unlink()
     fill(linked / "val", dict.fromkeys((*WNIDS[:-1], "n99999999"), png(RED)), ["1.JPEG"])
     with pytest.raises(DataError, match="test: the class folders .*n99999999.* are not among"):
         load(f"imagenet:{linked}")
 
 
-def test_imagenet__validation_images_that_are_not_sorted_into_folders_are_told(
-    linked: Path,
-) -> None:
+def test_imagenet__validation_images_that_are_not_sorted_into_folders_are_told(linked):
     (linked / "val").unlink()
     (linked / "val").mkdir()
     (linked / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(png(RED))
@@ -387,7 +379,7 @@ def imagenet_c(linked: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return root
 
 
-def test_imagenet_c__every_severity_shows_the_test_images(imagenet_c: Path) -> None:
+def test_imagenet_c__every_severity_shows_the_test_images(imagenet_c):
     suite = load("imagenet-c")
     assert suite.name == "imagenet-c"
     assert not suite.shifts
@@ -402,7 +394,7 @@ def test_imagenet_c__every_severity_shows_the_test_images(imagenet_c: Path) -> N
     assert np.array_equal(found["fog", 3].image(5), test.image(5))
 
 
-def test_imagenet_c__names_severities_and_a_limit_choose(imagenet_c: Path) -> None:
+def test_imagenet_c__names_severities_and_a_limit_choose(imagenet_c):
     corruptions = {"names": ["fog", "snow"], "severities": [2], "limit": 30}
     suite = load("imagenet-c", corruptions=corruptions)
     seen = [(i.name, len(i)) for i, role, *_ in suite.evaluations() if role == "corruption"]
@@ -411,7 +403,7 @@ def test_imagenet_c__names_severities_and_a_limit_choose(imagenet_c: Path) -> No
         load("imagenet-c", corruptions={"names": ["saturate"]})
 
 
-def test_imagenet_c__what_is_missing_is_named(imagenet_c: Path, tmp_path: Path) -> None:
+def test_imagenet_c__what_is_missing_is_named(imagenet_c, tmp_path):
     (imagenet_c / "fog" / "4").unlink()
     with pytest.raises(DataUnavailableError, match="fog: no folder fog/4/"):
         load("imagenet-c")
@@ -472,9 +464,7 @@ def cifar_tree(root: Path, name: str, kind: str, *, n: int = 12) -> Any:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", "binary"), ("cifar100", "python")])
-def test_cifar__batches_of_both_kinds_give_their_images(
-    tmp_path: Path, name: str, kind: str
-) -> None:
+def test_cifar__batches_of_both_kinds_give_their_images(tmp_path, name, kind):
     images, labels = cifar_tree(tmp_path, name, kind)
     suite = load(f"{name}:{tmp_path}")
     assert suite.class_names == CIFAR[name].classes
@@ -491,7 +481,7 @@ def test_cifar__batches_of_both_kinds_give_their_images(
             assert part.labels[at] == flat_labels[original]
 
 
-def test_cifar__class_folders_do_as_well(tmp_path: Path) -> None:
+def test_cifar__class_folders_do_as_well(tmp_path):
     folders = [c.replace(" ", "_") for c in CIFAR["cifar100"].classes]
     for part in ("train", "test"):
         fill(tmp_path / part, dict.fromkeys(folders, png((1, 2, 3), 32)), ["1.png"])
@@ -513,7 +503,7 @@ class _Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_cifar__nothing_in_a_python_batch_is_executed(tmp_path: Path) -> None:
+def test_cifar__nothing_in_a_python_batch_is_executed(tmp_path):
     pixels = bytes(3072)
     batch = {b"labels": [3], b"data": pixels, b"more": _Trap(tmp_path / "sprung")}
     path = tmp_path / "data_batch_1"
@@ -526,9 +516,7 @@ def test_cifar__nothing_in_a_python_batch_is_executed(tmp_path: Path) -> None:
 
 @few
 @given(st.binary(max_size=300), st.integers(0, 4000), st.sampled_from(["batch", "batch.bin"]))
-def test_cifar__damage_of_any_kind_is_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, garbage: bytes, at: int, name: str
-) -> None:
+def test_cifar__damage_of_any_kind_is_a_sentence(tmp_path_factory, garbage, at, name):
     path = tmp_path_factory.mktemp("cifar") / name
     content = bytearray(python_batch(np.zeros((1, 3072), np.uint8), [3], "labels"))
     content[at : at + len(garbage)] = garbage
@@ -538,7 +526,7 @@ def test_cifar__damage_of_any_kind_is_a_sentence(
         assert len(images) == len(labels)
 
 
-def test_cifar__a_batch_of_the_other_data_set_is_told(tmp_path: Path) -> None:
+def test_cifar__a_batch_of_the_other_data_set_is_told(tmp_path):
     path = tmp_path / "test_batch"
     path.write_bytes(python_batch(np.zeros((2, 3072), np.uint8), [11, 60], "labels"))
     with pytest.raises(DataError, match=r"labels in .* must be 0 to 9, got 11 to 60"):
@@ -561,7 +549,7 @@ def cifar10_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_cifar_c__each_severity_is_a_fifth_of_its_file(cifar10_c: Path) -> None:
+def test_cifar_c__each_severity_is_a_fifth_of_its_file(cifar10_c):
     suite = load(f"cifar10-c:{cifar10_c}")
     test = suite.part("test")
     found = [item for item in suite.evaluations() if item[1] == "corruption"]
@@ -585,7 +573,7 @@ def test_cifar_c__each_severity_is_a_fifth_of_its_file(cifar10_c: Path) -> None:
     ]
 
 
-def test_cifar_c__files_that_do_not_fit_are_told(cifar10_c: Path) -> None:
+def test_cifar_c__files_that_do_not_fit_are_told(cifar10_c):
     labels = np.load(cifar10_c / "labels.npy")
     np.save(cifar10_c / "labels.npy", labels[::-1])
     with pytest.raises(DataError, match="must hold the 12 test labels of cifar10 5 times"):
@@ -616,9 +604,7 @@ def pacs(tmp_path: Path) -> Path:
     return root
 
 
-def test_domains__one_is_the_id_data_and_the_others_are_shifts(
-    pacs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_domains__one_is_the_id_data_and_the_others_are_shifts(pacs, monkeypatch):
     for text in (f"pacs:{pacs}", f"pacs:{pacs}#photo", f"pacs:{pacs}#Photo"):
         suite = load(text)
         assert suite.name == "pacs-photo"
@@ -637,7 +623,7 @@ def test_domains__one_is_the_id_data_and_the_others_are_shifts(
         load("pacs:sketch", shifts={"sketch": "none"})
 
 
-def test_domains__missing_ones_and_classes_are_named(pacs: Path) -> None:
+def test_domains__missing_ones_and_classes_are_named(pacs):
     shutil.rmtree(pacs / "cartoon")
     shutil.rmtree(pacs / "sketch" / "dog")
     with pytest.raises(DataUnavailableError) as caught:
@@ -648,7 +634,7 @@ def test_domains__missing_ones_and_classes_are_named(pacs: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*DOMAIN_SUITES} - {"domainnet"}))
-def test_domains__every_suite_in_its_published_layout(tmp_path: Path, name: str) -> None:
+def test_domains__every_suite_in_its_published_layout(tmp_path, name):
     published = {"real_world": "Real World", "voc2007": "VOC2007", "caltech101": "Caltech101"}
     known = DOMAIN_SUITES[name]
     image = {f"class_{k}": png((k % 250, 0, 0)) for k in range(known.n_classes)}
@@ -663,7 +649,7 @@ def test_domains__every_suite_in_its_published_layout(tmp_path: Path, name: str)
         assert load(f"{name}:{tmp_path}").parts.keys() == suite.parts.keys()
 
 
-def test_domains__of_any_folder(pacs: Path) -> None:
+def test_domains__of_any_folder(pacs):
     shutil.rmtree(pacs / "splits")
     suite = load(f"domains:{pacs}#cartoon", corruptions={"names": ["fog"], "severities": [1]})
     assert suite.name == "cartoon"
@@ -686,7 +672,7 @@ def write_domainnet(root: Path) -> list[str]:
     return folders
 
 
-def test_domainnet__its_lists_say_which_images_are_for_testing(tmp_path: Path) -> None:
+def test_domainnet__its_lists_say_which_images_are_for_testing(tmp_path):
     folders = write_domainnet(tmp_path)
     suite = load(f"domainnet:{tmp_path}#sketch")
     assert suite.part("test").ids == tuple(f"{folder}/1.jpg" for folder in folders)
@@ -714,7 +700,7 @@ def test_domainnet__its_lists_say_which_images_are_for_testing(tmp_path: Path) -
         ("domains:/d#a b", SuiteId("domains", Path("/d"), "a b")),
     ],
 )
-def test_suite_id__is_taken_apart(text: str, expected: SuiteId) -> None:
+def test_suite_id__is_taken_apart(text, expected):
     assert parse_suite_id(text) == expected
 
 
@@ -729,12 +715,12 @@ def test_suite_id__is_taken_apart(text: str, expected: SuiteId) -> None:
         ("cifar10:/d#photo", SpecError, "cifar10 has no domains"),
     ],
 )
-def test_suite_id__what_is_wrong_is_told(text: str, error: type[SpecError], sentence: str) -> None:
+def test_suite_id__what_is_wrong_is_told(text, error, sentence):
     with pytest.raises(error, match=sentence):
         parse_suite_id(text)
 
 
-def test_class_names__sets_and_single_names(tmp_path: Path) -> None:
+def test_class_names__sets_and_single_names(tmp_path):
     some = [WNIDS[0], WNIDS[134], WNIDS[517]]
     root = write_classes(tmp_path / "classes", some, n=4)
 
@@ -751,7 +737,7 @@ def test_class_names__sets_and_single_names(tmp_path: Path) -> None:
         names({"n00000000": "nothing"})
 
 
-def test_class_names__a_set_of_imagenet_is_not_for_other_classes(photos: Path) -> None:
+def test_class_names__a_set_of_imagenet_is_not_for_other_classes(photos):
     with pytest.raises(SpecError, match="WordNet ids of ImageNet, got .*blue_thing"):
         load(f"folder:{photos}", class_names="openai_imagenet")
 
@@ -763,7 +749,7 @@ def states(suite: str, **more: Any) -> dict[str, str]:
     return {check.name: check.state for check in examine_suite(suite, **more)}
 
 
-def test_doctor__imagenet_part_by_part(tree: Path, linked: Path) -> None:
+def test_doctor__imagenet_part_by_part(tree, linked):
     scaled = {name: (1000,) for name in IMAGENET} | {
         "imagenet-r": (200,),
         "imagenet-a": (200,),
@@ -788,7 +774,7 @@ def test_doctor__imagenet_part_by_part(tree: Path, linked: Path) -> None:
     assert "CALIFT_IMAGENET" in found["place"].hint
 
 
-def test_doctor__cifar_batches_by_their_published_checksums(tmp_path: Path) -> None:
+def test_doctor__cifar_batches_by_their_published_checksums(tmp_path):
     cifar_tree(tmp_path, "cifar10", "python")
     checks = {check.name: check for check in examine_suite(f"cifar10:{tmp_path}")}
     assert checks["data_batch_3"].state == "fail"
@@ -796,7 +782,7 @@ def test_doctor__cifar_batches_by_their_published_checksums(tmp_path: Path) -> N
     assert checks["loads"].state == "ok"
 
 
-def test_doctor__cifar_c_and_domains_and_folders(cifar10_c: Path, pacs: Path, photos: Path) -> None:
+def test_doctor__cifar_c_and_domains_and_folders(cifar10_c, pacs, photos):
     found = states(f"cifar10-c:{cifar10_c}", published={"test": (12,)})
     assert found["fog.npy"] == found["labels.npy"] == found["loads"] == "ok"
     assert states(f"cifar10-c:{cifar10_c}")["fog.npy"] == "fail"
@@ -815,7 +801,7 @@ def test_doctor__cifar_c_and_domains_and_folders(cifar10_c: Path, pacs: Path, ph
     assert states("folder:/nowhere/at/all") == {"place": "fail", "loads": "fail"}
 
 
-def test_doctor__imagenet_c(imagenet_c: Path) -> None:
+def test_doctor__imagenet_c(imagenet_c):
     scaled = {"train": (1000,), "test": (1000,)}
     shutil.rmtree(imagenet_c / "snow")
     (imagenet_c / "fog" / "2").unlink()
@@ -826,9 +812,7 @@ def test_doctor__imagenet_c(imagenet_c: Path) -> None:
     assert "loads" not in checks
 
 
-def test_available_suites__say_what_is_left_of_one_that_was_begun(
-    linked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_available_suites__say_what_is_left_of_one_that_was_begun(linked, monkeypatch):
     (linked / "sketch").unlink()
     monkeypatch.setenv("CALIFT_IMAGENET", str(linked))
     found = {suite.id: suite for suite in available_suites()}
@@ -851,9 +835,7 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_content_key__is_that_of_copies_and_of_no_other_content(
-    files: list[Path], tmp_path: Path
-) -> None:
+def test_content_key__is_that_of_copies_and_of_no_other_content(files, tmp_path):
     key = content_key(files)
     copies = [Path(shutil.copy(path, tmp_path / f"copy {path.name}")) for path in files]
     assert content_key(copies) == key
@@ -870,7 +852,7 @@ def test_content_key__is_that_of_copies_and_of_no_other_content(
     assert content_key(files) == key
 
 
-def test_content_key__a_whole_file_is_told_from_any_other(files: list[Path]) -> None:
+def test_content_key__a_whole_file_is_told_from_any_other(files):
     content = bytearray(files[5].read_bytes())
     keys = {content_key(files[5:], whole=True)}
     for at in (0, 20_000, 60_000, len(content) - 1):
@@ -881,9 +863,7 @@ def test_content_key__a_whole_file_is_told_from_any_other(files: list[Path]) -> 
     assert len(keys) == 5
 
 
-def test_content_key__of_large_sets_is_kept_until_a_file_changes(
-    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_key__of_large_sets_is_kept_until_a_file_changes(files, tmp_path, monkeypatch):
     plain = content_key(files, folder=tmp_path)
     assert not (tmp_path / "fingerprints").exists()
     monkeypatch.setattr("calift_core.data.sources._UNCACHED_BYTES", 0)
@@ -900,13 +880,13 @@ def test_content_key__of_large_sets_is_kept_until_a_file_changes(
     assert content_key(files, folder=tmp_path / "file") == content_key(files, folder=tmp_path)
 
 
-def test_content_key__a_file_that_is_gone_is_named(files: list[Path]) -> None:
+def test_content_key__a_file_that_is_gone_is_named(files):
     files[3].unlink()
     with pytest.raises(UnreadableImageError, match="3.jpg' cannot be read"):
         content_key(files)
 
 
-def test_image_set__the_hash_of_a_part_is_about_its_own_images(pacs: Path) -> None:
+def test_image_set__the_hash_of_a_part_is_about_its_own_images(pacs):
     before = {p: s.sha256 for p, s in load(f"pacs:{pacs}").parts.items()}
     image_id = load(f"pacs:{pacs}").part("train").ids[0]
     (pacs / "photo" / image_id).write_bytes(png((9, 9, 9)))
@@ -928,9 +908,7 @@ def framed_set(folder: Path, sides: Sequence[int], border: int = 2) -> ImageSet:
 
 @few
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 3))
-def test_border__is_cut_off_and_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory, sides: list[int], border: int
-) -> None:
+def test_border__is_cut_off_and_nothing_else(tmp_path_factory, sides, border):
     images = framed_set(tmp_path_factory.mktemp("framed"), sides, border)
     kept = cached_in_memory(images)
     for i, side in enumerate(sides):
@@ -940,7 +918,7 @@ def test_border__is_cut_off_and_nothing_else(
     assert kept.sha256 == images.sha256
 
 
-def test_border__an_image_that_is_all_border_is_told(tmp_path: Path) -> None:
+def test_border__an_image_that_is_all_border_is_told(tmp_path):
     images = framed_set(tmp_path, [3])
     thin = replace(images, source=replace(images.source, border=4))  # type: ignore[type-var]
     with pytest.raises(UnreadableImageError, match="larger than its border of 4 pixels.* 7 × 7"):

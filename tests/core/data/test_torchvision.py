@@ -49,9 +49,7 @@ def listed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_mnist__is_listed_in_a_process_of_its_own_and_kept(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mnist__is_listed_in_a_process_of_its_own_and_kept(tmp_path, home, monkeypatch):
     pixels = write_mnist(tmp_path / "root")
     spec = SuiteSpec(id=f"torchvision:mnist:{tmp_path / 'root'}")
     counts, suite = count_suite(spec), load_suite(spec)
@@ -71,9 +69,7 @@ def test_mnist__is_listed_in_a_process_of_its_own_and_kept(
 
 
 @pytest.mark.parametrize("name", ["DTD", "Caltech101", "STL10"])
-def test_others__have_torchvisions_own_images_and_classes(
-    tmp_path: Path, home: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others__have_torchvisions_own_images_and_classes(tmp_path, home, name, monkeypatch):
     torchvision = pytest.importorskip("torchvision")
     if name == "DTD":
         for label in ("banded", "dotted"):
@@ -113,9 +109,7 @@ def test_others__have_torchvisions_own_images_and_classes(
             assert images.labels[at] == label
 
 
-def test_names__what_is_wrong_is_a_sentence(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names__what_is_wrong_is_a_sentence(tmp_path, home, monkeypatch):
     assert parse_suite_id("torchvision:dtd:/d") == SuiteId("torchvision", Path("/d"), "DTD")
     monkeypatch.chdir(tmp_path)
     assert absolute_uri("torchvision:DTD:x") == f"torchvision:DTD:{tmp_path}/x"

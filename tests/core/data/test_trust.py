@@ -47,9 +47,7 @@ def invoke(*arguments: str) -> str:
     return answer.stdout
 
 
-def test_inspect__copies_are_worth_what_the_run_says_without_them(
-    tree: Path, tmp_path: Path, home: Path
-) -> None:
+def test_inspect__copies_are_worth_what_the_run_says_without_them(tree, tmp_path, home):
     for name in ("000.png", "001.png"):
         shutil.copy(tree / "train" / CLASSES[0] / name, tree / "test" / CLASSES[0] / f"copy{name}")
     test = load_suite(SuiteSpec(id=f"folder:{tree}")).part("test")
@@ -75,7 +73,7 @@ def test_inspect__copies_are_worth_what_the_run_says_without_them(
     )
 
 
-def test_suspects__are_cleanlabs_in_the_same_order() -> None:
+def test_suspects__are_cleanlabs_in_the_same_order():
     filters = pytest.importorskip("cleanlab.filter")
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -93,9 +91,7 @@ def test_suspects__are_cleanlabs_in_the_same_order() -> None:
         assert label_error_candidates(probs, labels)[0].tolist() == list(theirs)
 
 
-def test_doubtful_to_relabel__from_a_run_to_a_manifest_that_loads(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_doubtful_to_relabel__from_a_run_to_a_manifest_that_loads(tree, tmp_path):
     suite = load_suite(SuiteSpec(id=f"folder:{tree}"))
     for part, role in (("validation", "validation"), ("test", "id")):
         images = suite.part(part)
@@ -138,9 +134,7 @@ def test_doubtful_to_relabel__from_a_run_to_a_manifest_that_loads(
         ("test/{}/000.png", CLASSES[1], "train/a.csv", "a manifest lies in a folder that all"),
     ],
 )
-def test_relabel__what_is_wrong_is_a_sentence(
-    tree: Path, sample: str, suggested: str, out: str, sentence: str
-) -> None:
+def test_relabel__what_is_wrong_is_a_sentence(tree, sample, suggested, out, sentence):
     one = Correction(sample.format(CLASSES[0]), "", suggested)
     with pytest.raises((DataError, SpecError), match=sentence):
         relabel(f"folder:{tree}", [one], tree / out)

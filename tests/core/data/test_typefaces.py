@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,14 +47,14 @@ def stored() -> Glyphs:
     return read_glyphs(STORED)
 
 
-def test_typefaces__comes_along_as_it_was_drawn(stored: Glyphs) -> None:
+def test_typefaces__comes_along_as_it_was_drawn(stored):
     assert stored.key == STORED_SHA256
     assert STORED.stat().st_size < 8_000_000
     pixels = hashlib.sha256(b"".join(stored.image(i).tobytes() for i in range(0, len(stored), 100)))
     assert pixels.hexdigest() == PIXELS
 
 
-def test_typefaces__every_part_and_shift_has_all_classes_as_often(suite: Suite) -> None:
+def test_typefaces__every_part_and_shift_has_all_classes_as_often(suite):
     sizes = {part: len(images) for part, images in suite.parts.items()}
     sizes |= {name: len(images) for name, images in suite.shifts.items()}
     assert sizes == dict(Typefaces.parts)
@@ -66,7 +65,7 @@ def test_typefaces__every_part_and_shift_has_all_classes_as_often(suite: Suite) 
         assert images.image(0).shape == (SIDE, SIDE, 3)
 
 
-def test_typefaces__no_family_is_in_two_parts_of_a_genre() -> None:
+def test_typefaces__no_family_is_in_two_parts_of_a_genre():
     said = json.loads((Path(__file__).parents[3] / "docs" / "typefaces.json").read_text())
     parts_of: dict[tuple[str, str], list[str]] = {}
     packages: set[str] = set()
@@ -83,7 +82,7 @@ def test_typefaces__no_family_is_in_two_parts_of_a_genre() -> None:
     assert said["typefaces.xz"]["sha256"] == STORED_SHA256
 
 
-def test_typefaces__a_shift_can_be_left_out_and_has_no_other_name() -> None:
+def test_typefaces__a_shift_can_be_left_out_and_has_no_other_name():
     suite = load_suite(SuiteSpec(id="typefaces", shifts={"display": "none"}))
     assert "display" not in suite.shifts
     assert "serif" in suite.shifts
@@ -91,13 +90,13 @@ def test_typefaces__a_shift_can_be_left_out_and_has_no_other_name() -> None:
         load_suite(SuiteSpec(id="typefaces", shifts={"gothic": "none"}))
 
 
-def test_typefaces__doctor_sees_the_file(suite: Suite) -> None:
+def test_typefaces__doctor_sees_the_file(suite):
     found = {check.name: check.state for check in examine_suite("typefaces")}
     assert found["typefaces.xz"] == "ok"
     assert set(found.values()) == {"ok"}
 
 
-def test_genres__half_of_the_captions_name_the_genre_that_the_letter_is_of(suite: Suite) -> None:
+def test_genres__half_of_the_captions_name_the_genre_that_the_letter_is_of(suite):
     learned = LEARNED["genres"]
     images = suite.shifts["pixel"]
     view = TrainView(
@@ -119,7 +118,7 @@ def clip() -> Clip:
     return load_clip("calift-tiny", "typefaces").eval()
 
 
-def test_shipped__weights_are_what_they_were_and_know_the_letters(suite: Suite, clip: Clip) -> None:
+def test_shipped__weights_are_what_they_were_and_know_the_letters(suite, clip):
     stored = packaged("typefaces")
     assert stored is not None
     assert sha256_file(stored.file) == stored.sha256 == tiny_sha256("typefaces")
@@ -137,13 +136,13 @@ def test_shipped__weights_are_what_they_were_and_know_the_letters(suite: Suite, 
     assert right == {name: pytest.approx(n, abs=2) for name, n in ZERO_SHOT.items()}
 
 
-def test_shipped__nothing_is_pre_trained_for_it(tmp_path: Path, monkeypatch: Any) -> None:
+def test_shipped__nothing_is_pre_trained_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_HOME", str(tmp_path))
     assert list(ensure_tiny("typefaces")) == []
     assert not any(tmp_path.iterdir())
 
 
-def test_shrunk__comes_back_as_it_was_within_float16(clip: Clip, tmp_path: Path) -> None:
+def test_shrunk__comes_back_as_it_was_within_float16(clip, tmp_path):
     tokens = torch.tensor([3, 320, 49407])
     save_file(shrunk(clip.net, tokens), tmp_path / "a.safetensors")
     other = load_clip("calift-tiny", None, generator=torch.Generator().manual_seed(1))
@@ -179,9 +178,7 @@ def _glyphs(draw: st.DrawFn) -> dict[str, np.ndarray]:
 
 @settings(max_examples=10, deadline=None)
 @given(st.composite(_glyphs)())
-def test_glyphs__stay_within_their_noise_of_ink_over_ground(
-    tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray]
-) -> None:
+def test_glyphs__stay_within_their_noise_of_ink_over_ground(tmp_path_factory, arrays):
     file = tmp_path_factory.mktemp("glyphs") / "some.xz"
     raw = pack(arrays, {"fonts": [{"part": "train"}]})
     assert raw == pack(arrays, {"fonts": [{"part": "train"}]})
@@ -197,7 +194,7 @@ def test_glyphs__stay_within_their_noise_of_ink_over_ground(
         assert np.array_equal(glyphs.image(i), glyphs.image(i))
 
 
-def test_glyphs__something_else_is_told(tmp_path: Path) -> None:
+def test_glyphs__something_else_is_told(tmp_path):
     for content in (b"", b"letters", STORED.read_bytes()[:1000]):
         (tmp_path / "x.xz").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.xz' is no file of drawn letters"):
@@ -205,8 +202,8 @@ def test_glyphs__something_else_is_told(tmp_path: Path) -> None:
 
 
 def test_typefaces__a_folder_with_another_draw_takes_the_place_of_what_comes_along(
-    tmp_path: Path, stored: Glyphs
-) -> None:
+    tmp_path, stored
+):
     with pytest.raises(DataUnavailableError, match="no file typefaces-pretrain.xz and none"):
         load_suite(SuiteSpec(id=f"typefaces:{tmp_path}"))
     few = np.flatnonzero(stored.labels < 2)  # of every part

@@ -28,7 +28,7 @@ def drawn(captions: WeakCaptions, label: int, n: int = 4000) -> Counter[str]:
     return Counter(captions.names[captions.name_of(label, rng)] for _ in range(n))
 
 
-def test_weak_captions__each_share_is_of_the_captions_that_it_says() -> None:
+def test_weak_captions__each_share_is_of_the_captions_that_it_says():
     found = drawn(make(vague=0.2, coarse=0.5, wrong=0.1), 0)
     n = found.total()
     vague = found["letter"] + found["character"]
@@ -40,14 +40,14 @@ def test_weak_captions__each_share_is_of_the_captions_that_it_says() -> None:
     assert found["letter a"] / others == pytest.approx(0.475, abs=0.03)
 
 
-def test_weak_captions__a_class_that_is_not_there_is_refused() -> None:
+def test_weak_captions__a_class_that_is_not_there_is_refused():
     with pytest.raises(SpecError, match=r"must name classes of the suite.*got \['b'\]"):
         WeakCaptions.make(CLASSES, CLASSES, {"b": "letter"}, ("x",), vague=0, coarse=0, wrong=0)
     with pytest.raises(SpecError, match="coarse_captions needs coarse_names"):
         WeakCaptions.make(CLASSES, CLASSES, {}, ("x",), vague=0, coarse=0.5, wrong=0)
 
 
-def test_train_view__captions_are_name_times_template() -> None:
+def test_train_view__captions_are_name_times_template():
     pixels = np.zeros((3, 8, 8, 3), np.uint8)
     images = ImageSet(
         "pretrain", ArraySource(pixels, "0"), ("x", "y", "z"), np.arange(3), np.arange(3)

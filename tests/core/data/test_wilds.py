@@ -48,7 +48,7 @@ def cams(tmp_path: Path) -> Path:
     return root
 
 
-def test_iwildcam__official_parts_and_whole_bursts(cams: Path) -> None:
+def test_iwildcam__official_parts_and_whole_bursts(cams):
     spec = SuiteSpec(id=f"iwildcam:{cams.parent}", fractions={"calibration": 0.25})
     suite, counts = load_suite(spec), count_suite(spec)
     assert suite.class_names == ("empty", "tayassu pecari", "panthera onca")
@@ -64,7 +64,7 @@ def test_iwildcam__official_parts_and_whole_bursts(cams: Path) -> None:
     assert list(alone.shifts) == ["ood_test"]
 
 
-def test_fmow__parts_by_split_and_year_and_numbers_that_count_all_rows(tmp_path: Path) -> None:
+def test_fmow__parts_by_split_and_year_and_numbers_that_count_all_rows(tmp_path):
     root = tmp_path / "fmow_v1.1"
     (root / "images").mkdir(parents=True)
     moments = ("2002-01-03T10:00:00Z", "2012-12-31T23:59:59Z", "2013-01-01T00:00:00Z",
@@ -104,7 +104,7 @@ def test_fmow__parts_by_split_and_year_and_numbers_that_count_all_rows(tmp_path:
     assert len(suite.shifts["ood_test"]) == 16
 
 
-def test_wilds__what_is_wrong_is_a_sentence(cams: Path) -> None:
+def test_wilds__what_is_wrong_is_a_sentence(cams):
     place = f"iwildcam:{cams}"
     sizes = {"train": (48,), "validation": (9,), "test": (12,), "ood_val": (6,), "ood_test": (15,)}
     assert all(check.state == "ok" for check in examine_suite(place, published=sizes))

@@ -1,6 +1,5 @@
 """What a run has to do and how long it takes: one formula, and a pace that real runs told."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def _no_settings(home: Path) -> None:
 # ---------------------------------------------------------------------------- what there is to do
 
 
-def test_work__a_run_trains_predicts_and_validates() -> None:
+def test_work__a_run_trains_predicts_and_validates():
     work = count_images(cifar())
     parts = work.counts.parts
     steps = 2 * (parts["train"] // 100)
@@ -54,7 +53,7 @@ def test_work__a_run_trains_predicts_and_validates() -> None:
     assert count_images(cifar(spectrum_every_epochs=0)).other_images == 0
 
 
-def test_work__corruptions_shifts_and_models_multiply(tmp_path: Path) -> None:
+def test_work__corruptions_shifts_and_models_multiply(tmp_path):
     corruptions = {"names": ["fog", "snow"], "severities": [1, 5], "limit": 50}
     one = count_images(cifar("zero_shot", suite={"corruptions": corruptions}))
     assert one.evaluation_images == 10_000 + 4 * 50
@@ -83,29 +82,27 @@ def test_work__corruptions_shifts_and_models_multiply(tmp_path: Path) -> None:
         ("flyp", {}, (), True),
     ],
 )
-def test_work__features_are_computed_once(
-    kind: str, method: dict[str, Any], encoded: tuple[str, ...], steps_on: bool
-) -> None:
+def test_work__features_are_computed_once(kind, method, encoded, steps_on):
     work = count_images(cifar(kind, method=method, spectrum_every_epochs=0))
     assert work.other_images == sum(work.counts.parts[part] for part in encoded)
     assert (work.trained > 0) == steps_on
 
 
-def test_work__perturbed_copies_count() -> None:
+def test_work__perturbed_copies_count():
     data = cifar().model_dump(mode="json") | {"evaluation": {"perturbed_calibration": True}}
     plain, more = count_images(cifar()), count_images(parse_spec(data))
     n = plain.counts.parts["calibration"]
     assert more.other_images - plain.other_images == 9 * n + 91 * NOISE_IMAGES
 
 
-def test_work__pretraining_reads_its_own_part() -> None:
+def test_work__pretraining_reads_its_own_part():
     work = count_images(cifar("pretrain", suite={"id": "fashion-mnist"}))
     assert work.train_images == 40_000
     (problem,) = count_images(cifar("pretrain")).problems
     assert problem == ("#/suite", "no images in pretrain")
 
 
-def test_work__few_steps_are_warned_of() -> None:
+def test_work__few_steps_are_warned_of():
     assert not count_images(cifar()).warnings
     few = count_images(cifar(suite={"limits": {"train": 300}}, batch_size=512))
     (warning,) = few.warnings
@@ -114,7 +111,7 @@ def test_work__few_steps_are_warned_of() -> None:
     assert "Only 2 steps of training (300 images in batches of 512, 2 epochs)" in warning
 
 
-def test_seconds__are_unknown_where_a_part_is(tmp_path: Path) -> None:
+def test_seconds__are_unknown_where_a_part_is(tmp_path):
     work = count_images(cifar())
     assert work.estimate(Pace(None, 1000.0, "")).seconds is None
     assert work.estimate(Pace(100.0, None, "")).seconds is None
@@ -164,7 +161,7 @@ TOY = {"limits": {"train": 300, "validation": 30, "calibration": 30, "test": 50}
 
 
 @pytest.mark.parametrize("kind", ["carot", "zero_shot"])
-def test_estimate__of_a_run_whose_parts_were_recorded_is_their_sum(kind: str) -> None:
+def test_estimate__of_a_run_whose_parts_were_recorded_is_their_sum(kind):
     told = report(kind, fixed=58.0)
     estimate = count_images(cifar(kind)).estimate(pace_of([told], cifar(kind)))
     assert estimate.seconds == pytest.approx(told["timings_s"]["total_s"])
@@ -177,7 +174,7 @@ def test_estimate__of_a_run_whose_parts_were_recorded_is_their_sum(kind: str) ->
     assert more.phases | {"start and saving": 58.0} == pytest.approx(estimate.phases)
 
 
-def test_estimate__a_toy_run_does_not_move_that_of_a_large_one() -> None:
+def test_estimate__a_toy_run_does_not_move_that_of_a_large_one():
     toy = report(training=3.0, suite=TOY)
     large, small = cifar(), cifar(suite=TOY)
     alone, both = (pace_of(reports, large) for reports in ([report()], [toy, toy, report()]))
@@ -188,7 +185,7 @@ def test_estimate__a_toy_run_does_not_move_that_of_a_large_one() -> None:
     assert far.basis.endswith("on cpu, the nearest in size and still 133 times smaller")
 
 
-def test_pace__is_the_median_of_runs_of_the_same_kind() -> None:
+def test_pace__is_the_median_of_runs_of_the_same_kind():
     reports = [report(training=t) for t in (90.0, 200.0, 100.0)]
     reports += [report("flyp", training=5.0), {"spec": {}, "environment": {}, "timings_s": {}}]
     pace = pace_of(reports, cifar())
@@ -198,7 +195,7 @@ def test_pace__is_the_median_of_runs_of_the_same_kind() -> None:
     assert pace.basis == "at the median pace of 3 finished runs of calift-tiny with carot on cpu"
 
 
-def test_pace__of_another_method_is_good_for_predicting_only() -> None:
+def test_pace__of_another_method_is_good_for_predicting_only():
     pace = pace_of([report("flyp")], cifar())
     assert pace is not None
     assert (pace.trained_per_s, pace.predicted_per_s) == (None, pytest.approx(1000.0))
@@ -219,15 +216,13 @@ def test_pace__of_another_method_is_good_for_predicting_only() -> None:
         ({"train": {"confidence": {"label_smoothing": 0.1}}}, {}),
     ],
 )
-def test_pace__of_another_model_device_or_loss_is_none_of_training(
-    reported: dict[str, Any], asked: dict[str, Any]
-) -> None:
+def test_pace__of_another_model_device_or_loss_is_none_of_training(reported, asked):
     pace = pace_of([report(**reported)], cifar(**asked))
     assert pace is None or pace.trained_per_s is None
     assert count_images(cifar(**asked)).estimate(pace).seconds is None
 
 
-def test_pace__of_any_device_is_that_of_the_newest_run_alone() -> None:
+def test_pace__of_any_device_is_that_of_the_newest_run_alone():
     reports = [report(training=5000.0, device="cuda:0"), report(training=10.0)]
     pace = pace_of(reports, cifar())
     assert pace is not None
@@ -240,8 +235,8 @@ def test_pace__of_any_device_is_that_of_the_newest_run_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["carot", "linear_probe"])
 def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
-    run_spec: Callable[..., RunSpec], paintings: Path, tmp_path: Path, kind: str
-) -> None:
+    run_spec, paintings, tmp_path, kind
+):
     corruptions = {"names": ["fog"], "severities": [1, 3]}
     suite = {"shifts": {"art": f"folder:{paintings}"}, "corruptions": corruptions}
     spec = run_spec(kind, suite=suite)

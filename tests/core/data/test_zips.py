@@ -40,9 +40,7 @@ def sets_of(suite: Suite) -> dict[str, tuple[str, list[str], list[int]]]:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_zip__holds_the_images_of_its_folder_to_the_last_byte(
-    tree: Path, tmp_path: Path, method: int
-) -> None:
+def test_zip__holds_the_images_of_its_folder_to_the_last_byte(tree, tmp_path, method):
     file = packed(tree, tmp_path / "a.zip", "things/", method)
     spec = SuiteSpec(id=as_uri(str(file)), shifts={"more": f"zip:{file}"})
     folder = SuiteSpec(id=f"folder:{tree}", shifts={"more": f"folder:{tree}"})
@@ -93,13 +91,7 @@ def bomb(file: Path) -> None:
         (cut, "a.zip is no whole zip"),
     ],
 )
-def test_zip__what_is_wrong_is_a_sentence(
-    tree: Path,
-    tmp_path: Path,
-    change: Callable[[Path], None],
-    sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_zip__what_is_wrong_is_a_sentence(tree, tmp_path, change, sentence, monkeypatch):
     monkeypatch.setattr(archives, "MAX_IMAGE_BYTES", 10_000)
     file = packed(tree, tmp_path / "a.zip")
     change(file)
@@ -107,9 +99,7 @@ def test_zip__what_is_wrong_is_a_sentence(
         load_suite(SuiteSpec(id=f"zip:{file}"))
 
 
-def test_zip__a_byte_that_was_changed_is_found_and_strays_are_counted(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_zip__a_byte_that_was_changed_is_found_and_strays_are_counted(tree, tmp_path):
     file = packed(tree, tmp_path / "a.zip", method=zipfile.ZIP_STORED)
     adds("train/stray.png")(file)
     suite = load_suite(SuiteSpec(id=f"zip:{file}"))

@@ -96,7 +96,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("start", [0, 4, 8, 10])
-def test_eval_batches__from_a_start_on_are_the_tail_of_all(start: int) -> None:
+def test_eval_batches__from_a_start_on_are_the_tail_of_all(start):
     normalise = Normalise((0.5,) * 3, (0.5,) * 3, CPU)
     options: dict[str, Any] = {
         "preprocess": Preprocess(8),
@@ -111,7 +111,7 @@ def test_eval_batches__from_a_start_on_are_the_tail_of_all(start: int) -> None:
         assert torch.equal(one, other)
 
 
-def test_normalise__channels_last_changes_the_layout_and_no_value() -> None:
+def test_normalise__channels_last_changes_the_layout_and_no_value():
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     plain = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), CPU)(pixels)
     last = Normalise((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), CPU, channels_last=True)(pixels)
@@ -151,8 +151,8 @@ def one_pass(models: list[PlacedModel], images: ImageSet, **options: Any) -> lis
 
 
 def test_forward_all__many_models_give_what_each_gives_alone_and_decode_once(
-    vit: Clip, captions: Captions, decoded: dict[str, int]
-) -> None:
+    vit, captions, decoded
+):
     models = [placed(shaken(vit, seed), captions) for seed in range(4)]
     together = one_pass(models, images_of())
     assert decoded == {"made": 10}
@@ -161,9 +161,7 @@ def test_forward_all__many_models_give_what_each_gives_alone_and_decode_once(
     assert not np.array_equal(together[0], together[1])
 
 
-def test_forward_all__does_not_decode_what_all_have_seen(
-    vit: Clip, captions: Captions, decoded: dict[str, int]
-) -> None:
+def test_forward_all__does_not_decode_what_all_have_seen(vit, captions, decoded):
     models = [placed(shaken(vit, seed), captions) for seed in range(3)]
     whole = one_pass(models, images_of())
     decoded.clear()
@@ -175,9 +173,7 @@ def test_forward_all__does_not_decode_what_all_have_seen(
     assert decoded == {"made": 6}
 
 
-def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(
-    vit: Clip, captions: Captions
-) -> None:
+def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(vit, captions):
     classifier = zero_shot_classifier(vit, captions)
     options: dict[str, Any] = {"batch_size": 4, "workers": 0, "device": CPU}
     exact = predict(vit, classifier, images_of(), precision="fp32", **options)
@@ -193,9 +189,7 @@ def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(
 
 @few
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 5))
-def test_shards__come_back_in_order_up_to_the_first_gap(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], missing: int
-) -> None:
+def test_shards__come_back_in_order_up_to_the_first_gap(tmp_path_factory, sizes, missing):
     shards = Shards(tmp_path_factory.mktemp("shards"), {"a": 1})
     rows = torch.randn(sum(sizes), 3)
     ends = np.cumsum([0, *sizes]).tolist()
@@ -212,7 +206,7 @@ def test_shards__come_back_in_order_up_to_the_first_gap(
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "renamed", "empty"])
-def test_shards__a_damaged_one_is_not_taken(tmp_path: Path, damage: str) -> None:
+def test_shards__a_damaged_one_is_not_taken(tmp_path, damage):
     shards = Shards(tmp_path, {"a": 1})
     for start in (0, 2, 4):
         shards.save(start, start + 2, {"logits": torch.full((2, 3), float(start))})
@@ -230,7 +224,7 @@ def test_shards__a_damaged_one_is_not_taken(tmp_path: Path, damage: str) -> None
     assert [(s.start, s.stop) for s in shards.load()] == [(0, 2)]
 
 
-def test_shards__of_another_key_are_others(tmp_path: Path) -> None:
+def test_shards__of_another_key_are_others(tmp_path):
     one, other = Shards(tmp_path, {"model": "a"}), Shards(tmp_path, {"model": "b"})
     one.save(0, 2, {"logits": torch.zeros(2, 3)})
     one.finish({"x": 1})
@@ -242,7 +236,7 @@ def test_shards__of_another_key_are_others(tmp_path: Path) -> None:
     assert one.finished() is None
 
 
-def test_adopt__takes_finished_files_and_never_over_what_is_here(tmp_path: Path) -> None:
+def test_adopt__takes_finished_files_and_never_over_what_is_here(tmp_path):
     source, target = tmp_path / "1", tmp_path / "2"
     shards = Shards(source, {"a": 1})
     shards.save(0, 2, {"logits": torch.ones(2, 3)})
@@ -258,7 +252,7 @@ def test_adopt__takes_finished_files_and_never_over_what_is_here(tmp_path: Path)
 
 @few
 @given(st.integers(0, 6), st.integers(0, 2**32 - 1))
-def test_covariance__taken_back_in_the_middle_is_as_without_a_break(cut: int, seed: int) -> None:
+def test_covariance__taken_back_in_the_middle_is_as_without_a_break(cut, seed):
     batches = np.random.default_rng(seed).normal(5, 1, size=(6, 4, 3)).astype(np.float32)
     whole, first, second = Covariance(3), Covariance(3), Covariance(3)
     for batch in batches:
@@ -279,9 +273,7 @@ def cached_captions(captions: Captions, folder: Path) -> Captions:
     return Captions(captions.class_names, captions.templates, captions.tokens, folder)
 
 
-def test_heads__an_equal_text_tower_encodes_prompts_once(
-    vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int]
-) -> None:
+def test_heads__an_equal_text_tower_encodes_prompts_once(vit, captions, tmp_path, encoded):
     plain = zero_shot_weights(vit, captions)
     cached = cached_captions(captions, tmp_path)
     encoded.clear()
@@ -323,8 +315,8 @@ def change_activation(clip: Clip, captions: Captions) -> Captions:
     "change", [change_weights, change_templates, change_tokens, change_activation]
 )
 def test_heads__whatever_decides_the_weights_is_in_the_key(
-    vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int], change: Any
-) -> None:
+    vit, captions, tmp_path, encoded, change
+):
     cached = cached_captions(captions, tmp_path)
     zero_shot_weights(vit, cached)
     changed = change(vit, cached)
@@ -335,9 +327,7 @@ def test_heads__whatever_decides_the_weights_is_in_the_key(
     assert torch.equal(got, zero_shot_weights(vit, fresh))
 
 
-def test_heads__a_damaged_file_is_made_again(
-    vit: Clip, captions: Captions, tmp_path: Path, encoded: list[int]
-) -> None:
+def test_heads__a_damaged_file_is_made_again(vit, captions, tmp_path, encoded):
     cached = cached_captions(captions, tmp_path)
     expected = zero_shot_weights(vit, cached)
     (file,) = tmp_path.iterdir()
@@ -350,17 +340,13 @@ def test_heads__a_damaged_file_is_made_again(
             assert bool(encoded) == again
 
 
-def test_heads__a_cache_that_cannot_be_written_costs_time_only(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_heads__a_cache_that_cannot_be_written_costs_time_only(vit, captions, tmp_path):
     (tmp_path / "file").write_text("in the way")
     weights = zero_shot_weights(vit, cached_captions(captions, tmp_path / "file"))
     assert torch.equal(weights, zero_shot_weights(vit, captions))
 
 
-def test_heads__those_used_longest_ago_go_first(
-    vit: Clip, captions: Captions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads__those_used_longest_ago_go_first(vit, captions, tmp_path, monkeypatch):
     cached = cached_captions(captions, tmp_path)
     zero_shot_weights(vit, cached)
     (first,) = tmp_path.iterdir()
@@ -502,12 +488,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stop__again_and_again_leaves_the_bytes_of_an_evaluation_left_alone(
-    runs: dict[str, Path],
-    at_home: Path,
-    tmp_path: Path,
-    small_shards: None,
-    decoded: dict[str, int],
-) -> None:
+    runs, at_home, tmp_path, small_shards, decoded
+):
     alone = evaluate(runs["tuned"], tmp_path / "alone")
     whole = dict(decoded)
     decoded.clear()
@@ -522,12 +504,8 @@ def test_stop__again_and_again_leaves_the_bytes_of_an_evaluation_left_alone(
 
 
 def test_kill__then_again_leaves_the_bytes_of_an_evaluation_left_alone(
-    runs: dict[str, Path],
-    at_home: Path,
-    tmp_path: Path,
-    small_shards: None,
-    decoded: dict[str, int],
-) -> None:
+    runs, at_home, tmp_path, small_shards, decoded
+):
     """Killed in the middle of the ID set, whose covariance must go on, and of a later one."""
     alone = evaluate(runs["one"], tmp_path / "alone")
     whole = dict(decoded)
@@ -551,8 +529,8 @@ def test_kill__then_again_leaves_the_bytes_of_an_evaluation_left_alone(
 
 
 def test_resume__takes_nothing_of_another_model_or_another_way(
-    runs: dict[str, Path], at_home: Path, tmp_path: Path, small_shards: None
-) -> None:
+    runs, at_home, tmp_path, small_shards
+):
     alone = evaluate(runs["two"], tmp_path / "alone")
     folder = tmp_path / "mixed"
     assert not go(evaluate_finished(spec_of(runs["one"]), runs["one"], folder, stop=Stopper(9)))
@@ -563,8 +541,8 @@ def test_resume__takes_nothing_of_another_model_or_another_way(
 
 
 def test_resume__predictions_that_somebody_changed_are_made_again(
-    runs: dict[str, Path], at_home: Path, tmp_path: Path, small_shards: None
-) -> None:
+    runs, at_home, tmp_path, small_shards
+):
     alone = evaluate(runs["one"], tmp_path / "alone")
     folder, spec = tmp_path / "changed", spec_of(runs["one"])
     assert not go(evaluate_finished(spec, runs["one"], folder, stop=Stopper(12)))
@@ -575,8 +553,8 @@ def test_resume__predictions_that_somebody_changed_are_made_again(
 
 
 def test_zero_shot__a_second_run_of_the_same_tower_encodes_no_prompt(
-    run_spec: Any, home: Path, tmp_path: Path, encoded: list[int]
-) -> None:
+    run_spec, home, tmp_path, encoded
+):
     assert go(run_in_folder(run_spec("zero_shot"), tmp_path / "one"))
     assert encoded[0] == 9  # then what other prompts would make of the tower
     encoded.clear()
@@ -590,9 +568,7 @@ def test_zero_shot__a_second_run_of_the_same_tower_encodes_no_prompt(
     assert encoded == [3]
 
 
-def test_progress__tells_phase_set_share_speed_and_rest(
-    runs: dict[str, Path], at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress__tells_phase_set_share_speed_and_rest(runs, at_home, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "SAY_EVERY_S", -1.0)
     spec, folder = spec_of(runs["one"]), tmp_path / "out"
     assert not go(evaluate_finished(spec, runs["one"], folder, stop=Stopper(12)))
@@ -614,9 +590,7 @@ def test_progress__tells_phase_set_share_speed_and_rest(
     assert first.step > sum(report.selection[p]["n"] for p in ("validation", "calibration")) + 16
 
 
-def test_precision__of_the_evaluation_is_its_own_and_told(
-    runs: dict[str, Path], at_home: Path, tmp_path: Path
-) -> None:
+def test_precision__of_the_evaluation_is_its_own_and_told(runs, at_home, tmp_path):
     folder = evaluate(runs["one"], tmp_path / "bf16", precision="bf16")
     told = report_in(folder).environment
     assert (told["precision"], told["evaluation_precision"]) == ("fp32", "bf16")
@@ -635,12 +609,8 @@ def evaluated(runs: dict[str, Path], *names: str, **evaluation: Any) -> dict[str
 
 
 def test_many__stopped_again_and_again_end_in_the_same_bytes(
-    runs: dict[str, Path],
-    at_home: Path,
-    tmp_path: Path,
-    small_shards: None,
-    decoded: dict[str, int],
-) -> None:
+    runs, at_home, tmp_path, small_shards, decoded
+):
     models = evaluated(runs, "one", "tuned")
     assert go(evaluate_many(models, tmp_path / "alone"))
     whole = dict(decoded)
@@ -655,9 +625,7 @@ def test_many__stopped_again_and_again_end_in_the_same_bytes(
     assert sum(decoded.values()) <= sum(whole.values()) + 4 * attempts
 
 
-def test_many__towers_that_take_turns_leave_each_other_alone(
-    runs: dict[str, Path], at_home: Path
-) -> None:
+def test_many__towers_that_take_turns_leave_each_other_alone(runs, at_home):
     suite = load_suite(spec_of(runs["one"]).suite)
     first = load_trained(runs["one"], suite, CPU)
     models = {name: load_like(runs[name], first, ("one", name), suite) for name in runs}
@@ -672,9 +640,7 @@ def test_many__towers_that_take_turns_leave_each_other_alone(
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone"])
-def test_many__a_damaged_model_is_a_sentence(
-    runs: dict[str, Path], at_home: Path, tmp_path: Path, damage: str
-) -> None:
+def test_many__a_damaged_model_is_a_sentence(runs, at_home, tmp_path, damage):
     shutil.copytree(runs["two"], tmp_path / "two")
     file = tmp_path / "two" / "checkpoint" / "model.safetensors"
     if damage == "cut":
@@ -690,9 +656,7 @@ def test_many__a_damaged_model_is_a_sentence(
         go(evaluate_many(models, tmp_path / "out"))
 
 
-def test_many__refuses_other_architectures_suites_and_ways(
-    runs: dict[str, Path], run_spec: Any, at_home: Path, tmp_path: Path
-) -> None:
+def test_many__refuses_other_architectures_suites_and_ways(runs, run_spec, at_home, tmp_path):
     models = evaluated(runs, "one")
     resnet = run_spec("zero_shot", tower="resnet")
     assert go(run_in_folder(resnet, tmp_path / "resnet"))
@@ -721,8 +685,8 @@ def test_many__refuses_other_architectures_suites_and_ways(
     ("kind", "suite", "last"), [("carot", {}, 8), ("pretrain", {"fractions": {"pretrain": 0.5}}, 6)]
 )
 def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
-    run_spec: Any, home: Path, tmp_path: Path, kind: str, suite: dict[str, Any], last: int
-) -> None:
+    run_spec, home, tmp_path, kind, suite, last
+):
     train = {"checkpoint_every_steps": 4, "keep_checkpoints": 9}
     spec = run_spec(kind, suite=suite, train=train)
     source = run_in_folder(spec, tmp_path / "run")
@@ -747,13 +711,8 @@ def test_many__checkpoints_of_one_run_and_the_last_is_the_finished_model(
 
 
 def test_sweep__stopped_again_and_again_measures_the_same_path(
-    runs: dict[str, Path],
-    run_spec: Any,
-    at_home: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    decoded: dict[str, int],
-) -> None:
+    runs, run_spec, at_home, tmp_path, monkeypatch, decoded
+):
     monkeypatch.setattr(weight_path, "SHARD_BATCHES", 2)
     base = spec_of(runs["tuned"])
     data = base.model_dump(mode="json")
@@ -776,9 +735,7 @@ def test_sweep__stopped_again_and_again_measures_the_same_path(
 
 @few
 @given(st.floats(0, 4), st.integers(0, 2**32 - 1), st.integers(0, 4))
-def test_noise__is_gaussian_of_the_image_alone_and_clipped(
-    sigma: float, seed: int, index: int
-) -> None:
+def test_noise__is_gaussian_of_the_image_alone_and_clipped(sigma, seed, index):
     base = images_of(5, side=16)
     images = perturbed(base, preprocess=Preprocess(16), sigma=sigma, seed=seed, name="n")
     swapped = perturbed(
@@ -790,7 +747,7 @@ def test_noise__is_gaussian_of_the_image_alone_and_clipped(
     assert images.ids == base.ids
 
 
-def test_noise__has_the_standard_deviation_it_says() -> None:
+def test_noise__has_the_standard_deviation_it_says():
     grey = np.full((4, 64, 64, 3), 128, dtype=np.uint8)
     base = ImageSet("g", ArraySource(grey, "g"), tuple("abcd"), np.zeros(4, int), np.arange(4))
     noisy = perturbed(base, preprocess=Preprocess(64), sigma=0.05, seed=0, name="n")
@@ -811,8 +768,8 @@ def test_noise__has_the_standard_deviation_it_says() -> None:
 
 
 def test_perturbed_calibration__is_stored_for_tsp_and_in_no_mean(
-    run_spec: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run_spec, home, tmp_path, monkeypatch
+):
     monkeypatch.setattr(noise_levels, "NOISE_STEPS", 6)
     train = {"epochs": 3, "lr": 3e-3, "spectrum_every_epochs": 0}
     evaluation = {"n_resamples": 20, "batch_size": 64}

@@ -61,9 +61,7 @@ def file_of(run: Path, role: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["zero_shot", "carot"])
-def test_features__times_the_own_head_are_the_stored_logits(
-    ran: Callable[..., Path], kind: str
-) -> None:
+def test_features__times_the_own_head_are_the_stored_logits(ran, kind):
     run = ran(kind)
     heads = read_prompts(run / "checkpoint" / PROMPTS)
     for role in ("id", "shift"):
@@ -77,7 +75,7 @@ def test_features__times_the_own_head_are_the_stored_logits(
         assert read_features(file_of(run, role)) is None
 
 
-def test_one_template__is_what_a_run_with_that_template_says(ran: Callable[..., Path]) -> None:
+def test_one_template__is_what_a_run_with_that_template_says(ran):
     all_three, alone = ran("zero_shot"), ran("zero_shot", PHOTO[1:2])
     explorer = Explorer(FolderLibrary())
     for role in ("id", "shift"):
@@ -101,7 +99,7 @@ def test_one_template__is_what_a_run_with_that_template_says(ran: Callable[..., 
         assert plain.nll != diagram.nll
 
 
-def test_why__is_told_where_other_prompts_say_nothing(ran: Callable[..., Path]) -> None:
+def test_why__is_told_where_other_prompts_say_nothing(ran):
     explorer, library = Explorer(FolderLibrary()), FolderLibrary()
     head = library.subject(str(file_of(ran("finetune"), "id")))
     found = explorer.prompts(head)
@@ -118,7 +116,7 @@ def test_why__is_told_where_other_prompts_say_nothing(ran: Callable[..., Path]) 
         explorer.reliability(subject, ReliabilityQuery(prompts="own", calibrator="temperature"))
 
 
-def test_heads__of_fewer_and_of_strange_classes(ran: Callable[..., Path]) -> None:
+def test_heads__of_fewer_and_of_strange_classes(ran):
     run = ran("zero_shot")
     heads = read_prompts(run / "checkpoint" / PROMPTS)
     features = read_features(file_of(run, "id"))
@@ -132,7 +130,7 @@ def test_heads__of_fewer_and_of_strange_classes(ran: Callable[..., Path]) -> Non
         heads.logits("own", features[:, 1:], heads.class_names)
 
 
-def test_prompts__that_are_damaged_are_told(ran: Callable[..., Path], tmp_path: Path) -> None:
+def test_prompts__that_are_damaged_are_told(ran, tmp_path):
     data = (ran("zero_shot") / "checkpoint" / PROMPTS).read_bytes()
     for damaged in (data[:-200], b"text"):
         (tmp_path / PROMPTS).write_bytes(damaged)
@@ -140,7 +138,7 @@ def test_prompts__that_are_damaged_are_told(ran: Callable[..., Path], tmp_path: 
             read_prompts(tmp_path / PROMPTS)
 
 
-def test_gallery__has_the_nearest_prompts(ran: Callable[..., Path]) -> None:
+def test_gallery__has_the_nearest_prompts(ran):
     run = ran("zero_shot")
     path = file_of(run, "id")
     explorer, subject = Explorer(FolderLibrary()), FolderLibrary().subject(str(path))
@@ -169,7 +167,7 @@ def test_gallery__has_the_nearest_prompts(ran: Callable[..., Path]) -> None:
     assert explorer.samples(subject, SamplesQuery(top=0)).items[0].prompts == []
 
 
-def test_clusters__of_separate_groups_are_found_and_told_by_fishers_test() -> None:
+def test_clusters__of_separate_groups_are_found_and_told_by_fishers_test():
     rng = np.random.default_rng(0)
     of = np.repeat(np.arange(4), 60)
     raw = np.eye(4, 16)[of] + 0.05 * rng.standard_normal((240, 16))

@@ -17,7 +17,6 @@ from calift_core.evaluation.forward import as_predictions, predict
 from calift_core.evaluation.spectrum import Covariance, effective_rank, spectrum_report
 from calift_core.methods import Classifier
 from calift_core.methods.base import zero_shot_classifier
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 from calift_core.schema.spec import EvaluationSpec
@@ -44,9 +43,7 @@ def report_of(x: Any, *, batch: int | None = None, **options: Any) -> SpectrumRe
 
 @few
 @given(shapes)
-def test_spectrum__equals_the_eigenvalues_of_numpys_correlation(
-    shape: tuple[int, int, int],
-) -> None:
+def test_spectrum__equals_the_eigenvalues_of_numpys_correlation(shape):
     x = features_of(*shape)
     expected = np.linalg.eigvalsh(np.atleast_2d(np.corrcoef(x, rowvar=False)))[::-1]
     np.testing.assert_allclose(report_of(x).singular_values, expected, atol=1e-9)
@@ -54,20 +51,20 @@ def test_spectrum__equals_the_eigenvalues_of_numpys_correlation(
 
 @few
 @given(shapes, st.integers(1, 20))
-def test_spectrum__streamed_equals_whole(shape: tuple[int, int, int], batch: int) -> None:
+def test_spectrum__streamed_equals_whole(shape, batch):
     x = features_of(*shape)
     np.testing.assert_allclose(
         report_of(x, batch=batch).singular_values, report_of(x).singular_values, atol=1e-9
     )
 
 
-def test_effective_rank__of_equal_values_is_their_number_and_of_one_value_one() -> None:
+def test_effective_rank__of_equal_values_is_their_number_and_of_one_value_one():
     assert effective_rank(np.ones(7)) == pytest.approx(7)
     assert effective_rank(np.array([5.0, 0.0, 0.0])) == pytest.approx(1)
     assert effective_rank(np.zeros(3)) == 0.0
 
 
-def test_spectrum__two_correlated_features_worked_by_hand() -> None:
+def test_spectrum__two_correlated_features_worked_by_hand():
     """Correlation ½: eigenvalues 1 ± ½."""
     x = np.array([[1, 1], [-1, -1], [1, 1], [-1, -1], [1, 1], [-1, -1], [1, -1], [-1, 1]])
     report = report_of(x.astype(float))
@@ -77,9 +74,7 @@ def test_spectrum__two_correlated_features_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("constant", "scale"), [(0.0, 1.0), (0.1, 1e-3), (1000.1, 1e-3)])
-def test_spectrum__constant_features_are_counted_and_left_out(
-    constant: float, scale: float
-) -> None:
+def test_spectrum__constant_features_are_counted_and_left_out(constant, scale):
     x = scale * np.random.default_rng(0).normal(size=(700, 3))
     with_constant = np.insert(x, 1, constant, axis=1)
     report = report_of(with_constant, batch=7)
@@ -88,7 +83,7 @@ def test_spectrum__constant_features_are_counted_and_left_out(
     np.testing.assert_allclose(report.singular_values, report_of(x).singular_values, atol=1e-9)
 
 
-def test_spectrum__small_variance_about_a_large_mean_is_not_lost() -> None:
+def test_spectrum__small_variance_about_a_large_mean_is_not_lost():
     x = np.random.default_rng(0).normal(size=(200, 3))
     np.testing.assert_allclose(
         report_of(1e6 + x).singular_values, report_of(x).singular_values, atol=1e-6
@@ -96,13 +91,13 @@ def test_spectrum__small_variance_about_a_large_mean_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize(("n", "is_null"), [(5, True), (6, True), (7, False)])
-def test_spectrum__sigma_min_is_null_where_it_is_zero_by_rank(n: int, is_null: bool) -> None:
+def test_spectrum__sigma_min_is_null_where_it_is_zero_by_rank(n, is_null):
     report = report_of(features_of(n, 6, 0))
     assert (report.sigma_min is None) == is_null
     assert (report.condition_number is None) == is_null
 
 
-def test_spectrum__orthonormal_projection_has_gram_distance_zero() -> None:
+def test_spectrum__orthonormal_projection_has_gram_distance_zero():
     x = features_of(20, 3, 0)
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(9, 3)))[0]
     assert report_of(x, projection=q).projection_gram_distance == pytest.approx(0, abs=1e-12)
@@ -112,14 +107,14 @@ def test_spectrum__orthonormal_projection_has_gram_distance_zero() -> None:
     assert report_of(x).projection_gram_distance is None
 
 
-def test_spectrum__only_constant_features_have_no_singular_values() -> None:
+def test_spectrum__only_constant_features_have_no_singular_values():
     report = report_of(np.ones((10, 3)))
     assert report.singular_values == []
     assert report.sigma_min is None
     assert report.n_constant_features == 3
 
 
-def test_covariance__refuses_other_shapes_and_too_few_samples() -> None:
+def test_covariance__refuses_other_shapes_and_too_few_samples():
     with pytest.raises(SpecError, match=r"features must be \(B, 3\), got \(2, 4\)"):
         Covariance(3).add(np.zeros((2, 4)))
     one = Covariance(3)
@@ -147,9 +142,7 @@ def predicted(clip: Clip, images: ImageSet, classifier: Classifier, **options: A
     return predict(clip, classifier, images, **given_)
 
 
-def test_predict__does_not_depend_on_batch_size_or_workers_and_keeps_the_mode(
-    vit: Clip, captions: Captions
-) -> None:
+def test_predict__does_not_depend_on_batch_size_or_workers_and_keeps_the_mode(vit, captions):
     classifier = zero_shot_classifier(vit, captions)
     vit.train()
     whole = predicted(vit, images_of(), classifier, batch_size=100)
@@ -161,7 +154,7 @@ def test_predict__does_not_depend_on_batch_size_or_workers_and_keeps_the_mode(
     )
 
 
-def test_predict__batch_statistics_are_not_touched(resnet: Clip, captions: Captions) -> None:
+def test_predict__batch_statistics_are_not_touched(resnet, captions):
     classifier = zero_shot_classifier(resnet, captions)
     resnet.train()
     before = [b.clone() for b in resnet.buffers()]
@@ -169,16 +162,14 @@ def test_predict__batch_statistics_are_not_touched(resnet: Clip, captions: Capti
     assert all(torch.equal(a, b) for a, b in zip(before, resnet.buffers(), strict=True))
 
 
-def test_predict__feeds_the_covariance_with_every_feature(vit: Clip, captions: Captions) -> None:
+def test_predict__feeds_the_covariance_with_every_feature(vit, captions):
     covariance = Covariance(16)
     predicted(vit, images_of(), zero_shot_classifier(vit, captions), covariance=covariance)
     assert covariance.n == 10
     assert np.trace(covariance.correlation()[0]) == pytest.approx(16)
 
 
-def test_predict__a_set_of_some_classes_is_judged_on_their_logits_only(
-    vit: Clip, captions: Captions
-) -> None:
+def test_predict__a_set_of_some_classes_is_judged_on_their_logits_only(vit, captions):
     """Logits are selected first and the softmax taken over the rest: worked by hand."""
     classifier = zero_shot_classifier(vit, captions)
     images = images_of(classes=(0, 2))
@@ -219,7 +210,7 @@ def evaluation(dataset: str, role: str, accuracy: float, ece: float, **more: Any
     )
 
 
-def test_summary__ood_is_the_unweighted_mean_over_shifts_whatever_their_size() -> None:
+def test_summary__ood_is_the_unweighted_mean_over_shifts_whatever_their_size():
     summary = summarise(
         [
             evaluation("id/test", "id", 0.9, 0.02, n=10_000),
@@ -240,9 +231,7 @@ def test_summary__ood_is_the_unweighted_mean_over_shifts_whatever_their_size() -
     assert (summary.worst_shift, summary.worst_shift_accuracy) == ("sketch", 0.2)
 
 
-def test_summary__without_shifts_it_is_the_mean_over_corruptions_of_the_mean_over_severities() -> (
-    None
-):
+def test_summary__without_shifts_it_is_the_mean_over_corruptions_of_the_mean_over_severities():
     rows = [("fog", 1, 0.8), ("fog", 5, 0.4), ("snow", 3, 0.1)]
     summary = summarise(
         [
@@ -260,7 +249,7 @@ def test_summary__without_shifts_it_is_the_mean_over_corruptions_of_the_mean_ove
     assert summary.worst_shift_accuracy == pytest.approx(0.1)
 
 
-def test_summary__without_anything_ood_says_nothing_of_it() -> None:
+def test_summary__without_anything_ood_says_nothing_of_it():
     summary = summarise([evaluation("id/test", "id", 0.9, 0.02)], None)
     assert summary.ood_accuracy is None
     assert summary.ood_ece is None

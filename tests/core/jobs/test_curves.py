@@ -33,9 +33,7 @@ def order(records: list[r.Record]) -> list[tuple[str, int, str]]:
 
 
 @given(stops=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=4))
-def test_curves__attempts_leave_what_one_alone_would_have_left(
-    stops: list[tuple[int, int]], tmp_path_factory: st.DataObject
-) -> None:
+def test_curves__attempts_leave_what_one_alone_would_have_left(stops, tmp_path_factory):
     root = tmp_path_factory.mktemp("curves")  # type: ignore[attr-defined]
     begun, before = 0, None
     for index, (checkpoint, beyond) in enumerate(stops):
@@ -49,7 +47,7 @@ def test_curves__attempts_leave_what_one_alone_would_have_left(
     assert order(list(read_curves(root / "end", until=20))) == order(told(1, 20))
 
 
-def test_read_curves__half_a_line_and_nonsense_are_passed_over(tmp_path: Path) -> None:
+def test_read_curves__half_a_line_and_nonsense_are_passed_over(tmp_path):
     keep(tmp_path, told(1, 3))
     with (tmp_path / METRICS).open("a") as file:
         file.write(
@@ -58,7 +56,7 @@ def test_read_curves__half_a_line_and_nonsense_are_passed_over(tmp_path: Path) -
     assert [record.step for record in read_curves(tmp_path, until=9)] == [1, 2, 3, 4]
 
 
-def test_read_curves__of_a_run_that_has_none(tmp_path: Path) -> None:
+def test_read_curves__of_a_run_that_has_none(tmp_path):
     assert read_curves(tmp_path, until=9) == []
     keep(tmp_path, [])
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)

@@ -100,8 +100,8 @@ def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
 
 
 def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_beside_it(
-    finished: dict[str, Path], paintings: Path, tmp_path: Path
-) -> None:
+    finished, paintings, tmp_path
+):
     run = tmp_path / "zs"
     shutil.copytree(finished["zs"], run)
     asked = job("zs", shifts={"art": str(paintings)})
@@ -126,9 +126,7 @@ def _suite_of(run: Path) -> str:
     return str(body.spec["suite"]["id"])
 
 
-def test_judge_runs__another_suite_is_a_shift_by_its_name(
-    finished: dict[str, Path], tmp_path: Path
-) -> None:
+def test_judge_runs__another_suite_is_a_shift_by_its_name(finished, tmp_path):
     write_classes(tmp_path / "suite" / "train", n=4)
     write_classes(tmp_path / "suite" / "test", n=5, seed=3)
     asked = job("zs", suites=[f"folder:{tmp_path / 'suite'}"])
@@ -138,8 +136,8 @@ def test_judge_runs__another_suite_is_a_shift_by_its_name(
 
 
 def test_judge_runs__a_run_that_is_gone_is_said_and_the_others_are_judged(
-    finished: dict[str, Path], paintings: Path, tmp_path: Path
-) -> None:
+    finished, paintings, tmp_path
+):
     asked = job("zs", "ft", folders=[str(paintings)])
     records = list(evaluate_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
     assert set(judged(records)) == {("ft", "paintings")}
@@ -148,9 +146,7 @@ def test_judge_runs__a_run_that_is_gone_is_said_and_the_others_are_judged(
         list(evaluate_runs(asked, tmp_path / "b", inputs={}))
 
 
-def test_judge_runs__other_classes_are_a_sentence(
-    finished: dict[str, Path], tmp_path: Path
-) -> None:
+def test_judge_runs__other_classes_are_a_sentence(finished, tmp_path):
     write_classes(tmp_path / "data", ["blue_thing", "yellow_thing"], n=2)
     asked = job("zs", folders=[str(tmp_path / "data")])
     with pytest.raises(DataError, match="lacks the class folders green_thing, red_thing and has"):
@@ -160,7 +156,7 @@ def test_judge_runs__other_classes_are_a_sentence(
         list(evaluate_runs(asked, tmp_path / "b", inputs=finished))
 
 
-def test_evaluation_job_spec__says_what_is_wrong_with_it() -> None:
+def test_evaluation_job_spec__says_what_is_wrong_with_it():
     for body, words in (
         ({"runs": ["a"]}, "name what to judge the runs on"),
         ({"runs": [], "suites": ["imagenet"]}, "at least 1"),
@@ -180,8 +176,8 @@ def test_evaluation_job_spec__says_what_is_wrong_with_it() -> None:
 
 
 def test_judge_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_the_same_bytes(
-    finished: dict[str, Path], home: Path, tmp_path: Path
-) -> None:
+    finished, home, tmp_path
+):
     # 64 batches of 8 are 8 shards for each of the two models.
     data = write_classes(tmp_path / "data", n=171, seed=4)
     asked = job("zs", "ft", shifts={"art": str(data)})

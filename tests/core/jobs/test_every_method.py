@@ -64,9 +64,7 @@ def run(
 
 
 @pytest.mark.parametrize("kind", sorted(METHOD_SPECS))
-def test_method__succeeds_with_its_options_and_its_own_curves(
-    run: Callable[..., Path], kind: str
-) -> None:
+def test_method__succeeds_with_its_options_and_its_own_curves(run, kind):
     method = METHOD_SPECS[kind]
     merged: dict[str, Any] = {}
     if kind == "model_stock":

@@ -135,7 +135,7 @@ def finished(
         return spec, folder, go(spec, folder)
 
 
-def test_run__leaves_what_the_contract_names(finished: Any) -> None:
+def test_run__leaves_what_the_contract_names(finished):
     spec, folder, _ = finished
     report = report_in(folder)
     assert report.spec_sha256 == spec.content_hash()
@@ -156,9 +156,7 @@ def test_run__leaves_what_the_contract_names(finished: Any) -> None:
     assert report.data["parts"]["test"] == report.evaluations[0].n
 
 
-def test_run__watching_shifts_changes_nothing_but_the_curves(
-    finished: Any, home: Path, tmp_path: Path
-) -> None:
+def test_run__watching_shifts_changes_nothing_but_the_curves(finished, home, tmp_path):
     spec, folder, _ = finished
     train = spec.train.model_copy(update={"watch_shifts": 5})
     watching = spec.model_copy(update={"train": train})
@@ -177,8 +175,8 @@ def test_run__watching_shifts_changes_nothing_but_the_curves(
 
 
 def test_run__a_shift_named_like_the_test_set_has_a_file_of_its_own(
-    run_spec: Any, paintings: Path, home: Path, tmp_path: Path
-) -> None:
+    run_spec, paintings, home, tmp_path
+):
     spec = run_spec("zero_shot", suite={"shifts": {"photos_test": f"folder:{paintings}"}})
     records = go(spec, tmp_path / "run")
     files = {r.evaluation.dataset: r.predictions for r in records if r.kind == "evaluation"}
@@ -189,7 +187,7 @@ def test_run__a_shift_named_like_the_test_set_has_a_file_of_its_own(
         assert read_predictions(path).metadata.dataset == evaluation.dataset
 
 
-def test_run__report_can_be_computed_again_from_the_predictions(finished: Any) -> None:
+def test_run__report_can_be_computed_again_from_the_predictions(finished):
     _, folder, _ = finished
     report = report_in(folder)
     for evaluation in report.evaluations:
@@ -205,7 +203,7 @@ def test_run__report_can_be_computed_again_from_the_predictions(finished: Any) -
     assert report.summary.ood_accuracy == report.evaluations[1].accuracy
 
 
-def test_run__spectrum_is_of_the_id_test_features(finished: Any) -> None:
+def test_run__spectrum_is_of_the_id_test_features(finished):
     report = report_in(finished[1])
     assert report.spectrum is not None
     assert report.spectrum.n == report.evaluations[0].n
@@ -218,7 +216,7 @@ def test_run__spectrum_is_of_the_id_test_features(finished: Any) -> None:
     assert report.spectrum.projection_gram_distance == pytest.approx(float(gap))
 
 
-def test_run__records_tell_the_story_in_order_and_are_on_disk(finished: Any) -> None:
+def test_run__records_tell_the_story_in_order_and_are_on_disk(finished):
     _, folder, records = finished
     on_disk = [
         RECORD.validate_json(x) for x in (folder / "records.jsonl").read_bytes().splitlines()
@@ -233,7 +231,7 @@ def test_run__records_tell_the_story_in_order_and_are_on_disk(finished: Any) -> 
     assert len(steps_of(folder)) == len({(s, i) for i, s in enumerate(steps_of(folder))})
 
 
-def test_run__model_has_moved_and_its_hash_is_that_of_the_file(finished: Any) -> None:
+def test_run__model_has_moved_and_its_hash_is_that_of_the_file(finished):
     report = report_in(finished[1])
     clip, _, description = load_finished(finished[1])
     assert weights_sha256(clip.net) == report.model["sha256"]
@@ -259,9 +257,7 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunSpec], 
     return folder_of
 
 
-def test_stop__in_evaluation_then_again_trains_no_step_twice(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
+def test_stop__in_evaluation_then_again_trains_no_step_twice(run_spec, home, tmp_path, left_alone):
     spec = run_spec("carot", train={"checkpoint_every_steps": 100})
     go_until(spec, tmp_path / "run", evaluating)
     records = go(spec, tmp_path / "run")
@@ -272,8 +268,8 @@ def test_stop__in_evaluation_then_again_trains_no_step_twice(
 
 
 def test_stop__before_the_first_checkpoint_starts_anew_and_logs_no_step_twice(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
+    run_spec, home, tmp_path, left_alone
+):
     spec = run_spec("carot")
     records = run_in_folder(spec, tmp_path / "run")
     for record in records:
@@ -285,9 +281,7 @@ def test_stop__before_the_first_checkpoint_starts_anew_and_logs_no_step_twice(
     assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
-def test_resume__half_a_line_of_a_killed_process_is_cut_off(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
+def test_resume__half_a_line_of_a_killed_process_is_cut_off(run_spec, home, tmp_path, left_alone):
     spec, folder = run_spec("carot"), tmp_path / "run"
     go_until(spec, folder, at_step(6))
     assert not (folder / "report.json").exists()
@@ -301,9 +295,7 @@ def test_resume__half_a_line_of_a_killed_process_is_cut_off(
     assert_equal_runs(folder, left_alone(spec))
 
 
-def test_resume__from_the_folder_of_an_earlier_attempt(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
+def test_resume__from_the_folder_of_an_earlier_attempt(run_spec, home, tmp_path, left_alone):
     spec = run_spec("carot")
     go_until(spec, tmp_path / "1", at_step(3))
     go(spec, tmp_path / "2", resume_from=tmp_path / "1")
@@ -317,8 +309,8 @@ def damage(folder: Path, which: slice) -> None:
 
 
 def test_resume__passes_over_a_damaged_checkpoint_to_an_older_one(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
+    run_spec, home, tmp_path, left_alone
+):
     spec = run_spec("carot", train={"checkpoint_every_steps": 2, "keep_checkpoints": 3})
     go_until(spec, tmp_path / "run", at_step(5))
     damage(tmp_path / "run", slice(-1, None))
@@ -332,8 +324,8 @@ def test_resume__passes_over_a_damaged_checkpoint_to_an_older_one(
 
 
 def test_resume__with_no_good_checkpoint_starts_anew_and_says_so(
-    run_spec: Any, home: Path, tmp_path: Path, left_alone: Any
-) -> None:
+    run_spec, home, tmp_path, left_alone
+):
     spec = run_spec("carot")
     go_until(spec, tmp_path / "run", at_step(7))  # behind an epoch's end
     damage(tmp_path / "run", slice(None))
@@ -344,9 +336,7 @@ def test_resume__with_no_good_checkpoint_starts_anew_and_says_so(
     assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
-def test_folder__of_another_spec_is_refused_and_left_as_it_is(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_folder__of_another_spec_is_refused_and_left_as_it_is(run_spec, home, tmp_path):
     go_until(run_spec("carot"), tmp_path / "run", at_step(2))
     files = sorted(str(p) for p in (tmp_path / "run").rglob("*"))
     with pytest.raises(CheckpointError, match=r"another RunSpec \('tiny carot'\).*--overwrite"):
@@ -357,26 +347,20 @@ def test_folder__of_another_spec_is_refused_and_left_as_it_is(
         go(run_spec("carot"), tmp_path / "run")
 
 
-def test_folder__a_checkpoint_of_another_spec_is_refused(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_folder__a_checkpoint_of_another_spec_is_refused(run_spec, home, tmp_path):
     go_until(run_spec("carot"), tmp_path / "old", at_step(2))
     with pytest.raises(CheckpointError, match="belongs to another RunSpec"):
         go(run_spec("carot", train={"seed": 9}), tmp_path / "new", resume_from=tmp_path / "old")
 
 
-def test_nan__ends_the_run_with_a_sentence_and_no_report(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_nan__ends_the_run_with_a_sentence_and_no_report(run_spec, home, tmp_path):
     spec = run_spec("flyp", train={"lr": 1.0, "warmup_steps": 0, "weight_decay": 10, "epochs": 60})
     with pytest.raises(NanLossError, match=r"at step \d+ these are not finite"):
         go(spec, tmp_path / "run")
     assert not (tmp_path / "run" / "report.json").exists()
 
 
-def test_space__too_little_of_it_is_told_before_anything_starts(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_space__too_little_of_it_is_told_before_anything_starts(run_spec, home, tmp_path):
     with (
         small_disk(tmp_path / "disk", mib=4) as disk,
         pytest.raises(DiskFullError, match="only 4 MiB are free.* 256 MiB are the least"),
@@ -419,9 +403,7 @@ def result_in(folder: Path) -> JobResult:
     return JobResult.model_validate_json((folder / "result.json").read_bytes())
 
 
-def test_runner__asked_to_stop_saves_and_says_so_and_goes_on(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_runner__asked_to_stop_saves_and_says_so_and_goes_on(run_spec, home, tmp_path):
     train = {"epochs": 10, "checkpoint_every_steps": 100, "spectrum_every_epochs": 0}
     spec, folder = run_spec("carot", train=train), tmp_path / "run"
     write_job(folder, spec)
@@ -446,13 +428,8 @@ def run_here(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
 
 
 def test_runner__its_log_tells_the_course_of_the_run(
-    run_spec: Any,
-    home: Path,
-    paintings: Path,
-    tmp_path: Path,
-    run_here: Any,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    run_spec, home, paintings, tmp_path, run_here, caplog
+):
     folder = tmp_path / "run"
     write_job(folder, run_spec("carot", suite={"shifts": {"art": f"folder:{paintings}"}}))
     assert run_here(folder) == 0
@@ -467,9 +444,7 @@ def test_runner__its_log_tells_the_course_of_the_run(
     assert told[-1] == "done"
 
 
-def test_runner__failure_is_a_code_and_a_sentence(
-    run_spec: Any, home: Path, tmp_path: Path, run_here: Any
-) -> None:
+def test_runner__failure_is_a_code_and_a_sentence(run_spec, home, tmp_path, run_here):
     write_job(tmp_path / "run", run_spec("flyp", suite={"id": f"folder:{tmp_path}/gone"}))
     assert run_here(tmp_path / "run") == 1
     result = result_in(tmp_path / "run")
@@ -487,7 +462,7 @@ def evaluate(spec: RunSpec, finished: Path, folder: Path) -> Report:
     return report_in(folder)
 
 
-def test_evaluate__refuses_a_folder_that_holds_a_run(finished: Any, run_spec: Any) -> None:
+def test_evaluate__refuses_a_folder_that_holds_a_run(finished, run_spec):
     spec, folder, _ = finished
     before = (folder / "report.json").read_bytes()
     with pytest.raises(SpecError, match="a folder of its own"):
@@ -495,9 +470,7 @@ def test_evaluate__refuses_a_folder_that_holds_a_run(finished: Any, run_spec: An
     assert (folder / "report.json").read_bytes() == before
 
 
-def test_evaluate__refuses_other_classes_and_folders_without_a_model(
-    finished: Any, home: Path, tmp_path: Path
-) -> None:
+def test_evaluate__refuses_other_classes_and_folders_without_a_model(finished, home, tmp_path):
     spec, folder, _ = finished
     write_classes(tmp_path / "other", ("cat", "dog"), n=20)
     suite = spec.suite.model_copy(update={"id": f"folder:{tmp_path}/other", "shifts": {}})
@@ -530,8 +503,8 @@ def small_fashion(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_tiny__is_pre_trained_once_and_again_only_for_other_data_or_damage(
-    small_fashion: Path, home: Path, tmp_path: Path
-) -> None:
+    small_fashion, home, tmp_path
+):
     records = list(ensure_tiny("fashion-mnist"))
     assert records[0].kind == "log"
     assert {r.phase for r in records[1:] if r.kind in ("phase", "progress")} == {"pretraining"}
@@ -555,8 +528,8 @@ def test_tiny__is_pre_trained_once_and_again_only_for_other_data_or_damage(
 
 
 def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
-    small_fashion: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    small_fashion, home, tmp_path, monkeypatch
+):
     spec = pretraining_spec()
     train = spec.train.model_copy(update={"epochs": 1, "batch_size": 16})
     small = spec.model_copy(update={"train": train})
@@ -583,7 +556,7 @@ def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
     assert tiny_is_current(small, load_suite(small.suite))
 
 
-def test_tiny__whoever_comes_second_waits_and_can_be_stopped(small_fashion: Path) -> None:
+def test_tiny__whoever_comes_second_waits_and_can_be_stopped(small_fashion):
     first = ensure_tiny("fashion-mnist")
     assert next(first).kind == "log"
     with pytest.raises(InterruptedRunError, match="another run pre-trains"):
@@ -591,6 +564,6 @@ def test_tiny__whoever_comes_second_waits_and_can_be_stopped(small_fashion: Path
     first.close()
 
 
-def test_tiny__weights_of_a_suite_that_nobody_knows_are_unavailable(home: Path) -> None:
+def test_tiny__weights_of_a_suite_that_nobody_knows_are_unavailable(home):
     with pytest.raises(ModelUnavailableError, match="no weights 'fashion-mist'.*unknown suite"):
         list(ensure_tiny("fashion-mist"))

@@ -57,14 +57,14 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @given(seeds, seeds)
-def test_interpolate__ends_are_the_two_states_bit_for_bit(a: int, b: int) -> None:
+def test_interpolate__ends_are_the_two_states_bit_for_bit(a, b):
     start, end = state(a, count=3), state(b, scale=7.0, count=9)
     assert same_bits(interpolate(start, end, 0.0), start)
     assert same_bits(interpolate(start, end, 1.0), end)
 
 
 @given(seeds, seeds, st.floats(0, 1))
-def test_interpolate__is_the_convex_combination(a: int, b: int, alpha: float) -> None:
+def test_interpolate__is_the_convex_combination(a, b, alpha):
     start, end = state(a, count=3), state(b, scale=7.0, count=9)
     middle = interpolate(start, end, alpha)
     for name in ("conv", "bias", "logit_scale"):
@@ -76,7 +76,7 @@ def test_interpolate__is_the_convex_combination(a: int, b: int, alpha: float) ->
         assert middle["num_batches_tracked"] == 9
 
 
-def test_interpolate__results_share_no_memory_with_the_states() -> None:
+def test_interpolate__results_share_no_memory_with_the_states():
     start, end = state(0), state(1)
     for alpha in (0.0, 0.5, 1.0):
         made = interpolate(start, end, alpha)
@@ -86,7 +86,7 @@ def test_interpolate__results_share_no_memory_with_the_states() -> None:
         assert same_bits(interpolate(start, end, alpha), kept)
 
 
-def test_states__that_do_not_fit_are_refused_by_the_tensors_name() -> None:
+def test_states__that_do_not_fit_are_refused_by_the_tensors_name():
     start, end = state(0), state(1)
     with pytest.raises(ModelError, match=r"conv has shape \(4, 3, 2\).* and \(4, 3\)"):
         interpolate(start, end | {"conv": torch.zeros(4, 3)}, 0.5)
@@ -103,7 +103,7 @@ def test_states__that_do_not_fit_are_refused_by_the_tensors_name() -> None:
 
 
 @given(seeds, seeds, st.integers(2, 5))
-def test_model_stock__equal_changes_give_their_mean(a: int, b: int, n: int) -> None:
+def test_model_stock__equal_changes_give_their_mean(a, b, n):
     start = state(a)
     end = moved(start, state(b), 0.3)
     merged, ratios = model_stock(start, [end] * n)
@@ -114,7 +114,7 @@ def test_model_stock__equal_changes_give_their_mean(a: int, b: int, n: int) -> N
 
 
 @given(seeds, seeds)
-def test_model_stock__result_lies_between_the_initial_weights_and_the_mean(a: int, b: int) -> None:
+def test_model_stock__result_lies_between_the_initial_weights_and_the_mean(a, b):
     start, runs = state(a), [state(b), state(b + 1)]
     merged, ratios = model_stock(start, runs)
     for name, ratio in ratios.items():
@@ -123,7 +123,7 @@ def test_model_stock__result_lies_between_the_initial_weights_and_the_mean(a: in
         torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_model_stock__three_changes_by_hand() -> None:
+def test_model_stock__three_changes_by_hand():
     # Two equal, one at a right angle: mean cosine 1/3, t = 3·⅓ / (1 + 2·⅓) = 3/5.
     start = {"w": torch.zeros(2)}
     tuned = [{"w": torch.tensor(v)} for v in ([2.0, 0.0], [2.0, 0.0], [0.0, 2.0])]
@@ -133,9 +133,7 @@ def test_model_stock__three_changes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("second", [[0.0, 1.0], [-1.0, 0.0], [-1.0, 0.2]])
-def test_model_stock__right_and_obtuse_angles_stay_at_the_initial_weights(
-    second: list[float],
-) -> None:
+def test_model_stock__right_and_obtuse_angles_stay_at_the_initial_weights(second):
     start = {"w": torch.tensor([5.0, 5.0])}
     tuned = [{"w": start["w"] + torch.tensor(d)} for d in ([1.0, 0.0], second)]
     merged, ratios = model_stock(start, tuned)
@@ -143,7 +141,7 @@ def test_model_stock__right_and_obtuse_angles_stay_at_the_initial_weights(
     assert torch.equal(merged["w"], start["w"])
 
 
-def test_model_stock__unchanged_tensors_stay_and_have_no_ratio() -> None:
+def test_model_stock__unchanged_tensors_stay_and_have_no_ratio():
     start = state(0)
     frozen = {"conv": start["conv"]}
     merged, ratios = model_stock(start, [state(1) | frozen, state(2) | frozen])
@@ -154,7 +152,7 @@ def test_model_stock__unchanged_tensors_stay_and_have_no_ratio() -> None:
     assert nothing == {}
 
 
-def test_model_stock__a_tensor_that_one_run_left_alone_is_finite() -> None:
+def test_model_stock__a_tensor_that_one_run_left_alone_is_finite():
     start, tuned = state(0), state(1)
     merged, ratios = model_stock(start, [tuned, tuned, start])
     assert all(bool(torch.isfinite(tensor).all()) for tensor in merged.values())
@@ -163,7 +161,7 @@ def test_model_stock__a_tensor_that_one_run_left_alone_is_finite() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e15])
-def test_model_stock__tiny_and_huge_changes_keep_their_angle(size: float) -> None:
+def test_model_stock__tiny_and_huge_changes_keep_their_angle(size):
     start = {"w": torch.zeros(2)}
     tuned = [{"w": size * torch.tensor([1.0, 0.0])}, {"w": size * torch.tensor([1.0, 1.0])}]
     _, ratios = model_stock(start, tuned)
@@ -220,8 +218,8 @@ def tuned(make: Make, shelf: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize(("tower", "kind"), [("resnet", "finetune"), ("vit", "flyp")])
 def test_wise_ft__ends_are_the_zero_shot_model_and_the_finished_run(
-    make: Make, tuned: Any, tmp_path: Path, kind: str, tower: str
-) -> None:
+    make, tuned, tmp_path, kind, tower
+):
     ends = {0.0: tuned("zero_shot", tower), 1.0: tuned(kind, tower)}
     for alpha, other in ends.items():
         folder = tmp_path / f"wise-{alpha}"
@@ -263,9 +261,7 @@ def assert_point_is_the_runs(point: FrontierPoint, report: Report) -> None:
         assert one.nll == pytest.approx(other.nll)
 
 
-def test_wise_ft__a_model_between_is_judged_as_it_is_swept(
-    make: Make, tuned: Any, tmp_path: Path
-) -> None:
+def test_wise_ft__a_model_between_is_judged_as_it_is_swept(make, tuned, tmp_path):
     run, folder = tuned("carot"), tmp_path / "wise"
     # The α that is kept is on the path, listed or not.
     spec = make("wise_ft", method={"run": str(run), "alpha": 0.35, "sweep": [1.0, 0.0, 0.0]})
@@ -294,8 +290,8 @@ def test_wise_ft__a_model_between_is_judged_as_it_is_swept(
 
 @pytest.mark.parametrize("kind", ["vrf", "dawin"])
 def test_mixture__of_equal_models_is_that_model_and_is_refused_as_one_model(
-    make: Make, tuned: Any, tmp_path: Path, kind: str
-) -> None:
+    make, tuned, tmp_path, kind
+):
     same, folder = tmp_path / "same", tmp_path / kind
     go(make("wise_ft", method={"run": str(tuned("flyp")), "alpha": 0.0, "sweep": []}), same)
     go(make(kind, method={"run": str(same)}), folder)
@@ -314,9 +310,7 @@ def test_mixture__of_equal_models_is_that_model_and_is_refused_as_one_model(
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=21), st.integers(200, 5000))
-def test_one_standard_error__is_the_smallest_that_validation_cannot_tell_from_the_best(
-    right: list[int], n: int
-) -> None:
+def test_one_standard_error__is_the_smallest_that_validation_cannot_tell_from_the_best(right, n):
     accuracies = [r / n for r in right]
     alphas = [i / max(1, len(right) - 1) for i in range(len(right))]
     chosen = alphas.index(one_standard_error(alphas, accuracies, n))
@@ -327,9 +321,7 @@ def test_one_standard_error__is_the_smallest_that_validation_cannot_tell_from_th
     assert one_standard_error(alphas, [best] * len(alphas), n) == 0
 
 
-def test_wise_ft__chosen_by_one_standard_error_says_what_it_saw(
-    make: Make, tuned: Any, tmp_path: Path
-) -> None:
+def test_wise_ft__chosen_by_one_standard_error_says_what_it_saw(make, tuned, tmp_path):
     run, folder = tuned("flyp"), tmp_path / "wise"
     go(make("wise_ft", method={"run": str(run), "choose": "one_se", "sweep": []}), folder)
     report = report_in(folder)
@@ -341,9 +333,7 @@ def test_wise_ft__chosen_by_one_standard_error_says_what_it_saw(
     assert [p.alpha for p in report.frontier] == [report.resolved["alpha"]]
 
 
-def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(
-    make: Make, tuned: Any, tmp_path: Path
-) -> None:
+def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(make, tuned, tmp_path):
     run, folder = tuned("finetune"), tmp_path / "wise"
     # Batches of 7 do not divide any set.
     evaluation = {"n_resamples": 20, "batch_size": 7, "n_bins": 4, "scheme": "equal_width"}
@@ -364,9 +354,7 @@ def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(
     assert summarise(report.evaluations, None).ood_accuracy == art.accuracy
 
 
-def test_wise_ft__decodes_each_image_once_for_the_whole_path(
-    make: Make, tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wise_ft__decodes_each_image_once_for_the_whole_path(make, tuned, tmp_path, monkeypatch):
     from calift_core.data.images import ImageSet
 
     run = tuned("flyp")
@@ -386,7 +374,7 @@ def test_wise_ft__decodes_each_image_once_for_the_whole_path(
     assert counts[0] == counts[1]
 
 
-def test_model_stock__of_runs_that_differ(make: Make, tuned: Any, tmp_path: Path) -> None:
+def test_model_stock__of_runs_that_differ(make, tuned, tmp_path):
     runs = [str(tuned("flyp", lr=lr)) for lr in (1e-3, 3e-3)]
     spec = make("model_stock", method={"runs": runs})
     go(spec, tmp_path / "stock")
@@ -405,7 +393,7 @@ def test_model_stock__of_runs_that_differ(make: Make, tuned: Any, tmp_path: Path
     assert report.resolved["t_mean"] == pytest.approx(np.mean(list(ratios.values())))
 
 
-def test_model_stock__learned_scales_are_folded_into_the_heads(make: Make, tmp_path: Path) -> None:
+def test_model_stock__learned_scales_are_folded_into_the_heads(make, tmp_path):
     method = {"head_scale": "learned"}
     go(make("finetune", method=method, train={"epochs": 1}), tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -417,13 +405,13 @@ def test_model_stock__learned_scales_are_folded_into_the_heads(make: Make, tmp_p
         )
 
 
-def test_model_stock__prompts_and_heads_do_not_mix(make: Make, tuned: Any, tmp_path: Path) -> None:
+def test_model_stock__prompts_and_heads_do_not_mix(make, tuned, tmp_path):
     runs = [str(tuned(kind)) for kind in ("finetune", "flyp")]
     with pytest.raises(SpecError, match=r"one kind.*\(finetune\).*\(flyp\)"):
         go(make("model_stock", method={"runs": runs}), tmp_path / "stock")
 
 
-def test_merge__a_merged_run_can_be_merged_again(make: Make, tuned: Any, tmp_path: Path) -> None:
+def test_merge__a_merged_run_can_be_merged_again(make, tuned, tmp_path):
     run = tuned("finetune")
     for name, of, alpha in (
         ("half", run, 0.5),
@@ -437,9 +425,7 @@ def test_merge__a_merged_run_can_be_merged_again(make: Make, tuned: Any, tmp_pat
         np.testing.assert_allclose(logits, direct[name], rtol=1e-3, atol=1e-3)
 
 
-def test_merge__inputs_by_name_are_found_in_the_folders_given(
-    make: Make, tuned: Any, tmp_path: Path
-) -> None:
+def test_merge__inputs_by_name_are_found_in_the_folders_given(make, tuned, tmp_path):
     spec = make("wise_ft", method={"run": "0123abcd", "sweep": []})
     with pytest.raises(CheckpointError, match="'0123abcd' holds no finished run"):
         go(spec, tmp_path / "lost")
@@ -447,7 +433,7 @@ def test_merge__inputs_by_name_are_found_in_the_folders_given(
     assert report_in(tmp_path / "found").spec["method"]["run"] == "0123abcd"
 
 
-def test_merge__another_start_is_refused_with_both_hashes(make: Make, tmp_path: Path) -> None:
+def test_merge__another_start_is_refused_with_both_hashes(make, tmp_path):
     go(make("flyp", train={"epochs": 1, "seed": 3}), tmp_path / "tuned")
     theirs = report_in(tmp_path / "tuned").model["start_sha256"]
     with pytest.raises(ModelError, match=theirs[:12]) as caught:
@@ -458,14 +444,14 @@ def test_merge__another_start_is_refused_with_both_hashes(make: Make, tmp_path: 
            tmp_path / "other")  # fmt: skip
 
 
-def test_merge__other_classes_are_refused(make: Make, tuned: Any, tmp_path: Path) -> None:
+def test_merge__other_classes_are_refused(make, tuned, tmp_path):
     other = write_classes(tmp_path / "animals", ("cat", "dog"), n=20)
     spec = make("wise_ft", suite={"id": f"folder:{other}"}, method={"run": str(tuned("flyp"))})
     with pytest.raises(DataError, match="cat"):
         go(spec, tmp_path / "wise")
 
 
-def test_merge__a_damaged_input_is_named(make: Make, tuned: Any, tmp_path: Path) -> None:
+def test_merge__a_damaged_input_is_named(make, tuned, tmp_path):
     run = shutil.copytree(tuned("flyp"), tmp_path / "copy")
     spec = make("wise_ft", method={"run": str(run), "sweep": []})
     report = json.loads((run / "report.json").read_text())

@@ -1,6 +1,5 @@
 """Features of training images that a run keeps beside its model."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,7 @@ def with_train(spec: RunSpec, **changes: Any) -> RunSpec:
 
 
 @pytest.mark.parametrize("kind", ["flyp", "zero_shot"])
-def test_training_images__nearest_to_one_of_them_is_itself(
-    run_spec: Callable[..., RunSpec], home: Path, tmp_path: Path, kind: str
-) -> None:
+def test_training_images__nearest_to_one_of_them_is_itself(run_spec, home, tmp_path, kind):
     spec = run_spec(kind)
     kept = read_training_images(go(spec, tmp_path / "run"))
     part = load_suite(spec.suite).part("train")
@@ -62,8 +59,8 @@ def test_training_images__nearest_to_one_of_them_is_itself(
 
 
 def test_training_images__are_at_most_so_many_and_the_fewer_are_among_the_more(
-    run_spec: Callable[..., RunSpec], home: Path, tmp_path: Path
-) -> None:
+    run_spec, home, tmp_path
+):
     few, more = (
         read_training_images(
             go(with_train(run_spec("zero_shot"), keep_features=n), tmp_path / str(n))
@@ -78,8 +75,8 @@ def test_training_images__are_at_most_so_many_and_the_fewer_are_among_the_more(
 
 
 def test_training_images__none_are_kept_where_none_are_asked_for_and_numbers_stay(
-    run_spec: Callable[..., RunSpec], home: Path, tmp_path: Path
-) -> None:
+    run_spec, home, tmp_path
+):
     spec = run_spec("flyp")
     go(spec, tmp_path / "with")
     path = go(with_train(spec, keep_features=0), tmp_path / "without")
@@ -91,8 +88,8 @@ def test_training_images__none_are_kept_where_none_are_asked_for_and_numbers_sta
 
 
 def test_training_images__a_run_that_is_stopped_at_them_goes_on_from_its_predictions(
-    run_spec: Callable[..., RunSpec], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run_spec, home, tmp_path, monkeypatch
+):
     spec = run_spec("flyp", evaluation={"n_resamples": 20, "batch_size": 8})
     whole = go(spec, tmp_path / "whole")
     said: list[Record] = []
@@ -126,7 +123,7 @@ def test_training_images__a_run_that_is_stopped_at_them_goes_on_from_its_predict
     assert found.read_bytes() == whole.read_bytes()
 
 
-def test_training_images__a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_training_images__a_damaged_file_is_told(tmp_path):
     features = np.eye(3, dtype=np.float16)
     labels = np.array([0, 1, 1])
     names = ["a/1.png", "b/ä 2.png", "b/3.png"]

@@ -31,7 +31,7 @@ SURE = softmax(LOGITS * 1.8)
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
 
-def test_judge__sees_over_confidence_and_what_a_temperature_gives() -> None:
+def test_judge__sees_over_confidence_and_what_a_temperature_gives():
     found = judge(SURE, LABELS)
     first, _, third = found.sentences
     own = ece_report(score_probs(SURE, LABELS), n_resamples=200, seed=0)
@@ -47,7 +47,7 @@ def test_judge__sees_over_confidence_and_what_a_temperature_gives() -> None:
     assert repr(found) == "\n".join(found.sentences)
 
 
-def test_judge__names_the_worst_shift_and_the_better_model() -> None:
+def test_judge__names_the_worst_shift_and_the_better_model():
     noise = RNG.permutation(LABELS)
     found = judge(
         TRUE, LABELS, shifts={"near": (TRUE, LABELS), "far": (SURE, noise)}, against=SURE,
@@ -64,7 +64,7 @@ def test_judge__names_the_worst_shift_and_the_better_model() -> None:
     assert ours == pytest.approx(-theirs)
 
 
-def test_page__stands_alone_and_holds_strange_names_as_text() -> None:
+def test_page__stands_alone_and_holds_strange_names_as_text():
     page = judge(TRUE, LABELS, name="<b>mine</b>", shifts={"a&b": (TRUE, LABELS)}).to_html()
     assert "<b>mine" not in page
     assert "&lt;b&gt;mine" in page
@@ -73,7 +73,7 @@ def test_page__stands_alone_and_holds_strange_names_as_text() -> None:
     assert "<script" not in page
 
 
-def test_judge__one_column_is_the_second_class() -> None:
+def test_judge__one_column_is_the_second_class():
     second = RNG.random(400)
     labels = (RNG.random(400) < second).astype(int)
     one, two = (judge(p, labels) for p in (second, np.stack([1 - second, second], axis=1)))
@@ -82,12 +82,12 @@ def test_judge__one_column_is_the_second_class() -> None:
         judge(second * 3, labels)
 
 
-def test_judge__another_number_of_classes_is_refused() -> None:
+def test_judge__another_number_of_classes_is_refused():
     with pytest.raises(PredictionsError, match="must have 5 classes"):
         judge(TRUE, LABELS, shifts={"other": (TRUE[:, :4] / TRUE[:, :4].sum(1)[:, None], LABELS)})
 
 
-def test_calibrate__is_cross_fitted_and_keeps_scikit_learns_manners() -> None:
+def test_calibrate__is_cross_fitted_and_keeps_scikit_learns_manners():
     fitted = calift.calibrate(SURE, LABELS)
     assert fitted.temperature == pytest.approx(1.8, abs=0.15)
     assert fitted.predict_proba(SURE) == pytest.approx(TRUE, abs=0.03)
@@ -109,7 +109,7 @@ def test_calibrate__is_cross_fitted_and_keeps_scikit_learns_manners() -> None:
         type(fitted)().predict_proba(TRUE)
 
 
-def test_calibrate__knows_classes_by_name_and_by_order() -> None:
+def test_calibrate__knows_classes_by_name_and_by_order():
     by_index = calift.calibrate(SURE, LABELS)
     for labels, classes in ((np.array(NAMES)[LABELS], None), (LABELS + 10, np.arange(10, 15))):
         found = calift.calibrate(SURE, labels, classes=classes)
@@ -125,7 +125,7 @@ def test_calibrate__knows_classes_by_name_and_by_order() -> None:
         judge(SURE, np.array(NAMES)[LABELS], shifts={"new": (SURE[:1], ["fox"])})
 
 
-def test_calibrator__is_an_estimator_and_finds_scikit_learns_temperature() -> None:
+def test_calibrator__is_an_estimator_and_finds_scikit_learns_temperature():
     """Binary: a temperature is a logistic regression on the log-odds without an intercept."""
     sure = SURE[:, :2] / SURE[:, :2].sum(axis=1, keepdims=True)
     labels = (RNG.random(1500) < (TRUE[:, 1] / TRUE[:, :2].sum(axis=1))).astype(int)
@@ -147,7 +147,7 @@ def test_calibrator__is_an_estimator_and_finds_scikit_learns_temperature() -> No
     assert search.fit(sure, labels).best_params_["kind"] in ("temperature", "ets")
 
 
-def test_calibrator__of_several_classes_is_scikit_learns_temperature() -> None:
+def test_calibrator__of_several_classes_is_scikit_learns_temperature():
     class Model(ClassifierMixin, BaseEstimator):
         """Its probabilities are its inputs."""
 
@@ -185,7 +185,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {path.suffix: path for path in folder.iterdir()}
 
 
-def test_files__of_every_form_with_class_names_as_labels_say_the_same(tmp_path: Path) -> None:
+def test_files__of_every_form_with_class_names_as_labels_say_the_same(tmp_path):
     found = {kind: load_predictions(path) for kind, path in _files(tmp_path).items()}
     for one in found.values():
         assert list(one.metadata.class_names) == NAMES
@@ -205,16 +205,14 @@ def test_files__of_every_form_with_class_names_as_labels_say_the_same(tmp_path: 
         ('{"probs": [0.5, 0.5]}', "must have a label"),
     ],
 )
-def test_jsonl__what_is_wrong_is_said(text: str, said: str, tmp_path: Path) -> None:
+def test_jsonl__what_is_wrong_is_said(text, said, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     with pytest.raises(PredictionsError, match=said):
         load_predictions(path)
 
 
-def test_command__prints_the_answer_and_writes_the_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command__prints_the_answer_and_writes_the_page(tmp_path, capsys):
     from calift.commands.main import main
 
     files = _files(tmp_path)

@@ -1,8 +1,6 @@
 """`train.adapt`: what of a model is trained, and that what is not stays bit for bit."""
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +17,6 @@ from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import weights_sha256
 from calift_core.schema.methods import METHOD_SPECS
-from calift_core.schema.spec import RunSpec
 from calift_core.schema.train import TrainSpec
 from calift_core.training.checkpoint import load_state
 from calift_core.training.loop import prepare_for_training
@@ -74,9 +71,7 @@ def frozen_tensors(clip: Clip) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ADAPTED)
-def test_lora__at_the_start_every_output_is_the_initial_models_bit_for_bit(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
+def test_lora__at_the_start_every_output_is_the_initial_models_bit_for_bit(clip, captions, kind):
     before = features_of(clip, captions)
     digest = weights_sha256(clip.net)
     method = made(kind, clip, captions, "lora")
@@ -89,8 +84,8 @@ def test_lora__at_the_start_every_output_is_the_initial_models_bit_for_bit(
 
 @pytest.mark.parametrize("kind", ADAPTED)
 def test_lora__the_optimiser_owns_the_adapter_and_the_head_and_nothing_else_moves(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+    vit, captions, kind
+):
     contrastive = kind in CONTRASTIVE
     method = made(kind, vit, captions, "lora", lora_rank=2)
     before = frozen_tensors(vit)
@@ -106,9 +101,7 @@ def test_lora__the_optimiser_owns_the_adapter_and_the_head_and_nothing_else_move
 
 
 @pytest.mark.parametrize("kind", ADAPTED)
-def test_lora__merged_equals_unmerged_and_has_the_initial_models_names(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
+def test_lora__merged_equals_unmerged_and_has_the_initial_models_names(clip, captions, kind):
     shapes = {name: t.shape for name, t in clip.net.state_dict().items()}
     method = made(kind, clip, captions, "lora")
     take_steps(method)
@@ -120,9 +113,7 @@ def test_lora__merged_equals_unmerged_and_has_the_initial_models_names(
 
 
 @pytest.mark.parametrize("kind", ADAPTED)
-def test_head__moves_no_tensor_below_the_last_layer(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
+def test_head__moves_no_tensor_below_the_last_layer(clip, captions, kind):
     below = frozen_tensors(clip)
     method = made(kind, clip, captions, "head")
     take_steps(method)
@@ -143,8 +134,8 @@ def test_head__moves_no_tensor_below_the_last_layer(
 
 @pytest.mark.parametrize("adapt", ["lora", "head"])
 def test_carot__l_oc_is_of_the_adapted_projection_and_pulls_at_what_is_trained(
-    vit: Clip, captions: Captions, adapt: str
-) -> None:
+    vit, captions, adapt
+):
     method: CaRot = made("carot", vit, captions, adapt)
     take_steps(method)
     weight = vit.image_projection()
@@ -158,9 +149,7 @@ def test_carot__l_oc_is_of_the_adapted_projection_and_pulls_at_what_is_trained(
         assert pulled == {f"visual.parametrizations.proj.0.{side}" for side in ("up", "down")}
 
 
-def test_teacher__averages_the_adapted_matrices_not_the_factors(
-    vit: Clip, captions: Captions
-) -> None:
+def test_teacher__averages_the_adapted_matrices_not_the_factors(vit, captions):
     adapted, merged = copy.deepcopy(vit), copy.deepcopy(vit)
     method = made("carot", vit, captions, "lora")
     take_steps(method)
@@ -173,8 +162,8 @@ def test_teacher__averages_the_adapted_matrices_not_the_factors(
 
 @pytest.mark.parametrize(("kind", "adapt"), [("carot", "lora"), ("lp_ft", "head")])
 def test_run__adapted_then_stopped_then_gone_on_with_is_a_run_left_alone(
-    run_spec: Callable[..., RunSpec], tmp_path: Path, kind: str, adapt: str
-) -> None:
+    run_spec, tmp_path, kind, adapt
+):
     spec = run_spec(kind, train={"adapt": adapt, "checkpoint_every_steps": 2, "lora_rank": 2})
     go(spec, tmp_path / "whole")
     go_until(spec, tmp_path / "parts", at_step(5))
@@ -186,8 +175,8 @@ def test_run__adapted_then_stopped_then_gone_on_with_is_a_run_left_alone(
 
 
 def test_run__its_checkpoint_holds_the_adapter_alone_and_refuses_another_model_below_it(
-    run_spec: Callable[..., RunSpec], tmp_path: Path, vit: Clip
-) -> None:
+    run_spec, tmp_path, vit
+):
     weights = tmp_path / "start.pt"
     torch.save(vit.net.state_dict(), weights)
     model = {"name": run_spec("flyp").model.name, "pretrained": str(weights)}
@@ -203,9 +192,7 @@ def test_run__its_checkpoint_holds_the_adapter_alone_and_refuses_another_model_b
 
 
 @pytest.mark.parametrize("kind", ["flyp", "finetune"])
-def test_estimate__lora_trains_fewer_numbers_than_full_and_head_fewer_still(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_estimate__lora_trains_fewer_numbers_than_full_and_head_fewer_still(vit, captions, kind):
     counts = [
         parameters_of(made(kind, copy.deepcopy(vit), captions, adapt, lora_rank=1))
         for adapt in ("full", "lora", "head")
@@ -214,9 +201,7 @@ def test_estimate__lora_trains_fewer_numbers_than_full_and_head_fewer_still(
     assert counts[1] != counts[2]
 
 
-def test_spec__adapt_is_refused_where_there_is_nothing_to_choose(
-    run_spec: Callable[..., RunSpec],
-) -> None:
+def test_spec__adapt_is_refused_where_there_is_nothing_to_choose(run_spec):
     for kind, reason in {
         "zero_shot": "it trains nothing",
         "linear_probe": "towers that stay",
@@ -226,9 +211,7 @@ def test_spec__adapt_is_refused_where_there_is_nothing_to_choose(
             run_spec(kind, train={"adapt": "lora"})
 
 
-def test_wise_ft__of_an_adapted_run_ends_at_its_merged_weights(
-    run_spec: Callable[..., RunSpec], tmp_path: Path
-) -> None:
+def test_wise_ft__of_an_adapted_run_ends_at_its_merged_weights(run_spec, tmp_path):
     go(run_spec("finetune", train={"adapt": "lora", "epochs": 1}), tmp_path / "run")
     options = {"run": str(tmp_path / "run"), "alpha": 1.0, "sweep": [0.0, 1.0]}
     go(run_spec("wise_ft", method=options), tmp_path / "path")

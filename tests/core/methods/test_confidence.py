@@ -124,9 +124,7 @@ def train(method: Method, spec: RunSpec, n: int = 2, lr: float = 1e-3) -> list[d
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", GOES_WITH)
-def test_option__trains_with_its_terms_or_is_refused_with_the_reason(
-    vit: Clip, captions: Captions, kind: str, option: str
-) -> None:
+def test_option__trains_with_its_terms_or_is_refused_with_the_reason(vit, captions, kind, option):
     if option not in GOES_WITH[kind]:
         with pytest.raises(SpecError) as caught:
             spec_of(kind, option)
@@ -153,9 +151,7 @@ def test_option__trains_with_its_terms_or_is_refused_with_the_reason(
     + [("carot", tuple(sorted(PAIRS)))],
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
-def test_options__that_make_sense_together_train_together(
-    vit: Clip, captions: Captions, kind: str, pair: tuple[str, str]
-) -> None:
+def test_options__that_make_sense_together_train_together(vit, captions, kind, pair):
     spec = spec_of(kind, *pair)
     promised = set(spec.method.terms).union(*(ADDS.get(option, ()) for option in pair))
     for terms in train(make(spec, vit, captions), spec, n=1):
@@ -175,14 +171,12 @@ def test_options__that_make_sense_together_train_together(
     ],
     ids="+".join,
 )
-def test_options__that_contradict_each_other_are_refused(
-    options: tuple[str, ...], words: str
-) -> None:
+def test_options__that_contradict_each_other_are_refused(options, words):
     with pytest.raises(SpecError, match=f"#/train/confidence: .*{words}"):
         spec_of("finetune", *options)
 
 
-def test_option__lbfgs_takes_none() -> None:
+def test_option__lbfgs_takes_none():
     method = {"kind": "linear_probe", "solver": "lbfgs"}
     for option, values in OPTIONS.items():
         words = f"train.confidence .*{option}.*lbfgs solver minimises plain cross-entropy.*adamw"
@@ -191,9 +185,7 @@ def test_option__lbfgs_takes_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear_probe", "finetune", "flyp"])
-def test_option__all_off_is_the_method_alone_bit_for_bit(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_option__all_off_is_the_method_alone_bit_for_bit(vit, captions, kind):
     spec = spec_of(kind)
     with_options = make(spec, copy.deepcopy(vit), captions)
     length = RunLength(total_steps=20)
@@ -203,9 +195,7 @@ def test_option__all_off_is_the_method_alone_bit_for_bit(
 
 
 @pytest.mark.parametrize("option", sorted(PAIRS))
-def test_option__with_flyps_sigmoid_form_is_refused_with_the_reason(
-    vit: Clip, captions: Captions, option: str
-) -> None:
+def test_option__with_flyps_sigmoid_form_is_refused_with_the_reason(vit, captions, option):
     vit.net.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))
     with pytest.raises(ModelError, match="train.confidence with flyp is defined by softmax"):
         make(spec_of("flyp", option), vit, captions)
@@ -222,9 +212,7 @@ def logits_of(method: Any, batch: Batch) -> Tensor:
     return logits.detach()
 
 
-def test_supervised__each_option_is_its_equation_on_the_heads_logits(
-    vit: Clip, captions: Captions
-) -> None:
+def test_supervised__each_option_is_its_equation_on_the_heads_logits(vit, captions):
     def term(name: str, *options: str, **more: Any) -> tuple[Tensor, Tensor, Batch]:
         spec = spec_of("finetune", *options, **more)
         method = make(spec, vit, captions)
@@ -247,9 +235,7 @@ def test_supervised__each_option_is_its_equation_on_the_heads_logits(
 
 
 @pytest.mark.parametrize("kind", ["flyp", "tracer"])
-def test_contrastive__smoothing_is_over_the_pairs_of_the_batch(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_contrastive__smoothing_is_over_the_pairs_of_the_batch(vit, captions, kind):
     batch = random_batch(vit, 6)
     sharp = make(spec_of(kind), vit, captions).terms(batch)["contrastive"]
     soft = make(spec_of(kind, "label_smoothing"), vit, captions).terms(batch)["contrastive"]
@@ -271,8 +257,8 @@ KD_KINDS = [
 
 @pytest.mark.parametrize("kind", KD_KINDS)
 def test_kd__of_the_initial_model_is_zero_with_gradient_zero_and_rises_as_it_moves(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+    vit, captions, kind
+):
     spec = spec_of(kind, "zero_shot_kd")
     method = make(spec, vit, captions)
     vit.eval()
@@ -295,9 +281,7 @@ def test_kd__of_the_initial_model_is_zero_with_gradient_zero_and_rises_as_it_mov
 
 
 @pytest.mark.parametrize("kind", ["finetune", "lp_ft", "lipsum_ft", "car_ft", "linear_probe"])
-def test_kd__of_a_head_is_the_divergence_from_the_initial_zero_shot_model(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_kd__of_a_head_is_the_divergence_from_the_initial_zero_shot_model(vit, captions, kind):
     initial = copy.deepcopy(vit).eval()
     spec = spec_of(kind, "zero_shot_kd")
     method = make(spec, vit, captions)
@@ -310,9 +294,7 @@ def test_kd__of_a_head_is_the_divergence_from_the_initial_zero_shot_model(
     torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_kd__of_pairs_is_the_distillation_from_the_initial_similarities(
-    vit: Clip, captions: Captions
-) -> None:
+def test_kd__of_pairs_is_the_distillation_from_the_initial_similarities(vit, captions):
     initial = copy.deepcopy(vit).eval()
     spec = spec_of("flyp", "zero_shot_kd")
     method = make(spec, vit, captions)
@@ -329,9 +311,7 @@ def test_kd__of_pairs_is_the_distillation_from_the_initial_similarities(
     assert float(value) > 1e-4
 
 
-def test_kd__texts_of_the_initial_model_are_all_encoded_before_the_first_step(
-    vit: Clip, captions: Captions
-) -> None:
+def test_kd__texts_of_the_initial_model_are_all_encoded_before_the_first_step(vit, captions):
     """Which captions share a forward pass changes last bits, and a resumed run starts elsewhere."""
     methods = [make(spec_of("flyp", "zero_shot_kd"), vit, captions) for _ in range(2)]
     late, early = (random_batch(vit, 6, seed) for seed in (5, 1))
@@ -345,9 +325,7 @@ def test_kd__texts_of_the_initial_model_are_all_encoded_before_the_first_step(
 
 
 @pytest.mark.parametrize("kind", ["finetune", "lipsum_ft"])
-def test_kd__encodes_the_batch_with_the_initial_tower_once(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_kd__encodes_the_batch_with_the_initial_tower_once(vit, captions, kind):
     method = make(spec_of(kind, "zero_shot_kd"), vit, captions)
     calls = []
     method.initial.visual.register_forward_hook(lambda *_: calls.append(1))
@@ -355,7 +333,7 @@ def test_kd__encodes_the_batch_with_the_initial_tower_once(
     assert len(calls) == 1
 
 
-def test_kd__of_cached_features_needs_no_tower(vit: Clip, captions: Captions) -> None:
+def test_kd__of_cached_features_needs_no_tower(vit, captions):
     spec = spec_of("linear_probe", "zero_shot_kd")
     method = make(spec, vit, captions)
     batch = random_batch(vit, 6)
@@ -377,9 +355,7 @@ def test_kd__of_cached_features_needs_no_tower(vit: Clip, captions: Captions) ->
 
 @settings(max_examples=25)
 @given(st.integers(1, 9), st.floats(0.05, 5), st.integers(0, 2**40))
-def test_mix__images_and_labels_are_mixed_alike_and_linearly(
-    n: int, alpha: float, seed: int
-) -> None:
+def test_mix__images_and_labels_are_mixed_alike_and_linearly(n, alpha, seed):
     """Image i is the i-th unit vector: what is mixed stands in it to be read."""
     images = torch.eye(n)[:, None, None, :].expand(n, 3, 1, n).contiguous()
     batch = Batch(images, torch.arange(n), torch.arange(n))
@@ -397,7 +373,7 @@ def test_mix__images_and_labels_are_mixed_alike_and_linearly(
 
 
 @pytest.mark.parametrize("alpha", [0.2, 4.0])
-def test_mix__its_share_is_drawn_from_the_beta_distribution(alpha: float) -> None:
+def test_mix__its_share_is_drawn_from_the_beta_distribution(alpha):
     batch = Batch(torch.zeros(2, 3, 1, 1), torch.arange(2), torch.arange(2))
     generator = torch.Generator().manual_seed(0)
     shares = [mix(batch, alpha, generator).share for _ in range(500)]
@@ -428,8 +404,8 @@ RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_run__with_options_logs_their_terms_and_a_stop_changes_no_bit(
-    run_spec: Any, home: Path, tmp_path: Path, name: str
-) -> None:
+    run_spec, home, tmp_path, name
+):
     kind, options, terms = RUNS[name]
     spec = run_spec(kind, train={"confidence": options})
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
@@ -445,9 +421,7 @@ def test_run__with_options_logs_their_terms_and_a_stop_changes_no_bit(
     assert_equal_runs(stopped, alone)
 
 
-def test_run__mixup_is_seen_by_the_first_step_and_drawn_from_the_seed(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+def test_run__mixup_is_seen_by_the_first_step_and_drawn_from_the_seed(run_spec, home, tmp_path):
     """A hair more of α gives the same draw but for a hair: nothing else was drawn from."""
     first = {}
     for alpha in (0.0, 1.0, 1.00001):

@@ -1,6 +1,5 @@
 """CoOp and Tip-Adapter-F: what is trained, where they start, and that a finished one goes on."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,12 @@ from calift_core.methods.base import Classifier, KeyCache, zero_shot_classifier
 from calift_core.methods.coop import CoOp
 from calift_core.methods.tip_adapter import TipAdapter
 from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import weights_sha256
 from calift_core.predictions.read import read_predictions
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.methods import CoOp as CoOpSpec
 from calift_core.schema.methods import TipAdapter as TipAdapterSpec
-from calift_core.schema.spec import RunSpec
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 from tests.core.conftest import random_batch
@@ -28,9 +25,7 @@ from tests.core.jobs.test_job import assert_equal_runs, at_step, go, go_until, r
 from tests.core.methods.test_methods import batches_of, make, steps
 
 
-def test_coop__that_begins_as_a_templates_words_begins_as_that_templates_classifier(
-    vit: Clip, captions: Captions
-) -> None:
+def test_coop__that_begins_as_a_templates_words_begins_as_that_templates_classifier(vit, captions):
     one = Captions.make(captions.class_names, ("a photo of a {}.",), vit.tokenizer)
     method: CoOp = make(CoOpSpec(start="a photo of a"), vit, captions)
     features = vit.encode_image(random_batch(vit).images).detach()
@@ -41,9 +36,7 @@ def test_coop__that_begins_as_a_templates_words_begins_as_that_templates_classif
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_coop__moves_its_context_and_no_weight_of_a_tower(
-    vit: Clip, captions: Captions, own: bool
-) -> None:
+def test_coop__moves_its_context_and_no_weight_of_a_tower(vit, captions, own):
     before = weights_sha256(vit.net)
     method: CoOp = make(CoOpSpec(n_context=3, class_specific=own), vit, captions)
     start = method.context.vectors.detach().clone()
@@ -53,15 +46,13 @@ def test_coop__moves_its_context_and_no_weight_of_a_tower(
     assert (method.context.vectors != start).any(dim=-1).all()
 
 
-def test_coop__its_context_shares_the_positions_with_the_longest_name(
-    vit: Clip, captions: Captions
-) -> None:
+def test_coop__its_context_shares_the_positions_with_the_longest_name(vit, captions):
     make(CoOpSpec(n_context=11), vit, captions)  # start, 2 words, full stop, end: 16 positions
     with pytest.raises(ModelError, match="take 17 positions, .* has 16"):
         make(CoOpSpec(n_context=12), vit, captions)
 
 
-def test_tip_adapter__with_alpha_0_it_is_zero_shot(vit: Clip, captions: Captions) -> None:
+def test_tip_adapter__with_alpha_0_it_is_zero_shot(vit, captions):
     method: TipAdapter = make(TipAdapterSpec(alpha=0), vit, captions)
     features = vit.encode_image(random_batch(vit).images).detach()
     assert torch.equal(
@@ -69,9 +60,7 @@ def test_tip_adapter__with_alpha_0_it_is_zero_shot(vit: Clip, captions: Captions
     )
 
 
-def test_tip_adapter__its_keys_are_features_of_at_most_so_many_images_a_class(
-    vit: Clip, captions: Captions
-) -> None:
+def test_tip_adapter__its_keys_are_features_of_at_most_so_many_images_a_class(vit, captions):
     method: TipAdapter = make(TipAdapterSpec(per_class=2), vit, captions)
     batch = random_batch(vit, 8, seed=99)
     shown = vit.encode_image(batch.images).detach()
@@ -82,7 +71,7 @@ def test_tip_adapter__its_keys_are_features_of_at_most_so_many_images_a_class(
         assert batch.labels[at] == label
 
 
-def test_tip_adapter__logits_are_the_equation_worked_by_hand() -> None:
+def test_tip_adapter__logits_are_the_equation_worked_by_hand():
     keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     cache = KeyCache(keys, torch.tensor([0, 1, 1]), alpha=2.0, beta=5.5)
     head = Classifier(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 10.0, cache=cache)
@@ -92,7 +81,7 @@ def test_tip_adapter__logits_are_the_equation_worked_by_hand() -> None:
     np.testing.assert_allclose(head.logits(feature)[0].numpy(), expected, rtol=1e-5)
 
 
-def test_classifier__taken_apart_and_put_together_is_the_same_and_its_hash_sees_the_cache() -> None:
+def test_classifier__taken_apart_and_put_together_is_the_same_and_its_hash_sees_the_cache():
     plain = Classifier(torch.randn(3, 4), 10.0, torch.randn(3))
     cache = KeyCache(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]), alpha=0.3, beta=7.1)
     cached = Classifier(plain.weights, 10.0, plain.bias, cache)
@@ -104,8 +93,8 @@ def test_classifier__taken_apart_and_put_together_is_the_same_and_its_hash_sees_
 
 
 def test_run__stopped_and_gone_on_with_is_a_run_left_alone_and_is_shipped_as_it_is(
-    run_spec: Callable[..., RunSpec], tmp_path: Path
-) -> None:
+    run_spec, tmp_path
+):
     method, every = {"per_class": 4}, {"checkpoint_every_steps": 2}
     spec = run_spec("tip_adapter", method=method, train=every)
     whole = tmp_path / "whole"

@@ -90,7 +90,7 @@ def batches_of(clip: Clip, n: int, size: int = 8) -> list[Batch]:
     return [random_batch(clip, size, seed) for seed in range(n)]
 
 
-def test_make_method__a_kind_that_merges_is_no_way_to_train(vit: Clip, captions: Captions) -> None:
+def test_make_method__a_kind_that_merges_is_no_way_to_train(vit, captions):
     for spec in (METHOD_SPECS["wise_ft"](run="a"), METHOD_SPECS["model_stock"](runs=("a", "b"))):
         with pytest.raises(ModelError, match=f"{spec.kind} trains no model.* merges finished"):  # type: ignore[attr-defined]
             make(spec, vit, captions)
@@ -100,9 +100,7 @@ def test_make_method__a_kind_that_merges_is_no_way_to_train(vit: Clip, captions:
 
 
 @pytest.mark.parametrize("kind", sorted(METHODS))
-def test_method__terms_are_finite_scalars_of_the_promised_names(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
+def test_method__terms_are_finite_scalars_of_the_promised_names(clip, captions, kind):
     spec = of_kind(kind)
     method = make(spec, clip, captions)
     for half in (False, True):
@@ -117,9 +115,7 @@ def test_method__terms_are_finite_scalars_of_the_promised_names(
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
+def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(clip, captions, kind):
     method = make(of_kind(kind), clip, captions)
     # The residual branches of a fresh ModifiedResNet are multiplied by 0: not after two steps.
     steps(method, batches_of(clip, 2))
@@ -137,9 +133,7 @@ def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_method__loss_falls_on_a_batch_that_is_seen_again_and_again(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_method__loss_falls_on_a_batch_that_is_seen_again_and_again(vit, captions, kind):
     method = make(of_kind(kind), vit, captions)
     losses = steps(method, [random_batch(vit)] * 12)
     assert min(losses[-3:]) < losses[0]
@@ -147,8 +141,8 @@ def test_method__loss_falls_on_a_batch_that_is_seen_again_and_again(
 
 @pytest.mark.parametrize("kind", sorted(METHODS))
 def test_method__before_training_its_classifier_is_the_zero_shot_one_and_leaves_the_mode(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+    vit, captions, kind
+):
     features = vit.encode_image(random_batch(vit).images).detach()
     expected = zero_shot_classifier(vit, captions).logits(features)
     method = make(of_kind(kind), vit, captions)
@@ -198,9 +192,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, Clip])
         for dear in [(i + j) % 2 and kind not in NEED_SOFTMAX and kind != "coop"]
     ],
 )
-def test_matrix__each_method_trains_each_tower_or_says_why_not(
-    towers: dict[str, Clip], captions: Captions, kind: str, tower: str
-) -> None:
+def test_matrix__each_method_trains_each_tower_or_says_why_not(towers, captions, kind, tower):
     clip = copy.deepcopy(towers[tower])
     if tower in SIGMOID_TOWERS and kind in NEED_SOFTMAX:
         before = weights_sha256(clip.net)
@@ -221,9 +213,7 @@ def test_matrix__each_method_trains_each_tower_or_says_why_not(
     assert method.classifier().weights.shape == (3, 16)
 
 
-def test_flyp__on_a_sigmoid_model_trains_its_bias_too(
-    towers: dict[str, Clip], captions: Captions
-) -> None:
+def test_flyp__on_a_sigmoid_model_trains_its_bias_too(towers, captions):
     method = make(FlypSpec(), copy.deepcopy(towers["sigmoid vit"]), captions)
     batch = random_batch(method.clip, 6)
     before = method.clip.net.logit_bias.detach().clone()
@@ -239,8 +229,8 @@ def test_flyp__on_a_sigmoid_model_trains_its_bias_too(
 
 
 def test_lipsum_ft__a_tokenizer_that_marks_no_start_and_end_is_refused_with_the_reason(
-    towers: dict[str, Clip], captions: Captions
-) -> None:
+    towers, captions
+):
     clip = copy.deepcopy(towers["sigmoid vit"])
     real = clip.tokenizer
     clip.tokenizer = lambda texts: real(texts)  # as a SentencePiece one: no token ids to read
@@ -250,9 +240,7 @@ def test_lipsum_ft__a_tokenizer_that_marks_no_start_and_end_is_refused_with_the_
     make(LipsumFtSpec(lambda_energy=0), clip, captions)
 
 
-def test_matrix__a_tower_without_projection_is_refused_before_any_training(
-    vit: Clip, captions: Captions
-) -> None:
+def test_matrix__a_tower_without_projection_is_refused_before_any_training(vit, captions):
     vit.net.visual.proj = None
     for spec in (CaRotSpec(), CaRotSpec(lambda_oc=0.0, lambda_x=0.1), TracerSpec()):
         with pytest.raises(UnsupportedTowerError, match="no projection"):
@@ -262,9 +250,7 @@ def test_matrix__a_tower_without_projection_is_refused_before_any_training(
 # --------------------------------------------------------------------------------- relations
 
 
-def test_carot__with_every_lambda_zero_is_flyp_step_for_step(
-    clip: Clip, captions: Captions
-) -> None:
+def test_carot__with_every_lambda_zero_is_flyp_step_for_step(clip, captions):
     nothing = CaRotSpec(lambda_oc=0, lambda_sd=0, lambda_x=0)
     carot = make(nothing, copy.deepcopy(clip), captions)
     flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
@@ -280,9 +266,7 @@ def test_carot__with_every_lambda_zero_is_flyp_step_for_step(
         assert weights_sha256(carot.clip.net) != plain, name
 
 
-def test_averaged__steps_as_flyp_does_and_ends_as_the_mean_of_its_iterates(
-    vit: Clip, captions: Captions
-) -> None:
+def test_averaged__steps_as_flyp_does_and_ends_as_the_mean_of_its_iterates(vit, captions):
     n, beta = 4, 0.5
     flyp = make(FlypSpec(), copy.deepcopy(vit), captions)
     mean = make(AveragedSpec(beta=beta), copy.deepcopy(vit), captions, steps=n)
@@ -305,9 +289,7 @@ def test_averaged__steps_as_flyp_does_and_ends_as_the_mean_of_its_iterates(
         torch.testing.assert_close(tensor, expected.to(tensor.dtype), rtol=1e-4, atol=1e-6)
 
 
-def test_anchored__without_its_weight_is_flyp_and_at_the_start_pulls_nowhere(
-    clip: Clip, captions: Captions
-) -> None:
+def test_anchored__without_its_weight_is_flyp_and_at_the_start_pulls_nowhere(clip, captions):
     flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
     free = make(AnchoredSpec(lambda_0=0), copy.deepcopy(clip), captions)
     held = make(AnchoredSpec(), copy.deepcopy(clip).eval(), captions)
@@ -326,9 +308,7 @@ def test_anchored__without_its_weight_is_flyp_and_at_the_start_pulls_nowhere(
     assert weights_sha256(held.teacher.clip.net) == before
 
 
-def test_tracer__without_distillation_and_penalty_is_flyp_step_for_step(
-    clip: Clip, captions: Captions
-) -> None:
+def test_tracer__without_distillation_and_penalty_is_flyp_step_for_step(clip, captions):
     tracer = make(TracerSpec(lambda_sd=0, lambda_x=0), copy.deepcopy(clip), captions)
     flyp = make(FlypSpec(), copy.deepcopy(clip), captions)
     assert tracer.teacher is None
@@ -337,9 +317,7 @@ def test_tracer__without_distillation_and_penalty_is_flyp_step_for_step(
 
 
 @pytest.mark.parametrize("part", ["alpha_fd", "alpha_crd", "alpha_icl", "alpha_cross"])
-def test_tracer__each_distillation_can_be_turned_off_and_is_then_not_computed(
-    vit: Clip, captions: Captions, part: str
-) -> None:
+def test_tracer__each_distillation_can_be_turned_off_and_is_then_not_computed(vit, captions, part):
     names = {
         "alpha_fd": "feature",
         "alpha_crd": "relational",
@@ -358,9 +336,7 @@ def test_tracer__each_distillation_can_be_turned_off_and_is_then_not_computed(
 @pytest.mark.parametrize(
     ("tower", "preset"), [("vit", "ViT-B-16"), ("resnet", "RN50"), ("timm", "RN50")]
 )
-def test_tracer__preset_follows_the_tower_and_is_named(
-    originals: dict[str, Clip], captions: Captions, tower: str, preset: str
-) -> None:
+def test_tracer__preset_follows_the_tower_and_is_named(originals, captions, tower, preset):
     method = make(TracerSpec(), copy.deepcopy(originals[tower]), captions)
     script = TRACER_PRESETS[preset]
     alpha = script.alpha_fd * 16 / script.embed_dim
@@ -378,9 +354,7 @@ def test_tracer__preset_follows_the_tower_and_is_named(
 
 
 @pytest.mark.parametrize(("width", "preset"), [(1008, "ViT-B-16"), (1024, "ViT-L-14")])
-def test_tracer__a_wide_transformer_takes_the_large_ones_preset(
-    tmp_path: Path, width: int, preset: str
-) -> None:
+def test_tracer__a_wide_transformer_takes_the_large_ones_preset(tmp_path, width, preset):
     path = tmp_path / "wide.json"
     vision = {**VIT["vision_cfg"], "width": width, "layers": 1}  # type: ignore[dict-item]
     path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
@@ -391,8 +365,8 @@ def test_tracer__a_wide_transformer_takes_the_large_ones_preset(
     "spec", [CarFtSpec(alpha=0), LpFtSpec()], ids=["car_ft", "lp_ft without its probe"]
 )
 def test_supervised_methods__without_their_own_term_are_finetune_step_for_step(
-    clip: Clip, captions: Captions, spec: MethodBase
-) -> None:
+    clip, captions, spec
+):
     method = make(spec, copy.deepcopy(clip), captions)
     plain = make(FineTuneSpec(), copy.deepcopy(clip), captions)
     assert steps(method, batches_of(clip, 3)) == steps(plain, batches_of(clip, 3))
@@ -401,8 +375,8 @@ def test_supervised_methods__without_their_own_term_are_finetune_step_for_step(
 
 
 def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_no_bias(
-    clip: Clip, captions: Captions
-) -> None:
+    clip, captions
+):
     method = make(LipsumFtSpec(lambda_energy=0), copy.deepcopy(clip), captions)
     plain = make(FineTuneSpec(head_scale="learned"), copy.deepcopy(clip), captions)
     plain.head.bias.requires_grad_(False)
@@ -413,15 +387,13 @@ def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_
     torch.testing.assert_close(method.head.weight, plain.head.weight, atol=1e-5, rtol=1e-4)
 
 
-def test_pretrain__without_shared_targets_is_flyp_step_for_step(
-    vit: Clip, captions: Captions
-) -> None:
+def test_pretrain__without_shared_targets_is_flyp_step_for_step(vit, captions):
     pretrain = make(PretrainSpec(multi_positive=False), copy.deepcopy(vit), captions)
     flyp = make(FlypSpec(), copy.deepcopy(vit), captions)
     assert steps(pretrain, batches_of(vit, 3)) == steps(flyp, batches_of(vit, 3))
 
 
-def test_pretrain__keeps_the_logit_scale_within_its_bound(vit: Clip, captions: Captions) -> None:
+def test_pretrain__keeps_the_logit_scale_within_its_bound(vit, captions):
     method = make(PretrainSpec(), vit, captions)
     with torch.no_grad():
         vit.net.logit_scale.fill_(9.0)
@@ -429,15 +401,13 @@ def test_pretrain__keeps_the_logit_scale_within_its_bound(vit: Clip, captions: C
     assert float(vit.logit_scale.detach()) == pytest.approx(100)
 
 
-def test_zero_shot__trains_nothing(vit: Clip, captions: Captions) -> None:
+def test_zero_shot__trains_nothing(vit, captions):
     method = make(METHOD_SPECS["zero_shot"](), vit, captions)
     assert method.trainable() == {}
     assert method.terms(random_batch(vit)) == {}
 
 
-def test_finetune__folded_and_learned_scale_give_the_same_logits_at_the_start(
-    vit: Clip, captions: Captions
-) -> None:
+def test_finetune__folded_and_learned_scale_give_the_same_logits_at_the_start(vit, captions):
     batch = random_batch(vit)
     fixed = make(FineTuneSpec(), vit, captions)
     learned = make(FineTuneSpec(head_scale="learned"), vit, captions)
@@ -449,7 +419,7 @@ def test_finetune__folded_and_learned_scale_give_the_same_logits_at_the_start(
     assert len(list(learned.head.parameters())) == len(list(fixed.head.parameters())) + 1
 
 
-def test_finetune__classifier_gives_the_heads_logits(vit: Clip, captions: Captions) -> None:
+def test_finetune__classifier_gives_the_heads_logits(vit, captions):
     for scale in ("fixed", "learned"):
         method = make(FineTuneSpec(head_scale=scale), vit, captions)
         steps(method, batches_of(vit, 2), lr=1e-2)
@@ -473,7 +443,7 @@ def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> EmaTeacher:
     return EmaTeacher(clip, captions, **(settings | changes))
 
 
-def test_teacher__equal_to_the_student_distils_nothing(vit: Clip, captions: Captions) -> None:
+def test_teacher__equal_to_the_student_distils_nothing(vit, captions):
     method = make(CaRotSpec(), vit, captions)
     vit.eval()
     value = method.terms(random_batch(vit))["distillation"]
@@ -483,7 +453,7 @@ def test_teacher__equal_to_the_student_distils_nothing(vit: Clip, captions: Capt
     assert largest < 5e-5  # float32; the terms next to it give 1e-1 and more
 
 
-def test_teacher__stays_frozen_and_in_eval_through_training(clip: Clip, captions: Captions) -> None:
+def test_teacher__stays_frozen_and_in_eval_through_training(clip, captions):
     method = make(CaRotSpec(teacher_update_every=2), clip, captions)
     assert method.teacher is not None
     steps(method, batches_of(clip, 5))
@@ -496,7 +466,7 @@ def test_teacher__stays_frozen_and_in_eval_through_training(clip: Clip, captions
     assert not owned & {id(p) for p in method.teacher.clip.parameters()}
 
 
-def test_teacher__average_worked_by_hand(vit: Clip, captions: Captions) -> None:
+def test_teacher__average_worked_by_hand(vit, captions):
     """Momentum 0.05 → 0.9 over four steps, updates at steps 2, 4 and 6."""
     assert teacher_of(vit, captions, ramp_steps=0.0).momentum(0) == pytest.approx(0.9)
     teacher = teacher_of(vit, captions, update_every=2)
@@ -517,9 +487,7 @@ def test_teacher__average_worked_by_hand(vit: Clip, captions: Captions) -> None:
             torch.testing.assert_close(mine.double(), want, atol=1e-6, rtol=1e-5)
 
 
-def test_teacher__buffers_follow_the_student_and_only_if_asked(
-    resnet: Clip, captions: Captions
-) -> None:
+def test_teacher__buffers_follow_the_student_and_only_if_asked(resnet, captions):
     follows = teacher_of(resnet, captions)
     stays = teacher_of(resnet, captions, follow_buffers=False)
     before = {name: b.clone() for name, b in stays.clip.net.named_buffers()}
@@ -538,9 +506,7 @@ def test_teacher__buffers_follow_the_student_and_only_if_asked(
 @pytest.mark.parametrize(
     ("spec", "every"), [(CaRotSpec(teacher_update_every=3), 3), (TracerSpec(), 1)]
 )
-def test_teacher__cached_captions_give_the_similarity_of_encoding_anew(
-    clip: Clip, captions: Captions, spec: MethodBase, every: int
-) -> None:
+def test_teacher__cached_captions_give_the_similarity_of_encoding_anew(clip, captions, spec, every):
     method = make(spec, clip, captions)
     teacher = method.teacher
     seen = []
@@ -565,7 +531,7 @@ def test_teacher__cached_captions_give_the_similarity_of_encoding_anew(
     assert max(seen) > 4 or every == 1
 
 
-def test_teacher__encodes_each_caption_once_between_updates(vit: Clip, captions: Captions) -> None:
+def test_teacher__encodes_each_caption_once_between_updates(vit, captions):
     teacher = teacher_of(vit, captions, update_every=100)
     encoded = 0
     original = teacher.clip.net.token_embedding.register_forward_hook(
@@ -582,16 +548,14 @@ def test_teacher__encodes_each_caption_once_between_updates(vit: Clip, captions:
     assert encoded == len({int(c) for b in batches_of(vit, 6) for c in b.captions})
 
 
-def test_carot__default_interval_gives_about_fifty_updates(vit: Clip, captions: Captions) -> None:
+def test_carot__default_interval_gives_about_fifty_updates(vit, captions):
     for total, every in ((25_030, 500), (100, 2), (20, 1), (1, 1)):
         method = make(CaRotSpec(), vit, captions, steps=total)
         assert method.resolved() == {"teacher_update_every": every}
     assert make(CaRotSpec(lambda_sd=0), vit, captions).resolved() == {"teacher_update_every": None}
 
 
-def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(
-    vit: Clip, captions: Captions
-) -> None:
+def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(vit, captions):
     vit.net.text_projection = None
     with pytest.raises(UnsupportedTowerError, match="text tower") as caught:
         make(CaRotSpec(), vit, captions)
@@ -604,8 +568,8 @@ def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(
 
 
 def test_trajectory_teacher__averages_batch_statistics_with_the_weights_and_only_if_asked(
-    resnet: Clip, captions: Captions
-) -> None:
+    resnet, captions
+):
     """Two updates with β = 1: each iterate's statistics count a third."""
     for follows in (True, False):
         teacher = TrajectoryTeacher(
@@ -629,9 +593,7 @@ def test_trajectory_teacher__averages_batch_statistics_with_the_weights_and_only
         assert not torch.equal(seen[1][name], seen[0][name])
 
 
-def test_trajectory_teacher__its_text_tower_still_hides_what_comes_later(
-    vit: Clip, captions: Captions
-) -> None:
+def test_trajectory_teacher__its_text_tower_still_hides_what_comes_later(vit, captions):
     """An attention mask is a buffer and holds −∞, and −∞ − −∞ is no number."""
     teacher = TrajectoryTeacher(vit, captions, total_steps=3, beta=0.5, follow_buffers=True)
     for step in (1, 2):
@@ -643,9 +605,7 @@ def test_trajectory_teacher__its_text_tower_still_hides_what_comes_later(
 
 
 @pytest.mark.parametrize("spec", [TracerSpec(), CaRotSpec(teacher_update_every=2)])
-def test_teacher__state_brings_every_kind_back_bit_for_bit(
-    clip: Clip, captions: Captions, spec: MethodBase
-) -> None:
+def test_teacher__state_brings_every_kind_back_bit_for_bit(clip, captions, spec):
     method = make(spec, clip, captions)
     steps(method, batches_of(clip, 2))
     other = make(spec, copy.deepcopy(clip), captions)
@@ -662,9 +622,7 @@ def test_teacher__state_brings_every_kind_back_bit_for_bit(
 # ------------------------------------------------------------------------- the linear probe
 
 
-def test_linear_probe__on_cached_features_equals_through_the_tower_step_for_step(
-    clip: Clip, captions: Captions
-) -> None:
+def test_linear_probe__on_cached_features_equals_through_the_tower_step_for_step(clip, captions):
     images = batches_of(clip, 4)
     frozen = copy.deepcopy(clip).eval()
     with torch.no_grad():
@@ -698,9 +656,7 @@ def scikit(x: Tensor, y: Tensor, strength: float) -> Any:
 @pytest.mark.parametrize(
     ("strength", "start"), [(0.01, "zero_shot"), (1.0, "zeros"), (100.0, "zero_shot")]
 )
-def test_lbfgs__finds_scikit_learns_optimum_wherever_it_starts(
-    vit: Clip, captions: Captions, strength: float, start: str
-) -> None:
+def test_lbfgs__finds_scikit_learns_optimum_wherever_it_starts(vit, captions, strength, start):
     x, y = features_of(90, 0)
     method = make(LinearProbeSpec(solver="lbfgs", head_start=start), vit, captions)
     loss = fit_logistic(method.head, x, y, strength, max_iterations=1000)
@@ -714,9 +670,7 @@ def test_lbfgs__finds_scikit_learns_optimum_wherever_it_starts(
     assert loss == pytest.approx(float(-np.log(expected[np.arange(90), y]).mean()), rel=1e-4)
 
 
-def test_lbfgs__takes_the_strength_that_is_best_on_validation_not_on_train(
-    vit: Clip, captions: Captions
-) -> None:
+def test_lbfgs__takes_the_strength_that_is_best_on_validation_not_on_train(vit, captions):
     """Few, noisy, mislabelled training features: the weakest penalty fits them best."""
     parts = {"train": features_of(30, 0, flip=0.3), "validation": features_of(300, 1)}
     spec = LinearProbeSpec(solver="lbfgs")
@@ -744,7 +698,7 @@ def test_lbfgs__takes_the_strength_that_is_best_on_validation_not_on_train(
 
 
 @pytest.mark.parametrize("kind", ["linear_probe", "lp_ft"])
-def test_head_start__zeros_know_nothing(vit: Clip, captions: Captions, kind: str) -> None:
+def test_head_start__zeros_know_nothing(vit, captions, kind):
     method = make(METHOD_SPECS[kind](head_start="zeros"), vit, captions)
     loss = method.terms(random_batch(vit))["cross_entropy"]
     assert float(loss.detach()) == pytest.approx(math.log(3))
@@ -761,9 +715,7 @@ def only(features: tuple[Tensor, Tensor]) -> Callable[[str], tuple[Tensor, Tenso
     return of
 
 
-def test_lp_ft__its_probe_is_the_linear_probe_and_leaves_the_tower(
-    vit: Clip, captions: Captions
-) -> None:
+def test_lp_ft__its_probe_is_the_linear_probe_and_leaves_the_tower(vit, captions):
     """60 features fit in one batch of the probe, whose order then counts only in rounding."""
     x, y = features_of(60, 0)
     spec = LpFtSpec(lp_epochs=7, lp_lr=1e-2)
@@ -783,7 +735,7 @@ def test_lp_ft__its_probe_is_the_linear_probe_and_leaves_the_tower(
     assert float((method.head.weight - before).abs().max().detach()) > 0.03
 
 
-def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit: Clip, captions: Captions) -> None:
+def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit, captions):
     method = make(LpFtSpec(), copy.deepcopy(vit), captions)
     list(method.prepare(only(features_of(40, 0))))
     plain = make(FineTuneSpec(), copy.deepcopy(vit), captions)
@@ -795,9 +747,7 @@ def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit: Clip, captions: 
 # ------------------------------------------------------------------------------- LipSum-FT
 
 
-def test_lipsum_ft__random_texts_stand_between_start_and_end_token(
-    vit: Clip, captions: Captions
-) -> None:
+def test_lipsum_ft__random_texts_stand_between_start_and_end_token(vit, captions):
     method = make(LipsumFtSpec(n_texts=200, text_length=5), vit, captions)
     tokens = method.random_texts()
     start, end = vit.tokenizer.sot_token_id, vit.tokenizer.eot_token_id  # type: ignore[attr-defined]
@@ -812,9 +762,7 @@ def test_lipsum_ft__random_texts_stand_between_start_and_end_token(
     assert (tokens.argmax(dim=1) == 6).all()
 
 
-def test_lipsum_ft__texts_are_new_each_step_and_their_state_brings_them_back(
-    vit: Clip, captions: Captions
-) -> None:
+def test_lipsum_ft__texts_are_new_each_step_and_their_state_brings_them_back(vit, captions):
     method = make(LipsumFtSpec(n_texts=4), vit, captions, seed=3)
     first = method.random_texts()
     state = {name: t.clone() for name, t in method.state().items()}
@@ -828,9 +776,7 @@ def test_lipsum_ft__texts_are_new_each_step_and_their_state_brings_them_back(
     assert not torch.equal(other.random_texts(), first)
 
 
-def test_lipsum_ft__energy_gap_of_a_moved_tower_computed_anew(
-    vit: Clip, captions: Captions
-) -> None:
+def test_lipsum_ft__energy_gap_of_a_moved_tower_computed_anew(vit, captions):
     initial = copy.deepcopy(vit)
     method = make(LipsumFtSpec(n_texts=10), vit, captions)
     steps(method, batches_of(vit, 2), lr=1e-2)
@@ -845,9 +791,7 @@ def test_lipsum_ft__energy_gap_of_a_moved_tower_computed_anew(
     torch.testing.assert_close(method.terms(batch)["energy_gap"], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_lipsum_ft__texts_that_do_not_fit_in_the_context_are_refused(
-    vit: Clip, captions: Captions
-) -> None:
+def test_lipsum_ft__texts_that_do_not_fit_in_the_context_are_refused(vit, captions):
     make(LipsumFtSpec(text_length=14), vit, captions)
     with pytest.raises(ModelError, match="15 random tokens and end token do not fit in the 16"):
         make(LipsumFtSpec(text_length=15), vit, captions)
@@ -856,9 +800,7 @@ def test_lipsum_ft__texts_that_do_not_fit_in_the_context_are_refused(
 # ---------------------------------------------------------------------------------- CAR-FT
 
 
-def test_car_ft__contexts_are_unit_means_over_classes_per_template(
-    vit: Clip, captions: Captions
-) -> None:
+def test_car_ft__contexts_are_unit_means_over_classes_per_template(vit, captions):
     vit.train()
     contexts = context_weights(vit, captions, batch_size=2)
     assert vit.training
@@ -870,9 +812,7 @@ def test_car_ft__contexts_are_unit_means_over_classes_per_template(
     assert not contexts.requires_grad
 
 
-def test_car_ft__at_the_start_the_contexts_agree_and_later_they_do_not(
-    vit: Clip, captions: Captions
-) -> None:
+def test_car_ft__at_the_start_the_contexts_agree_and_later_they_do_not(vit, captions):
     initial = copy.deepcopy(vit)
     method = make(CarFtSpec(), vit, captions)
     assert float(method.terms(random_batch(vit))["context"].detach()) == pytest.approx(0, abs=1e-7)
@@ -891,9 +831,7 @@ def test_car_ft__at_the_start_the_contexts_agree_and_later_they_do_not(
     assert value == pytest.approx(expected, rel=1e-3)
 
 
-def test_car_ft__one_template_has_no_context_and_is_refused_unless_it_does_not_count(
-    vit: Clip, captions: Captions
-) -> None:
+def test_car_ft__one_template_has_no_context_and_is_refused_unless_it_does_not_count(vit, captions):
     one = Captions.make(captions.class_names, PHOTO[:1], vit.tokenizer)
     with pytest.raises(ModelError, match="there is one template") as caught:
         make(CarFtSpec(), vit, one)
@@ -904,9 +842,7 @@ def test_car_ft__one_template_has_no_context_and_is_refused_unless_it_does_not_c
 # ---------------------------------------------------------------------------------- ZS-Norm
 
 
-def test_zs_norm__begins_as_finetune_and_no_stretching_of_the_head_changes_its_loss(
-    clip: Clip, captions: Captions
-) -> None:
+def test_zs_norm__begins_as_finetune_and_no_stretching_of_the_head_changes_its_loss(clip, captions):
     method = make(ZsNormSpec(), copy.deepcopy(clip), captions)
     plain = make(FineTuneSpec(), copy.deepcopy(clip), captions)
     batch = random_batch(clip)
@@ -923,9 +859,7 @@ def test_zs_norm__begins_as_finetune_and_no_stretching_of_the_head_changes_its_l
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 6))
-def test_to_range__keeps_the_order_takes_the_ends_and_is_nothing_for_equal_logits(
-    seed: int, n_classes: int
-) -> None:
+def test_to_range__keeps_the_order_takes_the_ends_and_is_nothing_for_equal_logits(seed, n_classes):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(5, n_classes, generator=generator, dtype=torch.float64)
     initial = 3 * torch.randn(5, n_classes, generator=generator, dtype=torch.float64)
@@ -939,9 +873,7 @@ def test_to_range__keeps_the_order_takes_the_ends_and_is_nothing_for_equal_logit
 
 
 @pytest.mark.parametrize("kind", ["lipsum_ft", "car_ft", "zs_norm"])
-def test_anchored_methods__the_initial_tower_is_frozen_and_in_eval_throughout(
-    clip: Clip, captions: Captions, kind: str
-) -> None:
+def test_anchored_methods__the_initial_tower_is_frozen_and_in_eval_throughout(clip, captions, kind):
     method = make(METHOD_SPECS[kind](), clip, captions)
     tower = method.initial.visual
     before = weights_sha256(tower)
@@ -974,8 +906,8 @@ def report_in(folder: Path) -> Report:
     [("lp_ft", {"lp_epochs": 2}), ("lipsum_ft", {"n_texts": 8}), ("tracer", {})],
 )
 def test_run__its_curves_hold_the_methods_terms_and_a_stop_changes_no_bit(
-    run_spec: Any, home: Path, tmp_path: Path, kind: str, options: dict[str, Any]
-) -> None:
+    run_spec, home, tmp_path, kind, options
+):
     spec = run_spec(kind, method=options)
     terms = set(METHOD_SPECS[kind].terms)
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
@@ -1007,8 +939,8 @@ def test_run__its_curves_hold_the_methods_terms_and_a_stop_changes_no_bit(
 
 
 def test_run__lbfgs_is_solved_before_the_first_step_and_again_after_a_stop(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+    run_spec, home, tmp_path
+):
     strengths = [0.1, 10.0, 1000.0]
     spec = run_spec("linear_probe", method={"solver": "lbfgs", "strengths": strengths})
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
@@ -1028,8 +960,8 @@ def test_run__lbfgs_is_solved_before_the_first_step_and_again_after_a_stop(
 
 
 def test_run__tracer_without_a_rate_takes_its_presets_and_the_report_names_it(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+    run_spec, home, tmp_path
+):
     train_changes = {"epochs": 1, "lr": None, "weight_decay": None}
     go(run_spec("tracer", train=train_changes), tmp_path / "run")
     resolved = report_in(tmp_path / "run").resolved

@@ -28,7 +28,7 @@ def drawn(seed: int, n: int = 40, n_classes: int = 4, width: int = 6) -> dict[st
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_mixed__is_a_mean_of_probabilities_with_each_model_at_an_end(seed: int) -> None:
+def test_mixed__is_a_mean_of_probabilities_with_each_model_at_an_end(seed):
     d = drawn(seed)
     own, first = F.log_softmax(d["logits"], dim=1), F.log_softmax(d["initial"], dim=1)
     n = len(own)
@@ -43,7 +43,7 @@ def test_mixed__is_a_mean_of_probabilities_with_each_model_at_an_end(seed: int) 
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_matched_temperature__makes_mean_confidence_the_accuracy(seed: int) -> None:
+def test_matched_temperature__makes_mean_confidence_the_accuracy(seed):
     d = drawn(seed)
     temperature = matched_temperature(d["logits"], d["labels"])
     confidence = F.softmax(d["logits"].double() / temperature, dim=1).amax(dim=1).mean()
@@ -53,9 +53,7 @@ def test_matched_temperature__makes_mean_confidence_the_accuracy(seed: int) -> N
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_vrf__listens_to_the_tuned_model_near_failures_and_is_zero_shot_without_any(
-    seed: int,
-) -> None:
+def test_vrf__listens_to_the_tuned_model_near_failures_and_is_zero_shot_without_any(seed):
     d = drawn(seed)
     vrf = Vrf(d["features"][:3], 0.5, 0.2, 1.5, 0.8)
     distances, shares = vrf.distances(d["features"]), vrf.shares(d["features"])
@@ -70,7 +68,7 @@ def test_vrf__listens_to_the_tuned_model_near_failures_and_is_zero_shot_without_
 
 @settings(max_examples=10, deadline=None)
 @given(seeds)
-def test_fit_vrf__finds_that_only_the_tuned_model_is_right_near_failures(seed: int) -> None:
+def test_fit_vrf__finds_that_only_the_tuned_model_is_right_near_failures(seed):
     d = drawn(seed, n=200)
     near = d["features"] @ d["features"][0] > 0.3
     right = torch.where(near[:, None], d["logits"], d["initial"]).argmax(dim=1)
@@ -81,7 +79,7 @@ def test_fit_vrf__finds_that_only_the_tuned_model_is_right_near_failures(seed: i
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_expertise__is_a_half_for_equal_models_and_more_for_the_surer_one(seed: int) -> None:
+def test_expertise__is_a_half_for_equal_models_and_more_for_the_surer_one(seed):
     d = drawn(seed)
     alphas = expertise(d["logits"], d["initial"])
     assert (expertise(d["logits"], d["logits"]) == 0.5).all()

@@ -57,7 +57,7 @@ def units(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
 
 @few
 @given(seeds, st.integers(2, 9), st.floats(1, 100))
-def test_info_nce__equals_open_clips_loss(seed: int, b: int, scale: float) -> None:
+def test_info_nce__equals_open_clips_loss(seed, b, scale):
     images, texts = units(b, 6, seed), units(b, 6, seed + 1)
     s = torch.tensor(scale, dtype=torch.float64)
     torch.testing.assert_close(info_nce(similarity(images, texts, s)), ClipLoss()(images, texts, s))
@@ -65,13 +65,13 @@ def test_info_nce__equals_open_clips_loss(seed: int, b: int, scale: float) -> No
 
 @few
 @given(seeds, st.integers(1, 9))
-def test_multi_positive__with_distinct_groups_is_info_nce(seed: int, b: int) -> None:
+def test_multi_positive__with_distinct_groups_is_info_nce(seed, b):
     z = rand(b, b, seed=seed)
     groups = torch.randperm(b, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(multi_positive_info_nce(z, groups), info_nce(z))
 
 
-def test_multi_positive__an_equal_caption_is_no_negative() -> None:
+def test_multi_positive__an_equal_caption_is_no_negative():
     """Two pairs of one caption, all four similar: as negatives they would cost ln 2 each."""
     z = torch.zeros(2, 2)
     z += 50 * torch.tensor([[1.0, 1.0], [1.0, 1.0]])
@@ -84,7 +84,7 @@ def test_multi_positive__an_equal_caption_is_no_negative() -> None:
 
 @few
 @given(seeds, st.integers(1, 9), st.floats(0, 0.99))
-def test_info_nce__smoothing_shares_its_part_among_all_pairs(seed: int, b: int, eps: float) -> None:
+def test_info_nce__smoothing_shares_its_part_among_all_pairs(seed, b, eps):
     z = rand(b, b, seed=seed)
     uniform = -(z.log_softmax(1).mean() + z.T.log_softmax(1).mean()) / 2
     expected = (1 - eps) * info_nce(z) + eps * uniform
@@ -96,9 +96,7 @@ def test_info_nce__smoothing_shares_its_part_among_all_pairs(seed: int, b: int, 
 
 @few
 @given(seeds, st.integers(1, 9), st.floats(1, 100), st.floats(-20, 5))
-def test_sigmoid_pairs__equals_open_clips_loss(
-    seed: int, b: int, scale: float, bias: float
-) -> None:
+def test_sigmoid_pairs__equals_open_clips_loss(seed, b, scale, bias):
     images, texts = units(b, 6, seed), units(b, 6, seed + 1)
     s, shift = (torch.tensor(x, dtype=torch.float64) for x in (scale, bias))
     ours = sigmoid_pairs(similarity(images, texts, s), shift)
@@ -109,9 +107,7 @@ def test_sigmoid_pairs__equals_open_clips_loss(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_orthogonality__exact_orthogonality_has_value_and_gradient_zero(
-    form: Literal["norm", "squared"],
-) -> None:
+def test_orthogonality__exact_orthogonality_has_value_and_gradient_zero(form):
     weight = torch.eye(6, 4, dtype=torch.float64).requires_grad_(True)
     value = orthogonality(weight, form)
     value.backward()
@@ -120,7 +116,7 @@ def test_orthogonality__exact_orthogonality_has_value_and_gradient_zero(
     assert torch.equal(weight.grad, torch.zeros(6, 4, dtype=torch.float64))
 
 
-def test_orthogonality__of_twice_the_identity_worked_by_hand() -> None:
+def test_orthogonality__of_twice_the_identity_worked_by_hand():
     weight = 2 * torch.eye(4)  # Gram 4·1, gap 3·1: four entries of 3
     assert float(orthogonality(weight, "squared")) == pytest.approx(36)
     assert float(orthogonality(weight, "norm")) == pytest.approx(6)
@@ -131,7 +127,7 @@ def test_orthogonality__of_twice_the_identity_worked_by_hand() -> None:
 
 @few
 @given(seeds)
-def test_cross_tower__is_the_norm_of_the_product_and_symmetric(seed: int) -> None:
+def test_cross_tower__is_the_norm_of_the_product_and_symmetric(seed):
     w_v, w_t = rand(7, 4, seed=seed), rand(5, 4, seed=seed + 1)
     torch.testing.assert_close(cross_tower(w_v, w_t), torch.linalg.matrix_norm(w_v @ w_t.T))
     torch.testing.assert_close(cross_tower(w_v, w_t), cross_tower(w_t, w_v))
@@ -142,7 +138,7 @@ def test_cross_tower__is_the_norm_of_the_product_and_symmetric(seed: int) -> Non
 
 @few
 @given(seeds, st.integers(1, 8))
-def test_distillation__of_a_model_into_itself_is_zero_with_gradient_zero(seed: int, b: int) -> None:
+def test_distillation__of_a_model_into_itself_is_zero_with_gradient_zero(seed, b):
     z = rand(b, b, seed=seed).requires_grad_(True)
     value = distillation(z, z.detach().clone())
     value.backward()
@@ -151,7 +147,7 @@ def test_distillation__of_a_model_into_itself_is_zero_with_gradient_zero(seed: i
     assert float(z.grad.abs().max()) < 1e-14
 
 
-def test_distillation__has_the_gradient_of_the_released_cross_entropy() -> None:
+def test_distillation__has_the_gradient_of_the_released_cross_entropy():
     teacher = rand(5, 5, seed=1)
     ours = rand(5, 5).requires_grad_(True)
     distillation(ours, teacher).backward()
@@ -163,7 +159,7 @@ def test_distillation__has_the_gradient_of_the_released_cross_entropy() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_distillation__sends_no_gradient_to_the_teacher() -> None:
+def test_distillation__sends_no_gradient_to_the_teacher():
     teacher = rand(4, 4, seed=1).requires_grad_(True)
     distillation(rand(4, 4).requires_grad_(True), teacher).backward()
     assert teacher.grad is None
@@ -171,9 +167,7 @@ def test_distillation__sends_no_gradient_to_the_teacher() -> None:
 
 @few
 @given(seeds, st.integers(1, 8), st.integers(2, 6), st.floats(0.2, 20))
-def test_kl__is_the_divergence_of_softmaxes_times_the_temperature_squared(
-    seed: int, b: int, c: int, tau: float
-) -> None:
+def test_kl__is_the_divergence_of_softmaxes_times_the_temperature_squared(seed, b, c, tau):
     student, teacher = rand(b, c, seed=seed) * 3, rand(b, c, seed=seed + 1) * 3
     p, q = (softmax(x.numpy() / tau, axis=1) for x in (teacher, student))
     expected = tau**2 * rel_entr(p, q).sum(axis=1).mean()
@@ -182,9 +176,7 @@ def test_kl__is_the_divergence_of_softmaxes_times_the_temperature_squared(
 
 @few
 @given(seeds, st.integers(1, 8), st.floats(0.2, 20))
-def test_distillation__is_the_divergence_of_rows_and_the_one_of_columns(
-    seed: int, b: int, tau: float
-) -> None:
+def test_distillation__is_the_divergence_of_rows_and_the_one_of_columns(seed, b, tau):
     z, teacher = rand(b, b, seed=seed), rand(b, b, seed=seed + 1)
     rows = kl(z, teacher, temperature=tau)
     columns = kl(z.T, teacher.T, temperature=tau)
@@ -217,9 +209,7 @@ class Pair:
 
 @few
 @given(seeds, st.integers(1, 8))
-def test_tracer_terms__of_a_teacher_equal_to_the_student_are_zero_with_gradient_zero(
-    seed: int, b: int
-) -> None:
+def test_tracer_terms__of_a_teacher_equal_to_the_student_are_zero_with_gradient_zero(seed, b):
     pair = Pair(seed, b, equal=True)
     z = similarity(pair.images, pair.texts, pair.scale)
     for value in (
@@ -233,9 +223,7 @@ def test_tracer_terms__of_a_teacher_equal_to_the_student_are_zero_with_gradient_
 
 @few
 @given(seeds)
-def test_interactive__of_a_teacher_equal_to_the_student_is_info_nce_and_still_teaches(
-    seed: int,
-) -> None:
+def test_interactive__of_a_teacher_equal_to_the_student_is_info_nce_and_still_teaches(seed):
     """Its value is the contrastive loss; of the gradient, the teacher's side is held fixed."""
     pair = Pair(seed, equal=True)
     value = interactive(*pair.embeddings, pair.scale)
@@ -246,7 +234,7 @@ def test_interactive__of_a_teacher_equal_to_the_student_is_info_nce_and_still_te
 
 @few
 @given(seeds)
-def test_tracer_terms__equal_their_equations_written_out(seed: int) -> None:
+def test_tracer_terms__equal_their_equations_written_out(seed):
     pair = Pair(seed)
     i_s, t_s, i_t, t_t = (x.detach().numpy() for x in pair.embeddings)
     b, d = i_s.shape
@@ -269,7 +257,7 @@ def test_tracer_terms__equal_their_equations_written_out(seed: int) -> None:
     assert value == pytest.approx(cross)
 
 
-def test_tracer_terms__send_no_gradient_to_the_teacher() -> None:
+def test_tracer_terms__send_no_gradient_to_the_teacher():
     pair = Pair(0)
     for tensor in (pair.images_t, pair.texts_t, pair.z_t):
         tensor.requires_grad_(True)
@@ -288,9 +276,7 @@ def test_tracer_terms__send_no_gradient_to_the_teacher() -> None:
 
 @few
 @given(seeds, st.integers(1, 6), st.integers(1, 7))
-def test_energy_gap__is_the_mean_over_images_of_half_the_mean_over_texts(
-    seed: int, b: int, m: int
-) -> None:
+def test_energy_gap__is_the_mean_over_images_of_half_the_mean_over_texts(seed, b, m):
     e, initial = rand(b, m, seed=seed), rand(b, m, seed=seed + 1)
     total = sum(
         sum(float(e[i, j] - initial[i, j]) ** 2 for j in range(m)) / (2 * m) for i in range(b)
@@ -304,9 +290,7 @@ def test_energy_gap__is_the_mean_over_images_of_half_the_mean_over_texts(
 
 @few
 @given(seeds, st.integers(1, 8), st.integers(2, 6), st.floats(0, 0.99))
-def test_cross_entropy__smoothed_is_the_published_formula(
-    seed: int, b: int, c: int, eps: float
-) -> None:
+def test_cross_entropy__smoothed_is_the_published_formula(seed, b, c, eps):
     logits, labels = rand(b, c, seed=seed), torch.arange(b) % c
     log_p = logits.log_softmax(1)
     nll = -log_p[torch.arange(b), labels].mean()
@@ -316,9 +300,7 @@ def test_cross_entropy__smoothed_is_the_published_formula(
 
 @few
 @given(seeds, st.floats(0, 1), st.floats(0, 0.9))
-def test_cross_entropy__of_a_mixture_is_the_mixture_of_cross_entropies(
-    seed: int, share: float, eps: float
-) -> None:
+def test_cross_entropy__of_a_mixture_is_the_mixture_of_cross_entropies(seed, share, eps):
     logits, labels, other = rand(6, 4, seed=seed), torch.arange(6) % 4, torch.arange(6) // 2
     one, two = (cross_entropy(logits, y, smoothing=eps) for y in (labels, other))
     mixed = cross_entropy(logits, labels, smoothing=eps, mixed_with=other, share=share)
@@ -329,9 +311,7 @@ def test_cross_entropy__of_a_mixture_is_the_mixture_of_cross_entropies(
 
 @few
 @given(seeds, st.integers(1, 8), st.integers(2, 6))
-def test_focal__with_gamma_zero_is_the_nll_and_falls_as_gamma_rises(
-    seed: int, b: int, c: int
-) -> None:
+def test_focal__with_gamma_zero_is_the_nll_and_falls_as_gamma_rises(seed, b, c):
     logits, labels = 2 * rand(b, c, seed=seed), torch.arange(b) % c
     nll = F.cross_entropy(logits, labels)
     torch.testing.assert_close(focal(logits, labels, 0.0), nll)
@@ -341,7 +321,7 @@ def test_focal__with_gamma_zero_is_the_nll_and_falls_as_gamma_rises(
 
 
 @pytest.mark.parametrize(("p", "gamma"), [(0.05, 5.0), (0.19, 5.0), (0.21, 3.0), (0.95, 3.0)])
-def test_focal__flsd53_takes_its_exponent_from_the_probability(p: float, gamma: float) -> None:
+def test_focal__flsd53_takes_its_exponent_from_the_probability(p, gamma):
     logits = torch.tensor([[p, 1 - p]], dtype=torch.float64).log()
     labels = torch.tensor([0])
     expected = -((1 - p) ** gamma) * math.log(p)
@@ -349,7 +329,7 @@ def test_focal__flsd53_takes_its_exponent_from_the_probability(p: float, gamma: 
     assert float(focal(logits, labels, gamma)) == pytest.approx(expected)
 
 
-def test_focal__of_certainty_right_or_wrong_has_a_finite_gradient() -> None:
+def test_focal__of_certainty_right_or_wrong_has_a_finite_gradient():
     for gamma, far, label in itertools.product((None, 0.1, 1.0, 20.0), (30.0, 500.0), (0, 1)):
         logits = torch.tensor([[far, 0.0, -far]], requires_grad=True)
         value = focal(logits, torch.tensor([label]), gamma)
@@ -365,7 +345,7 @@ def confident(*rows: tuple[float, int]) -> tuple[Tensor, Tensor]:
     return torch.stack([p, 1 - p], dim=1).log(), torch.tensor([row[1] for row in rows])
 
 
-def test_mmce__two_samples_worked_by_hand() -> None:
+def test_mmce__two_samples_worked_by_hand():
     """A right one at 0.8 and a wrong one at 0.6: gaps 0.2 and −0.6, kernel exp(−0.2/0.4)."""
     value = float(mmce(*confident((0.8, 0), (0.6, 1))))
     squared = (0.2**2 + 0.6**2 - 2 * 0.2 * 0.6 * math.exp(-0.5)) / 4
@@ -375,7 +355,7 @@ def test_mmce__two_samples_worked_by_hand() -> None:
     assert wider == pytest.approx(math.sqrt(squared))
 
 
-def test_mmce__at_perfect_calibration_is_zero_and_its_gradient_is_finite() -> None:
+def test_mmce__at_perfect_calibration_is_zero_and_its_gradient_is_finite():
     logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]], requires_grad=True)
     value = mmce(logits, torch.tensor([0, 1]))
     value.backward()
@@ -448,7 +428,7 @@ TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
 }
 
 
-def test_terms__every_loss_is_among_those_whose_gradient_is_checked() -> None:
+def test_terms__every_loss_is_among_those_whose_gradient_is_checked():
     public = {
         name
         for name, value in vars(terms).items()
@@ -458,7 +438,7 @@ def test_terms__every_loss_is_among_those_whose_gradient_is_checked() -> None:
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_terms__gradient_equals_finite_differences(name: str) -> None:
+def test_terms__gradient_equals_finite_differences(name):
     term, at = TERMS[name]
     assert torch.autograd.gradcheck(term, (at.clone().requires_grad_(True),))
 
@@ -468,7 +448,7 @@ def test_terms__gradient_equals_finite_differences(name: str) -> None:
 
 @few
 @given(seeds)
-def test_terms__are_computed_in_full_precision_under_autocast(seed: int) -> None:
+def test_terms__are_computed_in_full_precision_under_autocast(seed):
     """At a logit scale of 100, bfloat16 would round similarities to steps of 0.5."""
     images, texts = units(6, 8, seed, torch.float32), units(6, 8, seed + 1, torch.float32)
     weight = rand(8, 5, seed=seed, dtype=torch.float32)
@@ -496,9 +476,7 @@ runs = st.integers(1, 2000).flatmap(lambda total: st.tuples(st.just(total), st.i
 
 @few
 @given(runs, st.floats(1e-7, 1.0), st.floats(0, 1))
-def test_learning_rate__rises_linearly_then_never_rises_again(
-    run: tuple[int, int], peak: float, share: float
-) -> None:
+def test_learning_rate__rises_linearly_then_never_rises_again(run, peak, share):
     total, warmup = run
     floor = share * peak
     rates = [
@@ -516,7 +494,7 @@ def test_learning_rate__rises_linearly_then_never_rises_again(
     assert all(rate >= floor - 1e-15 for rate in after)
 
 
-def test_learning_rate__floor_is_a_floor_and_no_addition() -> None:
+def test_learning_rate__floor_is_a_floor_and_no_addition():
     at = {"peak": 1.0, "total_steps": 100, "warmup_steps": 0}
     assert learning_rate(0, **at, floor=0.5) == 1.0  # type: ignore[arg-type]
     assert learning_rate(50, **at, floor=0.5) == pytest.approx(0.75)  # type: ignore[arg-type]
@@ -525,11 +503,11 @@ def test_learning_rate__floor_is_a_floor_and_no_addition() -> None:
 @pytest.mark.parametrize(
     ("total", "expected"), [(25_030, 500), (5_000, 500), (4_990, 499), (195, 19), (9, 0), (0, 0)]
 )
-def test_default_warmup__is_the_published_one_or_a_tenth(total: int, expected: int) -> None:
+def test_default_warmup__is_the_published_one_or_a_tenth(total, expected):
     assert default_warmup(total) == expected
 
 
-def test_negative_entropy__is_that_of_the_distribution_and_lowest_where_all_is_even() -> None:
+def test_negative_entropy__is_that_of_the_distribution_and_lowest_where_all_is_even():
     z = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = -torch.distributions.Categorical(logits=z).entropy().mean()
     torch.testing.assert_close(negative_entropy(z), expected)

@@ -27,7 +27,6 @@ from calift_core.errors import (
     UnsupportedTowerError,
 )
 from calift_core.methods.base import encode_captions
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, load_weights, weights_sha256
@@ -55,7 +54,7 @@ def vit_with(folder: Path, *, vision: Any = None, text: Any = None, **more: Any)
 # -------------------------------------------------------------------------------- encoders
 
 
-def test_encoders__embeddings_are_unit_vectors_of_the_shared_width(clip: Clip) -> None:
+def test_encoders__embeddings_are_unit_vectors_of_the_shared_width(clip):
     clip.eval()
     batch = random_batch(clip, 5)
     for embeddings in (
@@ -69,18 +68,14 @@ def test_encoders__embeddings_are_unit_vectors_of_the_shared_width(clip: Clip) -
 
 @settings(max_examples=15)
 @given(st.lists(st.sampled_from(["a", "a red thing", "one two three four five"]), min_size=1))
-def test_encode_text__short_context_equals_the_full_one(
-    originals: dict[str, Clip], texts: list[str]
-) -> None:
+def test_encode_text__short_context_equals_the_full_one(originals, texts):
     clip = originals["vit"]
     tokens = clip.tokenizer(texts)
     full = F.normalize(clip.net.encode_text(tokens), dim=-1)
     torch.testing.assert_close(clip.encode_text(tokens), full, atol=1e-6, rtol=1e-5)
 
 
-def test_encode_text__a_caption_longer_than_the_context_is_cut_as_open_clip_cuts_it(
-    vit: Clip,
-) -> None:
+def test_encode_text__a_caption_longer_than_the_context_is_cut_as_open_clip_cuts_it(vit):
     tokens = vit.tokenizer(["word " * 40, "word"])
     assert tokens.shape == (2, 16)
     full = F.normalize(vit.net.encode_text(tokens), dim=-1)
@@ -97,9 +92,7 @@ def test_encode_text__a_caption_longer_than_the_context_is_cut_as_open_clip_cuts
     ],
     ids=["custom text tower", "last token", "not causal", "projection with bias"],
 )
-def test_encode_text__other_towers_equal_open_clips_own_encoding(
-    tmp_path: Path, text: dict[str, Any], more: dict[str, Any]
-) -> None:
+def test_encode_text__other_towers_equal_open_clips_own_encoding(tmp_path, text, more):
     clip = vit_with(tmp_path, text=text, **more)
     tokens = clip.tokenizer(["a red thing", "b"])
     full = F.normalize(clip.net.encode_text(tokens), dim=-1)
@@ -120,8 +113,8 @@ def text_gradients(clip: Clip, encoded: Tensor, weight: Tensor) -> dict[str, Ten
 @settings(max_examples=8)
 @given(ids=st.lists(st.integers(0, 8), min_size=1, max_size=12))
 def test_encode_captions__every_text_parameter_gets_the_gradient_of_the_plain_path(
-    originals: dict[str, Clip], captions: Captions, name: str, ids: list[int]
-) -> None:
+    originals, captions, name, ids
+):
     """Each caption once over a short context, against every one over the whole context."""
     clip = originals[name]
     weight = torch.randn(len(ids), 16, generator=torch.Generator().manual_seed(len(ids)))
@@ -137,7 +130,7 @@ def test_encode_captions__every_text_parameter_gets_the_gradient_of_the_plain_pa
         )
 
 
-def test_captions__are_class_times_template_in_that_order(captions: Captions) -> None:
+def test_captions__are_class_times_template_in_that_order(captions):
     assert len(captions) == 9
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
     assert torch.equal(captions.tokens[3 * 2 + 1], tokenizer(["a picture of the red thing."])[0])
@@ -157,7 +150,7 @@ def pooled_by(visual: Any, last: str, images: Tensor) -> Tensor:
     return seen[0]
 
 
-def test_image_projection__of_a_vit_maps_pooled_states_to_features(vit: Clip) -> None:
+def test_image_projection__of_a_vit_maps_pooled_states_to_features(vit):
     vit.eval()
     images = random_batch(vit).images
     expected = vit.net.visual(images)
@@ -168,7 +161,7 @@ def test_image_projection__of_a_vit_maps_pooled_states_to_features(vit: Clip) ->
     torch.testing.assert_close(headless(images) @ w, expected)
 
 
-def test_image_projection__of_a_resnet_maps_pooled_states_to_features(resnet: Clip) -> None:
+def test_image_projection__of_a_resnet_maps_pooled_states_to_features(resnet):
     resnet.eval()
     images = random_batch(resnet, 3).images
     layer = resnet.net.visual.attnpool.c_proj
@@ -186,9 +179,7 @@ def test_image_projection__of_a_resnet_maps_pooled_states_to_features(resnet: Cl
     torch.testing.assert_close(h @ w + bias, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_image_projection__of_a_timm_tower_maps_pooled_states_to_features(
-    originals: dict[str, Clip],
-) -> None:
+def test_image_projection__of_a_timm_tower_maps_pooled_states_to_features(originals):
     clip = copy.deepcopy(originals["timm"]).eval()
     images = random_batch(clip, 3).images
     w = clip.image_projection()
@@ -197,15 +188,13 @@ def test_image_projection__of_a_timm_tower_maps_pooled_states_to_features(
     torch.testing.assert_close(h @ w, clip.net.visual(images))
 
 
-def test_image_projection__a_vit_without_one_is_refused_with_the_reason(vit: Clip) -> None:
+def test_image_projection__a_vit_without_one_is_refused_with_the_reason(vit):
     vit.net.visual.proj = None
     with pytest.raises(UnsupportedTowerError, match="visual.proj is None"):
         vit.image_projection()
 
 
-def test_image_projection__a_timm_tower_without_one_is_refused_with_the_reason(
-    tmp_path: Path,
-) -> None:
+def test_image_projection__a_timm_tower_without_one_is_refused_with_the_reason(tmp_path):
     timm = CONFIGS["timm"]
     vision = {**timm["vision_cfg"], "timm_proj": "none"}
     clip = built(tmp_path, {**timm, "embed_dim": 512, "vision_cfg": vision})
@@ -213,7 +202,7 @@ def test_image_projection__a_timm_tower_without_one_is_refused_with_the_reason(
         clip.image_projection()
 
 
-def test_projections__towers_of_an_unknown_kind_are_refused_by_their_type(vit: Clip) -> None:
+def test_projections__towers_of_an_unknown_kind_are_refused_by_their_type(vit):
     vit.net.visual = nn.Flatten()
     with pytest.raises(UnsupportedTowerError, match="type Flatten; known: VisionTransformer"):
         vit.image_projection()
@@ -225,9 +214,7 @@ def test_projections__towers_of_an_unknown_kind_are_refused_by_their_type(vit: C
 # ---------------------------------------------------------------------- the zero-shot classifier
 
 
-def test_zero_shot_weights__are_normalised_means_of_normalised_embeddings(
-    vit: Clip, captions: Captions
-) -> None:
+def test_zero_shot_weights__are_normalised_means_of_normalised_embeddings(vit, captions):
     vit.train()
     weights = zero_shot_weights(vit, captions, batch_size=4)
     assert vit.training
@@ -240,7 +227,7 @@ def test_zero_shot_weights__are_normalised_means_of_normalised_embeddings(
     assert not weights.requires_grad
 
 
-def test_templates__openai_set_has_its_80_and_each_has_one_slot() -> None:
+def test_templates__openai_set_has_its_80_and_each_has_one_slot():
     assert len(TEMPLATES["openai_imagenet"]) == 80
     for sentences in TEMPLATES.values():
         assert all(sentence.count("{}") == 1 for sentence in sentences)
@@ -252,7 +239,7 @@ def test_templates__openai_set_has_its_80_and_each_has_one_slot() -> None:
 # ---------------------------------------------------------------------------------- building
 
 
-def test_load_clip__random_weights_depend_on_the_generator_alone(configs: dict[str, Path]) -> None:
+def test_load_clip__random_weights_depend_on_the_generator_alone(configs):
     def digest(seed: int) -> str:
         generator = torch.Generator().manual_seed(seed)
         return weights_sha256(load_clip(str(configs["vit"]), None, generator=generator).net)
@@ -279,14 +266,14 @@ def test_load_clip__random_weights_depend_on_the_generator_alone(configs: dict[s
     ],
     ids=["torn", "deep", "list", "half", "typing mistake"],
 )
-def test_load_clip__refuses_a_config_and_says_why(tmp_path: Path, text: str, words: str) -> None:
+def test_load_clip__refuses_a_config_and_says_why(tmp_path, text, words):
     path = tmp_path / "model.json"
     path.write_text(text)
     with pytest.raises(ModelError, match=words):
         load_clip(str(path), None)
 
 
-def test_load_clip__unknown_names_come_with_a_suggestion(tmp_path: Path) -> None:
+def test_load_clip__unknown_names_come_with_a_suggestion(tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown model 'ViT-B16'.*Did you mean 'ViT-B-16'"):
         load_clip("ViT-B16", "openai")
     with pytest.raises(UnknownNameError, match=r"weights of ViT-B-16 'opnai'.*mean 'openai'"):
@@ -305,8 +292,8 @@ def test_load_clip__unknown_names_come_with_a_suggestion(tmp_path: Path) -> None
     ],
 )
 def test_load_clip__weights_of_a_hub_without_a_network_are_unavailable_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tag: str | None, words: str
-) -> None:
+    tmp_path, monkeypatch, name, tag, words
+):
     for variable in [v for v in os.environ if v.lower().endswith("_proxy")]:
         monkeypatch.delenv(variable)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -318,7 +305,7 @@ def test_load_clip__weights_of_a_hub_without_a_network_are_unavailable_at_once(
     assert ".safetensors" in caught.value.hint
 
 
-def test_load_clip__calift_tiny_that_was_never_pre_trained_says_how(tmp_path: Path) -> None:
+def test_load_clip__calift_tiny_that_was_never_pre_trained_says_how(tmp_path):
     with pytest.raises(ModelUnavailableError, match="has not been pre-trained on 'fashion-mnist'"):
         load_clip("calift-tiny", "fashion-mnist", models=tmp_path)
     assert load_clip("calift-tiny", None).image_size == 32
@@ -341,9 +328,7 @@ def changed(state: dict[str, Tensor], change: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("suffix", "wrapped"), [(".pt", "state_dict"), (".pt", "plain"), (".safetensors", "module.")]
 )
-def test_load_weights__every_form_of_a_state_dict_is_read(
-    vit: Clip, configs: dict[str, Path], tmp_path: Path, suffix: str, wrapped: str
-) -> None:
+def test_load_weights__every_form_of_a_state_dict_is_read(vit, configs, tmp_path, suffix, wrapped):
 
     path = tmp_path / f"weights{suffix}"
     state = vit.net.state_dict()
@@ -366,8 +351,8 @@ def test_load_weights__every_form_of_a_state_dict_is_read(
     ],
 )
 def test_load_weights__of_another_model_are_refused_and_nothing_is_loaded(
-    vit: Clip, tmp_path: Path, change: str, words: str
-) -> None:
+    vit, tmp_path, change, words
+):
     path = tmp_path / "weights.safetensors"
     before = weights_sha256(vit.net)
     state = {key: torch.zeros_like(value) for key, value in vit.net.state_dict().items()}
@@ -387,7 +372,7 @@ class _Touch:
         return os.mknod, (str(self.path),)
 
 
-def test_load_weights__a_pickled_object_is_refused_and_never_run(tmp_path: Path) -> None:
+def test_load_weights__a_pickled_object_is_refused_and_never_run(tmp_path):
     made = tmp_path / "made by the pickle"
     net = nn.Linear(2, 2)
     for name, content in (("object.pt", {"weight": _Touch(made)}), ("module.pt", net)):
@@ -400,7 +385,7 @@ def test_load_weights__a_pickled_object_is_refused_and_never_run(tmp_path: Path)
     assert not made.exists()
 
 
-def test_load_weights__a_list_of_tensors_is_no_state_dict(tmp_path: Path) -> None:
+def test_load_weights__a_list_of_tensors_is_no_state_dict(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
     with pytest.raises(ModelError, match="mapping of names to tensors"):
         load_weights(nn.Linear(2, 2), tmp_path / "list.pt")
@@ -418,8 +403,8 @@ def _bytes_of(kind: str) -> bytes:
 @settings(max_examples=150)
 @given(st.sampled_from(["safetensors", "pt", "old pt"]), st.data())
 def test_load_weights__a_damaged_file_is_a_sentence_whatever_the_damage(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
-) -> None:
+    tmp_path_factory, kind, data
+):
     content = bytearray(_bytes_of(kind))
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
@@ -454,7 +439,7 @@ def finish(clip: Clip, folder: Path) -> Path:
     return folder
 
 
-def test_load_finished__gives_back_the_very_model(clip: Clip, tmp_path: Path) -> None:
+def test_load_finished__gives_back_the_very_model(clip, tmp_path):
     again, tensors, description = load_finished(finish(clip, tmp_path))
     assert weights_sha256(again.net) == weights_sha256(clip.net)
     assert torch.equal(tensors["weights"], torch.eye(3, 16))
@@ -475,7 +460,7 @@ def test_load_finished__gives_back_the_very_model(clip: Clip, tmp_path: Path) ->
         ("classifier.safetensors", "gone"),
     ],
 )
-def test_load_finished__damage_is_told(vit: Clip, tmp_path: Path, name: str, damage: str) -> None:
+def test_load_finished__damage_is_told(vit, tmp_path, name, damage):
     path = finish(vit, tmp_path) / "checkpoint" / name
     if damage == "gone":
         path.unlink()
@@ -485,7 +470,7 @@ def test_load_finished__damage_is_told(vit: Clip, tmp_path: Path, name: str, dam
         load_finished(tmp_path)
 
 
-def test_weights_sha256__sees_names_values_and_types() -> None:
+def test_weights_sha256__sees_names_values_and_types():
     net = nn.Linear(2, 2)
     digests = {weights_sha256(net), weights_sha256(net.double()), weights_sha256(nn.Linear(2, 2))}
     assert len(digests) == 3

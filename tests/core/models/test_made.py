@@ -65,9 +65,7 @@ def warnings_in(records: list[Record]) -> list[str]:
     return [r.message for r in records if r.kind == "log" and r.level == "warning"]
 
 
-def test_run__predictions_are_those_of_open_clips_own_model_and_transform(
-    make: Any, model: Path, tmp_path: Path
-) -> None:
+def test_run__predictions_are_those_of_open_clips_own_model_and_transform(make, model, tmp_path):
     """The whole way of an image file to its logits, against open_clip alone."""
     rng = np.random.default_rng(0)
     for name in CLASSES:
@@ -108,9 +106,7 @@ def test_run__predictions_are_those_of_open_clips_own_model_and_transform(
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
 
 
-def test_resume__of_a_model_that_is_made_otherwise_today_is_refused(
-    make: Any, model: Path, tmp_path: Path
-) -> None:
+def test_resume__of_a_model_that_is_made_otherwise_today_is_refused(make, model, tmp_path):
     spec = make("flyp")
     go_until(spec, tmp_path / "run", at_step(3))
     say(model, quick_gelu=True)
@@ -122,9 +118,7 @@ def test_resume__of_a_model_that_is_made_otherwise_today_is_refused(
     assert not warnings_in(go(spec, tmp_path / "run"))
 
 
-def test_models_made_otherwise__are_neither_merged_nor_judged_in_one_pass(
-    make: Any, model: Path, tmp_path: Path
-) -> None:
+def test_models_made_otherwise__are_neither_merged_nor_judged_in_one_pass(make, model, tmp_path):
     go(make("flyp", train={"epochs": 1}), tmp_path / "one")
     say(model, quick_gelu=True)
     with pytest.raises(
@@ -138,9 +132,7 @@ def test_models_made_otherwise__are_neither_merged_nor_judged_in_one_pass(
         list(evaluate_many(both, tmp_path / "many"))
 
 
-def test_run__weights_in_a_file_under_an_architectures_name_come_with_a_warning(
-    make: Any, tmp_path: Path
-) -> None:
+def test_run__weights_in_a_file_under_an_architectures_name_come_with_a_warning(make, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ViT-B-16.json").write_text(json.dumps(VIT))
     with known_to_open_clip(tmp_path / "configs"):

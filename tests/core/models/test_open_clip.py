@@ -124,7 +124,7 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 # ------------------------------------------------------------------------- what is decided
 
 
-def test_resolve__every_published_tag_can_be_resolved() -> None:
+def test_resolve__every_published_tag_can_be_resolved():
     for name, tag in open_clip.list_pretrained():
         made = resolve(name, tag)
         said = tag_of(name, tag)
@@ -138,9 +138,7 @@ def test_resolve__every_published_tag_can_be_resolved() -> None:
         assert resolve(name, tag.replace("_", "-")) == made
 
 
-def test_resolve__a_tag_that_says_gelu_under_a_quickgelu_name_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_resolve__a_tag_that_says_gelu_under_a_quickgelu_name_is_refused(monkeypatch):
     monkeypatch.setitem(
         open_clip.pretrained._PRETRAINED["ViT-B-32-quickgelu"], "other", {"quick_gelu": False}
     )
@@ -177,7 +175,7 @@ LARGE = {"EVA02-B-16", "MobileCLIP-B", "convnext_base"}
     ids=lambda value: str(value),
 )
 @pytest.mark.usefixtures("cut_short")
-def test_load_clip__computes_what_open_clip_computes(name: str, tag: str) -> None:
+def test_load_clip__computes_what_open_clip_computes(name, tag):
     quick = needs_quick_gelu(name, tag)
     net = reference_of(name, quick_gelu=quick)
     batch = batch_of(net, open_clip.get_model_config(name))
@@ -228,7 +226,7 @@ def published(folder: Path, config: dict[str, Any] = WRAPPED) -> Any:
     return net
 
 
-def test_local_dir__is_open_clips_model_with_its_own_preprocessing(tmp_path: Path) -> None:
+def test_local_dir__is_open_clips_model_with_its_own_preprocessing(tmp_path):
     net = published(tmp_path / "model")
     clip = load_clip(f"local-dir:{tmp_path / 'model'}", None).eval()
     assert clip.pretrained is None
@@ -242,7 +240,7 @@ def test_local_dir__is_open_clips_model_with_its_own_preprocessing(tmp_path: Pat
     assert torch.equal(input_of(clip.preprocess, np.asarray(image)), transform(image))
 
 
-def test_config__preprocess_cfg_and_activation_are_honoured(tmp_path: Path) -> None:
+def test_config__preprocess_cfg_and_activation_are_honoured(tmp_path):
     net = published(tmp_path)
     path, weights = tmp_path / "mine.json", str(tmp_path / "open_clip_model.safetensors")
     path.write_text(json.dumps(WRAPPED))
@@ -259,7 +257,7 @@ def test_config__preprocess_cfg_and_activation_are_honoured(tmp_path: Path) -> N
         load_clip(str(path), weights)
 
 
-def test_local_dir__what_is_wrong_with_it_is_a_sentence(tmp_path: Path) -> None:
+def test_local_dir__what_is_wrong_with_it_is_a_sentence(tmp_path):
     name = f"local-dir:{tmp_path / 'm'}"
     with pytest.raises(ModelUnavailableError, match="cannot read the model config"):
         load_clip(name, None)
@@ -279,7 +277,7 @@ def test_local_dir__what_is_wrong_with_it_is_a_sentence(tmp_path: Path) -> None:
         load_clip(name, None)
 
 
-def test_load_clip__weights_in_a_file_come_with_a_note_where_published_ones_differ() -> None:
+def test_load_clip__weights_in_a_file_come_with_a_note_where_published_ones_differ():
     here = str(Path(__file__))
     note = resolve("ViT-B-16", here).note
     assert "ViT-B-16 is built with GELU and open_clip's default preprocessing" in note
@@ -291,7 +289,7 @@ def test_load_clip__weights_in_a_file_come_with_a_note_where_published_ones_diff
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="it is installed")
-def test_tokenizer__a_package_that_is_not_there_is_named_when_it_is_needed(tmp_path: Path) -> None:
+def test_tokenizer__a_package_that_is_not_there_is_named_when_it_is_needed(tmp_path):
     path = tmp_path / "model.json"
     text = {**VIT["text_cfg"], "hf_tokenizer_name": "timm/ViT-B-16-SigLIP"}  # type: ignore[dict-item]
     path.write_text(json.dumps({**VIT, "text_cfg": text}))
@@ -373,7 +371,7 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return answers | {"own": weights_sha256(own), "tagged": weights_sha256(tagged)}
 
 
-def test_hub__a_repository_says_how_it_is_made(from_hub: dict[str, Any]) -> None:
+def test_hub__a_repository_says_how_it_is_made(from_hub):
     answer = from_hub["hf-hub:calift/mine None"]
     assert answer["sha256"] == from_hub["own"]
     assert answer["activation"] == "quick_gelu"
@@ -382,7 +380,7 @@ def test_hub__a_repository_says_how_it_is_made(from_hub: dict[str, Any]) -> None
     assert answer["tokens"] == 16
 
 
-def test_hub__a_tag_decides_the_activation_of_its_architecture(from_hub: dict[str, Any]) -> None:
+def test_hub__a_tag_decides_the_activation_of_its_architecture(from_hub):
     answer = from_hub["ViT-B-16 openai"]
     assert answer["sha256"] == from_hub["tagged"]
     assert answer["activation"] == "quick_gelu"
@@ -399,9 +397,7 @@ def test_hub__a_tag_decides_the_activation_of_its_architecture(from_hub: dict[st
         ("ViT-B-16 dfn2b", "MODEL_INVALID", "weights dfn2b of ViT-B-16 in .* cannot be loaded"),
     ],
 )
-def test_hub__what_cannot_be_had_is_a_sentence(
-    from_hub: dict[str, Any], model: str, code: str, words: str
-) -> None:
+def test_hub__what_cannot_be_had_is_a_sentence(from_hub, model, code, words):
     assert from_hub[model]["code"] == code
     assert re.search(words, from_hub[model]["error"])
 
@@ -425,7 +421,7 @@ def description_of(clip: Clip, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def test_load_finished__is_made_as_it_was_trained(tmp_path: Path) -> None:
+def test_load_finished__is_made_as_it_was_trained(tmp_path):
     published(tmp_path / "m")
     clip = load_clip(f"local-dir:{tmp_path / 'm'}", None).eval()
     run = save_run(tmp_path / "run", clip, description_of(clip))
@@ -438,7 +434,7 @@ def test_load_finished__is_made_as_it_was_trained(tmp_path: Path) -> None:
     assert again.tokenizer(["a"]).shape == (1, 16)
 
 
-def test_load_finished__a_description_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+def test_load_finished__a_description_that_contradicts_itself_is_refused(tmp_path):
     published(tmp_path / "m")
     clip = load_clip(f"local-dir:{tmp_path / 'm'}", None)
     for change, words in (

@@ -100,14 +100,8 @@ WRITERS: list[Writer] = [npz, parquet_lists, parquet_numbered, csv_numbered]
     prefix=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8),
 )
 def test_export__then_import_gives_back_the_same(
-    tmp_path_factory: pytest.TempPathFactory,
-    n: int,
-    n_classes: int,
-    seed: int,
-    clustered: bool,
-    suffix: str,
-    prefix: str,
-) -> None:
+    tmp_path_factory, n, n_classes, seed, clustered, suffix, prefix
+):
     folder = tmp_path_factory.mktemp("there")
     written = make(n, n_classes, seed, clustered=clustered)
     written = replace(written, ids=np.array([f"{prefix}{i}" for i in range(n)]))
@@ -118,9 +112,7 @@ def test_export__then_import_gives_back_the_same(
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "npz"])
 @pytest.mark.parametrize("role", ["shift", "calibration"])
-def test_export__keeps_role_classes_and_extreme_logits(
-    tmp_path: Path, suffix: str, role: str
-) -> None:
+def test_export__keeps_role_classes_and_extreme_logits(tmp_path, suffix, role):
     written = make(4)
     logits = np.array(
         [[-3.4e38, 3.4e38, 0], [1e-45, -0.0, 1.1754944e-38], [16777216, 0.1, -87.33655], [1, 2, 3]],
@@ -134,7 +126,7 @@ def test_export__keeps_role_classes_and_extreme_logits(
     assert same(loaded(tmp_path / f"y.{suffix}"), written)
 
 
-def test_export__as_csv_holds_no_formula(tmp_path: Path) -> None:
+def test_export__as_csv_holds_no_formula(tmp_path):
     """A spreadsheet runs a cell that begins like one, and ids are whatever files were called."""
     written = make(7, 2, clustered=True)
     texts = ["=1+1", "+1", "-x", "@a", "\tb", "\rc", "'=d"]
@@ -151,7 +143,7 @@ def test_export__as_csv_holds_no_formula(tmp_path: Path) -> None:
     assert same(loaded(tmp_path / "y.csv"), written)
 
 
-def test_export__largest_logits_go_to_parquet_alone(tmp_path: Path) -> None:
+def test_export__largest_logits_go_to_parquet_alone(tmp_path):
     kept = top_k(make(20, 8), 3)
     write_predictions(tmp_path / "x.parquet", kept)
     export_predictions(tmp_path / "x.parquet", tmp_path / "y.parquet")
@@ -175,8 +167,8 @@ def test_export__largest_logits_go_to_parquet_alone(tmp_path: Path) -> None:
     writer=st.sampled_from(WRITERS),
 )
 def test_import__softmax_of_the_logits_is_what_was_given(
-    tmp_path_factory: pytest.TempPathFactory, n: int, n_classes: int, seed: int, writer: Writer
-) -> None:
+    tmp_path_factory, n, n_classes, seed, writer
+):
     content = arrays(n, n_classes, seed)
     content["probs"][0] = np.eye(n_classes)[0]  # exact zeros and a one
     found = loaded(writer(tmp_path_factory.mktemp("have") / "digits", content))
@@ -190,9 +182,7 @@ def test_import__softmax_of_the_logits_is_what_was_given(
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_import__logits_ids_and_clusters_are_taken_as_they_are(
-    tmp_path: Path, writer: Writer
-) -> None:
+def test_import__logits_ids_and_clusters_are_taken_as_they_are(tmp_path, writer):
     content = {
         "labels": np.array([0, 1, 1]),
         "logits": np.array([[1.5, -2.0], [0.25, 100.0], [0.0, 0.0]], np.float32),
@@ -208,7 +198,7 @@ def test_import__logits_ids_and_clusters_are_taken_as_they_are(
     assert "logits imported" in found.metadata.provenance
 
 
-def test_import__class_names_come_from_the_file_or_the_caller(tmp_path: Path) -> None:
+def test_import__class_names_come_from_the_file_or_the_caller(tmp_path):
     path = npz(tmp_path / "x", arrays() | {"class_names": np.array(["cat", "dog", "fox"])})
     assert loaded(path).metadata.class_names == ("cat", "dog", "fox")
     assert loaded(path, class_names=["a", "b", "c"]).metadata.class_names == ("a", "b", "c")
@@ -216,7 +206,7 @@ def test_import__class_names_come_from_the_file_or_the_caller(tmp_path: Path) ->
         load_predictions(path, class_names=["a", "b"])
 
 
-def test_import__integer_ids_and_fortran_order_are_welcome(tmp_path: Path) -> None:
+def test_import__integer_ids_and_fortran_order_are_welcome(tmp_path):
     content = arrays() | {"ids": np.arange(12) + 100}
     content["probs"] = np.asfortranarray(content["probs"])
     found = loaded(npz(tmp_path / "x", content))
@@ -262,8 +252,8 @@ BROKEN = [
     ("writer", "broken"), [(WRITERS[at % len(WRITERS)], one) for at, one in enumerate(BROKEN)]
 )
 def test_import__content_that_breaks_the_contract_is_named_in_every_format(
-    tmp_path: Path, writer: Writer, broken: tuple[dict[str, Any], str]
-) -> None:
+    tmp_path, writer, broken
+):
     changes, message = broken
     refused(writer(tmp_path / "x", changed(**changes)), message)
 
@@ -286,13 +276,11 @@ def test_import__content_that_breaks_the_contract_is_named_in_every_format(
         ({"ids": np.array(["x" * 2000] + list("bcdefghijkl"))}, "at most 1024 characters"),
     ],
 )
-def test_import__npz_arrays_of_the_wrong_kind_are_named(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_import__npz_arrays_of_the_wrong_kind_are_named(tmp_path, changes, message):
     refused(npz(tmp_path / "x", changed(**changes)), message)
 
 
-def test_import__a_member_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
+def test_import__a_member_whose_name_is_no_text_is_named(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, **{"labels": np.zeros(3, int), "probs": np.full((3, 2), 0.5)})
     data = bytearray(path.read_bytes())
@@ -304,7 +292,7 @@ def test_import__a_member_whose_name_is_no_text_is_named(tmp_path: Path) -> None
         load_predictions(path)
 
 
-def test_import__a_pickle_in_an_npz_is_never_run(tmp_path: Path) -> None:
+def test_import__a_pickle_in_an_npz_is_never_run(tmp_path):
     class Evil:
         def __reduce__(self) -> Any:
             return (Path(tmp_path / "ran").touch, ())
@@ -341,21 +329,19 @@ def test_import__a_pickle_in_an_npz_is_never_run(tmp_path: Path) -> None:
         (b"labels,probs_0\n" + b"0,1\n" * 200 + b"\xff,1\n", "must be UTF-8|must be a CSV table"),
     ],
 )  # fmt: skip
-def test_import__files_of_another_kind_are_named(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_import__files_of_another_kind_are_named(tmp_path, content, message):
     path = tmp_path / "x.npz"  # the content counts, not the name
     path.write_bytes(content)
     refused(path, message)
 
 
-def test_import__a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
+def test_import__a_missing_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="cannot read"):
         load_predictions(tmp_path / "absent.npz")
 
 
 @pytest.mark.parametrize(("writer", "keep"), [(npz, 0.6), (parquet_lists, 0.98)])
-def test_import__truncated_files_are_named(tmp_path: Path, writer: Writer, keep: float) -> None:
+def test_import__truncated_files_are_named(tmp_path, writer, keep):
     path = writer(tmp_path / "x", arrays(300))
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * keep)])
@@ -365,8 +351,8 @@ def test_import__truncated_files_are_named(tmp_path: Path, writer: Writer, keep:
 @settings(max_examples=40)
 @given(data=st.data(), writer=st.sampled_from([npz, parquet_lists, csv_numbered]))
 def test_import__a_damaged_file_is_refused_or_read_as_something_valid(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, writer: Writer
-) -> None:
+    tmp_path_factory, data, writer
+):
     path = writer(tmp_path_factory.mktemp("damaged") / "x", arrays(6))
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -388,9 +374,7 @@ def npy_header(shape: tuple[int, ...], descr: str = "<f8") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-def test_import__zeros_that_unpack_to_gigabytes_are_refused_before_unpacking(
-    tmp_path: Path,
-) -> None:
+def test_import__zeros_that_unpack_to_gigabytes_are_refused_before_unpacking(tmp_path):
     path = tmp_path / "bomb.npz"
     rows = 1 << 28
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -405,13 +389,13 @@ def test_import__zeros_that_unpack_to_gigabytes_are_refused_before_unpacking(
     refused(path, "must unpack to at most 1,073,741,824 bytes, it declares 2,147,4")
 
 
-def test_import__real_zeros_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+def test_import__real_zeros_beyond_the_limit_are_refused(tmp_path):
     path = npz(tmp_path / "x", {"labels": np.zeros(1, int), "probs": np.zeros((1, 1 << 20))})
     assert path.stat().st_size < 20_000
     refused(path, "must unpack to at most 1,000,000 bytes", max_bytes=1_000_000)
 
 
-def test_import__a_member_that_is_longer_than_it_declares_is_refused(tmp_path: Path) -> None:
+def test_import__a_member_that_is_longer_than_it_declares_is_refused(tmp_path):
     path = tmp_path / "x.npz"
     content = npy_header((4, 2)) + np.full((4, 2), 0.5).tobytes()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -425,9 +409,7 @@ def test_import__a_member_that_is_longer_than_it_declares_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize("shape", [(10**12, 3), (-4, -2), (4, 1)])
-def test_import__a_header_that_promises_other_sizes_is_refused(
-    tmp_path: Path, shape: tuple[int, ...]
-) -> None:
+def test_import__a_header_that_promises_other_sizes_is_refused(tmp_path, shape):
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("labels.npy", npy_header((4,), "<i8") + bytes(32))
@@ -436,16 +418,14 @@ def test_import__a_header_that_promises_other_sizes_is_refused(
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
-def test_import__a_member_named_twice_is_refused(tmp_path: Path) -> None:
+def test_import__a_member_named_twice_is_refused(tmp_path):
     path = npz(tmp_path / "x", arrays())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.npy", npy_header((12,), "<i8") + bytes(96))
     refused(path, "each array once, got 'labels' twice")
 
 
-def test_import__repeated_values_in_a_parquet_file_count_as_what_they_become(
-    tmp_path: Path,
-) -> None:
+def test_import__repeated_values_in_a_parquet_file_count_as_what_they_become(tmp_path):
     path = tmp_path / "x.parquet"
     rows = 200_000
     half = pa.array(np.full(rows, 0.5)).dictionary_encode()
@@ -456,7 +436,7 @@ def test_import__repeated_values_in_a_parquet_file_count_as_what_they_become(
     refused(path, "must unpack to at most 1,000,000 bytes", max_bytes=1_000_000)
 
 
-def test_import__parquet_columns_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
+def test_import__parquet_columns_of_the_wrong_kind_are_named(tmp_path):
     path = tmp_path / "x.parquet"
     good = {"labels": [0, 1], "probs": [[0.5, 0.5], [0.25, 0.75]]}
     for changes, message in (
@@ -476,7 +456,7 @@ def test_import__parquet_columns_of_the_wrong_kind_are_named(tmp_path: Path) -> 
 # Folders like those of finished runs
 
 
-def test_import_into_folder__has_the_report_of_a_finished_run_and_grows(tmp_path: Path) -> None:
+def test_import_into_folder__has_the_report_of_a_finished_run_and_grows(tmp_path):
     folder = tmp_path / "theirs"
     written = make(400, 4)
     report = import_into_folder(written, folder, name="their model")
@@ -503,7 +483,7 @@ def test_import_into_folder__has_the_report_of_a_finished_run_and_grows(tmp_path
         import_into_folder(part, tmp_path / "other")
 
 
-def test_import_into_folder__the_largest_logits_give_the_same_numbers(tmp_path: Path) -> None:
+def test_import_into_folder__the_largest_logits_give_the_same_numbers(tmp_path):
     written = make(400, 12)
     # Confidences that float32 can tell apart: among ties the two ways of summing differ in order.
     written = replace(written, logits=written.logits / 20)
@@ -518,7 +498,7 @@ def test_import_into_folder__the_largest_logits_give_the_same_numbers(tmp_path: 
     assert read_top_k(tmp_path / "kept" / "predictions/pacs_photo.parquet").metadata.k == 2
 
 
-def test_import_into_folder__another_run_is_left_alone(tmp_path: Path) -> None:
+def test_import_into_folder__another_run_is_left_alone(tmp_path):
     report = import_into_folder(make(50), tmp_path).model_dump(mode="json")
     report["spec"]["method"] = {"kind": "carot"}
     (tmp_path / "report.json").write_text(json.dumps(report))
@@ -533,7 +513,7 @@ _NAMES = st.text(min_size=1, max_size=12) | st.text("ab/_-", min_size=1, max_siz
 @example("photo/test", "photo_test")
 @example("photo_test", predictions_name("photo_test").split("/")[1].removesuffix(".parquet"))
 @example("é", predictions_name("é").split("/")[1].removesuffix(".parquet"))
-def test_predictions_name__is_plain_and_different_for_different_sets(a: str, b: str) -> None:
+def test_predictions_name__is_plain_and_different_for_different_sets(a, b):
     from backend.storage.artifacts import check_name
 
     assert check_name(predictions_name(a)) == predictions_name(a)

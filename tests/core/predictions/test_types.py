@@ -82,13 +82,8 @@ def same(a: Predictions, b: Predictions) -> bool:
     rows=st.integers(1, 50),
 )
 def test_predictions__read_back_bit_for_bit_whole_and_in_chunks(
-    tmp_path_factory: pytest.TempPathFactory,
-    n: int,
-    n_classes: int,
-    seed: int,
-    clustered: bool,
-    rows: int,
-) -> None:
+    tmp_path_factory, n, n_classes, seed, clustered, rows
+):
     path = tmp_path_factory.mktemp("predictions") / "x.parquet"
     written = make(n, n_classes, seed, clustered=clustered)
     digest = write_predictions(path, written)
@@ -101,14 +96,14 @@ def test_predictions__read_back_bit_for_bit_whole_and_in_chunks(
     assert np.concatenate([c.ids for c in chunks]).tolist() == written.ids.tolist()
 
 
-def test_predictions__equal_content_makes_equal_files_and_overwrites_whole(tmp_path: Path) -> None:
+def test_predictions__equal_content_makes_equal_files_and_overwrites_whole(tmp_path):
     first = write_predictions(tmp_path / "a.parquet", make())
     write_predictions(tmp_path / "b.parquet", make(40, 5))
     assert write_predictions(tmp_path / "b.parquet", make()) == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
 
 
-def test_predictions__several_row_groups_read_back_in_order(tmp_path: Path) -> None:
+def test_predictions__several_row_groups_read_back_in_order(tmp_path):
     written = make(9000, 500, clustered=True)
     write_predictions(tmp_path / "x.parquet", written)
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups > 1
@@ -118,7 +113,7 @@ def test_predictions__several_row_groups_read_back_in_order(tmp_path: Path) -> N
     assert np.array_equal(read_index(tmp_path / "x.parquet")[1], written.labels)
 
 
-def test_predictions__any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
+def test_predictions__any_parquet_reader_sees_plain_columns(tmp_path):
     written = make(clustered=True)
     write_predictions(tmp_path / "x.parquet", written)
     table = pq.read_table(tmp_path / "x.parquet")
@@ -130,7 +125,7 @@ def test_predictions__any_parquet_reader_sees_plain_columns(tmp_path: Path) -> N
     assert stored["created_by"].startswith("calift ")
 
 
-def test_metadata__names_the_split_behind_a_role() -> None:
+def test_metadata__names_the_split_behind_a_role():
     for role in ("id", "calibration", "validation", "shift", "corruption"):
         found = metadata(role=role)
         assert found.split == (role if role in ("calibration", "validation") else "test")
@@ -149,13 +144,8 @@ def test_metadata__names_the_split_behind_a_role() -> None:
     clustered=st.booleans(),
 )
 def test_read_scores__are_those_of_the_logits_and_the_index_is_theirs(
-    tmp_path_factory: pytest.TempPathFactory,
-    n: int,
-    n_classes: int,
-    seed: int,
-    temperature: float,
-    clustered: bool,
-) -> None:
+    tmp_path_factory, n, n_classes, seed, temperature, clustered
+):
     path = tmp_path_factory.mktemp("scores") / "x.parquet"
     written = make(n, n_classes, seed, clustered=clustered)
     write_predictions(path, written)
@@ -169,9 +159,7 @@ def test_read_scores__are_those_of_the_logits_and_the_index_is_theirs(
     assert clusters is None or clusters.tolist() == written.clusters.tolist()  # type: ignore[union-attr]
 
 
-def test_read_scores__from_kept_logits_are_those_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_scores__from_kept_logits_are_those_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("calift_core.predictions.read._WORTH_KEEPING", 1)
     monkeypatch.setattr("calift_core.predictions.read.CELLS_AT_ONCE", 500)
     path, place = tmp_path / "x.parquet", tmp_path / "kept" / "x.npy"
@@ -197,7 +185,7 @@ def test_read_scores__from_kept_logits_are_those_of_the_file(
         read_scores(path, 1.5, known=known.part(slice(0, 299)), decoded=place)
 
 
-def test_read_scores__bad_files_and_temperatures_are_named(tmp_path: Path) -> None:
+def test_read_scores__bad_files_and_temperatures_are_named(tmp_path):
     path = tmp_path / "x.parquet"
     write_predictions(path, make())
     with pytest.raises(SpecError, match="temperature must be positive"):
@@ -216,9 +204,7 @@ def test_read_scores__bad_files_and_temperatures_are_named(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's peak of memory")
-def test_read_scores__fifty_thousand_by_a_thousand_stay_far_below_a_gigabyte(
-    tmp_path: Path,
-) -> None:
+def test_read_scores__fifty_thousand_by_a_thousand_stay_far_below_a_gigabyte(tmp_path):
     n, n_classes, at_once = 50_000, 1000, 5000
     described = metadata(n_classes, role="shift")
     # Few distinct logits compress to little, so that writing them takes no time here.
@@ -258,13 +244,8 @@ def test_read_scores__fifty_thousand_by_a_thousand_stay_far_below_a_gigabyte(
     levels=st.sampled_from([0.0, 1.0]),
 )
 def test_top_k__scores_at_temperature_one_are_those_of_all_logits(
-    tmp_path_factory: pytest.TempPathFactory,
-    n: int,
-    n_classes: int,
-    k: int,
-    seed: int,
-    levels: float,
-) -> None:
+    tmp_path_factory, n, n_classes, k, seed, levels
+):
     k = min(k, n_classes)
     path = tmp_path_factory.mktemp("top") / "x.parquet"
     written = make(n, n_classes, seed)
@@ -286,7 +267,7 @@ def test_top_k__scores_at_temperature_one_are_those_of_all_logits(
     assert read_index(path)[0].tolist() == written.ids.tolist()
 
 
-def test_top_k__what_needs_all_logits_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_top_k__what_needs_all_logits_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / "x.parquet"
     write_predictions(path, make(20, 9), keep=4)
     with pytest.raises(SpecError, match="temperature must be 1 .* 4 largest of 9 logits.*got 2"):
@@ -299,9 +280,7 @@ def test_top_k__what_needs_all_logits_is_refused_with_what_to_do(tmp_path: Path)
         read_top_k(path)
 
 
-def test_write_predictions__keeps_all_logits_unless_asked_or_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_predictions__keeps_all_logits_unless_asked_or_too_many(tmp_path, monkeypatch):
     from calift_core.predictions import write
 
     path = tmp_path / "x.parquet"
@@ -323,7 +302,7 @@ def test_write_predictions__keeps_all_logits_unless_asked_or_too_many(
         write_predictions(path, written, keep=0)
 
 
-def test_write_chunks__are_the_file_that_the_whole_makes(tmp_path: Path) -> None:
+def test_write_chunks__are_the_file_that_the_whole_makes(tmp_path):
     written = make(100, 5, clustered=True)
     write_predictions(tmp_path / "x.parquet", written)
     write_chunks(tmp_path / "y.parquet", iter_chunks(tmp_path / "x.parquet", 30))
@@ -339,7 +318,7 @@ def test_write_chunks__are_the_file_that_the_whole_makes(tmp_path: Path) -> None
     assert not (tmp_path / "z.parquet").exists()
 
 
-def test_read_top_k__numbers_that_contradict_each_other_are_named() -> None:
+def test_read_top_k__numbers_that_contradict_each_other_are_named():
     good = top_k(make(6, 5), 2)
     for changes, message in (
         ({"logits": good.logits[:, ::-1]}, "must not rise"),
@@ -363,9 +342,7 @@ def test_read_top_k__numbers_that_contradict_each_other_are_named() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_read_predictions__a_flipped_bit_is_found_or_harmless(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_read_predictions__a_flipped_bit_is_found_or_harmless(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damage") / "x.parquet"
     written = make(50, 4)
     write_predictions(path, written)
@@ -382,7 +359,7 @@ def test_read_predictions__a_flipped_bit_is_found_or_harmless(
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_read_predictions__a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
+def test_read_predictions__a_truncated_file_is_named(tmp_path, keep):
     path = tmp_path / "x.parquet"
     write_predictions(path, make(200))
     raw = path.read_bytes()
@@ -392,7 +369,7 @@ def test_read_predictions__a_truncated_file_is_named(tmp_path: Path, keep: float
             read(path)
 
 
-def test_read_predictions__foreign_files_are_named(tmp_path: Path) -> None:
+def test_read_predictions__foreign_files_are_named(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_text("id,label\n1,2\n" * 50)
     with pytest.raises(PredictionsError, match="readable Parquet file"):
@@ -402,7 +379,7 @@ def test_read_predictions__foreign_files_are_named(tmp_path: Path) -> None:
         read_predictions(path)
 
 
-def test_read_predictions__a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
+def test_read_predictions__a_missing_file_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="cannot read"):
         read_predictions(tmp_path / "absent.parquet")
     with pytest.raises(StorageError, match="cannot read"):
@@ -426,7 +403,7 @@ def table_of(predictions: Predictions) -> pa.Table:
     )
 
 
-def test_read_predictions__another_writer_is_welcome(tmp_path: Path) -> None:
+def test_read_predictions__another_writer_is_welcome(tmp_path):
     written = make()
     store(tmp_path / "x.parquet", table_of(written), {**asdict(written.metadata), "extra": 1})
     assert same(read_predictions(tmp_path / "x.parquet"), written)
@@ -447,16 +424,14 @@ def test_read_predictions__another_writer_is_welcome(tmp_path: Path) -> None:
         ({"model_sha256": 5}, "model_sha256 must be a string, got 5"),
     ],
 )
-def test_read_metadata__fields_that_break_the_contract_are_named(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_read_metadata__fields_that_break_the_contract_are_named(tmp_path, changes, message):
     written = make()
     store(tmp_path / "x.parquet", table_of(written), {**asdict(written.metadata), **changes})
     with pytest.raises(PredictionsError, match=message):
         read_metadata(tmp_path / "x.parquet")
 
 
-def test_read_predictions__columns_that_break_the_contract_are_named(tmp_path: Path) -> None:
+def test_read_predictions__columns_that_break_the_contract_are_named(tmp_path):
     written = make(3)
     table, described = table_of(written), asdict(written.metadata)
     path = tmp_path / "x.parquet"
@@ -481,7 +456,7 @@ def test_read_predictions__columns_that_break_the_contract_are_named(tmp_path: P
 # What may be made at all
 
 
-def test_predictions__arrays_that_do_not_fit_are_named() -> None:
+def test_predictions__arrays_that_do_not_fit_are_named():
     good = make(4)
     with pytest.raises(PredictionsError, match="ids must be 4 strings"):
         replace(good, ids=good.ids[:3])
@@ -498,12 +473,12 @@ def test_predictions__arrays_that_do_not_fit_are_named() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-def test_predictions__logits_beyond_float32_are_named() -> None:
+def test_predictions__logits_beyond_float32_are_named():
     with pytest.raises(PredictionsError, match="fit float32"):
         replace(make(1), logits=np.array([[1e300, 0.0, 0.0]]))
 
 
-def test_write_predictions__repeated_ids_are_named_and_leave_no_file(tmp_path: Path) -> None:
+def test_write_predictions__repeated_ids_are_named_and_leave_no_file(tmp_path):
     with pytest.raises(PredictionsError, match="ids must be unique, got 'a' 2 times"):
         write_predictions(tmp_path / "x.parquet", replace(make(2), ids=np.array(["a", "a"])))
     assert list(tmp_path.iterdir()) == []
@@ -512,7 +487,7 @@ def test_write_predictions__repeated_ids_are_named_and_leave_no_file(tmp_path: P
 # Pairs
 
 
-def test_shared_samples__match_by_id_in_the_order_of_the_first() -> None:
+def test_shared_samples__match_by_id_in_the_order_of_the_first():
     a = make(6)
     order = np.array([4, 2, 5, 0])
     b = replace(a, ids=a.ids[order], labels=a.labels[order], logits=a.logits[order])
@@ -521,7 +496,7 @@ def test_shared_samples__match_by_id_in_the_order_of_the_first() -> None:
     assert b.ids[in_b].tolist() == a.ids[in_a].tolist()
 
 
-def test_shared_samples__what_does_not_pair_is_named() -> None:
+def test_shared_samples__what_does_not_pair_is_named():
     a = make(3)
     with pytest.raises(PredictionsError, match="same class names"):
         shared_samples(a, make(3, 4))

@@ -59,7 +59,7 @@ specs = st.builds(
 
 @few
 @given(specs)
-def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec) -> None:
+def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one):
     again = parse_spec(json.loads(one.model_dump_json()))
     assert again == one
     assert again.content_hash() == one.content_hash()
@@ -68,23 +68,21 @@ def test_spec__json_round_trip_is_the_same_spec_with_the_same_hash(one: RunSpec)
 
 @few
 @given(specs)
-def test_spec__yaml_file_round_trip_is_the_same_spec(
-    tmp_path_factory: pytest.TempPathFactory, one: RunSpec
-) -> None:
+def test_spec__yaml_file_round_trip_is_the_same_spec(tmp_path_factory, one):
     path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
     path.write_text(yaml.safe_dump(one.model_dump(mode="json")))
     assert load_spec(path) == one
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
-def test_examples__are_valid(path: Path) -> None:
+def test_examples__are_valid(path):
     assert load_spec(path).method.kind == "carot"
 
 
 # ------------------------------------------------------------------------------ content hash
 
 
-def test_content_hash__ignores_what_does_not_decide_the_result() -> None:
+def test_content_hash__ignores_what_does_not_decide_the_result():
     plain = spec()
     for change in (
         {"name": "another"},
@@ -96,7 +94,7 @@ def test_content_hash__ignores_what_does_not_decide_the_result() -> None:
         assert spec(**change).model_dump_json() != plain.model_dump_json()
 
 
-def test_content_hash__a_default_written_out_is_the_same_run() -> None:
+def test_content_hash__a_default_written_out_is_the_same_run():
     written = spec(method={"kind": "carot", "lambda_oc": 0.2, "lambda_sd": 1.5})
     assert written.content_hash() == spec().content_hash()
 
@@ -114,14 +112,14 @@ def test_content_hash__a_default_written_out_is_the_same_run() -> None:
     ],
     ids=str,
 )
-def test_content_hash__changes_with_what_decides_the_result(change: dict[str, Any]) -> None:
+def test_content_hash__changes_with_what_decides_the_result(change):
     assert spec(**change).content_hash() != spec().content_hash()
 
 
 # -------------------------------------------------------------------------------- refusals
 
 
-def test_spec__is_frozen() -> None:
+def test_spec__is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         spec().name = "other"  # type: ignore[misc]
 
@@ -181,27 +179,25 @@ def test_spec__is_frozen() -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_spec__refuses_with_the_place_and_what_came(
-    change: dict[str, Any], words: tuple[str, ...]
-) -> None:
+def test_spec__refuses_with_the_place_and_what_came(change, words):
     sentence = refusal(**change)
     for word in words:
         assert word in sentence
 
 
-def test_spec__names_every_fault_at_once() -> None:
+def test_spec__names_every_fault_at_once():
     sentence = refusal(name="", train={"epochs": 0, "lr": 2}, colour="red")
     for place in ("#/name", "#/train/epochs", "#/train/lr", "#/colour"):
         assert place in sentence
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3])
-def test_parse_spec__refuses_what_is_no_mapping(document: Any) -> None:
+def test_parse_spec__refuses_what_is_no_mapping(document):
     with pytest.raises(SpecError, match="is a mapping of fields, got"):
         parse_spec(document)
 
 
-def test_load_spec__says_which_file_and_what_is_wrong(tmp_path: Path) -> None:
+def test_load_spec__says_which_file_and_what_is_wrong(tmp_path):
     with pytest.raises(SpecError, match="nothing.yaml"):
         load_spec(tmp_path / "nothing.yaml")
     broken = tmp_path / "broken.yaml"
@@ -222,14 +218,14 @@ def test_load_spec__says_which_file_and_what_is_wrong(tmp_path: Path) -> None:
         load_spec(binary)
 
 
-def test_load_spec__never_builds_objects_from_yaml(tmp_path: Path) -> None:
+def test_load_spec__never_builds_objects_from_yaml(tmp_path):
     path = tmp_path / "evil.yaml"
     path.write_text("name: !!python/object/apply:os.getcwd []\nmethod: {kind: flyp}\n")
     with pytest.raises(SpecError, match="could not determine a constructor"):
         load_spec(path)
 
 
-def test_load_spec__reads_numbers_as_people_write_them(tmp_path: Path) -> None:
+def test_load_spec__reads_numbers_as_people_write_them(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("name: a\nmethod: {kind: flyp}\ntrain: {lr: 1e-5, eps: 1E-8}\n")
     assert load_spec(path).train.lr == 1e-5
@@ -240,7 +236,7 @@ def test_load_spec__reads_numbers_as_people_write_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_methods__every_kind_has_what_a_form_and_a_list_need(kind: str) -> None:
+def test_methods__every_kind_has_what_a_form_and_a_list_need(kind):
     adapter: TypeAdapter[Any] = TypeAdapter(MethodSpec)
     model = METHOD_SPECS[kind]
     made = adapter.validate_python({"kind": kind, **REQUIRED.get(kind, {})})
@@ -273,7 +269,7 @@ COEFFICIENTS = [
 ]
 
 
-def test_methods__every_option_says_what_it_is_where_from_and_in_which_range() -> None:
+def test_methods__every_option_says_what_it_is_where_from_and_in_which_range():
     for kind, name, field in COEFFICIENTS:
         assert field["title"], (kind, name)
         described = field["description"]
@@ -284,7 +280,7 @@ def test_methods__every_option_says_what_it_is_where_from_and_in_which_range() -
                 assert {"maximum", "exclusiveMaximum"} & set(number), (kind, name)
 
 
-def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is() -> None:
+def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is():
     named = Tracer(preset="RN50", lambda_sd=0.5, lambda_x=0.0, alpha_fd=7.0).fitted("ViT-B-16", 128)
     assert (named.preset, named.lambda_sd, named.lambda_x) == ("RN50", 0.5, 0.0)
     assert named.alpha_fd == 7
@@ -300,7 +296,7 @@ def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is() -> None:
 
 @few
 @given(st.lists(st.floats(0, 0.24), min_size=4, max_size=4))
-def test_fractions__that_leave_training_images_are_accepted(shares: list[float]) -> None:
+def test_fractions__that_leave_training_images_are_accepted(shares):
     names = ("pretrain", "validation", "calibration", "test")
     assert FractionSpec(**dict(zip(names, shares, strict=True)))
 
@@ -316,16 +312,16 @@ def test_fractions__that_leave_training_images_are_accepted(shares: list[float])
         LogRecord(level="warning", message="größer"),
     ],
 )
-def test_records__a_line_reads_back_as_the_same_record(record: Any) -> None:
+def test_records__a_line_reads_back_as_the_same_record(record):
     assert RECORD.validate_json(record.model_dump_json()) == record
 
 
-def test_records__a_number_that_json_cannot_hold_is_refused() -> None:
+def test_records__a_number_that_json_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="finite"):
         MetricsRecord(step=1, epoch=0.1, values={"loss": float("nan")})
 
 
-def test_model_spec__a_folder_or_a_repository_brings_its_weights() -> None:
+def test_model_spec__a_folder_or_a_repository_brings_its_weights():
     for name in ("hf-hub:org/model", "local-dir:/data/model"):
         assert ModelSpec.model_validate({"name": name}).pretrained is None
     assert ModelSpec.model_validate({"name": "calift-tiny"}).pretrained == "typefaces"
@@ -344,14 +340,14 @@ def test_model_spec__a_folder_or_a_repository_brings_its_weights() -> None:
     ],
 )
 def test_spec__the_small_model_has_the_weights_of_its_suite_unless_it_says_otherwise(
-    suite: dict[str, Any], model: dict[str, Any], pretrained: str | None
-) -> None:
+    suite, model, pretrained
+):
     spec = parse_spec({"name": "a", "method": {"kind": "flyp"}, "suite": suite, "model": model})
     assert spec.model.pretrained == pretrained
     assert parse_spec(spec.model_dump(mode="json")) == spec
 
 
-def test_suite_spec__letters_are_read_as_they_were_learned() -> None:
+def test_suite_spec__letters_are_read_as_they_were_learned():
     assert SuiteSpec().templates == SuiteSpec(id="typefaces").templates == "letters"
     assert SuiteSpec(id="typefaces", templates="simple").templates == "simple"
     assert SuiteSpec(id="fashion-mnist").templates == "openai_imagenet"

@@ -103,9 +103,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         thread.join()
 
 
-def test_parcel__names_what_the_export_wrote_and_nothing_else(
-    exported: Path, tmp_path: Path
-) -> None:
+def test_parcel__names_what_the_export_wrote_and_nothing_else(exported, tmp_path):
     what = prepare_upload(exported, "lab/photos")
     assert {*what.files} == {path.name for path in exported.iterdir()}
     assert what.size == sum(path.stat().st_size for path in exported.iterdir())
@@ -122,14 +120,12 @@ def test_parcel__names_what_the_export_wrote_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["photos", "", "lab/", "/photos", "a/b/c", "lab/ph otos"])
-def test_parcel__what_is_no_name_of_a_repository_is_refused(exported: Path, name: str) -> None:
+def test_parcel__what_is_no_name_of_a_repository_is_refused(exported, name):
     with pytest.raises(SpecError, match="ORG/NAME"):
         prepare_upload(exported, name)
 
 
-def test_push__the_hub_receives_every_file_byte_for_byte_in_a_private_repository(
-    exported: Path, hub: Hub
-) -> None:
+def test_push__the_hub_receives_every_file_byte_for_byte_in_a_private_repository(exported, hub):
     push(prepare_upload(exported, "lab/photos"), token="hf_right")
     assert hub.files == {path.name: path.read_bytes() for path in exported.iterdir()}
     (created,) = hub.created
@@ -137,9 +133,7 @@ def test_push__the_hub_receives_every_file_byte_for_byte_in_a_private_repository
     assert (created["organization"], created["name"]) == ("lab", "photos")
 
 
-def test_push__into_a_public_repository_only_where_that_is_asked_for(
-    exported: Path, hub: Hub
-) -> None:
+def test_push__into_a_public_repository_only_where_that_is_asked_for(exported, hub):
     hub.is_private = False
     with pytest.raises(SpecError, match="already and public.*nothing was sent"):
         push(prepare_upload(exported, "lab/photos"), token="hf_right")
@@ -148,15 +142,13 @@ def test_push__into_a_public_repository_only_where_that_is_asked_for(
     assert hub.files
 
 
-def test_push__a_token_that_the_hub_does_not_know_is_told(exported: Path, hub: Hub) -> None:
+def test_push__a_token_that_the_hub_does_not_know_is_told(exported, hub):
     with pytest.raises(SpecError, match="refuses lab/photos"):
         push(prepare_upload(exported, "lab/photos"), token="hf_wrong")
     assert not hub.files
 
 
-def test_push__without_a_network_it_says_so_at_once(
-    exported: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_push__without_a_network_it_says_so_at_once(exported, hub, monkeypatch):
     gone = prepare_upload(exported, "lab/photos")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelUnavailableError, match="HF_HUB_OFFLINE is set.*nothing was sent"):
@@ -168,9 +160,7 @@ def test_push__without_a_network_it_says_so_at_once(
         push(gone, token="hf_right")
 
 
-def test_command__sends_nothing_without_yes(
-    exported: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command__sends_nothing_without_yes(exported, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     said = CliRunner().invoke(app, ["push", str(exported), "lab/photos"])
     assert said.exit_code == 0, said.output

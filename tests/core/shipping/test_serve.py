@@ -106,9 +106,7 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_predict__answers_as_the_model_does_alone_and_together(
-    served: Served, model: Path, files: list[Path]
-) -> None:
+def test_predict__answers_as_the_model_does_alone_and_together(served, model, files):
     expected = CalibratedClassifier.load(model, device="cpu").predict(files[:24]).top(3)
     alone = [served.predict(file.read_bytes(), top=3).json()["answers"][0] for file in files[:24]]
     with ThreadPoolExecutor(12) as threads:  # these share passes
@@ -154,16 +152,14 @@ def test_predict__answers_as_the_model_does_alone_and_together(
         (bytes(3_000_001), "image/png", 413, "TOO_LARGE"),
     ],
 )  # fmt: skip
-def test_predict__what_is_wrong_is_a_problem_with_a_sentence(
-    content: bytes, kind: str, status: int, code: str, served: Served
-) -> None:
+def test_predict__what_is_wrong_is_a_problem_with_a_sentence(content, kind, status, code, served):
     said = served.client.post("/predict", content=content, headers={"content-type": kind})
     assert (said.status_code, said.json()["code"]) == (status, code)
     assert said.headers["content-type"] == "application/problem+json"
     assert said.json()["detail"]
 
 
-def test_problems__are_one_form_whatever_is_wrong_with_a_request(served: Served) -> None:
+def test_problems__are_one_form_whatever_is_wrong_with_a_request(served):
     for said, code in (
         (served.client.get("/nothing"), "NOT_FOUND"),
         (served.client.get("/predict"), "METHOD_NOT_ALLOWED"),
@@ -178,7 +174,7 @@ def test_problems__are_one_form_whatever_is_wrong_with_a_request(served: Served)
         assert code != "UNREADABLE_IMAGE" or "at most 4,000,000 are read" in problem["detail"]
 
 
-def test_serve__a_bad_port_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_serve__a_bad_port_is_refused_before_anything_is_loaded(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -189,9 +185,7 @@ def test_serve__a_bad_port_is_refused_before_anything_is_loaded(tmp_path: Path) 
     assert CliRunner().invoke(app, ["serve", "none", "--port", "70000"]).exit_code == 2
 
 
-def test_predict__of_a_form_one_bad_file_costs_no_other_its_answer(
-    served: Served, files: list[Path]
-) -> None:
+def test_predict__of_a_form_one_bad_file_costs_no_other_its_answer(served, files):
     contents = [files[0].read_bytes(), b"none", files[1].read_bytes()]
     form = [("images", (f"{i}.png", data, "image/png")) for i, data in enumerate(contents)]
     answers = served.client.post("/predict", files=form).json()["answers"]
@@ -200,7 +194,7 @@ def test_predict__of_a_form_one_bad_file_costs_no_other_its_answer(
     assert served.client.post("/predict", files=many).json()["code"] == "TOO_MANY_IMAGES"
 
 
-def test_predict__strangers_files_end_nothing(served: Served, files: list[Path]) -> None:
+def test_predict__strangers_files_end_nothing(served, files):
     rng = np.random.default_rng(0)
     good = files[0].read_bytes()
     jpeg = io.BytesIO()
@@ -243,7 +237,7 @@ def test_predict__strangers_files_end_nothing(served: Served, files: list[Path])
     assert served.server.workers[0].starts == 1
 
 
-def test_predict__a_killed_model_costs_nobody_an_answer(served: Served, files: list[Path]) -> None:
+def test_predict__a_killed_model_costs_nobody_an_answer(served, files):
     worker = served.server.workers[0]
     before, data = worker.starts, files[0].read_bytes()
     expected = served.predict(data).json()
@@ -268,7 +262,7 @@ def test_predict__a_killed_model_costs_nobody_an_answer(served: Served, files: l
     assert [served.predict(data).status_code for _ in range(4)] == [200] * 4
 
 
-def test_token__is_asked_for_everywhere_but_of_health(model: Path) -> None:
+def test_token__is_asked_for_everywhere_but_of_health(model):
     class NoModel(Server):
         async def start(self) -> None:
             self.model = {"classes": ["a"]}
@@ -290,7 +284,7 @@ def test_token__is_asked_for_everywhere_but_of_health(model: Path) -> None:
             assert (said.status_code, said.json()["code"]) == (401, "UNAUTHORIZED")
 
 
-def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced() -> None:
+def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced():
     import sys
 
     with pytest.raises(SpecError, match="the cook cannot be started"):
@@ -311,7 +305,7 @@ def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced() -> None
         child.ask(b"c")
 
 
-def test_batches__refuse_what_would_wait_too_long() -> None:
+def test_batches__refuse_what_would_wait_too_long():
     from calift.serving.batches import Batches, BusyError
 
     async def ask() -> None:

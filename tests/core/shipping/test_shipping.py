@@ -97,7 +97,7 @@ def refilled(run: Path, **counts: int) -> None:
         write_predictions(path, Predictions(ids, labels, 4 * logits, own.metadata))
 
 
-def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(run: Path) -> None:
+def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(run):
     refilled(run, calibration=300, validation=200)
     choice = choose_calibrator(run)
     assert {c.kind for c in choice.candidates} == set(CANDIDATES)
@@ -136,8 +136,8 @@ def test_auto__takes_the_simplest_within_one_standard_error_of_the_lowest_nll(ru
     ],
 )
 def test_auto__of_few_images_takes_temperature_or_none_and_says_why(
-    run: Path, calibration: int, validation: int, kind: str, said: str
-) -> None:
+    run, calibration, validation, kind, said
+):
     refilled(run, calibration=calibration, validation=validation)
     choice = choose_calibrator(run)
     assert choice.kind == kind
@@ -145,7 +145,7 @@ def test_auto__of_few_images_takes_temperature_or_none_and_says_why(
     assert {c.kind for c in choice.candidates} <= {"none", "temperature"} or calibration == 300
 
 
-def test_auto__leaves_weights_for_each_class_out_where_a_class_is_rare(run: Path) -> None:
+def test_auto__leaves_weights_for_each_class_out_where_a_class_is_rare(run):
     refilled(run, calibration=300, validation=200)
     path = predictions_of(run, "calibration")
     own = read_predictions(path)
@@ -158,7 +158,7 @@ def test_auto__leaves_weights_for_each_class_out_where_a_class_is_rare(run: Path
     )
 
 
-def test_auto__tries_no_matrix_of_many_classes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto__tries_no_matrix_of_many_classes(run, monkeypatch):
     refilled(run, calibration=300, validation=200)
     monkeypatch.setattr(choosing, "MOST_CLASSES_OF_MATRIX", 2)
     choice = choose_calibrator(run)
@@ -166,9 +166,7 @@ def test_auto__tries_no_matrix_of_many_classes(run: Path, monkeypatch: pytest.Mo
     assert "Not considered: sms. it stores a number for each two of 3 classes" in choice.notes[0]
 
 
-def test_choice__of_too_few_images_is_told_by_command_card_and_answers(
-    run: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_choice__of_too_few_images_is_told_by_command_card_and_answers(run, photos, tmp_path):
     refilled(run, calibration=1)
     image = sorted(photos.rglob("*.png"))[0]
     told = "Do not rely on histogram: calibration has 1 image, at least 200 are needed"
@@ -184,7 +182,7 @@ def test_choice__of_too_few_images_is_told_by_command_card_and_answers(
     assert told in (tmp_path / "model" / CARD_NAME).read_text()
 
 
-def test_choice__of_what_is_not_there_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+def test_choice__of_what_is_not_there_says_what_is_missing(run, tmp_path):
     with pytest.raises(SpecError, match="disagreement reads the initial"):
         choose_calibrator(run, "disagreement")
     with pytest.raises(UnknownNameError, match="temprature"):
@@ -211,9 +209,7 @@ def test_choice__of_what_is_not_there_says_what_is_missing(run: Path, tmp_path: 
 # -------------------------------------------------------------------------------- the folder
 
 
-def test_export__plain_open_clip_gives_the_same_features_bit_for_bit(
-    exported: Path, made: Path, photos: Path
-) -> None:
+def test_export__plain_open_clip_gives_the_same_features_bit_for_bit(exported, made, photos):
     clip, _, _ = load_finished(made)
     net, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{exported}")
     image = Image.open(sorted(photos.rglob("*.png"))[0])
@@ -224,7 +220,7 @@ def test_export__plain_open_clip_gives_the_same_features_bit_for_bit(
     assert torch.equal(ours, theirs)
 
 
-def test_export__answers_as_the_run_was_judged(exported: Path, made: Path) -> None:
+def test_export__answers_as_the_run_was_judged(exported, made):
     stored = read_predictions(made / "predictions" / "photos_test.parquet")
     model = CalibratedClassifier.load(exported, device="cpu")
     photos = Path(json.loads((made / "spec.json").read_text())["suite"]["id"].split(":")[1])
@@ -241,7 +237,7 @@ def test_export__answers_as_the_run_was_judged(exported: Path, made: Path) -> No
     )
 
 
-def test_export__is_judged_and_loaded_like_a_run(exported: Path, made: Path) -> None:
+def test_export__is_judged_and_loaded_like_a_run(exported, made):
     from calift_core.data.suites.load import load_suite
     from calift_core.schema.suite import SuiteSpec
 
@@ -252,7 +248,7 @@ def test_export__is_judged_and_loaded_like_a_run(exported: Path, made: Path) -> 
     assert torch.equal(ours.classifier.weights, theirs.classifier.weights)
 
 
-def test_export__tells_nothing_of_the_machine_it_was_made_on(exported: Path, made: Path) -> None:
+def test_export__tells_nothing_of_the_machine_it_was_made_on(exported, made):
     for name in (EXPORT_NAME, CARD_NAME):
         text = (exported / name).read_text()
         assert str(made.parent) not in text
@@ -260,7 +256,7 @@ def test_export__tells_nothing_of_the_machine_it_was_made_on(exported: Path, mad
         assert "folder:/" not in text
 
 
-def test_export__a_changed_file_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_export__a_changed_file_is_refused(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     weights = copy / "open_clip_model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -273,7 +269,7 @@ def test_export__a_changed_file_is_refused(exported: Path, tmp_path: Path) -> No
         read_exported(copy)
 
 
-def test_export__never_writes_over_what_it_did_not_make(run: Path, tmp_path: Path) -> None:
+def test_export__never_writes_over_what_it_did_not_make(run, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("all of it")
@@ -292,9 +288,7 @@ def test_export__never_writes_over_what_it_did_not_make(run: Path, tmp_path: Pat
     assert not list(tmp_path.glob(".*"))
 
 
-def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(
-    run: Path, tmp_path: Path
-) -> None:
+def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(run, tmp_path):
     export_run(run, tmp_path / "model")
     report = Report.model_validate_json((run / "report.json").read_bytes())
     card = ModelCard.load(tmp_path / "model" / CARD_NAME)
@@ -316,8 +310,8 @@ def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(
 
 
 def test_card__says_what_the_calibrator_changed_and_whose_the_model_is(
-    exported: Path, made: Path, run: Path, tmp_path: Path
-) -> None:
+    exported, made, run, tmp_path
+):
     card = ModelCard.load(exported / CARD_NAME).text
     report = Report.model_validate_json((made / "report.json").read_bytes())
     own = read_exported(exported).fitted()
@@ -339,9 +333,7 @@ def test_card__says_what_the_calibrator_changed_and_whose_the_model_is(
 
 
 @pytest.mark.parametrize(("right", "warned"), [(0.34, True), (0.9, False)])
-def test_card__warns_where_the_model_is_no_better_than_guessing(
-    right: float, warned: bool, exported: Path, made: Path
-) -> None:
+def test_card__warns_where_the_model_is_no_better_than_guessing(right, warned, exported, made):
     report = Report.model_validate_json((made / "report.json").read_bytes())
     (row, *_) = exported_scores(made, report, None)
     found = chance_warnings(read_exported(exported), [replace(row, accuracy=right, n=200)])
@@ -363,7 +355,7 @@ def fitted(kind: str, seed: int, n: int, classes: int) -> tuple[Calibrator, np.n
 @pytest.mark.parametrize("kind", sorted(CALIBRATORS))
 @given(seed=st.integers(0, 2**16), n=st.integers(5, 300), classes=st.integers(2, 12))
 @settings(max_examples=10)
-def test_calibrator_module__is_the_calibrator(kind: str, seed: int, n: int, classes: int) -> None:
+def test_calibrator_module__is_the_calibrator(kind, seed, n, classes):
     calibrator, logits = fitted(kind, seed, n, classes)
     expected = calibrator.transform(logits)
     found = calibrator_module(calibrator)(torch.from_numpy(logits)).numpy()
@@ -382,22 +374,18 @@ def test_calibrator_module__is_the_calibrator(kind: str, seed: int, n: int, clas
     assert found == pytest.approx(expected, abs=tolerance)
 
 
-def test_onnx__from_pixels_to_the_same_probabilities(run: Path, photos: Path) -> None:
+def test_onnx__from_pixels_to_the_same_probabilities(run, photos):
     save_choice(run, choose_calibrator(run, "isotonic"))
     model = CalibratedClassifier.load(run, device="cpu")
     export_onnx(model, run / ONNX_NAME)
     compare(model, run / ONNX_NAME, photos)
 
 
-def test_onnx__of_an_exported_folder_answers_the_whole_test_part_alike(
-    exported: Path, photos: Path
-) -> None:
+def test_onnx__of_an_exported_folder_answers_the_whole_test_part_alike(exported, photos):
     compare(CalibratedClassifier.load(exported, device="cpu"), exported / ONNX_NAME, photos)
 
 
-def test_onnx__of_a_method_with_a_cache_exported_answers_as_the_run_does(
-    configs: dict[str, Path], photos: Path, tmp_path: Path
-) -> None:
+def test_onnx__of_a_method_with_a_cache_exported_answers_as_the_run_does(configs, photos, tmp_path):
     spec = tiny_spec("tip_adapter", configs, photos, method={"alpha": 0.5}, train={"epochs": 1})
     list(run_in_folder(spec, tmp_path / "run"))
     save_choice(tmp_path / "run", choose_calibrator(tmp_path / "run", "temperature"))
@@ -427,9 +415,7 @@ def compare(model: CalibratedClassifier, graph: Path, photos: Path) -> None:
 # ------------------------------------------------------------------------------- the answers
 
 
-def test_inspect__a_finished_model_looks_once_more_for_copies(
-    made: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_inspect__a_finished_model_looks_once_more_for_copies(made, photos, tmp_path):
     tree = tmp_path / "things"
     for at, file in enumerate(sorted(photos.rglob("*.png"))):
         part = ("train", "validation", "calibration", "test")[at % 4]
@@ -449,7 +435,7 @@ def test_inspect__a_finished_model_looks_once_more_for_copies(
     assert len(told) == sum(len(own[kind]) for kind in ("exact", "near", "alike"))
 
 
-def test_predict__an_image_is_the_same_in_every_form(exported: Path, photos: Path) -> None:
+def test_predict__an_image_is_the_same_in_every_form(exported, photos):
     model = CalibratedClassifier.load(exported, device="cpu")
     file = sorted(photos.rglob("*.png"))[0]
     picture = Image.open(file)
@@ -478,9 +464,7 @@ def test_predict__an_image_is_the_same_in_every_form(exported: Path, photos: Pat
         (torch.zeros(4, 4, 3), r"a tensor \(3, H, W\), got the shape \(4, 4, 3\)"),
     ],
 )
-def test_predict__what_is_no_image_is_named_with_its_place(
-    image: object, says: str, exported: Path, photos: Path
-) -> None:
+def test_predict__what_is_no_image_is_named_with_its_place(image, says, exported, photos):
     model = CalibratedClassifier.load(exported, device="cpu")
     good = sorted(photos.rglob("*.png"))[0]
     with pytest.raises(DataError, match=says) as caught:
@@ -489,8 +473,8 @@ def test_predict__what_is_no_image_is_named_with_its_place(
 
 
 def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_read(
-    exported: Path, photos: Path, tmp_path: Path
-) -> None:
+    exported, photos, tmp_path
+):
     bad = tmp_path / "cut.png"
     bad.write_bytes(sorted(photos.rglob("*.png"))[0].read_bytes()[:200])
     paths = listed([str(photos), str(bad), str(photos)])
@@ -537,9 +521,7 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
 # ----------------------------------------------------------------- images unlike the ID data
 
 
-def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(
-    made: Path, tmp_path: Path
-) -> None:
+def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(made, tmp_path):
     far = tmp_path / "far"
     far.mkdir()
     for i in range(12):
@@ -573,9 +555,7 @@ def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(
     )
 
 
-def test_none_of_these__the_threshold_travels_with_what_it_gave(
-    exported: Path, made: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_none_of_these__the_threshold_travels_with_what_it_gave(exported, made, photos, tmp_path):
     found = read_exported(exported).none_of_these
     assert found is not None
     own = read_predictions(predictions_of(made, "validation"))
@@ -622,8 +602,8 @@ def test_none_of_these__the_threshold_travels_with_what_it_gave(
 
 
 def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
-    exported: Path, made: Path, photos: Path, paintings: Path, tmp_path: Path
-) -> None:
+    exported, made, photos, paintings, tmp_path
+):
     model = CalibratedClassifier.load(exported, device="cpu")
     promises = model.promised()
     own = read_predictions(predictions_of(made, "validation"))
@@ -668,9 +648,7 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
         CalibratedClassifier.load(made, device="cpu").promised()
 
 
-def test_push__of_an_export_to_mlflow_is_a_pyfunc_that_answers_alike(
-    exported: Path, paintings: Path, tmp_path: Path
-) -> None:
+def test_push__of_an_export_to_mlflow_is_a_pyfunc_that_answers_alike(exported, paintings, tmp_path):
     pytest.importorskip("mlflow")
     place = f"mlflow:{tmp_path / 'mlruns'}"
     result = CliRunner().invoke(app, ["push", str(exported), "--to", place, "--json"])
@@ -692,9 +670,7 @@ def test_push__of_an_export_to_mlflow_is_a_pyfunc_that_answers_alike(
 # ---------------------------------------------------------------------- images without labels
 
 
-def test_watch__of_an_export_says_what_its_run_says(
-    exported: Path, made: Path, photos: Path, paintings: Path, tmp_path: Path
-) -> None:
+def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, paintings, tmp_path):
     model = CalibratedClassifier.load(exported, device="cpu")
     reference = read_reference(exported)
     own = read_predictions(predictions_of(made, "validation"))
@@ -749,8 +725,8 @@ def test_watch__of_an_export_says_what_its_run_says(
 
 
 def test_follow__compares_each_image_once_and_goes_on_behind_what_its_log_names(
-    exported: Path, photos: Path, paintings: Path, tmp_path: Path
-) -> None:
+    exported, photos, paintings, tmp_path
+):
     model, reference = CalibratedClassifier.load(exported, device="cpu"), read_reference(exported)
     own = [str(path) for path in sorted(photos.rglob("*.png"))]
     art = [str(path) for path in sorted(paintings.rglob("*.png"))]
@@ -787,7 +763,7 @@ def test_follow__compares_each_image_once_and_goes_on_behind_what_its_log_names(
         go_on()
 
 
-def test_choice__of_a_format_to_come_is_refused() -> None:
+def test_choice__of_a_format_to_come_is_refused():
     with pytest.raises(ValueError, match="format"):
         Choice.model_validate(
             {"format": 2, "kind": "none", "requested": "none", "calibrator": None}

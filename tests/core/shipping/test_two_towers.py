@@ -61,9 +61,7 @@ def exported(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return run.parent / "model"
 
 
-def test_choice__without_the_initial_model_or_with_another_one_is_refused(
-    run: Path, runs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_choice__without_the_initial_model_or_with_another_one_is_refused(run, runs, tmp_path):
     with pytest.raises(SpecError, match="reads the initial model's logits") as told:
         choose_calibrator(run, "disagreement")
     assert "--initial RUN" in told.value.hint
@@ -78,16 +76,14 @@ def test_choice__without_the_initial_model_or_with_another_one_is_refused(
     assert read_choice(run) is None
 
 
-def test_choice__auto_with_the_initial_model_is_what_the_study_suggests(
-    run: Path, runs: dict[str, Path]
-) -> None:
+def test_choice__auto_with_the_initial_model_is_what_the_study_suggests(run, runs):
     found = choose_calibrator(run, initial=runs["zero_shot"])
     assert found.kind == RECOMMENDED.calibrator
     assert found.fitted() is not None
 
 
 @pytest.mark.parametrize("kind", sorted(INITIAL_MODEL_CALIBRATORS))
-def test_calibrator_module__is_the_calibrator(kind: str) -> None:
+def test_calibrator_module__is_the_calibrator(kind):
     rng = np.random.default_rng(3)
     z, z0 = rng.normal(0, 3, size=(2, 300, 7)).astype(np.float32)
     labels = np.where(rng.random(300) < 0.6, z.argmax(axis=1), rng.integers(7, size=300))
@@ -99,9 +95,7 @@ def test_calibrator_module__is_the_calibrator(kind: str) -> None:
     assert found == pytest.approx(fitted.transform(*again), abs=1e-5)
 
 
-def test_run__answers_as_its_stored_predictions_do_through_either_form(
-    run: Path, runs: dict[str, Path], photos: Path
-) -> None:
+def test_run__answers_as_its_stored_predictions_do_through_either_form(run, runs, photos):
     choice = choose_calibrator(run, "disagreement", initial=runs["zero_shot"])
     save_choice(run, choice, initial=runs["zero_shot"])
     # What its folder says of its test sets is what the analysis of both files says.
@@ -133,9 +127,7 @@ def test_run__answers_as_its_stored_predictions_do_through_either_form(
     assert list(probs.argmax(axis=1)) == list(answers.indices)
 
 
-def test_disagreement__keeps_every_prediction(
-    exported: Path, runs: dict[str, Path], photos: Path
-) -> None:
+def test_disagreement__keeps_every_prediction(exported, runs, photos):
     files = sorted(photos.rglob("*.png"))
     two = CalibratedClassifier.load(exported, device="cpu").predict(files)
     one = CalibratedClassifier.load(runs["flyp"], device="cpu").predict(files)
@@ -143,9 +135,7 @@ def test_disagreement__keeps_every_prediction(
     assert np.ptp(two.confidences - one.confidences) > 0
 
 
-def test_export__holds_both_models_says_so_and_refuses_a_changed_one(
-    exported: Path, runs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_export__holds_both_models_says_so_and_refuses_a_changed_one(exported, runs, tmp_path):
     assert "two towers, and two passes for every image" in (exported / CARD_NAME).read_text()
     # Each is what open_clip loads.
     for folder, kind in ((exported, "flyp"), (exported / INITIAL_NAME, "zero_shot")):
@@ -163,9 +153,7 @@ def test_export__holds_both_models_says_so_and_refuses_a_changed_one(
         CalibratedClassifier.load(copy, device="cpu")
 
 
-def test_watch__of_the_export_says_what_its_run_says(
-    exported: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_watch__of_the_export_says_what_its_run_says(exported, photos, tmp_path):
     run = exported.parent / "run"
     paths = [str(path) for path in sorted(photos.rglob("*.png"))[:30]]
     said = [
@@ -175,9 +163,7 @@ def test_watch__of_the_export_says_what_its_run_says(
     assert said[0] == said[1]
 
 
-def test_initial__without_predictions_of_a_set_says_which(
-    run: Path, runs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_initial__without_predictions_of_a_set_says_which(run, runs, tmp_path):
     first = shutil.copytree(runs["zero_shot"], tmp_path / "first")
     choice = choose_calibrator(run, "sals", initial=first)
     (first / predictions_name("art")).unlink()
@@ -187,9 +173,7 @@ def test_initial__without_predictions_of_a_set_says_which(
     assert not (tmp_path / "model").exists()
 
 
-def test_command__calibrates_exports_and_predicts_with_two_towers(
-    run: Path, runs: dict[str, Path], photos: Path, tmp_path: Path
-) -> None:
+def test_command__calibrates_exports_and_predicts_with_two_towers(run, runs, photos, tmp_path):
     def call(*words: object) -> str:
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, result.output

@@ -20,7 +20,7 @@ def rows(
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5, 0.0])
-def test_paired__equal_rows_stay_and_intervals_cover(ratio: float) -> None:
+def test_paired__equal_rows_stay_and_intervals_cover(ratio):
     """Ten equal rows of five seeds. Monte-Carlo standard errors: 1.1 points and 0.6."""
     rng = np.random.default_rng(1)
     excluded = covered = 0
@@ -35,7 +35,7 @@ def test_paired__equal_rows_stay_and_intervals_cover(ratio: float) -> None:
     assert 0.93 <= covered / (REPEATS * ROWS / 2) <= 0.97
 
 
-def test_paired__a_row_that_is_clearly_better_is_left_alone() -> None:
+def test_paired__a_row_that_is_clearly_better_is_left_alone():
     rng = np.random.default_rng(2)
     means = np.array([12.0, *[0.0] * 4])
     found = [best_rows(rows(rng, means, ratio=0.5), higher_is_better=True) for _ in range(50)]
@@ -44,7 +44,7 @@ def test_paired__a_row_that_is_clearly_better_is_left_alone() -> None:
     assert lower["label"] == "0"
 
 
-def test_paired__rows_without_randomness_are_told_apart_by_images_alone() -> None:
+def test_paired__rows_without_randomness_are_told_apart_by_images_alone():
     rng = np.random.default_rng(3)
     random = rows(rng, np.zeros(1), ratio=0.1)["0"]
     fixed = np.r_[0.0, rng.normal(size=DRAWS)][None]
@@ -55,7 +55,7 @@ def test_paired__rows_without_randomness_are_told_apart_by_images_alone() -> Non
     assert difference(fixed, fixed)["low"] == 0 == difference(fixed, fixed)["high"]
 
 
-def test_draw_images__the_first_row_is_the_data_as_they_are() -> None:
+def test_draw_images__the_first_row_is_the_data_as_they_are():
     times = draw_images(7, n_resamples=3, seed=5)
     assert (times[0] == 1).all()
     assert (times.sum(axis=1) == 7).all()

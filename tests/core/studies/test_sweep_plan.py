@@ -16,7 +16,7 @@ from calift_core.sweeps.plan import Outcome, PlannedRun, SweepPlan, make_plan
 # ---------------------------------------------------------------------------------- the ladder
 
 
-def test_climb__goes_up_one_by_one_until_the_score_has_fallen() -> None:
+def test_climb__goes_up_one_by_one_until_the_score_has_fallen():
     rates = (1.0, 2.0, 3.0, 4.0)
     known: dict[float, float | None] = {}
 
@@ -34,7 +34,7 @@ def test_climb__goes_up_one_by_one_until_the_score_has_fallen() -> None:
     assert choose(known, rates) == ChosenRate(1.0, "lower")  # of equal ones the lower
 
 
-def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole() -> None:
+def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole():
     scores: dict[float, float | None] = {1.0: 0.3, 2.0: None, 3.0: 0.6, 4.0: None}
     assert climb_ladder((1.0, 2.0, 3.0), lambda _: None, at_once=3).reached == 3
     found = climb_ladder((1.0, 2.0, 3.0, 4.0, 5.0), lambda lr: LadderRun(scores[lr]), at_once=3)
@@ -44,7 +44,7 @@ def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole() -> No
         choose({1.0: None, 2.0: None}, (1.0, 2.0))
 
 
-def test_extended__goes_on_by_the_last_factor_and_stays_within_one() -> None:
+def test_extended__goes_on_by_the_last_factor_and_stays_within_one():
     assert extended((1e-3, 3e-3), 2) == (1e-3, 3e-3, 9e-3, 0.027)
     assert extended((0.1, 0.5), 3) == (0.1, 0.5)
     assert default_ladder(1e-5, "ViT-B-16") == (3e-6, 1e-5, 3e-5)
@@ -59,7 +59,7 @@ def arms_of(**spec: Any) -> Arms:
     return make_arms(parse_sweep({"name": "s"} | spec))
 
 
-def test_arms__are_methods_times_values_and_a_value_goes_to_methods_that_have_it() -> None:
+def test_arms__are_methods_times_values_and_a_value_goes_to_methods_that_have_it():
     arms = arms_of(
         methods=["flyp", "carot"],
         values={"method.lambda_oc": [0.0, 0.2], "train.batch_size": [8, 16]},
@@ -79,7 +79,7 @@ def test_arms__are_methods_times_values_and_a_value_goes_to_methods_that_have_it
     assert spec.name == "s: carot lambda_oc:0 batch_size:8 lr 0.1 seed 7"
 
 
-def test_arms__a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ranges() -> None:
+def test_arms__a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ranges():
     asked: dict[str, Any] = {
         "base": {"method": {"kind": "carot"}},
         "values": {
@@ -101,7 +101,7 @@ def test_arms__a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ra
     assert len({arm.body["train"]["batch_size"] for arm in arms}) > 4
 
 
-def test_presets__compare_ablate_and_repeat() -> None:
+def test_presets__compare_ablate_and_repeat():
     compared = arms_of(preset="compare-methods")
     assert [arm.kind for arm in compared] == list(COMPARED)
     kinds = {arm.kind: arm for arm in compared}
@@ -164,7 +164,7 @@ def test_presets__compare_ablate_and_repeat() -> None:
         ({"base": {"train": {"epochs": 0}}, "methods": ["carot"]}, "#/train/epochs"),
     ],
 )
-def test_arms__what_makes_no_sense_is_refused_in_words(spec: dict[str, Any], said: str) -> None:
+def test_arms__what_makes_no_sense_is_refused_in_words(spec, said):
     with pytest.raises(SpecError, match=said.replace("(", r"\(")):
         arms_of(**spec)
 
@@ -240,9 +240,7 @@ def run_to_the_end(
 
 
 @given(sweeps(), st.integers(0, 2**16), st.integers(0, 2**16), st.integers(0, 2**16))
-def test_plan__ends_in_the_same_runs_whatever_the_order_within_its_cap(
-    spec: SweepSpec, world: int, first: int, second: int
-) -> None:
+def test_plan__ends_in_the_same_runs_whatever_the_order_within_its_cap(spec, world, first, second):
     arms = make_arms(spec)
     known, plan = run_to_the_end(arms, world, random.Random(first))
     assert plan.over
@@ -264,9 +262,7 @@ def test_plan__ends_in_the_same_runs_whatever_the_order_within_its_cap(
 
 
 @given(sweeps(), st.integers(0, 2**16))
-def test_plan__a_failed_run_holds_up_what_needs_it_and_nothing_else(
-    spec: SweepSpec, world: int
-) -> None:
+def test_plan__a_failed_run_holds_up_what_needs_it_and_nothing_else(spec, world):
     arms = make_arms(spec)
     known: dict[str, Outcome] = {}
     for _ in range(1000):

@@ -87,7 +87,7 @@ def of(sets: Sequence[VerdictSet], metric: str) -> VerdictSet:
     return next(one for one in sets if one.metric == metric)
 
 
-def test_verdict__values_are_the_means_of_the_runs_on_the_shifts_alone() -> None:
+def test_verdict__values_are_the_means_of_the_runs_on_the_shifts_alone():
     found = verdict(contender("a", 1.5, 1.0))
     (row,) = found.rows
     assert (found.evaluated_on, found.datasets) == ("shifts", ["art"])
@@ -100,7 +100,7 @@ def test_verdict__values_are_the_means_of_the_runs_on_the_shifts_alone() -> None
     assert "nothing to compare" in found.sentence
 
 
-def test_verdict__tells_a_better_method_and_keeps_two_that_are_the_same() -> None:
+def test_verdict__tells_a_better_method_and_keeps_two_that_are_the_same():
     found = verdict(contender("a", 1.5, 1.5), contender("b", 1.5, 0.5))
     for metric in ("accuracy", "nll"):
         one = of(found.sets, metric)
@@ -116,7 +116,7 @@ def test_verdict__tells_a_better_method_and_keeps_two_that_are_the_same() -> Non
     assert "No single method" in same.sentence
 
 
-def test_verdict__of_one_seed_agrees_with_the_paired_difference_of_the_library() -> None:
+def test_verdict__of_one_seed_agrees_with_the_paired_difference_of_the_library():
     a, b = (contender(x, 1.5, ood, seeds=[0]) for x, ood in (("a", 1.0), ("b", 0.8)))
     found = verdict(a, b, seeds=[0])
     (difference,) = of(found.sets, "accuracy").differences
@@ -128,7 +128,7 @@ def test_verdict__of_one_seed_agrees_with_the_paired_difference_of_the_library()
     assert any("one seed" in note for note in found.notes)
 
 
-def test_verdict__refuses_runs_that_were_judged_on_other_images() -> None:
+def test_verdict__refuses_runs_that_were_judged_on_other_images():
     a = contender("a", 1.5, 1.0)
     b = Contender("b", "flyp", None, "", [run("b", s, 1, 1, names="other") for s in (0, 1, 2)])
     with pytest.raises(UnpairedError, match="evaluated on other images of art"):
@@ -139,7 +139,7 @@ LADDER = [(1e-4, 0.5, 0.3), (1e-3, 1.0, 0.8), (1e-2, 1.5, 1.3)]
 
 
 @pytest.mark.parametrize("every", [False, True])
-def test_equal__a_method_that_was_only_trained_harder_is_no_better(every: bool) -> None:
+def test_equal__a_method_that_was_only_trained_harder_is_no_better(every):
     """Both go along one curve; one was stopped a rate earlier, and at its own rate it is worse."""
     harder = contender("harder", 1.5, 1.3, ladder=LADDER, every=every)
     softer = contender("softer", 1.0, 0.8, ladder=LADDER[:2], every=every)
@@ -158,7 +158,7 @@ def test_equal__a_method_that_was_only_trained_harder_is_no_better(every: bool) 
     assert sorted(of(equal.sets, "accuracy").members) == ["harder", "softer"]
 
 
-def test_equal__is_read_between_two_rates_and_tells_a_better_curve() -> None:
+def test_equal__is_read_between_two_rates_and_tells_a_better_curve():
     good = contender("good", 1.5, 1.8, ladder=[(lr, x, y + 0.9) for lr, x, y in LADDER])
     plain = contender("plain", 1.2, 0.9, ladder=[(1e-4, 0.4, 0.2), (1e-3, 1.2, 0.9)])
     found = verdict(good, plain).equal
@@ -174,7 +174,7 @@ def test_equal__is_read_between_two_rates_and_tells_a_better_curve() -> None:
     assert of(found.sets, "accuracy").members == ["good"]
 
 
-def test_equal__says_who_cannot_be_read_there_and_why() -> None:
+def test_equal__says_who_cannot_be_read_there_and_why():
     high = [(1e-4, 1.4, 1.0), (1e-3, 1.8, 1.2)]
     low = [(1e-4, 0.1, 0.1), (1e-3, 0.4, 0.2)]
     found = verdict(
@@ -198,7 +198,7 @@ def test_equal__says_who_cannot_be_read_there_and_why() -> None:
     assert "No two of them reach a common ID accuracy" in apart.sentence
 
 
-def test_equal__intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_equal__intervals_cover_the_truth_as_often_as_they_say():
     """Two methods on one curve, each read between rates, on fresh images each time."""
     rng = np.random.default_rng(5)
     n, times, missed = 300, 40, 0

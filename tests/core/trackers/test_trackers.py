@@ -148,8 +148,8 @@ READERS: dict[str, Callable[[Path], dict[str, dict[int, float]]]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tracker__holds_the_curves_of_both_attempts_and_the_numbers_of_the_end(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name, tmp_path, monkeypatch
+):
     pytest.importorskip(name)
     assert tell(name, tmp_path, monkeypatch) == []
     found = READERS[name](tmp_path)
@@ -159,9 +159,7 @@ def test_tracker__holds_the_curves_of_both_attempts_and_the_numbers_of_the_end(
     assert all(len(points) == 1 for points in finals)
 
 
-def test_tracker__that_fails_is_said_once_and_hears_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tracker__that_fails_is_said_once_and_hears_no_more(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     monkeypatch.setenv("TENSORBOARD_LOGDIR", "/proc/nowhere")

@@ -124,13 +124,8 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: flo
     ],
 )
 def test_parts__gradient_and_terms_are_those_of_the_whole_batch(
-    originals: dict[str, Clip],
-    captions: Captions,
-    kind: str,
-    confidence: str,
-    tower: str,
-    parts: int,
-) -> None:
+    originals, captions, kind, confidence, tower, parts
+):
     method = made(kind, originals[tower], captions, CONFIDENCE[confidence])
     batch = random_batch(originals[tower], B, seed=50)
     terms, expected = whole(method, batch)
@@ -141,9 +136,7 @@ def test_parts__gradient_and_terms_are_those_of_the_whole_batch(
     assert_same(expected, found)
 
 
-def test_parts__as_batches_of_their_own_have_another_gradient(
-    vit: Clip, captions: Captions
-) -> None:
+def test_parts__as_batches_of_their_own_have_another_gradient(vit, captions):
     """What accumulation is elsewhere: each part contrasted within itself."""
     method = made("flyp", vit, captions)
     batch = random_batch(vit, B, seed=50)
@@ -155,7 +148,7 @@ def test_parts__as_batches_of_their_own_have_another_gradient(
         assert_same(expected, gradients(method), tolerance=0.05)
 
 
-def test_parts__of_the_sigmoid_form_too(tmp_path: Path, captions: Captions) -> None:
+def test_parts__of_the_sigmoid_form_too(tmp_path, captions):
     config = VIT | {"init_logit_bias": -10.0, "custom_text": True}
     config |= {"text_cfg": TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}}
     path = tmp_path / "sigmoid.json"
@@ -169,9 +162,7 @@ def test_parts__of_the_sigmoid_form_too(tmp_path: Path, captions: Captions) -> N
 
 
 @pytest.mark.parametrize("kind", ["lipsum_ft", "linear_probe"])
-def test_parts__of_a_head_whose_samples_are_compared_too(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_parts__of_a_head_whose_samples_are_compared_too(vit, captions, kind):
     """MMCE is a kernel over pairs of a batch; LipSum-FT's random texts must be the same ones."""
     method = made(kind, vit, captions, ConfidenceSpec(mmce=4.0, zero_shot_kd=0.5))
     assert method.couples
@@ -182,7 +173,7 @@ def test_parts__of_a_head_whose_samples_are_compared_too(
     assert_same(expected, cached(method, batch, 4)[1])
 
 
-def test_parts__a_scaled_loss_has_a_scaled_gradient(vit: Clip, captions: Captions) -> None:
+def test_parts__a_scaled_loss_has_a_scaled_gradient(vit, captions):
     """As under fp16, whose scaler multiplies the loss once."""
     method = made("carot", vit, captions)
     batch = random_batch(vit, B, seed=50)
@@ -191,7 +182,7 @@ def test_parts__a_scaled_loss_has_a_scaled_gradient(vit: Clip, captions: Caption
     assert_same(expected, {name: g / 2.0**10 for name, g in found.items()}, tolerance=1e-6)
 
 
-def test_parts__under_half_precision_differ_by_its_rounding(vit: Clip, captions: Captions) -> None:
+def test_parts__under_half_precision_differ_by_its_rounding(vit, captions):
     method = made("tracer", vit, captions)
     batch = random_batch(vit, B, seed=50)
 
@@ -208,8 +199,8 @@ def test_parts__under_half_precision_differ_by_its_rounding(vit: Clip, captions:
 
 @pytest.mark.parametrize("kind", ["carot", "averaged"])
 def test_accumulation__of_contrastive_losses_trains_as_the_whole_batch(
-    vit: Clip, captions: Captions, tmp_path: Path, kind: str
-) -> None:
+    vit, captions, tmp_path, kind
+):
     """Through the loop, teacher and clipping included; with this ε steps follow the gradient."""
     spec = METHOD_SPECS[kind](**OPTIONS[kind])
     runs = [
@@ -226,9 +217,7 @@ def test_accumulation__of_contrastive_losses_trains_as_the_whole_batch(
 
 
 @pytest.mark.parametrize("kind", ["carot", "tracer", "averaged", "pretrain"])
-def test_parts__no_tower_sees_more_than_a_part_at_once(
-    vit: Clip, captions: Captions, kind: str
-) -> None:
+def test_parts__no_tower_sees_more_than_a_part_at_once(vit, captions, kind):
     confidence = CONFIDENCE["alone" if kind == "pretrain" else "smoothed and distilled"]
     method = made(kind, vit, captions, confidence)
     seen: list[tuple[str, int, bool]] = []
@@ -258,9 +247,7 @@ def test_parts__no_tower_sees_more_than_a_part_at_once(
     assert not [name for name, _ in with_graph if not name.startswith("student")]
 
 
-def test_parts__a_caption_that_many_samples_have_is_encoded_once_in_a_pass(
-    vit: Clip, captions: Captions
-) -> None:
+def test_parts__a_caption_that_many_samples_have_is_encoded_once_in_a_pass(vit, captions):
     """Equal captions come into the same part, or into two neighbours."""
     method = made("flyp", vit, captions)
     batch = random_batch(vit, 16, seed=50)
@@ -293,8 +280,8 @@ def dropping(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 
 
 def test_dropout__both_passes_of_a_part_drop_the_same_and_parts_drop_different_ones(
-    dropping: Clip, captions: Captions
-) -> None:
+    dropping, captions
+):
     method = made("flyp", dropping, captions)
     features: list[Tensor] = []
     method.clip.net.visual.register_forward_hook(
@@ -310,9 +297,7 @@ def test_dropout__both_passes_of_a_part_drop_the_same_and_parts_drop_different_o
     assert not torch.equal(first[0], first[1])
 
 
-def test_dropout__the_generator_ends_where_one_pass_would_leave_it(
-    dropping: Clip, captions: Captions
-) -> None:
+def test_dropout__the_generator_ends_where_one_pass_would_leave_it(dropping, captions):
     method = made("flyp", dropping, captions)
     batch = random_batch(dropping, B, seed=50)
     torch.manual_seed(3)
@@ -328,8 +313,8 @@ def test_dropout__the_generator_ends_where_one_pass_would_leave_it(
 
 
 def test_accumulation__batch_statistics_of_a_contrastive_tower_are_refused_before_the_first_step(
-    resnet: Clip, captions: Captions, tmp_path: Path
-) -> None:
+    resnet, captions, tmp_path
+):
     cut = plan(accumulation_steps=2)
     run = Run(CaRot(), resnet, captions, tmp_path / "a", the_plan=cut)
     before = copy.deepcopy(run.clip.state_dict())
@@ -348,8 +333,8 @@ def test_accumulation__batch_statistics_of_a_contrastive_tower_are_refused_befor
 
 @pytest.mark.parametrize(("tower", "warned"), [("vit", 0), ("resnet", 1)])
 def test_accumulation__batch_statistics_of_a_head_are_warned_of(
-    originals: dict[str, Clip], captions: Captions, tmp_path: Path, tower: str, warned: int
-) -> None:
+    originals, captions, tmp_path, tower, warned
+):
     run = Run(FineTune(), originals[tower], captions, tmp_path, the_plan=plan(accumulation_steps=2))
     logs = [r for r in run.go().records if isinstance(r, LogRecord)]
     assert len(logs) == warned
@@ -359,7 +344,7 @@ def test_accumulation__batch_statistics_of_a_head_are_warned_of(
         assert "batch_norm: frozen" in record.message
 
 
-def test_dry_run__says_that_batch_statistics_and_parts_do_not_go_together(run_spec: Any) -> None:
+def test_dry_run__says_that_batch_statistics_and_parts_do_not_go_together(run_spec):
     for tower, norm, good in (
         ("resnet", "train", False),
         ("resnet", "frozen", True),
@@ -376,8 +361,8 @@ def test_dry_run__says_that_batch_statistics_and_parts_do_not_go_together(run_sp
 
 @pytest.mark.parametrize(("kind", "parts"), [("flyp", 1), ("carot", 2), ("finetune", 2)])
 def test_oom__is_told_and_no_hint_shrinks_the_negatives_of_a_contrastive_loss(
-    vit: Clip, captions: Captions, tmp_path: Path, kind: str, parts: int
-) -> None:
+    vit, captions, tmp_path, kind, parts
+):
     spec = METHOD_SPECS[kind]()
     run = Run(spec, vit, captions, tmp_path, the_plan=plan(accumulation_steps=parts))
 
@@ -393,8 +378,8 @@ def test_oom__is_told_and_no_hint_shrinks_the_negatives_of_a_contrastive_loss(
 
 
 def test_run__with_accumulation_a_stop_changes_no_bit_and_the_curve_is_the_whole_batchs(
-    run_spec: Any, home: Path, tmp_path: Path
-) -> None:
+    run_spec, home, tmp_path
+):
     def losses(folder: Path) -> list[float]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
@@ -422,9 +407,7 @@ class Clock:
         return self.now
 
 
-def test_speed__counts_neither_validation_nor_checkpoints_nor_who_listens(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_speed__counts_neither_validation_nor_checkpoints_nor_who_listens(vit, captions, tmp_path):
     clock = Clock()
     the_plan = plan(total_steps=8, checkpoint_every_steps=2)
     run = Run(Flyp(), vit, captions, tmp_path, the_plan=the_plan)

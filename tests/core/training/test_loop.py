@@ -172,8 +172,8 @@ CAROT = CaRot(teacher_update_every=3, lambda_x=0.05)
     ("kind", "tower"), [("carot", "vit"), ("carot", "resnet"), ("lipsum_ft", "vit")]
 )
 def test_train__a_method_learns_and_repeats_itself_bit_for_bit(
-    originals: dict[str, Clip], captions: Captions, tmp_path: Path, kind: str, tower: str
-) -> None:
+    originals, captions, tmp_path, kind, tower
+):
     clip = copy.deepcopy(originals[tower])
     spec = METHOD_SPECS[kind]()
     long = plan(total_steps=12, checkpoint_every_steps=100)
@@ -188,17 +188,13 @@ def test_train__a_method_learns_and_repeats_itself_bit_for_bit(
     assert set(first.metrics()[0].values) >= {"loss", "lr", "logit_scale", main}
 
 
-def test_train__loader_processes_change_no_bit(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_train__loader_processes_change_no_bit(vit, captions, tmp_path):
     plain = Run(CAROT, vit, captions, tmp_path / "a").go()
     spread = Run(CAROT, vit, captions, tmp_path / "b", workers=2).go()
     assert spread.digest() == plain.digest()
 
 
-def test_train__loss_is_the_weighted_sum_of_its_terms(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_train__loss_is_the_weighted_sum_of_its_terms(vit, captions, tmp_path):
     for metrics in Run(CAROT, vit, captions, tmp_path).go().metrics():
         v = metrics.values
         expected = (
@@ -210,9 +206,7 @@ def test_train__loss_is_the_weighted_sum_of_its_terms(
         assert v["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_train__weight_decay_reaches_every_parameter(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_train__weight_decay_reaches_every_parameter(vit, captions, tmp_path):
     """With a rate of 0.1, decay 0.5 and no gradient to speak of, everything shrinks by 5 %."""
     run = Run(FineTune(), vit, captions, tmp_path, the_plan=plan(total_steps=1, warmup_steps=0))
     run.plan = replace(run.plan, lr=0.1, weight_decay=0.5, eps=1e12, steps_per_epoch=1)
@@ -222,9 +216,7 @@ def test_train__weight_decay_reaches_every_parameter(
         torch.testing.assert_close(parameter.detach(), before[name] * 0.95)
 
 
-def test_train__gradient_clipping_bounds_what_the_optimiser_sees(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_train__gradient_clipping_bounds_what_the_optimiser_sees(vit, captions, tmp_path):
     norms = [
         m.values["grad_norm"] for m in Run(FineTune(), vit, captions, tmp_path / "a").go().metrics()
     ]
@@ -235,9 +227,7 @@ def test_train__gradient_clipping_bounds_what_the_optimiser_sees(
     assert all("grad_norm" not in m.values for m in unclipped.metrics())
 
 
-def test_train__asks_for_the_epochs_end_after_each_epoch(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_train__asks_for_the_epochs_end_after_each_epoch(vit, captions, tmp_path):
     seen: list[int] = []
 
     def at_end(step: int) -> list[Record]:
@@ -260,13 +250,8 @@ METHODS_TO_STOP = {"carot": CAROT, "finetune": FineTune(head_scale="learned")}
     [("vit", "carot", (2, 3)), ("vit", "finetune", (3,)), ("resnet", "carot", (5,))],
 )
 def test_resume__ends_where_a_run_left_alone_ends_bit_for_bit(
-    originals: dict[str, Clip],
-    captions: Captions,
-    tmp_path: Path,
-    tower: str,
-    kind: str,
-    stops: tuple[int, ...],
-) -> None:
+    originals, captions, tmp_path, tower, kind, stops
+):
     spec, clip = METHODS_TO_STOP[kind], originals[tower]
     whole = Run(spec, clip, captions, tmp_path / "whole").go()
     metrics: list[MetricsRecord] = []
@@ -282,9 +267,7 @@ def test_resume__ends_where_a_run_left_alone_ends_bit_for_bit(
     assert last.digest() == whole.digest()
 
 
-def test_resume__a_stop_adds_nothing_to_curves_that_are_logged_seldom(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_resume__a_stop_adds_nothing_to_curves_that_are_logged_seldom(vit, captions, tmp_path):
     seldom = plan(log_every_steps=3, checkpoint_every_steps=100)
     whole = Run(CAROT, vit, captions, tmp_path / "whole", the_plan=seldom).go()
     first = Run(CAROT, vit, captions, tmp_path / "stopped", the_plan=seldom)
@@ -295,9 +278,7 @@ def test_resume__a_stop_adds_nothing_to_curves_that_are_logged_seldom(
     assert first.metrics() + second.metrics() == whole.metrics()
 
 
-def test_resume__dropout_goes_on_where_it_was(
-    configs: dict[str, Path], captions: Captions, tmp_path: Path
-) -> None:
+def test_resume__dropout_goes_on_where_it_was(configs, captions, tmp_path):
     vision = {**VIT["vision_cfg"], "patch_dropout": 0.5}  # type: ignore[dict-item]
     path = tmp_path / "dropout.json"
     path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
@@ -312,8 +293,8 @@ def test_resume__dropout_goes_on_where_it_was(
 
 
 def test_resume__a_stop_at_the_last_step_is_an_end_after_which_nothing_is_trained(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+    vit, captions, tmp_path
+):
     whole = Run(CAROT, vit, captions, tmp_path).go(stop=stop_at(8))
     assert whole.metrics()[-1].step == 8
     again = Run(CAROT, vit, captions, tmp_path).go()
@@ -321,9 +302,7 @@ def test_resume__a_stop_at_the_last_step_is_an_end_after_which_nothing_is_traine
     assert again.digest() == whole.digest()
 
 
-def test_checkpoints__are_kept_as_many_as_asked(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_checkpoints__are_kept_as_many_as_asked(vit, captions, tmp_path):
     often = plan(checkpoint_every_steps=2, keep_checkpoints=2)
     run = Run(FineTune(), vit, captions, tmp_path, the_plan=often).go()
     assert [r.step for r in run.records if r.kind == "checkpoint"] == [2, 4, 6, 8]
@@ -338,9 +317,7 @@ def test_checkpoints__are_kept_as_many_as_asked(
 # ---------------------------------------------------------------------------------- accumulation
 
 
-def test_accumulation__of_a_loss_per_sample_equals_the_whole_batch(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_accumulation__of_a_loss_per_sample_equals_the_whole_batch(vit, captions, tmp_path):
     """Three parts of eight samples are 3, 3 and 2: each must count by its size."""
     # With this ε a step is in proportion to the gradient: none of rounding noise is a step of 1.
     whole = Run(FineTune(), vit, captions, tmp_path / "a", the_plan=plan(eps=0.01)).go()
@@ -354,8 +331,8 @@ def test_accumulation__of_a_loss_per_sample_equals_the_whole_batch(
 
 
 def test_accumulation__more_parts_than_samples_in_a_short_batch_still_count_to_one(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+    vit, captions, tmp_path
+):
     def short(start: int) -> Iterator[Batch]:
         for batch in Run(FineTune(), vit, captions, tmp_path).batches(start):
             yield Batch(batch.images[:3], batch.labels[:3], batch.captions[:3])
@@ -366,9 +343,7 @@ def test_accumulation__more_parts_than_samples_in_a_short_batch_still_count_to_o
     assert split.losses() == pytest.approx(whole.losses(), rel=1e-3)
 
 
-def test_accumulation__terms_of_the_weights_count_once(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_accumulation__terms_of_the_weights_count_once(vit, captions, tmp_path):
     only = plan(total_steps=1, accumulation_steps=2)
     split = Run(CAROT, vit, captions, tmp_path / "a", the_plan=only).go()
     whole = Run(CAROT, vit, captions, tmp_path / "b", the_plan=plan(total_steps=1)).go()
@@ -392,9 +367,7 @@ def poisoned(run: Run, at: int) -> Callable[[int], Iterator[Batch]]:
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
-def test_nan__is_told_and_never_saved(
-    vit: Clip, captions: Captions, tmp_path: Path, log_every: int
-) -> None:
+def test_nan__is_told_and_never_saved(vit, captions, tmp_path, log_every):
     seldom = plan(log_every_steps=log_every, clip_grad_norm=None)
     run = Run(CAROT, vit, captions, tmp_path, the_plan=seldom)
     with pytest.raises(NanLossError, match=r"at step .* not finite: loss = nan") as caught:
@@ -411,9 +384,7 @@ def test_nan__is_told_and_never_saved(
     assert again.digest() == whole.digest()
 
 
-def test_nan__in_the_weights_after_a_finite_loss_is_not_saved(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_nan__in_the_weights_after_a_finite_loss_is_not_saved(vit, captions, tmp_path):
     """A gradient can overflow where the loss does not; here a hook stands for that."""
     run = Run(FineTune(), vit, captions, tmp_path, the_plan=plan(clip_grad_norm=None))
     backward = itertools.count(1)
@@ -446,7 +417,7 @@ def state_of(step: int = 3, n: int = 1000) -> TrainState:
     )
 
 
-def test_checkpoint__reads_back_every_tensor_and_every_setting(tmp_path: Path) -> None:
+def test_checkpoint__reads_back_every_tensor_and_every_setting(tmp_path):
     state = state_of()
     again = load_state(save_state(tmp_path, state, keep=1))
     assert again.step == 3
@@ -461,7 +432,7 @@ def test_checkpoint__reads_back_every_tensor_and_every_setting(tmp_path: Path) -
     assert tuple(group["betas"]) == (0.9, 0.98)
 
 
-def test_checkpoint__holds_nothing_that_is_pickled(tmp_path: Path) -> None:
+def test_checkpoint__holds_nothing_that_is_pickled(tmp_path):
     folder = save_state(tmp_path, state_of(), keep=1)
     assert {p.suffix for p in folder.iterdir()} == {".safetensors", ".json"}
     for path in folder.glob("*.safetensors"):
@@ -470,9 +441,7 @@ def test_checkpoint__holds_nothing_that_is_pickled(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_checkpoint__any_changed_byte_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_checkpoint__any_changed_byte_is_noticed(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damage")
     path = save_state(folder, state_of(n=4), keep=1)
     victim = data.draw(st.sampled_from(sorted(p.name for p in path.iterdir())))
@@ -490,21 +459,21 @@ def test_checkpoint__any_changed_byte_is_noticed(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"model.safetensors": 1}', "{}"])
-def test_checkpoint__a_manifest_of_another_kind_is_damage(tmp_path: Path, text: str) -> None:
+def test_checkpoint__a_manifest_of_another_kind_is_damage(tmp_path, text):
     path = save_state(tmp_path, state_of(), keep=1)
     (path / "manifest.json").write_text(text)
     with pytest.raises(CheckpointError):
         load_state(path)
 
 
-def test_checkpoint__a_missing_file_is_damage(tmp_path: Path) -> None:
+def test_checkpoint__a_missing_file_is_damage(tmp_path):
     path = save_state(tmp_path, state_of(), keep=1)
     (path / "optimizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"00000003 cannot be read.*optimizer\.safetensors"):
         load_state(path)
 
 
-def test_newest__passes_over_the_damaged_and_tells_each(tmp_path: Path) -> None:
+def test_newest__passes_over_the_damaged_and_tells_each(tmp_path):
     for step in (2, 4, 6):
         newest = save_state(tmp_path, state_of(step), keep=3)
     (newest / "model.safetensors").write_bytes(b"x")
@@ -515,13 +484,13 @@ def test_newest__passes_over_the_damaged_and_tells_each(tmp_path: Path) -> None:
     assert "00000006/model.safetensors does not match its checksum" in problems[0]
 
 
-def test_newest__of_another_spec_is_refused(tmp_path: Path) -> None:
+def test_newest__of_another_spec_is_refused(tmp_path):
     save_state(tmp_path, state_of(), keep=1)
     with pytest.raises(CheckpointError, match="step 3 belongs to another RunSpec"):
         newest_state(tmp_path, spec_sha256="b" * 64)
 
 
-def test_newest__half_a_checkpoint_of_a_killed_process_is_not_looked_at(tmp_path: Path) -> None:
+def test_newest__half_a_checkpoint_of_a_killed_process_is_not_looked_at(tmp_path):
     path = save_state(tmp_path, state_of(2), keep=1)
     shutil.copytree(path, path.with_name(".00000004.tmp"))
     state, problems = newest_state(tmp_path, spec_sha256=SPEC_SHA)
@@ -535,7 +504,7 @@ def test_newest__half_a_checkpoint_of_a_killed_process_is_not_looked_at(tmp_path
 # ----------------------------------------------------------------------------------- full disks
 
 
-def test_disk_full__is_told_and_the_earlier_checkpoint_stays(tmp_path: Path) -> None:
+def test_disk_full__is_told_and_the_earlier_checkpoint_stays(tmp_path):
     with small_disk(tmp_path / "disk", mib=12) as disk:  # for one checkpoint of 8 MB, not two
         first = state_of(1, n=350_000)  # 2.8 MB of weights, twice that of moments
         save_state(disk, first, keep=1)
@@ -552,9 +521,27 @@ def test_disk_full__is_told_and_the_earlier_checkpoint_stays(tmp_path: Path) -> 
         save_state(disk, state_of(2, n=350_000), keep=1)
 
 
-def test_file_size_limit__is_a_storage_error_and_the_earlier_checkpoint_stays(
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.ENOSPC, DiskFullError), (errno.EDQUOT, DiskFullError),
+                          (errno.EIO, StorageError)],
+)  # fmt: skip
+def test_no_tensor_file__an_error_of_the_disk_is_told_too(tmp_path, monkeypatch, number, error):
+    save_state(tmp_path, state_of(1), keep=1)
+    write_text = Path.write_text
+
+    def refuse(path, *args, **kwargs):
+        if path.name == "state.json":
+            raise OSError(number, os.strerror(number))
+        return write_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(error, match="checkpoint of step 2") as caught:
+        save_state(tmp_path, state_of(2), keep=1)
+    assert isinstance(caught.value, DiskFullError) == (error is DiskFullError)
+    assert [p.name for p in (tmp_path / "steps").iterdir()] == ["00000001"]
+
+
+def test_file_size_limit__is_a_storage_error_and_the_earlier_checkpoint_stays(tmp_path):
     save_state(tmp_path, state_of(1), keep=1)
     larger = state_of(2, n=50_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -572,7 +559,7 @@ def test_file_size_limit__is_a_storage_error_and_the_earlier_checkpoint_stays(
     assert [p.name for p in (tmp_path / "steps").iterdir()] == ["00000001"]
 
 
-def test_save_state__a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_save_state__a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "steps").write_text("a file in the way")
     with pytest.raises(StorageError, match="cannot write the checkpoint of step 3"):
         save_state(tmp_path, state_of(), keep=1)
@@ -582,17 +569,15 @@ def test_save_state__a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_train__in_half_precision_learns(
-    vit: Clip, captions: Captions, tmp_path: Path, precision: Any
-) -> None:
+def test_train__in_half_precision_learns(vit, captions, tmp_path, precision):
     half = plan(total_steps=16, precision=precision)
     losses = Run(CAROT, vit, captions, tmp_path, the_plan=half).go().losses()
     assert sum(losses[-4:]) < sum(losses[:4])
 
 
 def test_train__a_step_that_overflows_in_fp16_is_skipped_and_the_run_goes_on(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+    vit, captions, tmp_path
+):
     run = Run(FineTune(), vit, captions, tmp_path, the_plan=plan(precision="fp16"))
     backward = itertools.count(1)
     run.clip.net.visual.proj.register_hook(
@@ -605,9 +590,7 @@ def test_train__a_step_that_overflows_in_fp16_is_skipped_and_the_run_goes_on(
     assert torch.tensor(run.losses()).isfinite().all()
 
 
-def test_resume__of_fp16_takes_the_scaler_along(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_resume__of_fp16_takes_the_scaler_along(vit, captions, tmp_path):
     half = plan(precision="fp16")
     whole = Run(CAROT, vit, captions, tmp_path / "whole", the_plan=half).go()
     with pytest.raises(InterruptedRunError):
@@ -616,9 +599,7 @@ def test_resume__of_fp16_takes_the_scaler_along(
     assert again.digest() == whole.digest()
 
 
-def test_clip__an_infinite_gradient_in_full_precision_is_told_at_its_step(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_clip__an_infinite_gradient_in_full_precision_is_told_at_its_step(vit, captions, tmp_path):
     run = Run(FineTune(), vit, captions, tmp_path)
     run.clip.net.visual.proj.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NanLossError, match="at step 1 these are not finite: grad_norm"):
@@ -634,8 +615,8 @@ def running_statistics(clip: Clip) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("tower", ["resnet", "timm"])
 def test_batch_norm__frozen_statistics_keep_every_bit_while_the_weights_move(
-    originals: dict[str, Clip], captions: Captions, tmp_path: Path, tower: str
-) -> None:
+    originals, captions, tmp_path, tower
+):
     before = running_statistics(originals[tower])
     assert before
     still = plan(freeze_batch_norm=True)
@@ -652,18 +633,14 @@ def test_batch_norm__frozen_statistics_keep_every_bit_while_the_weights_move(
     assert all(not torch.equal(moving[name], before[name]) for name in before if "var" in name)
 
 
-def test_batch_norm__frozen_changes_no_bit_of_a_tower_without_it(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_batch_norm__frozen_changes_no_bit_of_a_tower_without_it(vit, captions, tmp_path):
     still = Run(CAROT, vit, captions, tmp_path / "a", the_plan=plan(freeze_batch_norm=True)).go()
     usual = Run(CAROT, vit, captions, tmp_path / "b").go()
     assert still.metrics() == usual.metrics()
     assert still.digest() == usual.digest()
 
 
-def test_channels_last__is_for_convolutions_and_changes_no_more_than_rounding(
-    originals: dict[str, Clip],
-) -> None:
+def test_channels_last__is_for_convolutions_and_changes_no_more_than_rounding(originals):
     assert not originals["vit"].channels_last
     for tower in ("resnet", "timm"):
         fast = copy.deepcopy(originals[tower]).double().train()
@@ -683,9 +660,7 @@ def test_channels_last__is_for_convolutions_and_changes_no_more_than_rounding(
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
 
 
-def test_resume__moments_get_back_the_strides_of_their_weights(
-    resnet: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_resume__moments_get_back_the_strides_of_their_weights(resnet, captions, tmp_path):
     """AdamW's fused form walks weights, gradients and moments in the order of their memory."""
     with pytest.raises(InterruptedRunError):
         Run(FineTune(), resnet, captions, tmp_path).go(stop=stop_at(2))
@@ -703,8 +678,8 @@ def test_resume__moments_get_back_the_strides_of_their_weights(
 
 
 def test_restore__a_state_of_another_make_of_the_method_is_refused_in_a_sentence(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+    vit, captions, tmp_path
+):
     with pytest.raises(InterruptedRunError):
         Run(FineTune(), vit, captions, tmp_path).go(stop=stop_at(2))
     state, _ = newest_state(tmp_path / "checkpoint", spec_sha256=SPEC_SHA)
@@ -718,9 +693,7 @@ def test_restore__a_state_of_another_make_of_the_method_is_refused_in_a_sentence
     assert "new folder" in caught.value.hint
 
 
-def test_accumulation__of_mixed_images_keeps_what_they_are_mixed_with(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_accumulation__of_mixed_images_keeps_what_they_are_mixed_with(vit, captions, tmp_path):
     def mixed(start: int) -> Iterator[Batch]:
         for step, batch in enumerate(Run(FineTune(), vit, captions, tmp_path).batches(start)):
             yield mix(batch, 1.0, torch.Generator().manual_seed(step))
@@ -741,9 +714,7 @@ OWN_WARNINGS = (
 
 
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
-def test_compile__changes_neither_the_weights_names_nor_the_losses(
-    vit: Clip, captions: Captions, tmp_path: Path
-) -> None:
+def test_compile__changes_neither_the_weights_names_nor_the_losses(vit, captions, tmp_path):
     """With a back end that traces, but writes no C++: that takes long."""
     short = plan(total_steps=3, checkpoint_every_steps=100)
     usual = Run(CAROT, vit, captions, tmp_path / "a", the_plan=short)
@@ -759,7 +730,7 @@ def test_compile__changes_neither_the_weights_names_nor_the_losses(
 @pytest.mark.thorough
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler (g++) on this machine")
-def test_compile__with_the_real_compiler_encodes_the_same(tmp_path: Path) -> None:
+def test_compile__with_the_real_compiler_encodes_the_same(tmp_path):
     vision = {**VIT["vision_cfg"], "layers": 1}  # type: ignore[dict-item]
     path = tmp_path / "one_layer.json"
     path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
@@ -772,7 +743,7 @@ def test_compile__with_the_real_compiler_encodes_the_same(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
-def test_compile__without_a_compiler_is_refused_in_a_sentence(vit: Clip) -> None:
+def test_compile__without_a_compiler_is_refused_in_a_sentence(vit):
     import torch._inductor.config as settings_of_inductor
 
     torch.compiler.reset()

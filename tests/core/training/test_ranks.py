@@ -21,7 +21,6 @@ from calift_core.errors import InterruptedRunError, ModelError, RankLostError, S
 from calift_core.evaluation.forward import share_of_batches
 from calift_core.evaluation.spectrum import Covariance
 from calift_core.jobs.several import run_on_several
-from calift_core.models.clip import Clip
 from calift_core.models.shared import share_batch_norm
 from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, Record
 from calift_core.schema.spec import RunSpec
@@ -120,7 +119,7 @@ def two(specs: dict[str, RunSpec], tmp_path_factory: pytest.TempPathFactory, hom
     return folder
 
 
-def test_two_ranks__losses_and_gradients_are_those_of_one_process(two: Path) -> None:
+def test_two_ranks__losses_and_gradients_are_those_of_one_process(two):
     gaps = json.loads((two / "gradients.json").read_text())
     assert gaps.keys() == CASES.keys()
     for case, by_name in gaps.items():
@@ -128,9 +127,7 @@ def test_two_ranks__losses_and_gradients_are_those_of_one_process(two: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["carot", "lp_ft", "linear_probe"])
-def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(
-    two: Path, specs: dict[str, RunSpec], tmp_path: Path, name: str
-) -> None:
+def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(two, specs, tmp_path, name):
     alone, together = tmp_path / name, two / "runs" / name
     go(specs[name], alone)
     distance = apart(alone, together)
@@ -173,12 +170,8 @@ def at_work_on(folder: Path, word: bytes = b"") -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weights(
-    specs: dict[str, RunSpec],
-    two: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    home: Path,
-) -> None:
+    specs, two, tmp_path, monkeypatch, home
+):
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     spec, folder = specs["left_alone"], tmp_path / "stopped"
@@ -239,7 +232,7 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_shares__cover_everything_once_in_order(world: int) -> None:
+def test_shares__cover_everything_once_in_order(world):
     for n in (7, 8, 23):
         shares = [Ranks(rank, world).share(np.arange(n)) for rank in range(world)]
         assert np.concatenate(shares).tolist() == list(range(n))
@@ -250,7 +243,7 @@ def test_shares__cover_everything_once_in_order(world: int) -> None:
         Ranks(0, 8).share(np.arange(7))
 
 
-def test_covariance__merged_from_parts_is_that_of_all() -> None:
+def test_covariance__merged_from_parts_is_that_of_all():
     x = np.random.default_rng(0).normal(3.0, 1.0, size=(50, 4))
     whole, parts = Covariance(4), [Covariance(4), Covariance(4), Covariance(4)]
     whole.add(x)
@@ -262,7 +255,7 @@ def test_covariance__merged_from_parts_is_that_of_all() -> None:
     np.testing.assert_allclose(merged.correlation()[0], whole.correlation()[0], rtol=1e-12)
 
 
-def test_batch_norm__on_the_cpu_is_refused_with_what_to_do(resnet: Clip, vit: Clip) -> None:
+def test_batch_norm__on_the_cpu_is_refused_with_what_to_do(resnet, vit):
     with pytest.raises(ModelError, match="SyncBatchNorm") as caught:
         share_batch_norm(resnet, torch.device("cpu"))
     assert "batch_norm: frozen" in caught.value.hint
@@ -279,14 +272,12 @@ def test_batch_norm__on_the_cpu_is_refused_with_what_to_do(resnet: Clip, vit: Cl
         ({"cpu_processes": 2}, {}, "wise_ft", "merges finished runs"),
     ],
 )
-def test_resources__that_make_no_sense_are_refused(
-    run_spec: Spec, resources: dict[str, int], train: dict[str, Any], kind: str, says: str
-) -> None:
+def test_resources__that_make_no_sense_are_refused(run_spec, resources, train, kind, says):
     method = {"run": "x"} if kind == "wise_ft" else {}
     with pytest.raises(SpecError, match=says):
         run_spec(kind, method=method, train=train, resources=resources)
 
 
-def test_resources__do_not_make_another_run(run_spec: Spec) -> None:
+def test_resources__do_not_make_another_run(run_spec):
     alone, shared = run_spec("flyp"), run_spec("flyp", resources={"cpu_processes": 2})
     assert alone.content_hash() == shared.content_hash()
