@@ -369,5 +369,5 @@ def _verdict_of(sweep_id: str, phase: str, runs_done: int) -> SweepVerdict | Non
 
 
 def sweep_verdict(sweep: SweepDetail) -> SweepVerdict | None:
-    """What a sweep says so far; None while no method has all of its judged runs."""
+    """What a sweep says so far; None while no method has all of its evaluation runs."""
     return act("judge the sweep", lambda: _verdict_of(sweep.id, sweep.phase, sweep.runs_done))

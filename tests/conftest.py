@@ -70,7 +70,6 @@ LONG = (
     "tests/backend/test_trying.py",
     "tests/worker/test_supervisor.py",
     "tests/backend/test_abuse.py",
-    "tests/e2e/test_upgrade.py",
     "tests/e2e/test_slurm.py",
     "tests/core/training/test_loop.py",
     "tests/core/methods/test_methods.py",
@@ -81,7 +80,7 @@ LONG = (
     "tests/backend/test_import.py",
     "tests/core/shipping/test_serve.py",
     "tests/core/shipping/test_shipping.py",
-    "tests/core/evaluation/test_judge.py",
+    "tests/core/evaluation/test_evaluate.py",
     "tests/frontend/test_views_new.py",
 )
 

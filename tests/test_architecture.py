@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import calift_core
+from tests.conftest import LONG, SHARED
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "open_clip", "safetensors", "timm")
@@ -103,3 +104,7 @@ def test_contracts__hold() -> None:
         [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_order_of_tests__names_files_that_are_there() -> None:
+    assert [file for file in (*LONG, *SHARED) if not (ROOT / file).is_file()] == []

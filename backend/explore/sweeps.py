@@ -32,7 +32,7 @@ class SweepComparison:
         """What a sweep says so far.
 
         Raises:
-            NotFoundError: no such sweep, or no method has all of its judged runs yet.
+            NotFoundError: no such sweep, or no method has all of its evaluation runs yet.
             UnpairedError: its runs were judged on different images.
         """
         sweep = self._store.sweeps.get(sweep_id)
@@ -59,7 +59,7 @@ class SweepComparison:
             contenders.append(self._contender(arms, arm, plan, done))
         if not contenders:
             raise NotFoundError(
-                f"sweep {sweep_id} has no verdict yet: no method has all of its judged runs.",
+                f"sweep {sweep_id} has no verdict yet: no method has all of its evaluation runs.",
                 hint="It comes with the first method whose seeds have all finished.",
             )
         return compare_contenders(
@@ -74,7 +74,7 @@ class SweepComparison:
     def _contender(self, arms: Arms, arm: Arm, plan: SweepPlan, done: dict[str, str]) -> Contender:
         chosen = plan.rates.get(arm.index)
         every = arms.spec.rate is not None and arms.spec.rate.every_seed
-        role = "judged" if every else "selection"
+        role = "evaluation" if every else "selection"
         ladder: dict[float, list[ScoredRun]] = {}
         for lr in arm.rates:
             slots = [s for s in plan.slots if s.arm == arm.index and s.role == role and s.lr == lr]
@@ -113,5 +113,5 @@ def _why(arm: Arm, plan: SweepPlan, missing: int) -> str:
     if arm.index in plan.lost:
         return plan.lost[arm.index]
     if missing:
-        return f"{missing} of its judged runs {'have' if missing > 1 else 'has'} not finished"
+        return f"{missing} of its evaluation runs {'have' if missing > 1 else 'has'} not finished"
     return "its learning rate is not chosen yet"

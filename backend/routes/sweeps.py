@@ -145,7 +145,7 @@ def get_sweep_verdict(sweep_id: SweepId, services: ServicesDep) -> SweepVerdict:
     """What a sweep says so far: in a sentence, and in model confidence sets and paired intervals.
 
     Once with each method at its own rate and once at equal ID accuracy. 404 while no method has all
-    of its judged runs.
+    of its evaluation runs.
     """
     return services.judge.verdict(sweep_id)
 

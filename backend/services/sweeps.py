@@ -575,8 +575,8 @@ def _arm_view(arms: Arms, arm: Arm, plan: SweepPlan, runs: Mapping[str, SweepRun
         rate_of="" if arm.rate_of is None else arms[arm.rate_of].label,
         rates=[_rate_view(slot, runs) for slot in plan.slots
                if slot.arm == arm.index and slot.role == "selection"],
-        judged=len(arms.seeds_of(arm)),
-        evaluated_done=len(done),
+        n_seeds=len(arms.seeds_of(arm)),
+        n_evaluated=len(done),
         run_ids=done,
         trouble=trouble,
     )  # fmt: skip

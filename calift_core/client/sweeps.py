@@ -60,7 +60,7 @@ class SweepCalls(Connection):
         )
 
     def sweep_verdict(self, sweep_id: str) -> SweepVerdict:
-        """What a sweep says so far; a 404 while no method has all of its judged runs."""
+        """What a sweep says so far; a 404 while no method has all of its evaluation runs."""
         return self._get(at("/sweeps", sweep_id, "verdict"), SweepVerdict)
 
     def cancel_sweep(self, sweep_id: str) -> SweepDetail:

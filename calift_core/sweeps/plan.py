@@ -11,7 +11,7 @@ from typing import Literal
 from calift_core.sweeps.arms import Arm, Arms
 from calift_core.sweeps.ladder import ChosenRate, LadderRun, choose, climb_ladder
 
-Role = Literal["selection", "judged"]
+Role = Literal["selection", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class SweepPlan:
         own = self.rates.get(arm)
         rate = None if own is None else own.lr
         for slot in self.slots:
-            if slot.arm == arm and slot.role == "judged" and slot.lr == rate:
+            if slot.arm == arm and slot.role == "evaluation" and slot.lr == rate:
                 yield slot
 
 
 def key_of(arm: int, role: Role, lr: float | None, seed: int) -> str:
-    """`3.judged.0.001.2`: arm, role, rate and seed."""
+    """`3.evaluation.0.001.2`: arm, role, rate and seed."""
     return f"{arm}.{role}.{'own' if lr is None else format(lr, 'g')}.{seed}"
 
 
@@ -104,7 +104,7 @@ def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> SweepPlan:
     every = arms.spec.rate is not None and arms.spec.rate.every_seed
     for arm in arms:
         chooses = bool(arm.rates) or (arm.rate_of is not None and bool(arms[arm.rate_of].rates))
-        n_judged = len(arms.seeds_of(arm))
+        n_evaluated = len(arms.seeds_of(arm))
         if arm.merges is not None and arm.merges in lost:
             lost[arm.index] = f"the runs that it is made from: {lost[arm.merges]}"
         if arm.index in lost:
@@ -112,17 +112,17 @@ def make_plan(arms: Arms, known: Mapping[str, Outcome]) -> SweepPlan:
         if arm.rates and every:
             tried = reached[arm.index]
         elif chooses and arm.index not in rates:
-            to_come.append((arm.index, "judged", n_judged))
+            to_come.append((arm.index, "evaluation", n_evaluated))
             continue
         else:
             tried = (rates[arm.index].lr,) if chooses else (None,)  # type: ignore[assignment]
         merged = arm.merges
         if merged is not None and arms[merged].rates and merged not in rates:
-            to_come.append((arm.index, "judged", n_judged))
+            to_come.append((arm.index, "evaluation", n_evaluated))
             continue
         for lr in tried:
             for seed in arms.seeds_of(arm):
-                slots.append(_judged(arms, arm, lr, seed, rates))
+                slots.append(_evaluation_run(arms, arm, lr, seed, rates))
     return _finish(slots, known, rates, lost, to_come)
 
 
@@ -159,17 +159,19 @@ def _add_selection_runs(
     return tried
 
 
-def _judged(
+def _evaluation_run(
     arms: Arms, arm: Arm, lr: float | None, seed: int, rates: Mapping[int, ChosenRate]
 ) -> PlannedRun:
     after: tuple[str, ...] = ()
     if arm.merges is not None:
         tuned = rates.get(arm.merges)
         after = tuple(
-            key_of(arm.merges, "judged", None if tuned is None else tuned.lr, s)
+            key_of(arm.merges, "evaluation", None if tuned is None else tuned.lr, s)
             for s in arm.inputs_of(seed, arms.seeds)
         )
-    return PlannedRun(key_of(arm.index, "judged", lr, seed), arm.index, "judged", seed, lr, after)
+    return PlannedRun(
+        key_of(arm.index, "evaluation", lr, seed), arm.index, "evaluation", seed, lr, after
+    )
 
 
 def _finish(

@@ -36,7 +36,7 @@ def arms(found: Sequence[SweepArm]) -> Table:
                 "method": arm.method,
                 "rate": rate,
                 "ladder": "  ·  ".join(map(_rung, arm.rates)),
-                "judged": f"{arm.evaluated_done} of {arm.judged}",
+                "judged": f"{arm.n_evaluated} of {arm.n_seeds}",
                 "trouble": arm.trouble,
             }
         )

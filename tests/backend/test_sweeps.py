@@ -110,7 +110,7 @@ def test_sweep__from_the_choice_of_rates_to_the_verdict(
     assert [(r["method"], r["sweep_role"], r["seed"]) for r in first] == [
         ("flyp", "selection", 100), ("flyp", "selection", 100),
         ("carot", "selection", 100), ("carot", "selection", 100),
-        ("zero_shot", "judged", 0),
+        ("zero_shot", "evaluation", 0),
     ]  # fmt: skip
     assert {r["sweep_id"] for r in first} == {sweep_id}
 
@@ -126,7 +126,7 @@ def test_sweep__from_the_choice_of_rates_to_the_verdict(
     # One method's judged runs are queued while the other still climbs.
     waiting = runs_of(api, sweep_id, "QUEUED")
     assert sorted((r["method"], r["sweep_role"]) for r in waiting) == [
-        ("carot", "selection"), ("flyp", "judged"), ("flyp", "judged"),
+        ("carot", "selection"), ("flyp", "evaluation"), ("flyp", "evaluation"),
     ]  # fmt: skip
     for run in waiting:
         finish(run)
@@ -143,7 +143,7 @@ def test_sweep__from_the_choice_of_rates_to_the_verdict(
     assert ended["cost"]["runs_to_come"] == 0
     assert ended["finished_at"]
     carot = ended["arms"][2]
-    assert (carot["lr"], carot["at_edge"], carot["evaluated_done"]) == (1e-2, "upper", 2)
+    assert (carot["lr"], carot["at_edge"], carot["n_evaluated"]) == (1e-2, "upper", 2)
 
     verdict = api.get(f"/api/v1/sweeps/{sweep_id}/verdict").json()
     assert verdict["complete"]
@@ -210,7 +210,7 @@ def test_housekeeper__advances_sweeps_by_itself(settings: Any, finished_run: Any
         sweep_id = begin(api, methods=["flyp"], seeds=[0], rate={"ladder": [1e-3], "extend": 0})[
             "id"
         ]
-        for role in ("selection", "judged"):
+        for role in ("selection", "evaluation"):
             found = until(lambda: runs_of(api, sweep_id, "QUEUED"), what="a run to be queued")
             assert [run["sweep_role"] for run in found] == [role]
             finished_run(

@@ -8,6 +8,7 @@ read here as the list of values that they are, and nothing in them is executed.
 import hashlib
 import os
 import pickletools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -165,7 +166,10 @@ def _python(raw: bytes, cifar: Facts) -> Batch:
     pixels = b""
     labels: list[int] = []
     is_labels = False
-    for value in _values(raw):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in a damaged file
+        values = list(_values(raw))
+    for value in values:
         if isinstance(value, int):
             if is_labels:
                 labels.append(value)

@@ -112,7 +112,7 @@ class RunSummary(Frozen):
     revision: int = 0
     owner: str | None = None
     sweep_id: str | None = Field(default=None, description="The sweep that it is a run of")
-    sweep_role: Literal["selection", "judged"] | None = Field(
+    sweep_role: Literal["selection", "evaluation"] | None = Field(
         default=None, description="Whether it chooses a rate of its sweep or is judged"
     )
     created_at: datetime

@@ -11,7 +11,7 @@ from calift_core.schema.sweep import SweepSpec
 #: `PAUSED` queues nothing more until it is resumed; `CANCELLING` waits for runs that still work.
 SweepPhase = Literal["RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"]
 SWEEP_ENDS: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
-SweepRole = Literal["selection", "judged"]
+SweepRole = Literal["selection", "evaluation"]
 #: What a verdict is decided on; `squared` is the debiased squared L2 calibration error.
 VerdictMetric = Literal["accuracy", "squared", "nll"]
 
@@ -60,10 +60,10 @@ class SweepRate(Frozen):
 
 
 class SweepArm(Frozen):
-    """A contender: its ladder, the rate that was chosen, and how far its judged runs are.
+    """A contender: its ladder, the rate that was chosen, and how far its evaluation runs are.
 
-    `rate_of` names the arm whose rate it takes. `trouble` says why it will have no judged runs, or
-    which of its runs failed.
+    `rate_of` names the arm whose rate it takes. `trouble` says why it will have no evaluation
+    runs, or which of its runs failed.
     """
 
     label: str
@@ -72,10 +72,10 @@ class SweepArm(Frozen):
     at_edge: Literal["", "lower", "upper"] = ""
     rate_of: str = ""
     rates: list[SweepRate] = Field(default_factory=list)
-    judged: int
-    evaluated_done: int = 0
+    n_seeds: int
+    n_evaluated: int = 0
     run_ids: list[str] = Field(
-        default_factory=list, description="Finished judged runs at its own rate, seed by seed"
+        default_factory=list, description="Finished evaluation runs at its own rate, seed by seed"
     )
     trouble: str = ""
 

@@ -122,7 +122,9 @@ def test_presets__compare_ablate_and_repeat():
     )
     plan = make_plan(make_arms(spec), {})
     assert spec.name == "seeds of mine"
-    assert [(s.role, s.seed, s.lr) for s in plan.ready] == [("judged", n, None) for n in (4, 5, 6)]
+    assert [(s.role, s.seed, s.lr) for s in plan.ready] == [
+        ("evaluation", n, None) for n in (4, 5, 6)
+    ]
     # What a preset made stands in the spec and means the same when it is read again.
     assert parse_sweep(spec.model_dump(mode="json")) == spec
 
