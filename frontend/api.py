@@ -172,16 +172,6 @@ def hint_of(run_id: str, revision: int) -> str:
     return client().run(run_id).hint
 
 
-@st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def estimated_s(run_id: str, attempt: int) -> float | None:
-    """How long a run takes in all its phases, as finished runs say; None where none does."""
-    try:
-        spec = dict(client().run(run_id).spec)
-        return client().validate(spec).estimate.seconds
-    except CaliftError:
-        return None
-
-
 def is_working(phase: str) -> bool:
     """Whether a run may still change by itself."""
     return phase not in TERMINAL_PHASES

@@ -4,13 +4,13 @@ import importlib.util
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import streamlit as st
 
+from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.runs import RunSummary, Validation
 from calift_core.schema.wire.sweeps import SweepValidation
 from frontend import components, pictures, tables, text
@@ -329,43 +329,42 @@ def can_draw() -> bool:
     return bool(importlib.util.find_spec("kaleido")) and pictures.browser() is not None
 
 
-def progress_share(run: RunSummary) -> float | None:
-    """How much of its phase a working run has done, from 0 to 1."""
-    p = run.progress
-    return (
-        None
-        if p is None or run.phase == "QUEUED" or not p.total_steps
-        else (min(1.0, max(0.0, p.step / p.total_steps)))
-    )
-
-
 def progress_words(run: RunSummary) -> str:
-    """Phase, step and rest of a working run."""
+    """Phase, step and rest of a run that is not over."""
     p = run.progress
     if p is None or run.phase == "QUEUED":
         return "waits for a worker" if run.phase == "QUEUED" else "starting"
     words = p.phase or "working"
     if p.total_steps:
         words += f", step {p.step:,} of {p.total_steps:,}"
-    if p.eta_s is not None:
-        words += f", {text.duration(p.eta_s)} left"
-    return words
+    return f"{words}, {left_words(run)}" if run.eta_seconds is not None else words
 
 
-def rest_words(run: RunSummary, whole_s: float | None, now: datetime | None = None) -> str:
-    """What is left of a working run over all its phases: its estimate less what has passed.
-
-    It is never less than what is left of the phase; empty where nothing is known.
-    """
-    left = run.progress.eta_s if run.progress is not None else None
-    if whole_s is not None and run.started_at is not None:
-        passed = text.elapsed_s(run.started_at, now) or 0.0
-        left = max(left or 0.0, whole_s - passed)
-        # Slower than the runs before it: how much slower, nobody knows.
-        return f"about {text.duration(left)}" if left > 0 else "any moment"
-    if left is None:
+def left_words(job: RunSummary | EvaluationJob) -> str:
+    """How long a job still takes, over all its phases; empty where nothing is known."""
+    if job.eta_seconds is None:
         return ""
-    return f"{text.duration(left)} in this phase"
+    return f"about {text.duration(job.eta_seconds)} left" if job.eta_seconds >= 1 else "nearly done"
+
+
+def progress_bar(job: RunSummary | EvaluationJob, unit: str, *more: str) -> None:
+    """How far a working job is, over all its phases where that is known.
+
+    Args:
+        unit: what its phases count: `step`, `image`.
+        more: said behind it.
+    """
+    p = job.progress
+    assert p is not None
+    share = job.fraction_done
+    if share is None:
+        share = p.step / p.total_steps if p.total_steps else 0.0
+    words = [text.md(w) for w in (p.phase or "working", p.detail) if w]
+    words += [f"{unit} {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
+    words += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
+    words += [f"{text.percent(share)} of all"] if job.fraction_done is not None else []
+    words += [w for w in (left_words(job), *more) if w]
+    st.progress(min(1.0, max(0.0, share)), text=" · ".join(words))
 
 
 def headline_cards(

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.children.process import ManagedProcess
 from backend.storage.artifacts import ArtifactKind, ArtifactStore, publish_artifact
@@ -32,7 +33,10 @@ from backend.store.claims import Claim, Claims
 from backend.store.errors import words_of
 from backend.store.evaluated import EvaluatedRuns
 from backend.store.files import Files
+from backend.store.pace import stored_pace
 from backend.store.records import Records
+from calift_core.data.listing import ScanBudget
+from calift_core.data.workload import Forecast, count_images
 from calift_core.errors import CaliftError, DiskFullError, ModelUnavailableError, StorageError
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.jobs.curves import read_curves
@@ -87,6 +91,10 @@ _INPUTS = "inputs"
 
 #: Folder in a job's folder that stored checkpoints are laid out in.
 _FETCHED = "fetched"
+
+
+#: What may be looked at of a disk to count what a run has to do.
+_SCAN_ENTRIES, _SCAN_S = 100_000, 1.0
 
 
 _NO_ROOM_HINT = "Free some space on the worker's machine, then retry the run."
@@ -152,7 +160,7 @@ class _Attempt:
         storage: StorageHealth,
         draining: Callable[[], bool],
     ) -> None:
-        self._storage = storage
+        self._storage, self._engine = storage, engine
         self._claims, self._records, self._files = Claims(engine), Records(engine), Files(engine)
         self._artifacts = artifacts
         self._claim = claim
@@ -309,6 +317,7 @@ class _Attempt:
             limits=self._limits,
             on_checkpoint=self._checkpointed,
             publish=self._publisher.publish,
+            forecast=self._forecast(),
         )
         kill_at: float | None = None
         while True:
@@ -334,6 +343,18 @@ class _Attempt:
             if kill_at is not None and now >= kill_at:
                 runner.kill()
             time.sleep(self._limits.tick_s)
+
+    def _forecast(self) -> Forecast | None:
+        """What the job will take; None where that cannot be said."""
+        if self._evaluates:
+            return Forecast({"loading": 0.0, "evaluating": 1.0})
+        try:
+            spec = parse_spec(self._claim.spec)
+            work = count_images(spec, ScanBudget(_SCAN_ENTRIES, _SCAN_S))
+            return Forecast.of(work, stored_pace(self._engine, spec, work))
+        except (CaliftError, SQLAlchemyError, OSError) as error:
+            log.info("run %s: no forecast: %s", self._run_id, words_of(error))
+            return None
 
     def _checkpointed(self, step: int) -> None:
         if self._states is not None:

@@ -13,6 +13,7 @@ from backend.logs import RUNNER_LOG
 from backend.store.claims import Claim
 from backend.store.errors import database_away
 from backend.store.records import Records
+from calift_core.data.workload import Forecast
 from calift_core.jobs.curves import read_curves
 from calift_core.schema.records import (
     RECORD,
@@ -39,6 +40,7 @@ class Follower:
         lease: of the claim; told the progress.
         on_checkpoint: called with the step of each checkpoint that is complete.
         publish: takes the results of other runs before they are told; may be called again.
+        forecast: tells how far the whole job is.
 
     Attributes:
         heard_at: when the runner last said something, by the monotonic clock.
@@ -54,6 +56,7 @@ class Follower:
         limits: Limits,
         on_checkpoint: Callable[[int], None],
         publish: Callable[[EvaluationRecord], None] | None = None,
+        forecast: Forecast | None = None,
     ) -> None:
         self.heard_at = time.monotonic()
         self._store = store
@@ -63,6 +66,7 @@ class Follower:
         self._limits = limits
         self._on_checkpoint = on_checkpoint
         self._publish = publish
+        self._forecast = forecast
         self._unpublished: list[EvaluationRecord] = []
         self._lines = JsonlReader(folder / "records.jsonl")
         self._output = Tail(folder / "runner.log")
@@ -108,14 +112,13 @@ class Follower:
     def _take(self, records: list[Record]) -> None:
         self._records += records
         for record in records:
-            if isinstance(record, PhaseRecord):
-                self._lease.progress = Progress(
-                    phase=record.phase, detail=record.detail, updated_at=datetime.now(UTC)
-                )
-            elif isinstance(record, ProgressRecord):
-                self._lease.progress = Progress(
+            if isinstance(record, PhaseRecord | ProgressRecord):
+                progress = Progress(
                     **record.model_dump(exclude={"kind"}), updated_at=datetime.now(UTC)
                 )
+                if self._forecast is not None:
+                    progress = self._forecast.over(progress)
+                self._lease.progress = progress
             elif isinstance(record, ResumedRecord):
                 self._resumed_at = record.step
             elif isinstance(record, CheckpointRecord):
@@ -133,7 +136,7 @@ class Follower:
             return False
         records, text = self._records, self._log
         if records and not self._stored(
-            lambda: self._store.record(self._run_id, self._number, records)
+            lambda: self._store.record(self._run_id, self._number, records, self._lease.progress)
         ):
             return False
         self._records = []

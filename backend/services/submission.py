@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from backend.http.problems import HttpError
 from backend.settings import Settings
 from backend.store.stores import Stores
-from backend.store.submitting import model_label
 from calift_core import catalogue
 from calift_core.data.counting import SuiteCounts
 from calift_core.data.listing import ScanBudget
@@ -288,7 +287,7 @@ class Submission:
             blocking=blocking,
             warnings=list(work.warnings),
             estimate=work.estimate((pace or self._store.results.pace)(spec, work)).model_copy(
-                update={"disk_bytes": self._store.results.disk_of(model_label(spec))}
+                update={"disk_bytes": self._store.results.disk_of(spec.model.label)}
             ),
         )
 

@@ -22,7 +22,6 @@ from backend.services.submission import Submission, check_text, scan_budget
 from backend.settings import Settings
 from backend.store.errors import ConflictError
 from backend.store.stores import Stores
-from backend.store.submitting import model_label
 from backend.store.sweeps import PAUSED_WITH_SWEEP, StoredSweep, SweepRun
 from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.workload import Pace, Workload
@@ -412,7 +411,7 @@ class _Looked:
         """How fast runs like this one were; see `recorded_pace` for what makes them alike."""
         train = spec.train
         key = (
-            model_label(spec), spec.method.kind, train.device, train.precision,
+            spec.model.label, spec.method.kind, train.device, train.precision,
             train.confidence.model_dump_json(), train.adapt, work.trained, work.predicted,
         )  # fmt: skip
         if key not in self._pace:
@@ -515,7 +514,7 @@ def _label_of(arm: Arm) -> str:
     pending = RunSpec.model_validate(
         {"name": "x", "method": {"kind": "zero_shot"}, "model": dict(model)}
     )
-    return model_label(pending)
+    return pending.model.label
 
 
 def _existing(settings: Settings) -> str:

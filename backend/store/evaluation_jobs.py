@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.store.cursors import scope_of
 from backend.store.engine import NOW, reading
 from backend.store.errors import ConflictError
-from backend.store.jobs import JOB_COLUMNS, Jobs
+from backend.store.jobs import JOB_COLUMNS, Jobs, outlook
 from backend.store.models import EvaluatedRun, EvaluationRow, Run
 from backend.store.outbox import enqueue
 from backend.store.queues import queue_of_device
@@ -45,11 +45,16 @@ class EvaluationJobs(Jobs[EvaluationJobSpec, EvaluationJob]):
             .group_by(EvaluationRow.job_id)
         )
         results = {job_id: n for job_id, n in counted}
+        jobs = [EvaluationJob.model_validate(row, from_attributes=True) for row in rows]
         return [
-            EvaluationJob.model_validate(row, from_attributes=True).model_copy(
-                update={"waiting": waits.get(row.id, ""), "results": results.get(row.id, 0)}
+            job.model_copy(
+                update={
+                    "waiting": waits.get(job.id, ""),
+                    "results": results.get(job.id, 0),
+                    **outlook(job),
+                }
             )
-            for row in rows
+            for job in jobs
         ]
 
     def page(

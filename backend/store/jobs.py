@@ -6,6 +6,7 @@ and a working job into ``CANCELLING``, which its worker ends.
 """
 
 from abc import ABC, abstractmethod
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar, Unpack
 
@@ -23,7 +24,16 @@ from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import RunDetail
+from calift_core.schema.wire.runs import RunDetail, RunSummary
+
+
+def outlook(job: RunSummary | EvaluationJob) -> dict[str, float | None]:
+    """How much of a job is done over all its phases, and how long the rest takes."""
+    if job.phase in WORKING_PHASES and job.progress is not None:
+        eta = job.progress.eta_at(datetime.now(UTC))
+        return {"fraction_done": job.progress.run_fraction, "eta_seconds": eta}
+    return {"fraction_done": {"QUEUED": 0.0, "SUCCEEDED": 1.0}.get(job.phase)}
+
 
 RETRYABLE_PHASES = ("FAILED", "CANCELLED")
 #: A job's row as its answers name things.

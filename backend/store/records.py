@@ -9,6 +9,7 @@ from backend.store.models import Run
 from backend.store.rows import Batch, flush, put_points, write_log
 from backend.store.states import add_state_event, fenced
 from calift_core.schema.records import Record
+from calift_core.schema.wire.runs import Progress
 
 #: Points of curves that are put back in one transaction: other writers wait meanwhile.
 _RESTORED_AT_ONCE = 1000
@@ -20,8 +21,17 @@ class Records:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def record(self, run_id: str, attempt: int, records: Sequence[Record]) -> bool:
+    def record(
+        self,
+        run_id: str,
+        attempt: int,
+        records: Sequence[Record],
+        progress: Progress | None = None,
+    ) -> bool:
         """Store what the runner said, all or nothing, in its order. False: fenced off.
+
+        Args:
+            progress: what it comes to, if more is known than the records say.
 
         A `resumed` record deletes the metrics and spectra after its step in the same transaction.
         """
@@ -44,6 +54,7 @@ class Records:
             batch = Batch(run_id, attempt, row.now)
             for item in records:
                 batch.take(item)
+            batch.progress = progress or batch.progress
             flush(connection, batch, row.event_seq, row.log_bytes)
             return True
 

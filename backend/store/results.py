@@ -10,15 +10,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.store.cursors import Cursors, how_many, scope_of
 from backend.store.engine import moment, reading
 from backend.store.models import ArtifactRow, EvaluationRow, ReportRow, Run
+from backend.store.pace import stored_pace
 from backend.store.states import must_exist
-from backend.store.submitting import model_label
-from calift_core.data.workload import Pace, Workload, recorded_pace
+from calift_core.data.workload import Pace, Workload
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.results import Evaluation, Frontier
 
-#: Reports of a model that are looked at for the pace of a run.
-_PACE_REPORTS = 50
 #: Zero-shot runs of a suite that are looked at for those that hold a run's initial model.
 _ZERO_SHOT_RUNS = 50
 #: Finished runs whose files tell how much a run keeps.
@@ -199,21 +197,8 @@ class Results:
         return [row.id for row in rows if all(row.data.get(k) == own["data"].get(k) for k in same)]
 
     def pace(self, spec: RunSpec, work: Workload) -> Pace | None:
-        """How fast finished runs say that a run like this one is, if any do."""
-        body = ReportRow.body
-        parts = ("spec", "environment", "data", "timings_s")
-        wall = (Run.finished_at - Run.started_at).label("wall_s")
-        with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(*(body[part].label(part) for part in parts), wall)
-                .join(Run, Run.id == ReportRow.run_id)
-                .where(Run.model == model_label(spec), Run.phase == "SUCCEEDED")
-                # The report of a run that was taken up again tells of its last attempt alone.
-                .where(ReportRow.attempt == 1)
-                .order_by(Run.finished_at.desc())
-                .limit(_PACE_REPORTS)
-            ).all()
-        return recorded_pace([row._asdict() for row in rows], spec, work)
+        """As `stored_pace`."""
+        return stored_pace(self._engine, spec, work)
 
     def disk_of(self, model: str) -> int | None:
         """Bytes that a finished run of a model keeps: the mean of the newest; None: there is none.

@@ -22,13 +22,13 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from backend.store.cursors import how_many, scope_of
 from backend.store.engine import NOW, moment, reading, writing
-from backend.store.jobs import JOB_COLUMNS, Jobs
+from backend.store.jobs import JOB_COLUMNS, Jobs, outlook
 from backend.store.models import ReportRow, Run, RunTag, SpectrumRow, Sweep
 from backend.store.outbox import enqueue
 from backend.store.queues import queue_of
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
-from backend.store.submitting import find_earlier, insert_row, model_label, set_tags
+from backend.store.submitting import find_earlier, insert_row, set_tags
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.report import SpectrumReport
@@ -51,9 +51,8 @@ class Runs(Jobs[RunSpec, RunDetail]):
         ).scalar()
         known = {name: (report or {}).get(name) or {} for name in ("environment", "resolved")}
         waits = why_jobs_wait(connection, self._quotas, [row])
-        return RunDetail.model_validate(row, from_attributes=True).model_copy(
-            update={"waiting": waits.get(row.id, ""), **known}
-        )
+        run = RunDetail.model_validate(row, from_attributes=True)
+        return run.model_copy(update={"waiting": waits.get(row.id, ""), **known, **outlook(run)})
 
     def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
         """The run, or the evaluation job, that a request with this key made before, if any.
@@ -250,7 +249,8 @@ _LIST_COLUMNS = tuple(c for c in JOB_COLUMNS if c.key not in ("spec", "notes"))
 
 def summary_of(row: Row[*tuple[Any, ...]]) -> RunSummary:
     """The answer of a row of the list's columns."""
-    return RunSummary.model_validate(row, from_attributes=True)
+    run = RunSummary.model_validate(row, from_attributes=True)
+    return run.model_copy(update=outlook(run))
 
 
 def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
@@ -260,7 +260,7 @@ def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
         connection,
         spec,
         now,
-        model=model_label(spec),
+        model=spec.model.label,
         seed=spec.train.seed,
         queue=queue_of(spec),
         **values,

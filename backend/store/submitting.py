@@ -192,10 +192,3 @@ def new_id() -> str:
         made = secrets.token_hex(6)
         if not set(made) <= set("0123456789e"):  # `12e456789012` is infinite
             return made
-
-
-def model_label(spec: RunSpec) -> str:
-    """`ViT-B-16/openai`: the model as one word."""
-    return (
-        f"{spec.model.name}/{spec.model.pretrained}" if spec.model.pretrained else spec.model.name
-    )

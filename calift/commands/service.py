@@ -21,6 +21,7 @@ from calift.commands.console import (
     percent,
     plain_text,
     print_json,
+    progress_text,
     show,
     sigma_text,
 )
@@ -178,10 +179,10 @@ def _show_run(run: RunDetail) -> None:
         ("finished", run.finished_at.isoformat(timespec="seconds") if run.finished_at else None),
     ]
     if run.progress and run.phase not in TERMINAL_PHASES:
-        p = run.progress
-        rows.append(
-            ("progress", f"{p.phase} {p.step}/{p.total_steps}, {duration_text(p.eta_s)} left")
-        )
+        rows += [
+            ("progress", f"{run.progress.phase}{progress_text(run.progress)}"),
+            ("of all", f"{percent(run.fraction_done)}, {duration_text(run.eta_seconds)} left"),
+        ]
     if s:
         rows += [
             ("ID accuracy", percent(s.id_accuracy)),
@@ -216,6 +217,8 @@ def runs_table(runs: Sequence[RunSummary], title: str | None = None) -> Table:
             else ("–",) * 5
         )
         phase = run.phase + (f" ({run.reason})" if run.reason else "")
+        if run.eta_seconds is not None:
+            phase += f" {percent(run.fraction_done, 0)}, {duration_text(run.eta_seconds)} left"
         table.add_row(run.id, plain_text(run.name), phase, *numbers)
     return table
 

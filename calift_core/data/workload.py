@@ -15,7 +15,7 @@ from calift_core.data.listing import ScanBudget, corruption_plan, steps_per_epoc
 from calift_core.errors import CaliftError
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.train import ConfidenceSpec
-from calift_core.schema.wire.runs import Estimate
+from calift_core.schema.wire.runs import Estimate, Progress
 
 #: TS-P: levels including the clean one, as published; images and bisections that find them.
 NOISE_LEVELS, NOISE_IMAGES, NOISE_STEPS = 10, 512, 10
@@ -178,6 +178,56 @@ def count_images(
         problems=tuple(problems),
         warnings=(*warnings, *counts.warnings),
     )
+
+
+class Forecast:
+    """How far a run is over all its phases, from how far it is in one.
+
+    What it should take says how much of the run a phase is; the speed is that of this run, as soon
+    as its phase tells how much time is left. A fraction never falls.
+
+    Args:
+        seconds: what each phase should take, in order.
+        known: whether finished runs tell so; else only the ratios count.
+    """
+
+    def __init__(self, seconds: Mapping[str, float], *, known: bool = False) -> None:
+        self._seconds, self._order = seconds, list(seconds)
+        self._total = sum(seconds.values())
+        self._slowness = 1.0 if known else None
+        self._fraction = 0.0
+
+    @classmethod
+    def of(cls, work: Workload, pace: Pace | None) -> Forecast | None:
+        """That of a run; None where it is not known how much there is to do."""
+        found = pace if pace is not None and work.phases(pace) else _NOMINAL
+        if work.predicted is None:
+            return None
+        per_s = found.predicted_per_s or 1.0
+        training = work.trained / (found.trained_per_s or 1.0) + work.training_images / per_s
+        after = (work.predicted - work.training_images) / per_s
+        seconds = {"loading": found.fixed_s, "training": training, "evaluating": after}
+        return cls(seconds, known=found is pace)
+
+    def over(self, p: Progress) -> Progress:
+        """Progress in a phase, with that of the whole run."""
+        phase = "training" if p.phase == "pretraining" else p.phase
+        at = self._order.index(phase) if phase in self._order else len(self._order)
+        before = sum(self._seconds[name] for name in self._order[:at])
+        own = self._seconds.get(phase, 0.0)
+        share = min(1.0, p.step / p.total_steps) if p.total_steps else 0.0
+        if self._total:
+            now = (before + share * own) / self._total
+            self._fraction = max(self._fraction, min(now, 0.99))  # it is not over while it is saved
+        if p.eta_s is not None and own * (1 - share) > 0:
+            self._slowness = p.eta_s / (own * (1 - share))
+        left = (1 - self._fraction) * self._total
+        eta_s = None if self._slowness is None else self._slowness * left
+        return p.model_copy(update={"run_fraction": self._fraction, "run_eta_s": eta_s})
+
+
+#: Of a machine that nothing is known of: a step is a forward pass and a backward one of twice that.
+_NOMINAL = Pace(1.0, 3.0, "")
 
 
 def evaluation_phases(runs: Iterable[tuple[int | None, Pace | None]]) -> dict[str, float] | None:

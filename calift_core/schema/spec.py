@@ -49,6 +49,11 @@ class ModelSpec(Frozen):
         "open_clip tag, a .safetensors or .pt path, or none for random weights",
     )
 
+    @property
+    def label(self) -> str:
+        """`ViT-B-16/openai`: the model as one word."""
+        return f"{self.name}/{self.pretrained}" if self.pretrained else self.name
+
     @model_validator(mode="before")
     @classmethod
     def _brings_its_own(cls, value: Any) -> Any:

@@ -48,9 +48,8 @@ def _working(runs: list[RunSummary]) -> None:
             "name": run.name,
             "method": run.method,
             "phase": text.phase_mark(run.phase),
-            "share": page.progress_share(run),
+            "share": run.fraction_done if run.phase != "QUEUED" else None,
             "progress": page.progress_words(run),
-            "rest": _rest(run),
             "age": text.age(run.started_at or run.created_at),
         }
         for run in runs
@@ -61,7 +60,6 @@ def _working(runs: list[RunSummary]) -> None:
         Column("phase", "Status", "mark"),
         Column("share", "Done", "share"),
         Column("progress", "Progress"),
-        Column("rest", "Left, all phases"),
         Column("age", "Since"),
     ]
     opened, _ = page.rows(
@@ -72,12 +70,6 @@ def _working(runs: list[RunSummary]) -> None:
     )
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": runs[opened].id})
-
-
-def _rest(run: RunSummary) -> str:
-    if run.phase == "QUEUED":
-        return ""
-    return page.rest_words(run, api.estimated_s(run.id, run.attempt))
 
 
 def _newest(run: RunSummary) -> None:

@@ -335,7 +335,7 @@ def running(store: Stores, *, name: str, kind: Kind, steps: int = 600) -> str:
         ttl_s=3600,
         progress=Progress(
             phase="training", detail="epoch 2 of 4", step=done, total_steps=steps,
-            samples_per_s=812.0, eta_s=114.0,
+            samples_per_s=812.0, eta_s=114.0, run_fraction=0.3, run_eta_s=90_000.0,
         ),
     )  # fmt: skip
     report_in(store, run_id)

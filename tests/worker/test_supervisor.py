@@ -147,6 +147,8 @@ def test_supervise__success_stores_everything_and_cleans_up(bench, monkeypatch):
     assert bench.attempt(run_id) == "succeeded"
     run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("SUCCEEDED", None)
+    assert run.progress is not None
+    assert run.progress.run_fraction == 0.99  # saving was the last that it said
     assert run.summary is not None
     assert run.summary == said.RECORDED[-1].summary
     assert bench.steps(run_id) == list(range(1, 11))

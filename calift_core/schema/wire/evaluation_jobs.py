@@ -6,7 +6,7 @@ from pydantic import Field
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.wire.runs import Progress, RunPhase
+from calift_core.schema.wire.runs import ETA_SECONDS, FRACTION_DONE, Progress, RunPhase
 
 
 class EvaluationSubmit(EvaluationJobSpec):
@@ -52,6 +52,8 @@ class EvaluationJob(Frozen):
     finished_at: datetime | None = None
     heartbeat_at: datetime | None = None
     progress: Progress | None = None
+    fraction_done: float | None = FRACTION_DONE
+    eta_seconds: float | None = ETA_SECONDS
 
 
 class EvaluationJobPage(Frozen):

@@ -65,15 +65,35 @@ class RunClone(Frozen):
 
 
 class Progress(Frozen):
-    """Where a working run is."""
+    """Where a working run is: in its phase, and over all phases as far as that can be foretold."""
 
     phase: str = ""
     detail: str = ""
     step: int = 0
     total_steps: int = 0
     samples_per_s: float | None = None
-    eta_s: float | None = None
+    eta_s: float | None = Field(default=None, description="Seconds that are left of the phase")
+    run_fraction: float | None = Field(default=None, description="From 0 to 1, over all phases")
+    run_eta_s: float | None = Field(default=None, description="Seconds that were left of the run")
     updated_at: datetime | None = None
+
+    def eta_at(self, now: datetime) -> float | None:
+        """Seconds that are left of the run."""
+        if self.run_eta_s is None or self.updated_at is None:
+            return self.run_eta_s
+        passed = max(0.0, (now - self.updated_at).total_seconds())
+        return max(0.0, self.run_eta_s - passed)
+
+
+FRACTION_DONE = Field(
+    default=None,
+    description="From 0 to 1, over start, training, evaluation and saving: 0 while it waits, 1 "
+    "when it has succeeded, null where it is not known",
+)
+ETA_SECONDS = Field(
+    default=None,
+    description="Seconds until it ends, over all phases, of one that works; null: not known",
+)
 
 
 class RunSummary(Frozen):
@@ -120,6 +140,8 @@ class RunSummary(Frozen):
     finished_at: datetime | None = None
     heartbeat_at: datetime | None = None
     progress: Progress | None = None
+    fraction_done: float | None = FRACTION_DONE
+    eta_seconds: float | None = ETA_SECONDS
     summary: Summary | None = None
 
     @property

@@ -69,18 +69,12 @@ def status(job: EvaluationJob) -> None:
         st.error(f"{why}\n\n{text.md_prose(job.hint)}", icon=":material/error:")
     elif job.message and job.phase != "CANCELLED":
         st.caption(text.md_prose(job.message))
-    p = job.progress
     if job.phase in TERMINAL_PHASES:
         return
-    if p is None or job.phase == "QUEUED":
+    if job.progress is None or job.phase == "QUEUED":
         st.caption(text.md_prose(job.waiting or "Waits for a worker."))
         return
-    words = [text.md(p.phase or "working")] + ([text.md(p.detail)] if p.detail else [])
-    words += [f"image {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
-    words += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
-    words += [f"{text.duration(p.eta_s)} left"] if p.eta_s is not None else []
-    share = p.step / p.total_steps if p.total_steps else 0.0
-    st.progress(min(1.0, max(0.0, share)), text=" · ".join(words))
+    page.progress_bar(job, "image")
 
 
 def actions(job: EvaluationJob, locked: str) -> None:

@@ -54,18 +54,7 @@ def _progress(run: RunDetail) -> None:
             icon=":material/schedule:" if waiting else ":material/hourglass_top:",
         )
         return
-    share = p.step / p.total_steps if p.total_steps else 0.0
-    words = [text.md(p.phase or "working")]
-    if p.detail:
-        words.append(text.md(p.detail))
-    if p.total_steps:
-        words.append(f"step {p.step:,} of {p.total_steps:,}")
-    if p.samples_per_s is not None:
-        words.append(f"{p.samples_per_s:,.0f} samples/s")
-    if p.eta_s is not None:
-        words.append(f"{text.duration(p.eta_s)} left in this phase")
-    words.append(f"last heartbeat {text.age(run.heartbeat_at or p.updated_at)}")
-    st.progress(min(1.0, max(0.0, share)), text=" · ".join(words))
+    page.progress_bar(run, "step", f"last heartbeat {text.age(run.heartbeat_at or p.updated_at)}")
 
 
 def actions(run: RunDetail) -> None:

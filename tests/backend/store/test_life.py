@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -33,7 +34,8 @@ from tests.conftest import SEARCH, spec_of
 
 def test_life__from_queue_to_success(store: Stores) -> None:
     run_id = store.runs.submit(spec_of(tags=["x"]), priority=3)
-    assert store.runs.get(run_id).phase == "QUEUED"
+    waits = store.runs.get(run_id)
+    assert (waits.phase, waits.fraction_done, waits.eta_seconds) == ("QUEUED", 0.0, None)
     (row,) = store.outbox.unsent()
     assert (row.run_id, row.queue, row.priority) == (run_id, "cpu", 3)
     store.outbox.mark_sent(row.id)
@@ -46,12 +48,20 @@ def test_life__from_queue_to_success(store: Stores) -> None:
     assert store.runs.get(run_id).phase == "STARTING"
     assert store.records.record(run_id, 1, [r.PhaseRecord(phase="training")])
     assert store.runs.get(run_id).phase == "RUNNING"
-    progress = Progress(phase="training", step=3, total_steps=9)
+    now = datetime.now(UTC)
+    progress = Progress(
+        phase="training", step=3, total_steps=9, run_fraction=0.4, run_eta_s=500, updated_at=now
+    )
     assert store.claims.heartbeat(run_id, 1, ttl_s=60, progress=progress).held
-    assert store.runs.get(run_id).progress == progress
+    ((listed,), *_) = store.runs.page()
+    for run in (store.runs.get(run_id), listed):
+        assert (run.progress, run.fraction_done) == (progress, 0.4)
+        assert 0 < (run.eta_seconds or 0) <= 500
+    assert progress.eta_at(now + timedelta(seconds=200)) == 300
+    assert progress.eta_at(now + timedelta(seconds=501)) == 0
     assert store.claims.finish(run_id, 1, phase="SUCCEEDED")
     run = store.runs.get(run_id)
-    assert run.phase == "SUCCEEDED"
+    assert (run.phase, run.fraction_done, run.eta_seconds) == ("SUCCEEDED", 1.0, None)
     assert run.finished_at is not None
     states = [e.data["phase"] for e in store.history.events_after(run_id)[0] if e.kind == "state"]
     assert states == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]

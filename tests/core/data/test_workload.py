@@ -5,8 +5,16 @@ from typing import Any
 
 import pytest
 
+from calift_core.data.counting import SuiteCounts
 from calift_core.data.suites.load import load_suite
-from calift_core.data.workload import NOISE_IMAGES, Pace, count_images, recorded_pace
+from calift_core.data.workload import (
+    NOISE_IMAGES,
+    Forecast,
+    Pace,
+    Workload,
+    count_images,
+    recorded_pace,
+)
 from calift_core.evaluation.items import n_images_of
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
@@ -14,6 +22,7 @@ from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.records import MetricsRecord, ProgressRecord, Record
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, parse_spec
+from calift_core.schema.wire.runs import Progress
 
 PACE = Pace(100.0, 1000.0, "a pace")
 
@@ -263,3 +272,45 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     estimate = work.estimate(pace)
     assert estimate.seconds == pytest.approx(told.timings_s["total_s"], rel=0.05)
     assert "of a finished run of" in estimate.basis
+
+
+@pytest.mark.parametrize(("known", "slowness"), [(True, 1.0), (True, 2.5), (False, 0.1)])
+def test_forecast__time_passed_and_time_left_are_the_whole_at_every_point(
+    known: bool, slowness: float
+) -> None:
+    """Of a run whose phases all take `slowness` times what was said."""
+    said = {"loading": 4.0, "training": 60.0, "evaluating": 36.0}
+    forecast, passed, fractions = Forecast(said, known=known), 0.0, [0.0]
+    begun = forecast.over(Progress(phase="loading"))
+    assert begun.run_eta_s == (100.0 if known else None)
+    passed += 4.0 * slowness
+    for phase in ("training", "evaluating"):
+        forecast.over(Progress(phase=phase))
+        for step in range(1, 10):
+            passed += said[phase] * slowness / 10
+            left = said[phase] * slowness * (1 - step / 10)
+            now = forecast.over(Progress(phase=phase, step=step, total_steps=10, eta_s=left))
+            assert now.run_eta_s is not None
+            assert passed + now.run_eta_s == pytest.approx(100.0 * slowness)
+            assert now.run_fraction == pytest.approx(passed / (100.0 * slowness))
+            fractions.append(now.run_fraction or 0.0)
+        passed += said[phase] * slowness / 10
+    again = forecast.over(Progress(phase="evaluating", detail="features"))
+    saved = forecast.over(Progress(phase="saving"))
+    fractions += [again.run_fraction or 0.0, saved.run_fraction or 0.0]
+    assert fractions == sorted(fractions)
+    assert saved.run_fraction == 0.99
+
+
+def test_forecast__of_a_run_counts_what_its_estimate_counts() -> None:
+    spec = cifar()
+    work = count_images(spec)
+    pace = Pace(100.0, 400.0, "", fixed_s=7.0)
+    estimate = work.estimate(pace).seconds
+    forecast = Forecast.of(work, pace)
+    assert forecast is not None
+    assert forecast.over(Progress(phase="loading")).run_eta_s == pytest.approx(estimate)
+    unknown = Forecast.of(work, None)
+    assert unknown is not None
+    assert unknown.over(Progress(phase="loading")).run_eta_s is None
+    assert Forecast.of(Workload(SuiteCounts(basis="")), pace) is None
