@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,33 +100,52 @@ def left_out(scores: TopLabel) -> Doubles:
 def gather(folder: Path, suite: str, *, target: Path = RECORDS) -> Path:
     """Make the suite's record of the runs in a folder; returns its file.
 
-    A row that has fewer runs there than the record has stays as the record has it.
+    A row of which the record has runs that are not in the folder keeps them: the folder's others
+    are added to it.
     """
-    about, arrays = _stored(suite, target)
-    stored = Counter(run["row"] for run in about)
+    stored, arrays = _stored(suite, target)
     files = [f for f in sorted(folder.glob("*.npz")) if not f.name.endswith(".part.npz")]
-    found = {file: Run.read(file) for file in files}
-    here = Counter(run.about["row"] for run in found.values())
-    older = {row for row, n in stored.items() if n > here[row]}
-    new_runs, new_arrays = _summary([r for r in found.values() if r.about["row"] not in older])
-    arrays = {at: of for at, of in arrays.items() if at.split("/")[1] in older}
-    runs = [run for run in about if run["row"] in older] + new_runs
-    moved = np.array([sum(r["row"] in older for r in about[:i]) for i in range(len(about))])
-    for at, of in arrays.items():
+    found = [Run.read(file) for file in files]
+    here = {identity(run.about) for run in found}
+    older = {run["row"] for run in stored if identity(run) not in here}
+    known = {identity(run) for run in stored if run["row"] in older}
+    new, new_arrays = _summary([run for run in found if identity(run.about) not in known])
+    runs = [run for run in stored if run["row"] in older]
+    place = {i: runs.index(run) for i, run in enumerate(stored) if run["row"] in older}
+    kept = {at: of for at, of in arrays.items() if at.split("/")[1] in older}
+    for at, of in kept.items():
         if at.startswith("runs/"):  # the first column is the run's place in `about`
-            of[:, :, 0] = moved[of[:, :, 0].astype(int)]
+            of[:, :, 0] = np.vectorize(place.__getitem__)(of[:, :, 0].astype(int))
+    merged = dict(kept)
     for at, of in new_arrays.items():
         if at.startswith("runs/"):
-            of[:, :, 0] += len(runs) - len(new_runs)
-    arrays |= new_arrays
-    arrays["about"] = np.frombuffer(json.dumps({"runs": runs}).encode(), dtype=np.uint8)
+            of[:, :, 0] += len(runs)
+            merged[at] = np.concatenate([kept[at], of]) if at in kept else of
+        elif at in kept:
+            key = "runs/" + "/".join(at.split("/")[1:4])
+            n, m = len(kept[key]), len(new_arrays[key])
+            merged[at] = ((n * kept[at].astype(float) + m * of) / (n + m)).astype(of.dtype)
+        else:
+            merged[at] = of
+    runs += new
+    merged["about"] = np.frombuffer(json.dumps({"runs": runs}).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **merged)  # type: ignore[arg-type]
     target.mkdir(parents=True, exist_ok=True)
     out = target / f"{suite}.npz.xz"
     atomic_write_bytes(out, lzma.compress(buffer.getvalue(), preset=6))
     print(f"{out}: {len(runs)} runs, {out.stat().st_size:,} bytes")
     return out
+
+
+def identity(about: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a run from the others of its suite."""
+    return about["row"], about.get("lr"), about.get("seed"), about["pretraining"]
+
+
+def recorded(suite: str, folder: Path = RECORDS) -> set[tuple[Any, ...]]:
+    """Runs that the repository keeps."""
+    return {identity(about) for about in _stored(suite, folder)[0]}
 
 
 def _stored(suite: str, folder: Path) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:

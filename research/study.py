@@ -36,7 +36,7 @@ from calift_core.models.loading import weights_sha256
 from research.benches import BENCHES, Bench, Data, load
 from research.derived import DERIVED, NEEDED, Finished, made, peers, save_logits
 from research.recipes import ZERO_SHOT
-from research.records import gather, selection_record
+from research.records import gather, recorded, selection_record
 from research.scoring import uses
 from research.training import (
     ask,
@@ -308,12 +308,27 @@ def cells(place: Place, names: Sequence[str]) -> Iterator[Cell]:
                     yield Cell(BY_NAME[name], lr, seed, tuple(points))
 
 
-def confirm(place: Place, names: Sequence[str], seeds: Sequence[int] = ()) -> None:
-    """Every confirming run that is missing, of all seeds where none are named."""
+def confirm(
+    place: Place, names: Sequence[str], seeds: Sequence[int] = (), *, again: bool = False
+) -> None:
+    """Every confirming run that is missing, of all seeds where none are named.
+
+    Args:
+        place: of the runs.
+        names: of rows.
+        seeds: of runs; empty: all.
+        again: also those that the repository keeps; what is derived needs FLYP's weights.
+    """
     held: dict[int, tuple[Clip, dict[str, np.ndarray]]] = {}
     data: Data | None = None
     every = [c for c in cells(place, names) if c.seed in (seeds or SEEDS)]
-    todo = [c for c in every if not _file(place, c).is_file()]
+    kept = set() if again else recorded(place.bench.name)
+    todo = [
+        cell
+        for cell in every
+        if not _file(place, cell).is_file()
+        and (cell.row.name, cell.lr, cell.seed, cell.pretraining) not in kept
+    ]
     print(f"{len(todo)} confirming runs on {place.bench.name}", flush=True)
     for cell in todo:
         if data is None:
@@ -490,6 +505,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", choices=BENCHES, required=True)
     parser.add_argument("--rows", default=",".join(BY_NAME))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="of confirm")
+    parser.add_argument(
+        "--again", action="store_true", help="confirm also what the repository keeps"
+    )
     options = parser.parse_args(arguments)
     place = Place(BENCHES[options.suite], options.out)
     names = options.rows.split(",")
@@ -506,7 +524,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "select":
         select(place, names)
     else:
-        confirm(place, names, [int(seed) for seed in options.seeds.split(",")])
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        confirm(place, names, seeds, again=options.again)
 
 
 if __name__ == "__main__":
