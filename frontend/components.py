@@ -124,21 +124,33 @@ def _edges(given: Any) -> tuple[float, float] | None:
     return (float(given[0]), float(given[1])) if given[0] <= given[1] else None
 
 
-def gallery(data: Mapping[str, Any], *, key: str, opened: Callable[[int], None]) -> None:
+def gallery(
+    data: Mapping[str, Any],
+    *,
+    key: str,
+    opened: Callable[[int], None],
+    alike: Callable[[int], None] = lambda _: None,
+) -> None:
     """Images with what is said of each.
 
     Args:
         data: see `gallery.js`.
         opened: called before the page is drawn again, with the place of the image that somebody
             opened.
+        alike: the same of the image that others are to be like.
     """
 
-    def clicked() -> None:
-        at = st.session_state[key].get("open")
+    def told(name: str, call: Callable[[int], None]) -> None:
+        at = st.session_state[key].get(name)
         if isinstance(at, int) and 0 <= at < len(data["items"]):
-            opened(at)
+            call(at)
 
-    _component("gallery")(key=key, data=data, on_open_change=clicked)
+    _component("gallery")(
+        key=key,
+        data=data,
+        on_open_change=lambda: told("open", opened),
+        on_alike_change=lambda: told("alike", alike),
+    )
 
 
 def rows(

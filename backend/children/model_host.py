@@ -17,7 +17,7 @@ from starlette.background import BackgroundTask
 from backend.http.middleware import PICTURE_TYPE
 from backend.http.problems import HttpError
 from calift_core.client.connection import at
-from calift_core.schema.wire.answers import TriedPicture
+from calift_core.schema.wire.answers import TextFeatures, TriedPicture
 
 #: A model may take minutes to load or to export; an address that is none is told at once.
 _TIMEOUT = httpx.Timeout(900.0, connect=5.0)
@@ -56,9 +56,17 @@ class ModelHost:
             content=picture,
             headers={"Content-Type": PICTURE_TYPE},
         )
-        body = await answer.aread()
-        await answer.aclose()
-        return TriedPicture.model_validate_json(body)
+        return TriedPicture.model_validate_json(await _body(answer))
+
+    async def text_features(self, run_id: str, text: str) -> TextFeatures:
+        """A unit vector of a text, by a run's text tower.
+
+        Raises:
+            HttpError: as `ask`.
+        """
+        path = at("/runs", run_id, "text-features")
+        answer = await self._send("GET", path, params={"text": text})
+        return TextFeatures.model_validate_json(await _body(answer))
 
     async def zipped(self, run_id: str, calibrator: str, initial: str | None) -> Response:
         """The zip of a run's model, as it comes.
@@ -100,6 +108,12 @@ class ModelHost:
                 hint="Try again; whoever runs the service sees it as CALIFT_MODELS_URL.",
             ) from error
         raise _problem(answer.status_code, body)
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    body = await answer.aread()
+    await answer.aclose()
+    return body
 
 
 def _problem(status: int, body: bytes) -> HttpError:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from numpy.typing import NDArray
 
 from backend.http.concurrency import Place
 from backend.routes.deps import (
@@ -81,22 +83,49 @@ def _responses(description: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-@router.get("/evaluations/{evaluation_id}/samples", dependencies=[ANALYSIS])
+async def _text_features(
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    query: Annotated[SamplesQuery, Query()],
+) -> NDArray[np.float64] | None:
+    """What the run's text tower makes of the text that is searched for; asked once."""
+    if query.text is None:
+        return None
+    subject = await run_in_threadpool(services.library.subject, evaluation_id)
+    run_id = str(subject.source.run_id)
+    key, memory = ("text-features", run_id, query.text), services.library.memory
+    found: NDArray[np.float64] | None = memory.get("numbers", key)
+    if found is None:
+        with services.limits["pictures"].place(principal.name) as place:
+            async with place.turn():
+                models = services.model_host or services.trials
+                found = np.array((await models.text_features(run_id, query.text)).values)
+        memory.put("numbers", key, found)
+    return found
+
+
+@router.get("/evaluations/{evaluation_id}/samples", responses={409: {}})
 @allow("read")
 def list_samples(
-    evaluation_id: EvaluationId, services: ServicesDep, query: Annotated[SamplesQuery, Query()]
+    evaluation_id: EvaluationId,
+    services: ServicesDep,
+    query: Annotated[SamplesQuery, Query()],
+    text_features: Annotated[Any, Depends(_text_features)],
+    _: Annotated[None, ANALYSIS],  # after the model's turn: nothing waits for that
 ) -> SamplePage:
     """Samples one by one: of a bin, a cell or a condition, with what the model says of each.
 
     With `against` each comes with the other model's answer, and may be asked for by what was gained
-    or lost.
+    or lost. With `text` or `like` those come first whose stored features have the largest cosine
+    with what the run's own towers make of that text or image.
     """
     cursors = services.store.cursors
     subject = services.library.subject(evaluation_id)
     filters = query.model_dump(mode="json", exclude={"cursor", "top", "limit"})
     scope = scope_of("samples", evaluation_id, subject.open().digest, filters)
     offset = 0 if query.cursor is None else int(cursors.read(query.cursor, scope)[0])
-    page = services.explorer.samples(subject, query, offset=offset)
+    page = services.explorer.samples(subject, query, offset=offset, text_features=text_features)
     end = offset + len(page.items)
     if end >= page.n_matching:
         return page

@@ -19,7 +19,8 @@ from backend.routes.deps import (
     turn_for,
     uploads,
 )
-from calift_core.schema.wire.answers import TriedPicture
+from calift_core.schema.wire.answers import TextFeatures, TriedPicture
+from calift_core.schema.wire.queries import TextQuery
 
 router = APIRouter(tags=["results"])
 
@@ -55,6 +56,22 @@ async def try_picture(
         raise HttpError(400, "BAD_REQUEST", "the picture ended too early.") from None
     async with place.turn():
         return await (services.model_host or services.trials).ask(run_id, picture)
+
+
+@router.get("/runs/{run_id}/text-features", responses={409: {}})
+@allow("read")
+async def get_text_features(
+    run_id: RunId,
+    services: ServicesDep,
+    query: Annotated[TextQuery, Query()],
+    place: Annotated[Place, place_for("pictures")],
+) -> TextFeatures:
+    """A unit vector of a text in the space of a run's image features, by its own text tower.
+
+    The model is loaded when it is first asked, which takes seconds, and kept for a while.
+    """
+    async with place.turn():
+        return await (services.model_host or services.trials).text_features(run_id, query.text)
 
 
 #: What an exported model can be given; the last four read the initial model's logits as well.

@@ -1,4 +1,4 @@
-"""What finished runs say of a picture that somebody brings along.
+"""What finished runs say of a picture that somebody brings along, or of a text.
 
 The API loads no model and opens no image. Models live in one process
 (`calift_core.shipping.trying`) that is begun by the first question and ends when nobody asks: its
@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
 from calift_core.child_process import Child, ChildEndedError
 from calift_core.errors import SpecError, UnreadableImageError
-from calift_core.schema.wire.answers import TriedPicture
+from calift_core.schema.wire.answers import TextFeatures, TriedPicture
 from calift_core.schema.wire.results import Source
-from calift_core.shipping.questions import ASK, FORGET, OPEN, question
+from calift_core.shipping.questions import ASK, EMBED, FORGET, OPEN, question
 
 #: Models that are kept at once, the newest: as many as the page asks about a picture. With fewer,
 #: each run asked would end the one that the next picture is asked of first.
@@ -74,18 +75,38 @@ class Trials:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._ask, run_id, picture)
 
-    def _ask(self, run_id: str, picture: bytes) -> TriedPicture:
-        run = self._store.runs.get(run_id)
+    async def text_features(self, run_id: str, text: str) -> TextFeatures:
+        """A unit vector of a text, by a run's text tower.
+
+        Raises:
+            HttpError: as `ask`.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._embed, run_id, text)
+
+    def _embed(self, run_id: str, text: str) -> TextFeatures:
         host = self._host(run_id)
+        with self._refused(run_id):
+            params = question(EMBED, host.folder, host.kept, text.encode())
+            return TextFeatures.model_validate_json(self._models.ask(params))
+
+    @contextmanager
+    def _refused(self, run_id: str) -> Iterator[None]:
         try:
-            pixels = self._pixels(host, picture)
-            params = question(ASK, host.folder, host.kept, pixels)
-            tried = TriedPicture.model_validate_json(self._models.ask(params))
+            yield
         except UnreadableImageError as error:
             raise HttpError(422, error.code, error.message, hint=error.hint) from error
         except ChildEndedError as error:
             self._drop(run_id)
             raise HttpError(503, "MODEL_AWAY", error.message, hint="Try again.") from error
+
+    def _ask(self, run_id: str, picture: bytes) -> TriedPicture:
+        run = self._store.runs.get(run_id)
+        host = self._host(run_id)
+        with self._refused(run_id):
+            pixels = self._pixels(host, picture)
+            params = question(ASK, host.folder, host.kept, pixels)
+            tried = TriedPicture.model_validate_json(self._models.ask(params))
         known = {e.dataset: e.id for e in self._store.results.run_evaluations(run_id)}
         alike = [
             one.model_copy(update={"evaluation_id": known.get(one.dataset)})

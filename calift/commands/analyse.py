@@ -6,8 +6,9 @@ service is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +21,14 @@ from calift.commands.analyse_tables import (
     show_ledger,
     show_measures,
     show_ood,
+    show_search,
     show_slices,
     show_transfer,
 )
 from calift.commands.console import JsonFlag, make_client, require_torch
 from calift.commands.query_options import takes
 from calift.commands.shipping import folder_of
-from calift_core.errors import DataError, LeakageError, ServiceError, SpecError
+from calift_core.errors import DataError, LeakageError, NotFoundError, ServiceError, SpecError
 from calift_core.schema.wire.queries import (
     AuditQuery,
     BudgetQuery,
@@ -37,10 +39,11 @@ from calift_core.schema.wire.queries import (
     OodQuery,
     Query,
     RunSlicesQuery,
+    SamplesQuery,
     SlicesQuery,
     TransferQuery,
 )
-from calift_core.schema.wire.results import SlicePage
+from calift_core.schema.wire.results import SamplePage, SlicePage
 
 if TYPE_CHECKING:
     from calift_core.analysis.explorer import Explorer
@@ -207,6 +210,60 @@ def _encoded(run: str, folders: list[str]) -> dict[str, OodImages]:
 
     model = CalibratedClassifier.load(run)
     return {Path(one).name: encoded(model, one) for one in folders}
+
+
+@analyse_app.command("search", epilog='Example: calift analyse search RUN "red letters on white"')
+@takes(
+    SamplesQuery,
+    arguments=("text",),
+    without=("sort", "descending", "n_bins", "scheme", "norm", "top"),
+)
+def analyse_search(
+    target: Annotated[
+        str, typer.Argument(help="A run's folder or RUN_ID; of one data set a file or its id.")
+    ],
+    query: SamplesQuery,
+    as_json: JsonFlag = False,
+) -> None:
+    """Images most like a text, or with --like ID most like one of them, by the run's own towers."""
+    if query.text is None and query.like is None:
+        raise SpecError("a search must have a TEXT, or --like with an image's id, got neither")
+    if _is_local(target):
+        explorer, library = _explorer()
+        path = Path(target)
+        tested = library.tested(target) if path.is_dir() else [library.subject(target)]
+        vector = None if query.text is None else _text_features(path, query.text)
+        pages = _searched(partial(explorer.samples, s, query, text_features=vector) for s in tested)
+    else:
+        with make_client() as client:
+            of_run = client.evaluations(run_id=[target], role=["id", "shift"], limit=200).items
+            sets = of_run or [client.evaluation(target)]
+            pages = _searched(partial(client.samples, one.id, query) for one in sets)
+    show_search(pages, query.limit, as_json)
+
+
+def _searched(asks: Iterable[Callable[[], SamplePage]]) -> list[SamplePage]:
+    """Those of the data sets that can be searched: not all have features, or the image."""
+    pages, missing = [], None
+    for ask in asks:
+        try:
+            pages.append(ask())
+        except (NotFoundError, ServiceError) as error:
+            if getattr(error, "status", 404) != 404:
+                raise
+            missing = error
+    if missing is not None and not pages:
+        raise missing
+    return pages
+
+
+def _text_features(path: Path, text: str) -> Any:
+    """By the model of the run that a folder or a file in it is of."""
+    require_torch()
+    from calift_core.shipping.classifier import CalibratedClassifier
+
+    folder = path if path.is_dir() else path.resolve().parent.parent
+    return CalibratedClassifier.load(folder).encode_text(text)
 
 
 @analyse_app.command("budget")

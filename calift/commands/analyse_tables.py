@@ -11,6 +11,7 @@ from calift_core.schema.wire.results import (
     CalibratorEffect,
     FittedCalibrator,
     MeasureSet,
+    SamplePage,
     SlicePage,
     Source,
     TransferCell,
@@ -61,6 +62,27 @@ def show_slices(page: SlicePage, as_json: bool) -> None:
         f"to {page.offset + len(page.items)} of {page.total}. Gap: confidence minus accuracy. One "
         "in twenty calibrated slices is above its floor by chance."
     )
+
+
+def show_search(pages: list[SamplePage], most: int, as_json: bool) -> None:
+    """Write the images of several data sets that are most like what was searched for."""
+    if as_json:
+        print_json(pages)
+        return
+    rows = [
+        {"dataset": page.source.dataset, **one.model_dump()} for page in pages for one in page.items
+    ]
+    rows.sort(key=lambda row: -row["similarity"])
+    columns = [
+        Column("similarity", "Cosine", "number"),
+        Column("dataset", "Data"),
+        Column("id", "Image"),
+        Column("label_name", "Label"),
+        Column("predicted_name", "Prediction"),
+        Column("confidence", "Confidence", "percent"),
+    ]
+    searched = sum(page.n_matching for page in pages)
+    show(Table(columns, rows[:most]), f"Of {searched:,} images in {len(pages)} data sets")
 
 
 def show_effect(effect: CalibratorEffect, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 // @ts-check
 // Images of samples, with what one or two models say of each. Words and addresses come from the
-// server; `open` tells it the place of the image that somebody opened.
+// server; `open` tells it the place of the image that somebody opened, `alike` of one that others
+// are to be like.
 
 import { component, html } from "./dom.js";
 
@@ -22,6 +23,7 @@ import { component, html } from "./dom.js";
  * @typedef {object} Data
  * @property {Item[]} items
  * @property {string} missing said where an image cannot be had
+ * @property {string} [alike] words of the button that looks for images like this; none: no button
  */
 
 /** Answers of a service that has too much to do, and when it is asked again. */
@@ -81,6 +83,7 @@ class Gallery {
       html("p", { class: "label" }, [item.label]),
       ...item.answers.map(answer),
       ...item.marks.map((words) => html("p", { class: "mark" }, [words])),
+      ...(data.alike ? [this.button(data.alike, item, () => this.said?.("alike", k))] : []),
       ...(item.top.length ? [html("ol", {}, item.top.map((one) => {
         const row = html("li", { class: one.own ? "own" : null }, [
           html("span", {}, [one.words])]);
@@ -88,6 +91,17 @@ class Gallery {
         return row;
       }))] : []),
     ]);
+  }
+
+  /**
+   * @param {string} words
+   * @param {Item} item
+   * @param {() => void} done
+   */
+  button(words, item, done) {
+    const made = html("button", { type: "button", "aria-label": `${words}: ${item.alt}` }, [words]);
+    made.addEventListener("click", done);
+    return made;
   }
 
   /**

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from calift_core.calibration.bins import Ints
+from calift_core.errors import SpecError
 from calift_core.predictions.prompts import PromptHeads
 
 #: Clusters of a data set at most.
@@ -15,6 +17,8 @@ _MOST = 30
 #: Images for a cluster on average at least.
 _EACH = 20
 _ROUNDS = 15
+#: Rows of features that are compared at once.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,26 @@ def clustered(
         often = [c for c in np.argsort(-counts, kind="stable")[:3].tolist() if counts[c]]
         titles.append("images like " + ", ".join(class_names[c] for c in often))
     return Clusters(of.astype(np.int64), tuple(titles))
+
+
+def cosines(
+    features: npt.NDArray[np.float16], vector: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float32]:
+    """Cosine similarity (N,) of L2-normalised features (N, D) with one such vector (D,).
+
+    Raises:
+        SpecError: the vector has another width.
+    """
+    if vector.shape != features.shape[1:]:
+        raise SpecError(
+            f"what is searched for must have the images' {features.shape[1]} features, got "
+            f"{vector.shape}"
+        )
+    found = np.empty(len(features), np.float32)
+    for at in range(0, len(features), _ROWS):
+        here = features[at : at + _ROWS].astype(np.float32)
+        np.matmul(here, vector.astype(np.float32), out=found[at : at + _ROWS])
+    return found
 
 
 def nearest_prompts(

@@ -13,7 +13,7 @@ from calift_core import calibration
 from calift_core.analysis.clusters import Clusters
 from calift_core.analysis.condition import Samples, matching
 from calift_core.calibration import Binning, SampleScores
-from calift_core.calibration.bins import Bools, Doubles, Ints
+from calift_core.calibration.bins import Bools, Doubles, Floats, Ints
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.wire.queries import Outcome, SampleFilter, SampleOrder
 from calift_core.schema.wire.results import (
@@ -115,6 +115,7 @@ def ordered(
     *,
     descending: bool,
     baseline: Baseline | None = None,
+    similar: Floats | None = None,
 ) -> Ints:
     """Positions (M,) in an order; equal ones keep that of the file.
 
@@ -123,23 +124,28 @@ def ordered(
         order: `gap` is confidence − correctness; `change` what the log-likelihood of the true class
             has gained over the baseline, in nats, and samples that only one of both saw come last.
         descending: largest first.
-        beside: the baseline of `change`.
+        baseline: of `change`.
+        similar: (N,) cosines with what was searched for, of `similarity`.
 
     Raises:
         UnknownNameError: an unknown order.
-        SpecError: `change` without a baseline.
+        SpecError: `change` without a baseline, `similarity` without a search.
     """
     if order not in get_args(SampleOrder):
         raise UnknownNameError("order", order, get_args(SampleOrder))
     if order == "stored":
         return index[::-1] if descending else index
-    values: Doubles
+    values: Doubles | Floats
     if order == "confidence":
         values = scores.confidences
     elif order == "gap":
         values = scores.confidences - scores.correct
     elif order == "nll":
         values = scores.nll
+    elif order == "similarity":
+        if similar is None:
+            raise SpecError("the order 'similarity' must have a search, got none: text=… or like=…")
+        values = similar
     else:
         if baseline is None:
             raise _needs_baseline("the order 'change'")
@@ -155,10 +161,11 @@ def described(
     top: list[list[tuple[int, float]]],
     baseline: Baseline | None,
     near: Sequence[Sequence[tuple[str, float]]] = (),
+    similar: Floats | None = None,
 ) -> list[Sample]:
     """The samples at positions (M,), each with its largest probabilities and nearest prompts.
 
-    `top` and `near` have M entries, or none where they are not wanted.
+    `top` and `near` have M entries, or none where they are not wanted; `similar` has all N.
     """
     scores, names = samples.scores, samples.class_names
     found = []
@@ -183,6 +190,7 @@ def described(
                     NearPrompt(text=text, cosine=cosine)
                     for text, cosine in (near[row] if near else [])
                 ],
+                similarity=None if similar is None else float(similar[k]),
             )
         )
     return found

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from calift_core.client.connection import Connection, at
 from calift_core.client.operations import Operation, OperationOf
-from calift_core.schema.wire.answers import BoundMonitor, Decision, Leaders, Ledger, TriedPicture
+from calift_core.schema.wire.answers import (
+    BoundMonitor,
+    Decision,
+    Leaders,
+    Ledger,
+    TextFeatures,
+    TriedPicture,
+)
 from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.queries import (
     BoundQuery,
@@ -14,6 +21,7 @@ from calift_core.schema.wire.queries import (
     LeadersQuery,
     LedgerQuery,
     OodQuery,
+    TextQuery,
 )
 from calift_core.schema.wire.results import Comparison
 
@@ -41,6 +49,9 @@ class AnswerCalls(Connection):
 
     bound = Operation("/bound", BoundQuery, BoundMonitor)
     """Finished runs on a suite with the bound's terms, and how these rank with the errors."""
+
+    text_features = OperationOf("/runs/{}/text-features", TextQuery, TextFeatures, _TRY_S)
+    """A unit vector of a text, by a run's own text tower; see `samples`, which ranks by it."""
 
     def try_picture(self, run_id: str, picture: bytes | str | os.PathLike[str]) -> TriedPicture:
         """What a run says of a picture, and which evaluated images it resembles.

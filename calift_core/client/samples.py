@@ -27,8 +27,12 @@ from calift_core.schema.wire.results import (
 class SampleCalls(Connection):
     """Samples of an evaluation."""
 
-    samples = OperationOf("/evaluations/{}/samples", SamplesQuery, SamplePage)
-    """Samples of an evaluation one by one, with what the model says of each."""
+    samples = OperationOf("/evaluations/{}/samples", SamplesQuery, SamplePage, 300.0)
+    """Samples of an evaluation one by one, with what the model says of each.
+
+    With `text` or `like` those come first that the run's own towers see as most alike; a model that
+    is asked for the first time is loaded for seconds.
+    """
 
     sample_traits = OperationOf("/evaluations/{}/samples/traits", SampleFilter, SampleTraits)
     """Classes that the chosen samples have more often than the rest."""

@@ -39,7 +39,7 @@ from calift_core.schema.records import EvaluationRecord, PhaseRecord, Record
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 
 #: Image features of a set are stored up to this size, whatever the number of classes.
-FEATURES_BYTES = 16 * 2**20
+FEATURES_BYTES = 64 * 2**20
 #: Parts of the state of a `Covariance`.
 _COVARIANCE = ("n", "origin", "total", "gram")
 

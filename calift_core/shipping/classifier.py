@@ -227,6 +227,11 @@ class CalibratedClassifier:
         return features, Answers(self.classes, probs, logits, first)
 
     @torch.inference_mode()
+    def encode_text(self, text: str) -> NDArray[np.float32]:
+        """L2-normalised features (D,) of a text as it is typed, by the model's own text tower."""
+        return self.clip.encode_text(self.clip.tokenizer([text]))[0].cpu().numpy()
+
+    @torch.inference_mode()
     def _pass(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Features (B, D) and logits (B, C) of this model alone."""
         batch = self._normalise(torch.from_numpy(pixels))

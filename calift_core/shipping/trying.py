@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from calift_core import threads
 from calift_core.analysis.choosing import NONE, Choice, choose_or_none, read_choice
+from calift_core.analysis.clusters import cosines
 from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.report import read_report
 from calift_core.child_process import LENGTH, answer_all
@@ -38,19 +39,18 @@ from calift_core.schema.wire.answers import (
     Guess,
     KeptAt,
     NoneOfTheseAt,
+    TextFeatures,
     TrainingPictures,
     TriedPicture,
 )
 from calift_core.shipping.choosing import part_of, save_choice
 from calift_core.shipping.promises import chosen_thresholds, promising_part
-from calift_core.shipping.questions import ASK, FORGET
+from calift_core.shipping.questions import ASK, EMBED, FORGET
 
 #: Classes that an answer lists, and images of the training part and of the evaluated sets.
 TOP, NEAREST = 5, 6
 #: Seconds without a question after which the process ends: a model takes memory.
 IDLE_S = 600
-#: Rows of features that are compared at once.
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,9 @@ def nearest(
     """
     found: list[tuple[float, FeatureSet, int]] = []
     for one in sets:
-        starts = range(0, len(one.features), _ROWS)
-        cosines = np.concatenate(
-            [one.features[at : at + _ROWS].astype(np.float32) @ feature for at in starts]
-        )
-        best = np.argsort(-cosines, kind="stable")[:most]
-        found += [(float(cosines[at]), one, int(at)) for at in best]
+        alike = cosines(one.features, feature)
+        best = np.argsort(-alike, kind="stable")[:most]
+        found += [(float(alike[at]), one, int(at)) for at in best]
     found.sort(key=lambda each: -each[0])
     return [
         AlikePicture(
@@ -243,10 +240,10 @@ class Trials:
         self._open: dict[str, Trial] = {}
 
     def answer(self, question: bytes) -> bytes:
-        """A run's preprocessing, or why it has no model; or what it says of a picture."""
+        """A run's preprocessing, or why it has no model; what it says of a picture or a text."""
         signal.alarm(IDLE_S)
         n = LENGTH.unpack_from(question)[0]
-        request, pixels = (
+        request, body = (
             json.loads(question[LENGTH.size : LENGTH.size + n]),
             question[LENGTH.size + n :],
         )
@@ -261,7 +258,10 @@ class Trials:
             why = {"message": error.message, "hint": error.hint}
             return json.dumps({"error": why}).encode()
         trial = self._open[folder]
-        return trial.answer(pixels) if request["do"] == ASK else json.dumps(trial.hello()).encode()
+        if request["do"] == EMBED:
+            values = trial.model.encode_text(body.decode()).tolist()
+            return TextFeatures(values=values).model_dump_json().encode()
+        return trial.answer(body) if request["do"] == ASK else json.dumps(trial.hello()).encode()
 
 
 def main(argv: list[str]) -> None:

@@ -12,6 +12,7 @@ where the images belong::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -21,7 +22,13 @@ from pydantic import Field
 
 from calift_core.client import Client
 from calift_core.errors import CaliftError, SpecError
-from calift_core.schema.wire.queries import LooksQuery, SampleFilter, SamplesQuery
+from calift_core.schema.wire.queries import (
+    MAX_CONDITION,
+    MAX_TEXT,
+    LooksQuery,
+    SampleFilter,
+    SamplesQuery,
+)
 from calift_core.schema.wire.results import (
     DoubtfulLabels,
     Evaluation,
@@ -46,6 +53,10 @@ ORDERS = {
     "stored": "as stored",
 }
 _PAIRED_ORDERS = {"change": "most lost", "-change": "most gained"}
+CONDITION_HELP = (
+    "Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
+    'Comparisons joined by and, or, not; `label in (3, "shirt")`.'
+)
 OUTCOMES = {
     "": "all",
     "lost": "lost: wrong now, right before",
@@ -59,11 +70,13 @@ class Chosen(SampleFilter):
     """Samples that are to be shown: those of an evaluation that meet every condition.
 
     `doubtful`: only those whose label all runs of the suite surely contradict; the other conditions
-    then count no more.
+    then count no more. `text`, `like`: ranked by the similarity with a text or with an image.
     """
 
     evaluation: str = Field(min_length=1, max_length=64)
     doubtful: bool = False
+    text: str | None = Field(default=None, max_length=MAX_TEXT)
+    like: str | None = Field(default=None, max_length=1024)
 
     def but(self, **changes: Any) -> Chosen:
         """The same with some of it changed; empty texts leave nothing out."""
@@ -114,7 +127,7 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
     if now is None:
         return
     if here and now.evaluation not in {e.id for e in here}:
-        now = now.but(evaluation=here[0].id, against=None, outcome=None)
+        now = now.but(evaluation=here[0].id, against=None, outcome=None, like=None)
         open_samples(now)
     if temperature is not None:
         now = now.but(temperature=temperature)
@@ -125,8 +138,64 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
         return  # what else the page shows is none of its fault
     with st.container(key="gallery"):
         _head(evaluation, now)
+        _search(evaluation, now)
         now, order, top = _controls(evaluation, now, free=not here)
         _images(evaluation, now, order, top)
+
+
+def draw_all(here: Sequence[Evaluation]) -> None:
+    """Show the chosen samples, all of the first evaluation where none are chosen."""
+    if chosen_samples() is None:
+        open_samples(Chosen(evaluation=here[0].id))
+    draw(here)
+
+
+def _search(evaluation: Evaluation, now: Chosen) -> None:
+    """A text, or an image of the gallery, that images are ranked by."""
+    left, right = st.columns(2, vertical_alignment="bottom")
+    with left.container(horizontal=True, vertical_alignment="bottom"):
+        _type(
+            "Search images by text", "text", now.text,
+            lambda said: _rank(now.but(text=said, like=None, doubtful=False)),
+            max_chars=MAX_TEXT,
+            placeholder="red letters on white",
+            icon=":material/search:",
+            disabled=evaluation.role == "corruption",
+            help="Cosine similarity of the run's own image and text features, the text as typed. "
+            "Features are stored of ID data and shifts.",
+        )  # fmt: skip
+        if now.like:
+            st.button(
+                text.md(f"like {now.like}"),
+                icon=":material/close:",
+                help="Show them all again",
+                key="gallery-like",
+                on_click=_rank,
+                args=(now.but(like=None),),
+            )
+    with right:
+        _type(
+            "Only samples where", "where", now.where,
+            lambda said: open_samples(now.but(where=said, doubtful=False)),
+            max_chars=MAX_CONDITION,
+            placeholder="not correct",
+            help=CONDITION_HELP,
+        )  # fmt: skip
+
+
+def _type(
+    label: str, name: str, value: str | None, change: Callable[[str], None], **more: Any
+) -> None:
+    """A text field whose value the address holds, in the parameter of the whole choice."""
+    key = f"gallery-{name}"
+    st.session_state[key] = value or ""
+    st.text_input(label, key=key, on_change=lambda: change(st.session_state[key].strip()), **more)
+
+
+def _rank(chosen: Chosen) -> None:
+    """Choose the samples, in the order that is theirs by default: of a search by similarity."""
+    open_samples(chosen)
+    address.put({"first": None})
 
 
 def _head(evaluation: Evaluation, now: Chosen) -> None:
@@ -180,7 +249,9 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             sets.setdefault(evaluation.id, text.evaluation_title(evaluation))
             _choose(
                 "Data", sets, evaluation.id,
-                lambda v: open_samples(now.but(evaluation=v, against=None, outcome=None)),
+                lambda v: open_samples(
+                    now.but(evaluation=v, against=None, outcome=None, like=None)
+                ),
             )  # fmt: skip
     with next(columns):
         offered = {"": "none"} | {e.id: e.run_name for e in others(evaluation)}
@@ -198,8 +269,9 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             disabled=not now.against or now.doubtful,
         )  # fmt: skip
     with next(columns):
-        orders = (_PAIRED_ORDERS if now.against else {}) | ORDERS
-        default = "-gap" if now.outcome != "lost" else "change"
+        found = {"-similarity": "most similar"} if now.text or now.like else {}
+        orders = found | (_PAIRED_ORDERS if now.against else {}) | ORDERS
+        default = next(iter(found), "-gap" if now.outcome != "lost" else "change")
         order = state.choice(
             st.selectbox, "Order of images", name="first", options=orders, default=default
         )
@@ -286,9 +358,13 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
         {
             "items": [_item(evaluation, s, beside, marks.get(s.id, [])) for s in found.items],
             "missing": "no image",
+            "alike": "" if evaluation.role == "corruption" else "like this",
         },
         key="gallery-images",
         opened=lambda at: st.session_state.update({_OPENED: found.items[at].id}),
+        alike=lambda at: _rank(
+            now.but(like=found.items[at].id, text=None, where=None, lower=None, upper=None)
+        ),
     )
     if (sample_id := st.session_state.pop(_OPENED, None)) is not None:
         st.switch_page(
@@ -311,19 +387,22 @@ def _page_of(
             "sort": order.removeprefix("-"),
             "descending": order.startswith("-"),
             "top": 5 if top else 0,
+            "text": now.text,
+            "like": now.like,
             "limit": _ON_A_PAGE,
         },
     )
     cursors = _cursors(f"{evaluation.id}-{query.model_copy(update={'top': 0})}")
-    found = api.act(
-        f"load samples of {evaluation.run_name} on {evaluation.dataset}",
-        lambda: api.answer(
-            Client.samples,
-            evaluation.id,
-            evaluation.predictions_sha256,
-            query.model_copy(update={"cursor": cursors[-1]}),
-        ),
-    )
+    with st.spinner("Searching…", show_time=True) if now.text else nullcontext():
+        found = api.act(
+            f"load samples of {evaluation.run_name} on {evaluation.dataset}",
+            lambda: api.answer(
+                Client.samples,
+                evaluation.id,
+                evaluation.predictions_sha256,
+                query.model_copy(update={"cursor": cursors[-1]}),
+            ),
+        )
     return found, cursors
 
 
@@ -387,7 +466,7 @@ def _item(
             }
             for by, one in answers
         ],
-        "marks": [*marks, *_near(sample)],
+        "marks": [*_similarity(sample), *marks, *_near(sample)],
         "top": [
             {
                 "words": f"{c.name} {text.percent(c.probability)}",
@@ -397,6 +476,10 @@ def _item(
             for c in sample.top
         ],
     }
+
+
+def _similarity(sample: Sample) -> list[str]:
+    return [] if sample.similarity is None else [f"cosine {sample.similarity:.3f}"]
 
 
 def _near(sample: Sample) -> list[str]:

@@ -6,12 +6,14 @@ import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation
 from frontend import api, page, pickers, state, text
+from frontend.panels import gallery
 from frontend.panels.calibration import audit, calibrators, diagram, prompts, slices
 
 LAYOUTS = {"0": "side by side", "1": "overlaid"}
 
 VIEWS = {
     "diagram": "Diagram",
+    "images": "Images",
     "slices": "Slices",
     "calibrators": "Calibrators",
     "prompts": "Prompts",
@@ -62,6 +64,8 @@ def main() -> None:
     if not matches:
         return
     match view:
+        case "images":
+            gallery.draw_all(list(matches.values()))
         case "slices":
             slices.draw(matches, chosen, labels)
         case "calibrators":

@@ -89,6 +89,7 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
         run_id = store_run(services.store, services.artifacts, folder)
         empty = finished_run(services.store, services.artifacts)
         said = client.try_picture(run_id, path)
+        features = client.text_features(run_id, text="red on white").values
         packed = client.download_model(run_id, tmp_path / "m.zip", calibrator="temperature")
         with pytest.raises(ServiceError, match="no finished model") as refused:
             client.try_picture(empty, path)
@@ -115,6 +116,7 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
     (chosen,) = (read_choice(p.parent) for p in settings.home.rglob("calibrator.json"))
     assert chosen is not None
     shipped.calibrator = chosen.fitted()
+    assert features == pytest.approx(shipped.encode_text("red on white").tolist(), abs=1e-5)
     # As `test_trying` has it of an API with torch: the page's names of classes, where the model
     # answers with those of the folders.
     expected = [

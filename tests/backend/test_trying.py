@@ -30,9 +30,11 @@ from calift_core.analysis.report import read_report
 from calift_core.calibration import score_probs
 from calift_core.calibration.decisions import choose_threshold
 from calift_core.child_process import Child
+from calift_core.errors import ServiceError, SpecError
 from calift_core.predictions.read import read_predictions
+from calift_core.predictions.rows import read_features
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
-from calift_core.predictions.types import Predictions, PredictionsMetadata
+from calift_core.predictions.types import Predictions, PredictionsMetadata, predictions_name
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.wire.answers import TriedPicture
 from calift_core.schema.wire.queries import DecisionQuery
@@ -192,6 +194,49 @@ def test_try__names_training_images_and_they_can_be_seen(
     with TestClient(create_app(narrow, housekeeping=False), base_url="http://127.0.0.1") as api:
         api.headers["Authorization"] = f"Bearer {narrow.admin_token()}"
         assert refused(run_id, sample) == (404, "NO_IMAGE")
+
+
+def test_search__ranks_images_by_the_runs_own_towers_among_those_that_are_meant(
+    client: Any,
+    services: Any,
+    folder: Path,  # noqa: F811
+    finished_run: Callable[..., str],
+) -> None:
+    run_id = store_run(services.store, services.artifacts, folder)
+    evaluation = services.store.results.run_evaluations(run_id)[0]
+    model = CalibratedClassifier.load(folder, device="cpu")
+    path = folder / predictions_name(evaluation.dataset)
+    features = read_features(path)
+    assert features is not None
+    cosines = features.astype(np.float32) @ model.encode_text("red on white")
+    order = np.argsort(-cosines, kind="stable")
+
+    search = partial(client.samples, evaluation.id, limit=200)
+    found = search(text="red on white").items
+    assert [one.id for one in found] == read_predictions(path).ids[order].tolist()
+    assert [one.similarity for one in found] == pytest.approx(cosines[order].tolist(), abs=1e-5)
+    wrong = search(text="red on white", where="not correct").items
+    assert [one.id for one in wrong] == [one.id for one in found if not one.correct]
+    surest = search(text="red on white", sort="confidence", descending=True).items
+    assert surest[0].confidence == max(one.confidence for one in found)
+    like = search(like=found[-1].id).items
+    assert (like[0].id, like[0].similarity) == (found[-1].id, pytest.approx(1, abs=2e-3))
+    assert services.trials._models.starts == 1  # nor is it asked twice
+
+    def refused(of: str, **params: Any) -> tuple[int, str]:
+        with pytest.raises(ServiceError) as refusal:
+            client.samples(of, **params)
+        return refusal.value.status, refusal.value.message
+
+    assert refused(evaluation.id, like="nothing")[0] == 404
+    assert refused(evaluation.id, sort="similarity")[0] == 422
+    imported = finished_run(services.store, services.artifacts)
+    of_no_model = services.store.results.run_evaluations(imported)[0].id
+    assert refused(of_no_model, text="red")[0] == 409
+    with pytest.raises(SpecError, match="at most 300"):
+        client.samples(evaluation.id, text="x" * 301)
+    with pytest.raises(SpecError, match="one of them"):
+        client.samples(evaluation.id, text="x", like="y")
 
 
 def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(

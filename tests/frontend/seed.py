@@ -110,6 +110,9 @@ def predictions(
             templates=("a photo of a {}.",),
         ),
         clusters=ids if role == "corruption" else None,
+        features=(features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
+        if role == "shift"
+        else None,
     )
 
 

@@ -96,6 +96,8 @@ CHOSEN = st.builds(
     against=st.text("abcdef0123456789-", min_size=1, max_size=40),
     temperature=st.none() | st.floats(0.25, 4),
     doubtful=st.booleans(),
+    text=st.none() | st.text(min_size=1, max_size=40),
+    like=st.none() | st.text(min_size=1, max_size=40),
 )
 
 

@@ -11,9 +11,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
+from calift_core.schema.wire.answers import TextFeatures
 from frontend import text
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, components_of, page, three, words
+from tests.frontend.seed import CLASSES
 
 
 def diagrams_of(app: AppTest) -> list[dict[str, Any]]:
@@ -113,6 +115,47 @@ def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard: 
     app.button(key="gallery-close").click().run()
     assert not components_of(app, "gallery")
     assert "images" not in app.query_params
+
+
+def test_images__are_ranked_by_what_is_searched_and_narrowed_by_a_condition(dashboard, monkeypatch):
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        runs = dashboard.ids["FLYP"]
+        evaluation = next(e for e in calift.run_evaluations(runs) if e.dataset == "sketch")
+        last = calift.samples(evaluation.id, where="not correct", limit=200).items[-1]
+        alike = calift.samples(evaluation.id, like=last.id, where="not correct", limit=24)
+
+    def labels(app):
+        (shown,) = components_of(app, "gallery")
+        return [(item["label"], item["marks"][0]) for item in shown["items"]]
+
+    app = page("calibration", run=runs, dataset="sketch", view="images", first="nll")
+    assert f" of {text.count(evaluation.n)} samples, of" in words(app)
+    app.text_input(key="gallery-where").set_value("not correct").run()
+    assert f" of {text.count(alike.n_matching)} samples, of" in words(app)
+    app.query_params["images"] += f"&{urlencode({'like': last.id})}"
+    del app.query_params["first"]
+    app.run()
+    assert labels(app) == [(one.label_name, f"cosine {one.similarity:.3f}") for one in alike.items]
+    monkeypatch.setattr(  # as it answers that has a model
+        "backend.services.trying.Trials.text_features", text_features := Embedded(len(CLASSES))
+    )
+    app.text_input(key="gallery-text").set_value(" a shirt ").run()
+    assert text_features.asked == [(runs, "a shirt")]
+    assert "like" not in app.query_params["images"]
+    assert [mark for _, mark in labels(app)] == sorted((m for _, m in labels(app)), reverse=True)
+    app.text_input(key="gallery-text").set_value("").run()
+    assert "text" not in app.query_params["images"]
+
+
+class Embedded:
+    """The first axis, for any text."""
+
+    def __init__(self, width):
+        self.asked, self._width = [], width
+
+    async def __call__(self, run_id, text):
+        self.asked.append((run_id, text))
+        return TextFeatures(values=[1.0] + [0.0] * (self._width - 1))
 
 
 @pytest.mark.parametrize(

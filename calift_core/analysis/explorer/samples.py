@@ -1,10 +1,12 @@
 """Single samples, and what they share."""
 
 import contextlib
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from calift_core.analysis.clusters import Clusters, clustered, nearest_prompts
+from calift_core.analysis.clusters import Clusters, clustered, cosines, nearest_prompts
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.explorer.scored import ScoredPredictions
 from calift_core.analysis.gallery import (
@@ -39,22 +41,39 @@ class SampleAnswers(ScoredPredictions):
     """Samples one by one."""
 
     def samples(
-        self, subject: Subject, query: SamplesQuery | None = None, *, offset: int = 0
+        self,
+        subject: Subject,
+        query: SamplesQuery | None = None,
+        *,
+        offset: int = 0,
+        text_features: npt.NDArray[np.floating[Any]] | None = None,
     ) -> SamplePage:
-        """A page of samples one by one; `offset`: samples before it, whatever the cursor says.
+        """A page of samples one by one.
+
+        Args:
+            offset: samples before it, whatever the cursor says.
+            text_features: (D,) what the run's text tower makes of the query's text.
 
         Raises:
             PredictionsError: the predictions cannot be read.
             SpecError: the condition, the bin or the order is not valid.
             UnpairedError: `against` shares no samples.
+            NotFoundError: a search where no image features are stored, or there is no such image.
         """
         query = query or SamplesQuery()
-        sort, descending, top = query.sort, query.descending, query.top
+        (sort, descending), top = query.order(), query.top
         file, samples, degrees = self._opened(subject, query.temperature)
+        if query.like is not None:
+            text_features = self._features(file)[_position(file, query.like)]
+        similar = None
+        if text_features is not None:
+            similar = cosines(self._features(file), text_features)
         against = self._against(query)
         baseline = self._baseline(file, against)
         index = chosen(samples, query, query.over(subject.binning), baseline)
-        index = ordered(samples.scores, index, sort, descending=descending, baseline=baseline)
+        index = ordered(
+            samples.scores, index, sort, descending=descending, baseline=baseline, similar=similar
+        )
         page = index[offset : offset + query.limit]
         likely = read_top(file.path, page, top, degrees) if top and len(page) else []
         return SamplePage(
@@ -67,7 +86,9 @@ class SampleAnswers(ScoredPredictions):
             n=len(file),
             n_matching=len(index),
             offset=offset,
-            items=described(samples, page, likely, baseline, self._near(subject, file, page, top)),
+            items=described(
+                samples, page, likely, baseline, self._near(subject, file, page, top), similar
+            ),
         )
 
     def _near(
@@ -219,7 +240,11 @@ class SampleAnswers(ScoredPredictions):
             NotFoundError: there is no such sample.
         """
         file = subject.open()
-        found = np.flatnonzero(file.ids == sample)
-        if not len(found):
-            raise NotFoundError(f"{file.metadata.dataset} has no sample {sample[:200]!r}.")
-        return int(file.labels[found[0]])
+        return int(file.labels[_position(file, sample)])
+
+
+def _position(file: PredictionsFile, sample: str) -> int:
+    found = np.flatnonzero(file.ids == sample)
+    if not len(found):
+        raise NotFoundError(f"{file.metadata.dataset} has no sample {sample[:200]!r}.")
+    return int(found[0])

@@ -289,6 +289,12 @@ class TrainingPictures(Frozen):
     nearest: list[AlikePicture]
 
 
+class TextFeatures(Frozen):
+    """What a run's text tower makes of a text: a unit vector in the space of its image features."""
+
+    values: list[float]
+
+
 class TriedPicture(Frozen):
     """What a run says of one picture.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from calift_core.errors import SpecError
 from calift_core.schema.base import Frozen
@@ -31,7 +31,7 @@ TRANSFER_SETS = 12
 
 By = Literal["all", "class", "predicted", "confusion", "confidence", "cluster"]
 SliceOrder = Literal["key", "n", "accuracy", "gap", "ece"]
-SampleOrder = Literal["stored", "confidence", "gap", "nll", "change"]
+SampleOrder = Literal["stored", "confidence", "gap", "nll", "change", "similarity"]
 #: A sample's answer against the baseline's: right now and wrong before, wrong now and right before,
 #: right or wrong in both.
 Outcome = Literal["gained", "lost", "both", "neither"]
@@ -92,6 +92,8 @@ Oracle = Annotated[
     bool, Field(description="Allow data other than the ID calibration split, and call it an oracle")
 ]
 Top = Annotated[int, Field(ge=0, le=10, description="Most probable classes of each")]
+#: Longest text that images are searched by; a text tower reads at most 77 tokens or so.
+MAX_TEXT = 300
 
 
 class Query(Frozen):
@@ -256,12 +258,42 @@ class SamplesQuery(SampleFilter):
     sort: SampleOrder = Field(
         default="stored",
         description="`gap` is confidence − correctness, `change` the gain in the true class's "
-        "log-likelihood over `against`",
+        "log-likelihood over `against`; a search sorts by `similarity`, largest first, unless told",
     )
     descending: bool = Field(default=False, description="Largest first")
+    text: StorableText | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_TEXT,
+        description="Cosine similarity of each image with this, by the run's own towers",
+    )
+    like: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="The same with the image of this id; one of both alone",
+    )
     top: Top = 5
     cursor: Cursor = None
     limit: Limit = 50
+
+    def order(self) -> tuple[SampleOrder, bool]:
+        """What the samples are sorted by, and whether the largest come first."""
+        if (self.text or self.like) and "sort" not in self.model_fields_set:
+            return "similarity", True
+        return self.sort, self.descending
+
+    @model_validator(mode="after")
+    def _one_search(self) -> Self:
+        if self.text is not None and self.like is not None:
+            raise ValueError("text and like must not both be there: a search is by one of them")
+        return self
+
+
+class TextQuery(Query):
+    """A text, embedded by a run's text tower as it is typed."""
+
+    text: StorableText = Field(min_length=1, max_length=MAX_TEXT, examples=["red letters on white"])
 
 
 class LooksQuery(SampleFilter):

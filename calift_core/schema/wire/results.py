@@ -274,7 +274,8 @@ class Sample(SampleAnswer):
     `rank` is the number of classes more probable than the true one. `top` holds the most probable
     classes, as many as were asked for. `against` is the other model's answer, null where it was not
     asked for or has not seen the sample. `prompts` are the run's prompts nearest to the image,
-    where its features and the prompts' embeddings are stored.
+    where its features and the prompts' embeddings are stored. `similarity` is the cosine with what
+    was searched for.
     """
 
     id: str
@@ -285,6 +286,7 @@ class Sample(SampleAnswer):
     top: list[ClassProbability] = Field(default_factory=list)
     against: SampleAnswer | None = None
     prompts: list[NearPrompt] = Field(default_factory=list)
+    similarity: float | None = None
 
 
 class SamplePage(Frozen):

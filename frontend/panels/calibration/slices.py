@@ -48,8 +48,7 @@ def draw(
         name="where",
         max_chars=500,
         placeholder="confidence >= 0.9 and not correct",
-        help="Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
-        'Comparisons joined by and, or, not; `label in (3, "shirt")`.',
+        help=gallery.CONDITION_HELP,
     )
     asked = controls()
     pages: list[tuple[Run, SlicePage]] = []
