@@ -128,13 +128,14 @@ def test_images__are_ranked_by_what_is_searched_and_narrowed_by_a_condition(dash
         (shown,) = components_of(app, "gallery")
         return [(item["label"], item["marks"][0]) for item in shown["items"]]
 
-    app = page("calibration", run=runs, dataset="sketch", view="images", first="nll")
+    app = page("calibration", run=runs, dataset="sketch", view="images", first="-nll")
     assert f" of {text.count(evaluation.n)} samples, of" in words(app)
     app.text_input(key="gallery-where").set_value("not correct").run()
     assert f" of {text.count(alike.n_matching)} samples, of" in words(app)
     app.query_params["images"] += f"&{urlencode({'like': last.id})}"
     del app.query_params["first"]
     app.run()
+    assert app.selectbox(key="url-first").value == "-similarity"
     assert labels(app) == [(one.label_name, f"cosine {one.similarity:.3f}") for one in alike.items]
     monkeypatch.setattr(  # as it answers that has a model
         "backend.services.trying.Trials.text_features", text_features := Embedded(len(CLASSES))
