@@ -29,10 +29,11 @@ ZERO = (ZERO_SHOT, "end", "raw")
 def draw(studies: Sequence[Study], out: Path) -> Path:
     """A panel a suite; the same records give the same bytes."""
     with rc_context({"svg.hashsalt": "calift", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(4.4 * len(studies), 3.9), layout="constrained")
-        for axes, study in zip(
-            figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True
-        ):
+        columns = 2 if len(studies) == 4 else len(studies)
+        rows = len(studies) // columns
+        figure = Figure(figsize=(4.4 * columns, 3.9 * rows), layout="constrained")
+        places = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, study in zip(places, studies, strict=True):
             _panel(axes, study)
         file = out / "results-gains.svg"
         figure.savefig(file, metadata={"Date": None, "Creator": None})
