@@ -277,7 +277,7 @@ class _Attempt:
             inputs = finished.available_of(wanted)
             self._gone = set(wanted) - set(inputs)
         else:
-            inputs = finished.all_of(parse_spec(self._claim.spec).method.input_runs)
+            inputs = finished.all_of(parse_spec(self._claim.spec).input_runs)
         job = JobFile(
             run_id=self._run_id,
             kind=self._claim.kind,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Query
 from pydantic import ValidationError
 
+from backend.http.authentication import Principal
 from backend.http.problems import of_faults
 from backend.routes.deps import (
     IdempotencyKey,
@@ -24,10 +25,11 @@ from backend.routes.queueing import QueueingDep
 from backend.services.submission import body_hash, check_text, invalid_spec, merge_patch
 from backend.store.jobs import JobRequest
 from calift_core.schema.base import JsonObject
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import RunSpec, with_more_epochs
 from calift_core.schema.wire.queries import RunsQuery
 from calift_core.schema.wire.runs import (
     RunClone,
+    RunContinue,
     RunDetail,
     RunPage,
     RunPatch,
@@ -184,6 +186,12 @@ def retry_run(run_id: RunId, services: ServicesDep, queueing: QueueingDep) -> Ru
     return queueing.retry(services.store.runs, run_id)
 
 
+def _as_urgent(source: RunDetail, principal: Principal) -> JobRequest:
+    """How a run that is made of another is queued: as that, where the token may."""
+    priority = min(source.priority, most_priority(principal))
+    return {"priority": priority, "max_attempts": source.max_attempts}
+
+
 @router.post("/runs/{run_id}/clone", status_code=202)
 @allow("submit")
 @skip_owner_check
@@ -210,11 +218,37 @@ def clone_run(
             changed["name"] = body.name
         elif "name" not in body.changes:
             changed["name"] = f"{source.name[:112]} (copy)"
-        return services.submission.parse(changed, prefix="#/changes"), {
-            "priority": min(source.priority, most_priority(principal)),
-            "max_attempts": source.max_attempts,
-            "cloned_from": run_id,
-        }
+        request: JobRequest = {**_as_urgent(source, principal), "cloned_from": run_id}
+        return services.submission.parse(changed, prefix="#/changes"), request
 
     meaning = body_hash(f"clone {run_id}", body.model_dump())
+    return queueing.submit(services.store.runs, key, meaning, make)
+
+
+@router.post("/runs/{run_id}/continue", status_code=202)
+@allow("submit")
+@skip_owner_check
+def continue_run(
+    run_id: RunId,
+    body: RunContinue,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    queueing: QueueingDep,
+    key: IdempotencyKey = None,
+) -> RunDetail:
+    """Queue a new run that trains a finished one's model for more epochs.
+
+    Its spec is the finished run's with `train.initial_run`, which names that: the weights go on,
+    with new optimiser moments and a warm-up and cosine of their own. The same `Idempotency-Key` and
+    body give the same run again.
+    """
+
+    def make() -> tuple[RunSpec, JobRequest]:
+        source = services.store.runs.get(run_id)
+        more = with_more_epochs(source.spec, run_id, body.epochs)
+        if body.name is not None:
+            more["name"] = body.name
+        return services.submission.parse(more, prefix="#"), _as_urgent(source, principal)
+
+    meaning = body_hash(f"continue {run_id}", body.model_dump())
     return queueing.submit(services.store.runs, key, meaning, make)

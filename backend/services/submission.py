@@ -22,7 +22,7 @@ from calift_core.data.suites.huggingface import hub_name_of, is_cached
 from calift_core.data.workload import Pace, Workload, count_images
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema.evaluation_job import is_job_id
-from calift_core.schema.methods import MethodBase, ModelStock
+from calift_core.schema.methods import ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
 from calift_core.schema.wire.runs import RunSubmit, Validation
 
@@ -136,7 +136,7 @@ class Submission:
 
     def _refusals(self, spec: RunSpec) -> Iterator[tuple[str, str]]:
         """What the spec asks of this machine that it may not have."""
-        yield from self._input_refusals(spec.method)
+        yield from self._input_refusals(spec)
         folders = {"suite/id": spec.suite.id} | {
             f"suite/shifts/{name}": uri for name, uri in spec.suite.shifts.items()
         }
@@ -179,11 +179,13 @@ class Submission:
                 f"they would be downloaded. {_REMOTE_IS_OFF}",
             )
 
-    def _input_refusals(self, method: MethodBase) -> Iterator[tuple[str, str]]:
-        """Runs that a merging method names and that are not finished ones of this service."""
-        many = isinstance(method, ModelStock)
-        for index, run_id in enumerate(method.input_runs):
+    def _input_refusals(self, spec: RunSpec) -> Iterator[tuple[str, str]]:
+        """Runs that a spec names and that are not finished ones of this service."""
+        many = isinstance(spec.method, ModelStock)
+        for index, run_id in enumerate(spec.input_runs):
             place = f"method/runs/{index}" if many else "method/run"
+            if index == len(spec.method.input_runs):
+                place = "train/initial_run"
             if not _RUN_ID.fullmatch(run_id):
                 yield (
                     place,

@@ -274,16 +274,16 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
         return False
     if load_spec(folder / "spec.json").content_hash() != spec.content_hash():
         return False
-    return not spec.method.input_runs or _inputs_unchanged(folder, spec)
+    return not spec.input_runs or _inputs_unchanged(folder, spec)
 
 
 def _inputs_unchanged(folder: Path, spec: RunSpec) -> bool:
-    """Whether a merge's inputs have not changed since it was made, as far as they still exist."""
+    """Whether the runs that it was made from have not changed since, as far as they still exist."""
     merged = {
         item["run"]: item["sha256"]
         for item in _read_report(folder / "report.json").resolved.get("inputs", [])
     }
-    for name in spec.method.input_runs:
+    for name in spec.input_runs:
         report = expanded(name) / "report.json"
         if report.is_file() and _read_report(report).model.get("sha256") != merged.get(name):
             return False

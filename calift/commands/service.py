@@ -249,6 +249,25 @@ def runs_show(run_id: str, as_json: JsonFlag = False) -> None:
         _show_run(run)
 
 
+@runs_app.command("continue")
+def runs_continue(
+    run_id: str,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="How many more.")] = 2,
+    name: Annotated[
+        str | None, typer.Option(help="Of the new run (default: the run's, and how many more).")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show it.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a finished run's model for more epochs, as a new run."""
+    with make_client() as client:
+        run = client.continue_run(run_id, epochs, name=name)
+        if wait:
+            _wait(client, run.id, as_json)
+        else:
+            say_job(run, as_json)
+
+
 @runs_app.command("wait")
 def runs_wait(run_id: str, as_json: JsonFlag = False) -> None:
     """Wait for a run's end; exit status 1 if it did not succeed."""

@@ -21,6 +21,7 @@ from calift_core.schema.wire.runs import (
     LogPage,
     Metrics,
     RunClone,
+    RunContinue,
     RunDetail,
     RunEvent,
     RunPage,
@@ -115,6 +116,18 @@ class RunCalls(Connection):
         """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
         body = RunClone(name=name, changes=dict(changes or {}))
         return self._post_once(at("/runs", run_id, "clone"), body, idempotency_key)
+
+    def continue_run(
+        self,
+        run_id: str,
+        epochs: int = 2,
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunDetail:
+        """Queue a new run that trains a finished one's model for more epochs."""
+        body = RunContinue(epochs=epochs, name=name)
+        return self._post_once(at("/runs", run_id, "continue"), body, idempotency_key)
 
     def delete(self, run_id: str) -> None:
         """Delete a run that does not work, with its files."""

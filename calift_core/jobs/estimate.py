@@ -69,11 +69,11 @@ def missing_weights(model: ModelSpec) -> list[str]:
 
 
 def missing_inputs(spec: RunSpec) -> list[str]:
-    """Sentences on finished runs that a merge names and that are not there."""
+    """Sentences on finished runs that a spec names and that are not there."""
     return [
         f"run: {name!r} is no folder of a finished run (it has no report.json and "
         "checkpoint/model.json)"
-        for name in spec.method.input_runs
+        for name in spec.input_runs
         if not all(
             (expanded(name) / part).is_file() for part in ("report.json", "checkpoint/model.json")
         )

@@ -51,7 +51,7 @@ def run_job(
         folder: the run's own folder; made if need be.
         run_id: names the run in the report; None: the folder's own, or a new one.
         resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
-        inputs: folders of the finished runs that a merging method names, by those names; one that
+        inputs: folders of the finished runs that the spec names, by those names; one that
             is absent is a folder itself.
         keep_states: leave behind what only an unfinished run needs: the caller removes it when the
             result is safe elsewhere.
@@ -97,6 +97,7 @@ def run_in_folder(
             folder,
             run_id=run_id,
             resume_from=resume_from,
+            inputs=inputs,
             stop=stop,
             keep_states=keep_states,
             ranks=ranks,

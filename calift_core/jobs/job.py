@@ -14,7 +14,7 @@ import torch
 from calift_core.analysis.report import run_id_of, summarise
 from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import Suite, load_suite
-from calift_core.errors import CheckpointError, DiskFullError
+from calift_core.errors import CheckpointError, DiskFullError, SpecError
 from calift_core.evaluation.evaluate import EvaluationResult, evaluate_models
 from calift_core.evaluation.forward import PlacedModel, encode
 from calift_core.evaluation.items import EvaluationSettings, encoding_key
@@ -30,7 +30,7 @@ from calift_core.evaluation.subjects import (
 )
 from calift_core.files import FREE_SPACE_FLOOR, atomic_write_json
 from calift_core.jobs.environment import environment
-from calift_core.jobs.merge import Mixed, merge_runs
+from calift_core.jobs.merge import FinishedInput, Mixed, load_input, merge_runs
 from calift_core.jobs.training import Training
 from calift_core.methods import Classifier, Method, RunLength, finish_training, make_method
 from calift_core.models.captions import Captions
@@ -157,6 +157,7 @@ class Job:
         plan = make_plan(spec, n_train, self.device, clip)
         # Dropout and stochastic depth, where a tower has them: every rank draws its own.
         torch.manual_seed(spec.train.seed + 1_000_003 * self.ranks.rank)
+        begun = self._begun_with(clip, suite, start_hash)
         method = make_method(
             spec.method,
             clip,
@@ -164,7 +165,12 @@ class Job:
             length=RunLength(total_steps=plan.total_steps, seed=spec.train.seed),
             confidence=spec.train.confidence,
             train=spec.train,
+            begin_with=None if begun is None else begun.weights,
         )
+        before: dict[str, Any] = {}
+        if begun is not None:
+            before = {"inputs": [begun.described()], "epochs_before": begun.epochs}
+        del begun  # another model
         trained = 0
         self._lap("loading_s")
         if spec.method.trains:
@@ -173,7 +179,10 @@ class Job:
                 detail=f"{plan.total_steps} steps on {n_train:,} images, {self.device}",
             )
             processor_began = time.process_time()
-            training = Training(spec, suite, method, captions, plan, self.settings, self.folder)
+            training = Training(
+                spec, suite, method, captions, plan, self.settings, self.folder,
+                before.get("epochs_before"),
+            )  # fmt: skip
             yield from training.run(state)
             trained = parameters_of(method)
             finish_training(method)
@@ -188,8 +197,26 @@ class Job:
             suite,
             steps=plan.total_steps if spec.method.trains else 0,
             start_hash=start_hash,
-            resolved=self._resolved(plan, method, trained) if spec.method.trains else {},
+            resolved=before | self._resolved(plan, method, trained) if spec.method.trains else {},
         )
+
+    def _begun_with(self, clip: Clip, suite: Suite, start_hash: str) -> FinishedInput | None:
+        """The finished run that this one begins with, if any.
+
+        Raises:
+            SpecError: its classifier is of another kind.
+        """
+        name, method = self.spec.train.initial_run, self.spec.method
+        if name is None:
+            return None
+        found = load_input(name, self.inputs, self.spec, suite, clip, start_hash)
+        head = "linear" if method.family == "supervised" else "prompts"
+        if found.head != head:
+            raise SpecError(
+                f"train.initial_run: {method.kind} goes on from a classifier of the kind {head}, "
+                f"that of {name!r} ({found.method}) is {found.head}"
+            )
+        return found
 
     def _fit_for_training(self, clip: Clip) -> None:
         train = self.spec.train

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from calift_core.data.suites.load import Suite
 from calift_core.errors import (
@@ -73,7 +74,7 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class _Input:
+class FinishedInput:
     """A finished run, on the CPU."""
 
     name: str
@@ -81,6 +82,32 @@ class _Input:
     classifier: Classifier
     head: Head
     report: Report
+
+    @property
+    def method(self) -> str:
+        """Its method's kind."""
+        return str(self.report.spec["method"]["kind"])
+
+    @property
+    def epochs(self) -> int:
+        """How often it has seen its training images, with the run that it began with."""
+        kind = METHOD_SPECS.get(self.method)
+        own = int(self.report.spec["train"]["epochs"]) if kind and kind.trains else 0
+        return own + int(self.report.resolved.get("epochs_before", 0))
+
+    @property
+    def weights(self) -> tuple[dict[str, Tensor], Classifier]:
+        """Of its towers, and its classifier."""
+        return self.clip.net.state_dict(), self.classifier
+
+    def described(self) -> dict[str, str]:
+        """What a run that is made from it says of it."""
+        return {
+            "run": self.name,
+            "name": self.report.name,
+            "method": self.method,
+            "sha256": self.report.model["sha256"],
+        }
 
 
 def merge_runs(
@@ -118,21 +145,12 @@ def merge_runs(
     yield PhaseRecord(phase="loading", detail=f"{len(names)} finished run(s)")
     found = []
     for name in names:
-        at = (inputs or {}).get(name) or expanded(name)
-        found.append(_load(name, at, spec, suite, clip, start_sha256))
+        found.append(load_input(name, inputs, spec, suite, clip, start_sha256))
         if stop():
             raise InterruptedRunError("stopped while loading finished runs")
     resolved: dict[str, Any] = {
         "head": found[0].head,
-        "inputs": [
-            {
-                "run": item.name,
-                "name": item.report.name,
-                "method": _method_of(item),
-                "sha256": item.report.model["sha256"],
-            }
-            for item in found
-        ],
+        "inputs": [item.described() for item in found],
         "precision": precision,
         "device": str(device),
     }
@@ -166,9 +184,24 @@ def merge_runs(
     return Merged(classifier, {"alpha": alpha, **resolved}, frontier)
 
 
-def _load(
-    name: str, folder: Path, spec: RunSpec, suite: Suite, start: Clip, start_sha256: str
-) -> _Input:
+def load_input(
+    name: str,
+    inputs: Mapping[str, Path] | None,
+    spec: RunSpec,
+    suite: Suite,
+    start: Clip,
+    start_sha256: str,
+) -> FinishedInput:
+    """A finished run that began with a model and has a suite's classes.
+
+    Args:
+        name: of the run, which `inputs` has a folder for, or the folder.
+        start: the initial model, of the SHA-256 `start_sha256`.
+
+    Raises:
+        CheckpointError, ModelError, DataError: as `merge_runs`.
+    """
+    folder = (inputs or {}).get(name) or expanded(name)
     clip, tensors, description = load_finished(folder)
     try:
         report = Report.model_validate_json((folder / "report.json").read_bytes())
@@ -220,7 +253,7 @@ def _load(
             "of its head, and a cache has no points between itself and the initial model",
             hint="Its towers are the initial model's: there is nothing of them to merge.",
         )
-    return _Input(name, clip, classifier, _head_of(name, kind, report), report)
+    return FinishedInput(name, clip, classifier, _head_of(name, kind, report), report)
 
 
 def _head_of(name: str, kind: str, report: Report) -> Head:
@@ -233,16 +266,12 @@ def _head_of(name: str, kind: str, report: Report) -> Head:
     raise CheckpointError(f"the run {name!r} is of a method that cannot be merged: {kind!r}")
 
 
-def _method_of(item: _Input) -> str:
-    return str(item.report.spec["method"]["kind"])
-
-
 def _stock(
-    clip: Clip, captions: Captions, found: Sequence[_Input], resolved: dict[str, Any]
+    clip: Clip, captions: Captions, found: Sequence[FinishedInput], resolved: dict[str, Any]
 ) -> Merged:
     heads = {item.head for item in found}
     if len(heads) > 1:
-        listed = ", ".join(f"{item.name} ({_method_of(item)})" for item in found)
+        listed = ", ".join(f"{item.name} ({item.method})" for item in found)
         raise SpecError(
             "model_stock merges classifiers of one kind, and these runs have both: those that "
             f"are made of prompts and trained heads: {listed}",

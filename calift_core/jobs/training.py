@@ -36,6 +36,7 @@ class Training:
     Args:
         captions: of the suite's templates, which validation classifies by.
         settings: of the run's evaluation; forward passes during training have the plan's precision.
+        epochs_before: that the model was trained for when the run began; None: it is a new one.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Training:
         plan: TrainingPlan,
         settings: EvaluationSettings,
         folder: Path,
+        epochs_before: int | None = None,
     ) -> None:
         self._spec, self._suite, self._method, self._captions = spec, suite, method, captions
         self._plan, self._settings, self._folder = plan, settings, folder
+        self._epochs_before = epochs_before
         self._device, self._ranks = settings.device, settings.ranks
         self._forward: dict[str, Any] = {
             "batch_size": spec.evaluation.batch_size,
@@ -64,15 +67,17 @@ class Training:
         method, plan, view = self._method, self._plan, self._view()
         normalise = Normalise(method.clip.mean, method.clip.std, self._device)
         features = self._features()
-        if state is None:
+        if state is None and self._epochs_before is None:
             yield from method.prepare(features)  # on each rank alike; the first one's counts
         spec = self._spec
+        seen = plan.steps_per_epoch * (self._epochs_before or 0)
 
         def batches(start: int) -> Iterator[Batch]:
+            start += seen  # what an epoch draws depends on how many went before
             schedule: dict[str, int] = {
                 "batch_size": spec.train.batch_size,
                 "start_step": start,
-                "total_steps": plan.total_steps,
+                "total_steps": seen + plan.total_steps,
             }
             if spec.method.on_features:
                 x, y = features("train")

@@ -1,6 +1,9 @@
 """Methods: one small file each; the equations are in `terms`."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
@@ -70,6 +73,7 @@ def make_method(
     length: RunLength,
     confidence: ConfidenceSpec | None = None,
     train: TrainSpec | None = None,
+    begin_with: tuple[Mapping[str, Tensor], Classifier] | None = None,
 ) -> Method:
     """Build the method that a spec names, around a model.
 
@@ -78,6 +82,7 @@ def make_method(
         clip: the student, on its device; the method trains it in place.
         confidence: training-time calibration; none: all off.
         train: how much of the towers is trained; none: all that the method trains.
+        begin_with: weights of a finished run of a method like it, which began with `clip`.
 
     Raises:
         ModelError: the method is not defined for this model; the message says why.
@@ -86,6 +91,8 @@ def make_method(
         raise ModelError(f"{spec.kind} trains no model of its own: it merges finished runs")
     options = confidence or ConfidenceSpec()
     method: Method = METHODS[spec.kind](clip, captions, spec, length, options)
+    if begin_with is not None:
+        method.begin_with(*begin_with)
     if train is not None:
         method.adapt(train)
     return method

@@ -146,8 +146,14 @@ class Method(Protocol):
     def trainable(self) -> dict[str, nn.Module]:
         """Modules whose parameters the optimiser owns, by name."""
 
+    def begin_with(self, net: Mapping[str, Tensor], classifier: Classifier) -> None:
+        """Take the weights of a finished run of this kind. What is held of the initial model stays.
+
+        Called before `adapt`, if at all.
+        """
+
     def adapt(self, train: TrainSpec) -> None:
-        """Train as little of the towers as `train.adapt` says. Called once, first of all."""
+        """Train as little of the towers as `train.adapt` says. Called once, before the rest."""
 
     def prepare(self, features: Features) -> Iterator[Record]:
         """Called once before a run's first step, not when it is gone on with."""
@@ -196,6 +202,10 @@ class Stateless:
     def trainable(self) -> dict[str, nn.Module]:
         """Both towers and the logit scale, or what stands for them."""
         return {"clip": self.clip.net} if self.adapter is None else {"adapter": self.adapter}
+
+    def begin_with(self, net: Mapping[str, Tensor], classifier: Classifier) -> None:
+        """Take the towers."""
+        self.clip.net.load_state_dict(net)
 
     def adapt(self, train: TrainSpec) -> None:
         """Put an adapter in the towers' place, unless all of them is trained."""

@@ -1,5 +1,6 @@
 """What methods that contrast images with captions share."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -70,6 +71,12 @@ class Contrastive(Stateless):
             for projection in (self.clip.image_projection(), self.clip.text_projection()):
                 found |= [parameter_of(net, projection)]
         return found
+
+    def begin_with(self, net: Mapping[str, Tensor], classifier: Classifier) -> None:
+        """Take the towers, which the classifier is made of; a teacher that follows them too."""
+        super().begin_with(net, classifier)
+        if self.teacher is not None:
+            self.teacher.begin_with(self.clip)
 
     def encode(self, batch: Batch) -> Embedded:
         """Images, and captions each distinct one once."""

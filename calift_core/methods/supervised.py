@@ -1,5 +1,7 @@
 """What methods that train a head on the image tower share."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -63,6 +65,19 @@ class Head(nn.Module):
             logits = self.constant * logits
         return logits if self.bias is None else logits + self.bias
 
+    @torch.no_grad()
+    def load(self, given: Classifier) -> None:
+        """Become a linear classifier, wherever that has its scale."""
+        scale = self.constant
+        if self.log_scale is not None:
+            scale = given.scale
+            self.log_scale.fill_(math.log(scale))
+        self.weight.copy_(
+            given.weights if given.scale == scale else given.weights * (given.scale / scale)
+        )
+        if self.bias is not None and given.bias is not None:
+            self.bias.copy_(given.bias)
+
     def classifier(self) -> Classifier:
         """The head as it stands."""
         scale = self.constant
@@ -102,6 +117,11 @@ class Supervised(Stateless):
         if self.adapter is not None:
             return {"adapter": self.adapter, "head": self.head}
         return {"visual": self.clip.net.visual, "head": self.head}
+
+    def begin_with(self, net: Mapping[str, Tensor], classifier: Classifier) -> None:
+        """Take the towers and the head."""
+        super().begin_with(net, classifier)
+        self.head.load(classifier)
 
     def adapted_tower(self) -> nn.Module:
         """The image tower."""

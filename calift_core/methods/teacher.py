@@ -56,6 +56,11 @@ class Teacher:
         self.texts = torch.zeros(len(captions), student.embed_dim, device=device)  # (C·P, D)
         self.known = torch.zeros(len(captions), dtype=torch.bool)  # on the CPU: it is branched on
 
+    def begin_with(self, student: Clip) -> None:
+        """Take a student that was trained before; a teacher that never changes stays as it is."""
+        if self.update_every is not None:
+            self._average(student, 1.0, buffer_share=1.0)
+
     def update(self, student: Clip, step: int) -> bool:
         """Take the student in after optimiser step `step` (from 1); true if the teacher moved."""
         return False

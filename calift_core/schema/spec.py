@@ -164,6 +164,11 @@ class RunSpec(Frozen):
         if isinstance(self.method, Pretrain) and self.suite.shifts:
             raise ValueError("pretrain uses the ID data alone; shifts belong to fine-tuning runs")
         self._require_adaptable()
+        if self.train.initial_run is not None and not self.method.trains_on:
+            raise ValueError(
+                f"train.initial_run: {self.method.kind} cannot go on from a finished run's model, "
+                "which holds nothing that it would train on"
+            )
         self._require_sense()
         self._require_shareable()
         return self
@@ -192,6 +197,12 @@ class RunSpec(Frozen):
                 f"train.batch_size must be at least {n} processes × "
                 f"{self.train.accumulation_steps} accumulation steps, got {self.train.batch_size}"
             )
+
+    @property
+    def input_runs(self) -> tuple[str, ...]:
+        """Finished runs that this one is made from: ids of a service's runs, or their folders."""
+        begin = self.train.initial_run
+        return self.method.input_runs if begin is None else (*self.method.input_runs, begin)
 
     def _require_adaptable(self) -> None:
         """A part of the towers only where a method trains them."""
@@ -236,8 +247,24 @@ class RunSpec(Frozen):
         # Processes that decode images do not change them, nor does who hears of it.
         told = {"train": {"workers", "trackers"}}
         body = self.model_dump(mode="json", exclude={**left_out, **told})
+        if self.train.initial_run is None:
+            del body["train"]["initial_run"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_more_epochs(spec: Mapping[str, Any], run: str, epochs: int) -> dict[str, Any]:
+    """The RunSpec of a run that goes on from a finished one, for so many epochs more.
+
+    Args:
+        spec: of the finished run.
+        run: its id, or its folder.
+    """
+    more = f" ({epochs} more epoch{'' if epochs == 1 else 's'})"
+    # A warm-up of the whole run's length could be longer than what is added.
+    train = {"initial_run": run, "epochs": epochs, "warmup_steps": None}
+    name = f"{spec['name'][: 120 - len(more)]}{more}"
+    return {**spec, "name": name, "train": {**spec.get("train", {}), **train}}
 
 
 def problems_of(error: ValidationError) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from calift_core.schema.base import Frozen, Positive, Rate, Weight, option
-from calift_core.schema.methods.base import Adapt
+from calift_core.schema.methods.base import Adapt, RunName
 
 
 class ConfidenceSpec(Frozen):
@@ -240,6 +240,15 @@ class TrainSpec(Frozen):
         "those whose ids hash lowest. One pass over them without gradients; 0: none",
         ge=0,
         le=1_000_000,
+    )
+
+    initial_run: RunName | None = option(
+        None,
+        "Begin with the model of a run",
+        "A finished run on the same initial model and classes, by its id in the service or its "
+        "folder for calift train: its weights are trained on, with new optimiser moments and a "
+        "warm-up and cosine of their own over these epochs; what the method compares with the "
+        "initial model stays, and a teacher that follows the student begins as the run's model",
     )
 
     @property

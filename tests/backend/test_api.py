@@ -102,6 +102,7 @@ SCOPES = {
     "cancel_run": "submit",
     "retry_run": "submit",
     "clone_run": "submit",
+    "continue_run": "submit",
     "delete_run": "admin",
     "import_predictions": "submit",
     "submit_evaluation": "submit",
@@ -1059,6 +1060,32 @@ def test_clone__of_a_merge_checks_its_runs_again(
     api.delete(f"/api/v1/runs/{tuned}")
     refused = problem(api.post(f"/api/v1/runs/{run_id}/clone", json=body), 422, "INVALID_SPEC")
     assert refused.errors[0]["pointer"] == "#/changes/method/run"
+
+
+def test_continue__names_its_run_and_the_epochs(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    long = {"epochs": 9, "warmup_steps": 5000, "batch_size": 64}
+    done = finished_run(services.store, services.artifacts, train=long, name="n" * 118)
+    place, key = f"/api/v1/runs/{done}/continue", {"Idempotency-Key": "once"}
+    made = api.post(place, json={"epochs": 3}, headers=key)
+    assert made.status_code == 202, made.text
+    run = made.json()
+    assert run["name"] == "n" * 104 + " (3 more epochs)"
+    train = {"epochs": 3, "initial_run": done, "warmup_steps": None, "batch_size": 64}
+    assert train.items() <= run["spec"]["train"].items()
+    assert run["id"] != done
+    again = api.post(place, json={"epochs": 3}, headers=key).json()
+    assert again["id"] == run["id"]
+    problem(api.post(place, json={"epochs": 0}), 422, "INVALID_REQUEST")
+    for other, said in (
+        (run["id"], "must have SUCCEEDED, it is QUEUED"),
+        (finished_run(services.store, services.artifacts, method={"kind": "zero_shot"}),
+         "cannot go on from a finished run's model"),
+    ):  # fmt: skip
+        refused = problem(api.post(f"/api/v1/runs/{other}/continue", json={}), 422, "INVALID_SPEC")
+        assert said in refused.errors[0]["message"]
+    problem(api.post("/api/v1/runs/nobody/continue", json={}), 404, "NOT_FOUND")
 
 
 def test_catalogue__methods_models_datasets(api: TestClient) -> None:

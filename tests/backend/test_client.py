@@ -58,6 +58,9 @@ def test_client__every_method_against_the_service(
     client.delete(clone.id)
 
     run_id = done[0]
+    more = client.continue_run(run_id, 1, name="more")
+    assert (more.name, more.spec["train"]["initial_run"]) == ("more", run_id)
+    client.delete(more.id)
     assert client.metrics(run_id, names=["loss"], max_points=5).last_step == 20
     events = list(client.events(run_id))
     assert events == client.events_after(run_id)

@@ -182,7 +182,7 @@ def test_evaluate__results_change_a_run_so_its_owner_alone_may(
 
 def test_client_and_command__say_the_same(
     client: Client, run_id: str, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], services: Any, finished_run: Any,
 ) -> None:  # fmt: skip
     from calift.commands.main import main
 
@@ -207,6 +207,9 @@ def test_client_and_command__say_the_same(
     assert calift("evaluations", "cancel", job["id"])["phase"] == "CANCELLED"
     assert calift("evaluations", "retry", job["id"])["phase"] == "QUEUED"
     assert calift("evaluations", "show", job["id"])["evaluations"] == []
+    tuned = finished_run(services.store, services.artifacts, method={"kind": "flyp"})
+    more = calift("runs", "continue", tuned, "--epochs", "1", "--name", "one more")
+    assert (more["name"], more["spec"]["train"]["initial_run"]) == ("one more", tuned)
     assert client.cancel_evaluation(job["id"]).phase == "CANCELLED"
     assert client.wait_for_evaluation(job["id"]).phase == "CANCELLED"
     kinds = [e.kind for e in client.evaluation_events(job["id"])]

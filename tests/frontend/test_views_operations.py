@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from backend.settings import Settings
+from backend.storage.bucket import open_artifacts
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.client import Client
@@ -68,6 +70,23 @@ def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
     next(b for b in app.button if b.label == "Cancel").click().run()
     assert not app.exception
     assert store.runs.by_phase() == {"STARTING": 1, "CANCELLED": 2}
+
+
+def test_run__more_epochs_are_a_new_run_that_says_what_it_begins_with(
+    small: tuple[Service, Stores], finished_run: Callable[..., str]
+) -> None:
+    made, store = small
+    done = finished_run(store, open_artifacts(Settings(home=made.home)), name="flyp")
+    app = page("run", id=done)
+    app.button(key=f"continue-{done}").click().run()
+    assert not app.exception
+    (more,) = [run.id for run in store.runs.page()[0] if run.name == "flyp (2 more epochs)"]
+    assert "flyp (2 more epochs) is queued" in [
+        toast.value.replace("\\", "") for toast in app.toast
+    ]
+    app = page("run", id=more)
+    link = next(x for x in app.get("page_link") if "Begins with the model of" in x.proto.label)
+    assert link.proto.query_string == f"id={done}"
 
 
 def test_view__is_saved_and_its_short_address_leads_to_it(small: tuple[Service, Stores]) -> None:

@@ -480,15 +480,19 @@ def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench)
 def test_supervise__a_run_whose_input_is_gone_fails_with_its_name(bench):
     tuned = bench.submit()
     assert bench.attempt(tuned) == "succeeded"
-    method = {"kind": "model_stock", "runs": [tuned, "deadbeef"]}
-    for expected in ("model.json", "there is no run"):
-        run_id = bench.store.runs.submit(spec_of(method=method))
+    merge = {"method": {"kind": "model_stock", "runs": [tuned, "deadbeef"]}}
+    more = {"train": {"initial_run": tuned}}
+    for expected, spec in (
+        ("model.json", merge), ("model.json", more), ("there is no run", merge),
+        ("there is no run", more),
+    ):  # fmt: skip
+        run_id = bench.store.runs.submit(spec_of(**spec))
         assert bench.attempt(run_id) == "failed"
         run = bench.store.runs.get(run_id)
         assert run.reason == "MODEL_UNAVAILABLE"
         assert tuned in (run.message or "")
         assert expected in (run.message or "")
-        if expected == "model.json":  # the stand-in leaves none
+        if spec is more and expected == "model.json":  # the stand-in leaves none
             bench.store.runs.delete(tuned)
 
 

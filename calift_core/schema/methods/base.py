@@ -46,6 +46,8 @@ class MethodBase(Frozen):
     adapts: ClassVar[tuple[Adapt, ...]] = ("full",)
     #: Whether its model is one tower, whose features of training images are kept beside it.
     keeps_features: ClassVar[bool] = True
+    #: Whether a finished run keeps what was trained, and not only what that answers.
+    keeps_trained: ClassVar[bool] = True
     #: Whether it trains on cached features instead of images.
     on_features: ClassVar[bool] = False
     #: ID parts that two models are asked about before they are mixed.
@@ -74,6 +76,11 @@ class MethodBase(Frozen):
     def input_runs(self) -> tuple[str, ...]:
         """Finished runs that this one is made from: ids of a service's runs, or their folders."""
         return ()
+
+    @property
+    def trains_on(self) -> bool:
+        """Whether it can begin with the model of a finished run."""
+        return self.trains and self.keeps_trained and not self.solved_at_once
 
     @property
     def evaluated_models(self) -> int:

@@ -155,6 +155,7 @@ class CoOp(OnFeatures):
     summary = "Learns the words around the class names as vectors; both towers stay as they are."
     source = "Zhou et al. 2022, section 3.2"
     default_lr = 2e-3
+    keeps_trained = False
 
     kind: Literal["coop"] = "coop"
     n_context: int = option(
@@ -189,6 +190,7 @@ class TipAdapter(OnFeatures):
     )
     source = "Zhang et al. 2022, section 3.2"
     default_weight_decay = 0.01
+    keeps_trained = False
 
     kind: Literal["tip_adapter"] = "tip_adapter"
     alpha: Weight = option(

@@ -64,6 +64,13 @@ class RunClone(Frozen):
     changes: JsonObject = Field(default_factory=dict)
 
 
+class RunContinue(Frozen):
+    """How much longer a finished run's model is to be trained."""
+
+    epochs: int = Field(default=2, ge=1, le=10_000)
+    name: str | None = Field(default=None, min_length=1, max_length=120)
+
+
 class Progress(Frozen):
     """Where a working run is: in its phase, and over all phases as far as that can be foretold."""
 

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, page, state, text
 from frontend.panels import reporting
@@ -26,6 +27,14 @@ def status(run: RunDetail) -> None:
         + (page.tags(["archived"]) if run.archived else "")
         + "</div>"
     )
+    if begin := (run.spec.get("train") or {}).get("initial_run"):
+        known = {item["run"]: item["name"] for item in run.resolved.get("inputs", [])}
+        st.page_link(
+            "views/run.py",
+            label=text.md(f"Begins with the model of {known.get(begin, begin)}"),
+            icon=":material/fast_forward:",
+            query_params={"id": begin},
+        )
     if run.phase == "FAILED":
         lines = [
             f"**{text.md(run.reason or 'FAILED')}**: {text.md_prose(run.message or 'no message')}"
@@ -82,6 +91,9 @@ def actions(run: RunDetail) -> None:
             "Clone", icon=":material/content_copy:", help="Opens the form with these settings"
         ):
             st.switch_page("views/new.py", query_params={"clone": run.id})
+        if run.phase == "SUCCEEDED" and _trains_on(run) and not locked:
+            with st.popover("More epochs", icon=":material/fast_forward:"):
+                _more_epochs(run)
         if run.sweep_id is not None:
             st.page_link(
                 "views/sweep.py", label="Its sweep", icon=":material/account_tree:",
@@ -105,6 +117,24 @@ def actions(run: RunDetail) -> None:
         if not locked:
             with st.popover("Edit", icon=":material/edit:"):
                 _edit(run)
+
+
+def _trains_on(run: RunDetail) -> bool:
+    kind = METHOD_SPECS.get(run.method)
+    return kind is not None and kind.model_validate(run.spec["method"]).trains_on
+
+
+def _more_epochs(run: RunDetail) -> None:
+    st.caption(
+        "A new run begins with this one's weights, with new optimiser moments and a warm-up and "
+        "cosine of its own: the first schedule has ended, and at its last rate little would change."
+    )
+    epochs = st.number_input("Epochs", 1, 10_000, 2, key=f"more-epochs-{run.id}")
+    if st.button("Start", type="primary", key=f"continue-{run.id}"):
+        more = api.act("begin it", lambda: api.client().continue_run(run.id, int(epochs)))
+        if more is not None:
+            page.flash(f"{more.name} is queued")
+            st.switch_page("views/run.py", query_params={"id": more.id})
 
 
 def _three_seeds(run: RunDetail) -> None:
