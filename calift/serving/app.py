@@ -22,6 +22,7 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -31,11 +32,13 @@ from calift.serving.batches import Batches, BusyError
 from calift_core import __version__
 from calift_core.calibration.ood import ALARM_RATE
 from calift_core.child_process import Child, ChildEndedError
-from calift_core.errors import CaliftError, UnreadableImageError
+from calift_core.shipping.decoder import asked, told
 
 _MIB = 1 << 20
 #: How often an image is decoded before it is blamed for a decoder that ended under it.
 _DECODES = 2
+#: Images that a decoder takes at once.
+_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -182,17 +185,34 @@ class Server:
             raise RefusedError(422, "INVALID_REQUEST", fault)
         return known[false_alarms]
 
-    async def answer(self, image: bytes, top: int, false_alarms: float) -> Answer | Problem:
-        """One image's answer, or why there is none."""
+    async def answers(
+        self, images: Sequence[bytes], top: int, false_alarms: float
+    ) -> list[Answer | Problem]:
+        """Each image's answer, or why there is none."""
+        # The model answers for some while others are decoded.
+        size = min(_TOGETHER, -(-len(images) // self.n_decoders))
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        found = await asyncio.gather(*(self._part(part, top, false_alarms) for part in parts))
+        return [answer for part in found for answer in part]
+
+    async def _part(
+        self, images: Sequence[bytes], top: int, false_alarms: float
+    ) -> list[Answer | Problem]:
         assert self.batches is not None
-        try:
-            pixels = await self._decoded(image)
-            *row, like = await self.batches.answer(pixels)
-        except UnreadableImageError as error:
-            self.figures.images.labels("refused").inc()
-            return RefusedError(422, "UNREADABLE_IMAGE", _sentence(error)).problem
-        self.figures.images.labels("answered").inc()
-        probs, threshold = np.array(row), self.threshold(false_alarms)
+        decoded = await self._decoded(images)
+        pixels = [one for one in decoded if isinstance(one, bytes)]
+        rows = iter(await self.batches.answer(pixels))
+        self.figures.images.labels("answered").inc(len(pixels))
+        self.figures.images.labels("refused").inc(len(images) - len(pixels))
+        return [
+            RefusedError(422, "UNREADABLE_IMAGE", one).problem
+            if isinstance(one, str)
+            else self._said(next(rows), top, false_alarms)
+            for one in decoded
+        ]
+
+    def _said(self, row: NDArray[np.float64], top: int, false_alarms: float) -> Answer:
+        probs, like, threshold = row[:-1], row[-1], self.threshold(false_alarms)
         order = np.argsort(-probs, kind="stable")[:top]
         guesses = [
             Guess(label=self.model["classes"][i], probability=float(probs[i])) for i in order
@@ -205,28 +225,25 @@ class Server:
             false_alarms=None if threshold is None else false_alarms,
         )
 
-    async def _decoded(self, image: bytes) -> bytes:
-        if not image:
-            raise UnreadableImageError("the image must hold bytes, it is empty")
-        if len(image) > self.limits.image_bytes:
-            raise UnreadableImageError(
-                f"the image must have at most {self.limits.image_bytes:,} bytes, it has "
-                f"{len(image):,}"
-            )
+    async def _decoded(self, images: Sequence[bytes]) -> list[bytes | str]:
+        """Of each image its pixels, or why there are none."""
+        most = self.limits.image_bytes
+        faults = {len(image): f"the image must have 1 to {most:,} bytes, it has {len(image):,}"
+                  for image in images if not 0 < len(image) <= most}  # fmt: skip
+        good = [image for image in images if len(image) not in faults]
         child, loop = await self._free.get(), asyncio.get_running_loop()
         try:
-            for _ in range(_DECODES):  # the second time by one that was just started
+            for _ in range(_DECODES if len(good) == 1 else 1):  # then by one that was just started
                 with suppress(ChildEndedError):
-                    return await loop.run_in_executor(self._threads, child.ask, image)
+                    answer = await loop.run_in_executor(self._threads, child.ask, asked(good))
+                    pixels = told(answer)
+                    return [faults.get(len(image)) or next(pixels) for image in images]
         finally:
             self._free.put_nowait(child)
-        raise UnreadableImageError(
-            "the image cannot be decoded within the memory and the time that one may take"
-        )
-
-
-def _sentence(error: CaliftError) -> str:
-    return f"{error.message} {error.hint}".strip()
+        if len(good) > 1:  # one of them ends decoders, and costs no other its answer
+            return [(await self._decoded([image]))[0] for image in images]
+        fault = "the image cannot be decoded within the memory and the time that one may take"
+        return [faults.get(len(image), fault) for image in images]
 
 
 def make_app(server: Server, token: str | None = None) -> FastAPI:
@@ -330,9 +347,7 @@ def make_app(server: Server, token: str | None = None) -> FastAPI:
         images = await _images(request, server.limits)
         top = max(1, min(top, len(server.model["classes"])))
         try:
-            found = await asyncio.gather(
-                *(server.answer(image, top, false_alarms) for image in images)
-            )
+            found = await server.answers(images, top, false_alarms)
         except BusyError:
             raise RefusedError(503, "BUSY", "too many images wait; try again later") from None
         except ChildEndedError as error:

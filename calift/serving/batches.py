@@ -74,8 +74,8 @@ class Batches:
             self._line.get_nowait().answer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, pixels: bytes) -> NDArray[np.float64]:
-        """The numbers of one image of S · S · 3 bytes.
+    async def answer(self, images: Sequence[bytes]) -> list[NDArray[np.float64]]:
+        """The numbers of each image of S · S · 3 bytes.
 
         Raises:
             BusyError: too many wait.
@@ -83,9 +83,10 @@ class Batches:
         """
         if self._line.qsize() >= self._max_waiting:
             raise BusyError
-        one = _Waiting(pixels)
-        self._line.put_nowait(one)
-        return await one.answer
+        waiting = [_Waiting(pixels) for pixels in images]
+        for one in waiting:
+            self._line.put_nowait(one)
+        return await asyncio.gather(*(one.answer for one in waiting))
 
     async def _serve(self, worker: Child) -> None:
         loop = asyncio.get_running_loop()

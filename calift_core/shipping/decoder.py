@@ -1,16 +1,17 @@
 """Decodes what strangers send, in a process that may take little memory and holds nothing.
 
 `python -m calift_core.shipping.decoder PREPROCESS MAX_PIXELS MEMORY_BYTES` answers each question,
-the bytes of an image file, with the pixels that the model takes: (S, S, 3) uint8. A file that ends
-or takes over a decoder costs that one image. Torch-free.
+image files with their lengths (`asked`), with the pixels that the model takes, (S, S, 3) uint8
+each, or why there are none (`told`). Torch-free.
 """
 
 import io
 import json
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 
-from calift_core.child_process import answer_all, limit
+from calift_core.child_process import HEAD, LENGTH, answer_all, limit
 from calift_core.data.decode import open_image, pixels_of
 from calift_core.data.preprocess import Preprocess
 from calift_core.errors import UnreadableImageError
@@ -29,6 +30,34 @@ def fitted(data: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
             raise UnreadableImageError("the image takes too much memory") from None
 
 
+def asked(images: Sequence[bytes]) -> bytes:
+    """The question about these files."""
+    return b"".join(LENGTH.pack(len(image)) + image for image in images)
+
+
+def told(answer: bytes) -> Iterator[bytes | str]:
+    """Of each file its pixels, or a sentence on why there are none."""
+    at = 0
+    while at < len(answer):
+        refused, length = HEAD.unpack_from(answer, at)
+        body = answer[at + HEAD.size : (at := at + HEAD.size + length)]
+        yield body.decode() if refused else body
+
+
+def answered(question: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
+    """What `told` reads, for what `asked` wrote."""
+    at, parts = 0, []
+    while at < len(question):
+        start = at + LENGTH.size
+        at = start + LENGTH.unpack_from(question, at)[0]
+        try:
+            refused, body = 0, fitted(question[start:at], preprocess, max_pixels)
+        except UnreadableImageError as error:
+            refused, body = 1, f"{error.message} {error.hint}".strip().encode()
+        parts += [HEAD.pack(refused, len(body)), body]
+    return b"".join(parts)
+
+
 def main(argv: list[str]) -> None:
     """Limit this process, and answer."""
     from PIL import Image
@@ -37,7 +66,7 @@ def main(argv: list[str]) -> None:
     warnings.simplefilter("ignore")  # what is odd about a stranger's file would fill the log
     Image.init()
     limit(memory, writes=False)
-    answer_all(b"{}", lambda data: fitted(data, preprocess, max_pixels))
+    answer_all(b"{}", lambda question: answered(question, preprocess, max_pixels))
 
 
 if __name__ == "__main__":
