@@ -130,6 +130,7 @@ def gallery(
     key: str,
     opened: Callable[[int], None],
     alike: Callable[[int], None] = lambda _: None,
+    tagged: Callable[[list[int] | None, str, bool], None] | None = None,
 ) -> None:
     """Images with what is said of each.
 
@@ -138,6 +139,8 @@ def gallery(
         opened: called before the page is drawn again, with the place of the image that somebody
             opened.
         alike: the same of the image that others are to be like.
+        tagged: the same with the places of images, None for all that are chosen, a tag, and whether
+            it is put there or taken off.
     """
 
     def told(name: str, call: Callable[[int], None]) -> None:
@@ -145,11 +148,21 @@ def gallery(
         if isinstance(at, int) and 0 <= at < len(data["items"]):
             call(at)
 
+    def on_tag() -> None:
+        given = st.session_state[key].get("tag")
+        if tagged is None or not isinstance(given, Mapping):
+            return
+        at, tag = given.get("at"), given.get("tag")
+        places = None if given.get("all") is True else _places(at, len(data["items"]))
+        if isinstance(tag, str) and tag.strip() and places != []:
+            tagged(places, tag.strip(), given.get("on") is True)
+
     _component("gallery")(
         key=key,
         data=data,
         on_open_change=lambda: told("open", opened),
         on_alike_change=lambda: told("alike", alike),
+        on_tag_change=on_tag,
     )
 
 

@@ -16,6 +16,7 @@ from calift_core.analysis.library import (
     Memory,
     PredictionsFile,
     Subject,
+    Tags,
     no_prompts,
     open_predictions,
 )
@@ -210,6 +211,9 @@ class StoreLibrary:
                 hint="Runs do since train.keep_features is there, where it is not 0.",
             ) from None
         return training_label(self._artifacts.verified(stored.sha256), sample)
+
+    def tags(self, file: PredictionsFile) -> Tags:
+        return self._store.image_tags.of(file.data)
 
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """Those of a zero-shot run with the very weights that the subject's run began with.

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ from backend.routes.deps import (
     ServicesDep,
     allow,
     changes_nothing,
+    note,
     place_for,
     turn_for,
 )
@@ -44,6 +45,7 @@ from calift_core.schema.wire.results import (
     SampleTraits,
     Source,
 )
+from calift_core.schema.wire.tags import ImageTag, ImageTags, ImageTagsChange
 
 router = APIRouter(tags=["results"])
 
@@ -130,6 +132,33 @@ def list_samples(
     if end >= page.n_matching:
         return page
     return page.model_copy(update={"next_cursor": cursors.write(scope, [end])})
+
+
+@router.get("/evaluations/{evaluation_id}/tags", dependencies=[ANALYSIS])
+@allow("read")
+def list_image_tags(evaluation_id: EvaluationId, services: ServicesDep) -> ImageTags:
+    """Tags on images of the data that an evaluation is of, put there with this run or another."""
+    file = services.library.subject(evaluation_id).open()
+    items = [ImageTag(sample=s, tag=t) for s, t in services.library.tags(file)]
+    return ImageTags(dataset=file.metadata.dataset, items=items)
+
+
+@router.post("/evaluations/{evaluation_id}/tags", dependencies=[ANALYSIS])
+@allow("submit")
+def tag_images(
+    evaluation_id: EvaluationId, body: ImageTagsChange, services: ServicesDep, request: Request
+) -> ImageTags:
+    """Put tags on images, or take them off: on those that are named, or that meet a filter.
+
+    They are kept with the data, so that every run that was tested on them has them. A condition
+    reads them: `tag == "blurry"`.
+    """
+    subject = services.library.subject(evaluation_id)
+    ids = services.explorer.to_tag(subject, body)
+    note(request, add=body.add, remove=body.remove, images=len(ids))
+    data = subject.open().data
+    services.store.image_tags.change(data, ids, add=body.add, remove=body.remove)
+    return list_image_tags(evaluation_id, services)
 
 
 @router.get("/evaluations/{evaluation_id}/samples/traits", dependencies=[ANALYSIS])

@@ -432,6 +432,18 @@ class Notification(Base):
     next_at: Mapped[float] = mapped_column(Double)
 
 
+class ImageTagRow(Base):
+    """A tag on an image of the data with a digest."""
+
+    __tablename__ = "image_tags"
+    __table_args__ = (Index("ix_image_tags_data", "data", "tag"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    data: Mapped[str] = mapped_column(String(64))
+    sample: Mapped[str] = mapped_column(String(1024))
+    tag: Mapped[str] = mapped_column(String(40))
+
+
 class Chore(Base):
     """When a chore was last begun that one process does for all."""
 

@@ -14,6 +14,7 @@ from backend.store.evaluation_jobs import EvaluationJobs
 from backend.store.fairness import Quotas
 from backend.store.files import Files
 from backend.store.history import History
+from backend.store.image_tags import ImageTags
 from backend.store.imports import ImportedRuns
 from backend.store.notifications import Notifications
 from backend.store.outbox import OutboxStore
@@ -41,6 +42,7 @@ class Stores:
     evaluation_jobs: EvaluationJobs
     files: Files
     history: History
+    image_tags: ImageTags
     imports: ImportedRuns
     notifications: Notifications
     evaluated: EvaluatedRuns
@@ -75,6 +77,7 @@ class Stores:
             evaluation_jobs=EvaluationJobs(engine, cursors, quotas),
             files=Files(engine),
             history=History(engine),
+            image_tags=ImageTags(engine),
             imports=ImportedRuns(engine),
             notifications=Notifications(engine),
             evaluated=EvaluatedRuns(engine),

@@ -23,6 +23,7 @@ from calift.commands.analyse_tables import (
     show_ood,
     show_search,
     show_slices,
+    show_tags,
     show_transfer,
 )
 from calift.commands.console import JsonFlag, make_client, require_torch
@@ -39,6 +40,7 @@ from calift_core.schema.wire.queries import (
     OodQuery,
     Query,
     RunSlicesQuery,
+    SampleFilter,
     SamplesQuery,
     SlicesQuery,
     TransferQuery,
@@ -240,6 +242,32 @@ def analyse_search(
             sets = of_run or [client.evaluation(target)]
             pages = _searched(partial(client.samples, one.id, query) for one in sets)
     show_search(pages, query.limit, as_json)
+
+
+@analyse_app.command("tags", epilog="Example: calift analyse tags EVALUATION_ID a.jpg --add blurry")
+def analyse_tags(
+    target: Annotated[str, typer.Argument(help="An EVALUATION_ID of the service.")],
+    images: Annotated[list[str] | None, typer.Argument(help="Ids of images to tag.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Instead of ids, the images that meet a condition.")
+    ] = None,
+    add: Annotated[list[str] | None, typer.Option(help="Put on these images.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Take off them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all tags of the data as CSV.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tags on images, which stay with the data: shown, changed, written as CSV."""
+    with _evaluation_client(target) as client:
+        if add or remove:
+            chosen = None if images else SampleFilter.of(params={"where": where})
+            if not images and where is None:
+                raise SpecError("which images are meant? Name them, or say --where.")
+            found = client.tag_images(
+                target, images or None, where=chosen, add=add or (), remove=remove or ()
+            )
+        else:
+            found = client.image_tags(target)
+    show_tags(found, out, as_json)
 
 
 def _searched(asks: Iterable[Callable[[], SamplePage]]) -> list[SamplePage]:

@@ -1,9 +1,11 @@
 """What `calift analyse` shows, for people or as JSON."""
 
 from functools import partial
+from pathlib import Path
 
 from calift.commands import console
 from calift.commands.console import out, print_json, show
+from calift_core.files import atomic_write_bytes
 from calift_core.schema.wire.answers import Decision, Ledger, PromiseTest
 from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.results import (
@@ -17,8 +19,9 @@ from calift_core.schema.wire.results import (
     TransferCell,
     TransferMatrix,
 )
+from calift_core.schema.wire.tags import ImageTags
 from frontend import text
-from frontend.tables import Column, Run, Table, analysis, ood
+from frontend.tables import Column, Run, Table, analysis, ood, to_csv
 
 percent = partial(console.percent, digits=2)
 
@@ -83,6 +86,18 @@ def show_search(pages: list[SamplePage], most: int, as_json: bool) -> None:
     ]
     searched = sum(page.n_matching for page in pages)
     show(Table(columns, rows[:most]), f"Of {searched:,} images in {len(pages)} data sets")
+
+
+def show_tags(found: ImageTags, out_file: Path | None, as_json: bool) -> None:
+    """Write tags on images."""
+    shown = analysis.image_tags(found.dataset, found.items)
+    if out_file is not None:
+        atomic_write_bytes(out_file, to_csv(shown).encode())
+    if as_json:
+        print_json(found)
+    elif out_file is None:
+        show(shown, without=("dataset",))
+        _say(f"{len(found.items):,} tags on images of {found.dataset}.")
 
 
 def show_effect(effect: CalibratorEffect, as_json: bool) -> None:

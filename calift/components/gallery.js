@@ -17,12 +17,15 @@ import { component, html } from "./dom.js";
  * @property {string} alt
  * @property {string} label
  * @property {Answer[]} answers
+ * @property {string[]} [tags]
  * @property {string[]} marks
  * @property {Array<{words: string, share: number, own: boolean}>} top most probable classes
  *
  * @typedef {object} Data
  * @property {Item[]} items
  * @property {string} missing said where an image cannot be had
+ * @property {{known: string[], all: number} | null} [tags] that images can be given, and how many
+ *   images were chosen; null: no tags
  * @property {string} [alike] words of the button that looks for images like this; none: no button
  */
 
@@ -35,12 +38,14 @@ class Gallery {
   constructor(root) {
     this.list = html("ul", { class: "gallery" });
     this.why = html("p", { class: "why", role: "status" });
-    root.append(this.list, this.why);
+    this.bar = html("div", { class: "bar", role: "group", "aria-label": "Tags" });
+    root.append(this.list, this.bar, this.why);
     this.shown = "";
   }
 
   close() {
     this.list.remove();
+    this.bar.remove();
     this.why.remove();
   }
 
@@ -56,6 +61,38 @@ class Gallery {
     this.asked = false;
     this.why.replaceChildren();
     this.list.replaceChildren(...data.items.map((item, k) => this.card(item, k, data)));
+    this.bar.replaceChildren(...(data.tags ? this.tagging(data.tags) : []));
+  }
+
+  /**
+   * What puts tags on the images that are ticked, or on all that were chosen.
+   * @param {{known: string[], all: number}} tags
+   */
+  tagging(tags) {
+    const list = html("datalist", { id: "known" }, tags.known.map((value) => html("option", { value })));
+    const field = html("input", {
+      type: "text", maxlength: 40, list: "known", placeholder: "tag", "aria-label": "Tag",
+    });
+    const all = html("input", { type: "checkbox" });
+    const send = (/** @type {boolean} */ on) => () => {
+      const boxes = [...this.list.querySelectorAll(".tick")];
+      const at = boxes.flatMap((box, k) => (box.checked ? [k] : []));
+      const wrong = !field.value.trim() ? "Type a tag first."
+        : /["']/.test(field.value) ? "A tag has no quotes."
+          : !at.length && !all.checked ? "Tick images first, or all that are chosen." : "";
+      this.why.replaceChildren(wrong);
+      if (!wrong) this.said?.("tag", { at, all: all.checked, tag: field.value, on });
+    };
+    const button = (/** @type {string} */ words, /** @type {boolean} */ on) => {
+      const made = html("button", { type: "button" }, [words]);
+      made.addEventListener("click", send(on));
+      return made;
+    };
+    return [
+      html("span", {}, ["Tag the ticked images:"]), list, field,
+      button("Put on", true), button("Take off", false),
+      html("label", {}, [all, `all ${tags.all.toLocaleString("en")} that are chosen`]),
+    ];
   }
 
   /**
@@ -80,7 +117,10 @@ class Gallery {
       a.by ? html("span", { class: "by" }, [`${a.by}: `]) : "", a.words]);
     return html("li", {}, [
       link,
-      html("p", { class: "label" }, [item.label]),
+      html("p", { class: "label" }, [
+        data.tags ? html("input", { type: "checkbox", class: "tick", "aria-label": `choose ${item.alt}` })
+          : "", item.label]),
+      ...(item.tags ?? []).map((words) => html("p", { class: "mark tag" }, [words])),
       ...item.answers.map(answer),
       ...item.marks.map((words) => html("p", { class: "mark" }, [words])),
       ...(data.alike ? [this.button(data.alike, item, () => this.said?.("alike", k))] : []),

@@ -10,14 +10,14 @@ The condition is a small language of its own, read by hand and never evaluated a
     VALUE      = number | "text" | 'text' | true | false
 
 Columns: `confidence` (of the predicted class, a fraction), `correct`, `label`, `predicted` (class
-indices, or class names as text), `rank` (classes before the true one), `nll` (nats), `brier`, `id`
-and, where the file has it, `cluster`. An example: ``confidence >= 0.9 and not correct and label in
-("shirt", 3)``.
+indices, or class names as text), `rank` (classes before the true one), `nll` (nats), `brier`, `id`,
+`tag` (that an image has among its tags) and, where the file has it, `cluster`. An example:
+``confidence >= 0.9 and not correct and label in ("shirt", 3)``.
 """
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,12 +42,24 @@ class Samples:
         scores: (N,) each.
         ids: (N,) names of the samples.
         clusters: (N,) names of the samples' sources, None where the file has none.
+        tags: each (sample, tag); None where none are kept.
     """
 
     scores: SampleScores
     ids: Strings
     class_names: tuple[str, ...]
     clusters: Strings | None = None
+    tags: tuple[tuple[str, str], ...] | None = None
+
+    def tagged(self, names: Sequence[str]) -> Bools:
+        """Which samples (N,) have one of these tags.
+
+        Raises:
+            SpecError: no tags are kept.
+        """
+        if self.tags is None:
+            raise SpecError("tags on images are kept by a service, and these are files of your own")
+        return np.isin(self.ids, [sample for sample, tag in self.tags if tag in names])
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column (N,) by the name it has in a condition.
@@ -191,6 +203,8 @@ class _Condition:
         if self._next.kind != "word" or self._next.text in _WORDS:
             raise self._expected("a column")
         name = self._next.text
+        if name == "tag":
+            return self._tagged()
         values = self._samples.column(name)
         self._at += 1
         if self._take(*_COMPARE):
@@ -208,14 +222,29 @@ class _Condition:
             return np.asarray(values, dtype=np.bool_)
         raise self._expected("a comparison")
 
+    def _tagged(self) -> Bools:
+        self._at += 1
+        text = np.array([""])
+        negated = self._take("!=")
+        if negated or self._take("=="):
+            members = [self._value("tag", text)]
+        else:
+            negated = self._take("not")
+            members = self._members("tag", text)
+        found = self._samples.tagged([str(one) for one in members])
+        return ~found if negated else found
+
     def _membership(self, name: str, values: npt.NDArray[Any]) -> Bools:
+        return np.isin(values, np.array(self._members(name, values)))
+
+    def _members(self, name: str, values: npt.NDArray[Any]) -> list[_Value]:
         self._need("in")
         self._need("(")
         members = [self._value(name, values)]
         while self._take(","):
             members.append(self._value(name, values))
         self._need(")")
-        return np.isin(values, np.array(members))
+        return members
 
     def _value(self, name: str, values: npt.NDArray[Any]) -> _Value:
         """Read one value of the kind that a column holds."""

@@ -195,6 +195,9 @@ class FolderLibrary:
             raise no_prompts(subject)
         return str(path), path
 
+    def tags(self, file: PredictionsFile) -> None:
+        """None: a service keeps them."""
+
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The file of the same data set in the initial model's folder, or in the run's own copy."""
         wanted = (file.metadata.dataset, file.metadata.role)

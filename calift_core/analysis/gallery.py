@@ -168,6 +168,9 @@ def described(
     `top` and `near` have M entries, or none where they are not wanted; `similar` has all N.
     """
     scores, names = samples.scores, samples.class_names
+    tags: dict[str, list[str]] = {}
+    for sample, tag in samples.tags or ():
+        tags.setdefault(sample, []).append(tag)
     found = []
     for row, k in enumerate(at.tolist()):
         theirs = None
@@ -191,6 +194,7 @@ def described(
                     for text, cosine in (near[row] if near else [])
                 ],
                 similarity=None if similar is None else float(similar[k]),
+                tags=tags.get(str(samples.ids[k]), []),
             )
         )
     return found

@@ -7,6 +7,8 @@ requests, the command's looks into folders of this machine.
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -25,6 +27,8 @@ from calift_core.schema.wire.results import Source
 #: What is remembered: numbers, opened files, scores, fitted calibrators, and answers: plain values
 #: that JSON knows, by keys that mean the same to any process, which may be kept beyond this one.
 Kind = Literal["numbers", "files", "scores", "fits", "answers"]
+#: Each (sample, tag).
+Tags = tuple[tuple[str, str], ...]
 T = TypeVar("T")
 
 
@@ -50,6 +54,12 @@ class PredictionsFile:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def data(self) -> str:
+        """A digest of the data that was predicted, the same of every run."""
+        said = self.metadata.dataset_sha256 or "\n".join([self.metadata.dataset, *self.ids])
+        return sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def nbytes(self) -> int:
@@ -218,6 +228,9 @@ class Library(Protocol):
         Raises:
             NotFoundError: the run kept none.
         """
+
+    def tags(self, file: PredictionsFile) -> Tags | None:
+        """What people put on the images of a file; None: nothing keeps tags here."""
 
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The initial model's predictions of the samples of a file of the subject's run.

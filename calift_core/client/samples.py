@@ -22,6 +22,7 @@ from calift_core.schema.wire.results import (
     SamplePage,
     SampleTraits,
 )
+from calift_core.schema.wire.tags import ImageTags, ImageTagsChange
 
 
 class SampleCalls(Connection):
@@ -33,6 +34,29 @@ class SampleCalls(Connection):
     With `text` or `like` those come first that the run's own towers see as most alike; a model that
     is asked for the first time is loaded for seconds.
     """
+
+    def image_tags(self, evaluation_id: str) -> ImageTags:
+        """Tags on images of the data that an evaluation is of."""
+        return self._get(at("/evaluations", evaluation_id, "tags"), ImageTags)
+
+    def tag_images(
+        self,
+        evaluation_id: str,
+        samples: Sequence[str] | None = None,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        where: SampleFilter | None = None,
+    ) -> ImageTags:
+        """Put tags on images and take others off; every run that was tested on them has them.
+
+        Args:
+            samples: ids of images, at most 1,000; None: those that meet `where`.
+        """
+        change = {"samples": samples, "where": where, "add": list(add), "remove": list(remove)}
+        body = ImageTagsChange.of(params=change)
+        path = at("/evaluations", evaluation_id, "tags")
+        return self._read(self._send("POST", path, body=body), ImageTags)
 
     sample_traits = OperationOf("/evaluations/{}/samples/traits", SampleFilter, SampleTraits)
     """Classes that the chosen samples have more often than the rest."""

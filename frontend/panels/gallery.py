@@ -11,7 +11,7 @@ where the images belong::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -37,7 +37,7 @@ from calift_core.schema.wire.results import (
     SamplePage,
 )
 from frontend import address, api, components, page, pickers, state, text
-from frontend.panels import correcting, shared
+from frontend.panels import correcting, shared, tagging
 
 _ON_A_PAGE, _SIZE = 24, 224
 #: Logits of an evaluation up to which likely label errors are looked for unasked.
@@ -54,7 +54,7 @@ ORDERS = {
 }
 _PAIRED_ORDERS = {"change": "most lost", "-change": "most gained"}
 CONDITION_HELP = (
-    "Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster. "
+    "Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster, tag. "
     'Comparisons joined by and, or, not; `label in (3, "shirt")`.'
 )
 OUTCOMES = {
@@ -181,6 +181,7 @@ def _search(evaluation: Evaluation, now: Chosen) -> None:
             placeholder="not correct",
             help=CONDITION_HELP,
         )  # fmt: skip
+    tagging.draw(evaluation, now.where, lambda said: open_samples(now.but(where=said)))
 
 
 def _type(
@@ -271,12 +272,18 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
     with next(columns):
         found = {"-similarity": "most similar"} if now.text or now.like else {}
         orders = found | (_PAIRED_ORDERS if now.against else {}) | ORDERS
-        default = next(iter(found), "-gap" if now.outcome != "lost" else "change")
+        default = default_order(now)
         order = state.choice(
             st.selectbox, "Order of images", name="first", options=orders, default=default
         )
     top = state.toggle(next(columns), "Top five", name="top", default=True)
     return now, order, top
+
+
+def default_order(now: Chosen) -> str:
+    if now.text or now.like:
+        return "-similarity"
+    return "-gap" if now.outcome != "lost" else "change"
 
 
 def _choose(
@@ -354,21 +361,31 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
             if "near-duplicate" not in marks.setdefault(sample_id, []):
                 marks[sample_id].append("near-duplicate")
     beside = "" if found.against is None else found.against.run_name
+    place = {} if now.doubtful else {_PARAM: as_text(now), "first": order}
     components.gallery(
         {
-            "items": [_item(evaluation, s, beside, marks.get(s.id, [])) for s in found.items],
+            "items": [
+                _item(evaluation, s, beside, marks.get(s.id, []), place) for s in found.items
+            ],
             "missing": "no image",
             "alike": "" if evaluation.role == "corruption" else "like this",
+            "tags": None
+            if api.locked("submit") or now.doubtful
+            else {"known": tagging.known(evaluation), "all": found.n_matching},
         },
         key="gallery-images",
         opened=lambda at: st.session_state.update({_OPENED: found.items[at].id}),
+        tagged=lambda at, tag, on: tagging.change(
+            evaluation, now.filter(), at and [found.items[k].id for k in at], tag, on=on
+        ),
         alike=lambda at: _rank(
             now.but(like=found.items[at].id, text=None, where=None, lower=None, upper=None)
         ),
     )
     if (sample_id := st.session_state.pop(_OPENED, None)) is not None:
         st.switch_page(
-            "views/sample.py", query_params={"evaluation": evaluation.id, "sample": sample_id}
+            "views/sample.py",
+            query_params={"evaluation": evaluation.id, "sample": sample_id, **place},
         )
     if now.doubtful and doubtful is not None:
         correcting.draw(evaluation, doubtful)
@@ -381,17 +398,7 @@ def _page_of(
     evaluation: Evaluation, now: Chosen, order: str, top: bool
 ) -> tuple[SamplePage | None, list[str | None]]:
     """The samples of a page, None where they cannot be had; where the pages turned so far begin."""
-    query = SamplesQuery.of(
-        now.filter(),
-        {
-            "sort": order.removeprefix("-"),
-            "descending": order.startswith("-"),
-            "top": 5 if top else 0,
-            "text": now.text,
-            "like": now.like,
-            "limit": _ON_A_PAGE,
-        },
-    )
+    query = query_of(now, order, top=5 if top else 0, limit=_ON_A_PAGE)
     cursors = _cursors(f"{evaluation.id}-{query.model_copy(update={'top': 0})}")
     with st.spinner("Searching…", show_time=True) if now.text else nullcontext():
         found = api.act(
@@ -399,11 +406,18 @@ def _page_of(
             lambda: api.answer(
                 Client.samples,
                 evaluation.id,
-                evaluation.predictions_sha256,
+                tagging.version(evaluation),
                 query.model_copy(update={"cursor": cursors[-1]}),
             ),
         )
     return found, cursors
+
+
+def query_of(now: Chosen, order: str, **params: Any) -> SamplesQuery:
+    """What the service is asked for the chosen samples, in an order of `ORDERS` or the like."""
+    ordered = {"sort": order.removeprefix("-"), "descending": order.startswith("-")}
+    search = {"text": now.text, "like": now.like}
+    return SamplesQuery.of(now.filter(), {**ordered, **search, **params})
 
 
 def _doubtful(evaluation: Evaluation) -> DoubtfulLabels | None:
@@ -439,22 +453,26 @@ def _looks(evaluation: Evaluation, now: Chosen) -> SampleLooks | None:
             lambda: api.answer(
                 Client.sample_looks,
                 evaluation.id,
-                evaluation.predictions_sha256,
+                tagging.version(evaluation),
                 LooksQuery.of(now.filter()),
             ),
         )
 
 
 def _item(
-    evaluation: Evaluation, sample: Sample, beside: str, marks: Sequence[str]
+    evaluation: Evaluation,
+    sample: Sample,
+    beside: str,
+    marks: Sequence[str],
+    place: Mapping[str, str],
 ) -> dict[str, Any]:
-    """A sample as `gallery.js` draws it."""
+    """A sample as `gallery.js` draws it; `place`: where its page goes on to others from."""
     answers = [(evaluation.run_name if beside else "", sample)]
     if sample.against is not None:
         answers.append((beside, sample.against))
     at = urlencode({"evaluation": evaluation.id, "sample": sample.id})
     return {
-        "href": f"/sample?{at}",
+        "href": f"/sample?{at}&{urlencode(place)}",
         "src": f"/thumbnail?{at}&size={_SIZE}",
         "alt": f"{sample.label_name}, taken for {sample.predicted_name}",
         "label": sample.label_name,
@@ -466,6 +484,7 @@ def _item(
             }
             for by, one in answers
         ],
+        "tags": sample.tags,
         "marks": [*_similarity(sample), *marks, *_near(sample)],
         "top": [
             {

@@ -8,6 +8,7 @@ from calift_core.client import Client
 from calift_core.schema.wire.queries import SampleFilter
 from calift_core.schema.wire.results import Evaluation, SampleLooks, SharedTrait
 from frontend import api, page, state, text
+from frontend.panels import tagging
 from frontend.tables import Column, Table
 
 #: Larger adjusted p-values are not told as something that samples share.
@@ -23,7 +24,7 @@ def draw(evaluation: Evaluation, filters: SampleFilter, looks: SampleLooks | Non
     found = api.act(
         "find what the samples share",
         lambda: api.answer(
-            Client.sample_traits, evaluation.id, evaluation.predictions_sha256, filters
+            Client.sample_traits, evaluation.id, tagging.version(evaluation), filters
         ),
     )
     if found is None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.answers import Decision, KeptSet, LedgerCell, LedgerSet
 from calift_core.schema.wire.results import CalibratorEffect, MeasureSet, SlicePage, TransferMatrix
+from calift_core.schema.wire.tags import ImageTag
 from frontend import text
 from frontend.tables import Column, Run, Table
 
@@ -368,3 +369,9 @@ def evaluations(found: Sequence[EvaluationReport]) -> Table:
         ],
         rows,
     )
+
+
+def image_tags(dataset: str, items: Sequence[ImageTag]) -> Table:
+    """One row per tag on an image."""
+    columns = [Column("dataset", "Data"), Column("sample", "Image"), Column("tag", "Tag")]
+    return Table(columns, [{"dataset": dataset, **one.model_dump()} for one in items])

@@ -5,11 +5,12 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from calift_core.client import Client
 from calift_core.errors import CaliftError
 from calift_core.schema.wire.results import Evaluation, Sample, SampleHistory
 from calift_core.schema.wire.runs import RunSummary
 from frontend import address, api, components, figures, page, pickers, state, text
-from frontend.panels import gallery
+from frontend.panels import gallery, tagging
 from frontend.tables import Column, Run, Table
 
 #: Pixels of the image; asked about in the same size that is shown, so the service draws it once.
@@ -31,6 +32,34 @@ def _runs(evaluation: Evaluation) -> dict[str, RunSummary]:
         placeholder="Choose runs",
     )
     return {run.id: run for run in pickers.named_runs(chosen or [evaluation.run_id])}
+
+
+def _turn(evaluation: Evaluation, sample: str) -> None:
+    """To the images before and after this one, as the gallery has them that it was opened in."""
+    now = gallery.chosen_samples()
+    if now is None or now.evaluation != evaluation.id or now.doubtful:
+        now = gallery.Chosen(evaluation=evaluation.id)
+    order = state.param("first") or gallery.default_order(now)
+    try:
+        query = gallery.query_of(now, order, top=0, limit=3, around=sample)
+        found = api.answer(Client.samples, evaluation.id, tagging.version(evaluation), query)
+    except CaliftError:  # of an address that was changed, or a tag that was taken off
+        return
+    at = next(k for k, one in enumerate(found.items) if one.id == sample)
+    before = found.items[at - 1].id if at else None
+    after = found.items[at + 1].id if at + 1 < len(found.items) else None
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for label, icon, key, target in (
+            ("Previous", "chevron_left", "Left", before), ("Next", "chevron_right", "Right", after),
+        ):  # fmt: skip
+            st.button(
+                label, icon=f":material/{icon}:", shortcut=key, disabled=target is None,
+                on_click=address.put, args=({"sample": target},),
+            )  # fmt: skip
+        st.caption(
+            f"{text.count(found.offset + at + 1)} of {text.count(found.n_matching)}, "
+            f"{text.md(gallery.words(evaluation, now))}"
+        )
 
 
 def _history(evaluation: Evaluation, sample: str, run: RunSummary) -> SampleHistory:
@@ -57,12 +86,14 @@ def _facts(evaluation: Evaluation, own: Sample) -> None:
         ),
         caption="Most probable classes",
     )
-    here = {"run": evaluation.run_id, "dataset": evaluation.dataset}
+    here = {"run": evaluation.run_id, "dataset": evaluation.dataset, "view": "images"}
+    alike = urlencode({"evaluation": evaluation.id, "like": own.id})
     same = urlencode({"evaluation": evaluation.id, "where": f"label == {own.label}"})
     taken = urlencode({"evaluation": evaluation.id, "where": f"predicted == {own.predicted}"})
     with st.container(horizontal=True, gap="small"):
         for label, icon, query in (
-            ("Diagram", "target", here),
+            ("Diagram", "target", {**here, "view": "diagram"}),
+            ("Images like this", "image_search", {**here, "images": alike}),
             (f"All {own.label_name}", "grid_view", {**here, "images": same}),
             (f"All taken for {own.predicted_name}", "grid_view", {**here, "images": taken}),
         ):
@@ -131,6 +162,7 @@ def main() -> None:
     if own is None:
         page.empty("No such sample", f"{evaluation.dataset} has no sample of this name.")
         return
+    _turn(evaluation, sample_id)
     left, right = st.columns([2, 3], gap="large")
     with left:
         why = _without_image(evaluation.id, sample_id)

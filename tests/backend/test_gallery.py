@@ -25,10 +25,12 @@ from calift_core.data.decode import decode
 from calift_core.data.finding import Finder, ThumbnailRequest
 from calift_core.data.suites.load import load_suite
 from calift_core.data.thumbnails import pixels_of
+from calift_core.errors import SpecError
 from calift_core.predictions.read import read_scores
 from calift_core.predictions.rows import read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.suite import SuiteSpec
+from calift_core.schema.wire.queries import SampleFilter
 from tests.conftest import SEED, example_evaluation, example_predictions, until
 from tests.support.drawing import shared_drawers
 
@@ -135,6 +137,70 @@ def test_samples__pages_follow_each_other_and_belong_to_their_question(
     assert code_of(other) == (422, "INVALID_CURSOR")
     for wrong_one in ({"bin": 99}, {"outcome": "gained"}, {"sort": "change"}, {"where": "x =="}):
         assert api.get(f"/api/v1{path}", params=wrong_one).status_code == 422, wrong_one
+
+
+def test_tags__stay_with_the_data_and_a_condition_reads_them_everywhere(
+    api, client, pair, monkeypatch
+):
+    (predictions, one), (_, other) = pair
+    ids = predictions.ids[[7, 3, 50]].tolist()
+    path = f"/evaluations/{one}/samples"
+
+    def tagged(where: str, of: str = one) -> list[str]:
+        found = get(api, f"/evaluations/{of}/samples", where=where, limit=200)["items"]
+        assert get(api, f"/evaluations/{of}/slices", where=where)["n_matching"] == len(found)
+        return [sample["id"] for sample in found]
+
+    assert tagged('tag == "blurry"') == []
+    put = client.tag_images(one, ids, add=["blurry", "odd one"])
+    assert client.tag_images(one, ids, add=["blurry"]) == put == client.image_tags(other)
+    assert sorted(tagged('tag == "blurry"', other)) == sorted(ids)
+    client.tag_images(other, ids[:1], remove=["blurry"])
+    assert set(tagged('tag == "blurry"')) == set(ids[1:])
+    assert set(tagged('tag in ("blurry", "odd one")')) == set(ids)
+    assert set(tagged('tag == "odd one" and tag != "blurry"')) == {ids[0]}
+    none_of_them = get(api, path, where='tag not in ("blurry", "odd one")', limit=1)
+    assert none_of_them["n_matching"] == len(predictions) - 3
+    (sample,) = get(api, path, where=f'id == "{ids[1]}"')["items"]
+    assert sample["tags"] == ["blurry", "odd one"]
+    wrong = SampleFilter(where="not correct")
+    n = get(api, path, where=wrong.where)["n_matching"]
+    client.tag_images(one, add=["wrong"], where=wrong)
+    assert get(api, path, where='tag == "wrong" and not correct')["n_matching"] == n
+    traits = get(api, f"{path}/traits", where='tag == "wrong"')
+    assert traits["n_matching"] == n
+
+    def refused(**body: Any) -> int:
+        return api.post(f"/api/v1/evaluations/{one}/tags", json=body).status_code
+
+    assert refused(samples=["nobody"], add=["x"]) == 404
+    for bad in ({"add": ["x"]}, {"samples": ids, "add": ['a"b']}, {"samples": ids, "add": [""]},
+                {"samples": ids, "where": {}, "add": ["x"]}, {"samples": ids, "add": ["x" * 41]},
+                {"samples": ["x"] * 1001, "add": ["x"]}, {"where": {"where": "x =="}}):  # fmt: skip
+        assert refused(**bad) == 422, bad
+    with pytest.raises(SpecError, match="either samples or where"):
+        client.tag_images(one, add=["x"])
+    monkeypatch.setattr("backend.store.image_tags.MOST_TAGS", 4)
+    before = client.image_tags(one)
+    assert refused(samples=ids, add=["one more"]) == 409
+    assert client.image_tags(one) == before
+
+
+def test_samples__a_page_around_one_has_what_comes_before_and_after_it(api, pair):
+    (_, evaluation), _ = pair
+    path = f"/evaluations/{evaluation}/samples"
+    asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
+    every = [s["id"] for s in get(api, path, **asked, limit=200)["items"]]
+
+    def around(sample: str) -> list[str]:
+        found = get(api, path, **asked, limit=3, around=sample)
+        return [found["offset"], *(s["id"] for s in found["items"])]
+
+    assert around(every[0]) == [0, *every[:3]]
+    assert around(every[4]) == [3, *every[3:6]]
+    assert around(every[-1]) == [len(every) - 2, *every[-2:]]
+    right = get(api, path, where="correct", limit=1)["items"][0]["id"]
+    assert api.get(f"/api/v1{path}", params={**asked, "around": right}).status_code == 404
 
 
 def test_samples__gained_and_lost_are_what_two_models_disagree_on(

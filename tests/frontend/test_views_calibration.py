@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
@@ -146,6 +147,38 @@ def test_images__are_ranked_by_what_is_searched_and_narrowed_by_a_condition(dash
     assert [mark for _, mark in labels(app)] == sorted((m for _, m in labels(app)), reverse=True)
     app.text_input(key="gallery-text").set_value("").run()
     assert "text" not in app.query_params["images"]
+
+
+def test_tags__of_an_image_narrow_the_gallery_and_others_are_a_key_away(dashboard):
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        evaluation = next(
+            e for e in calift.run_evaluations(dashboard.ids["CaRot"]) if e.dataset == "sketch"
+        )
+        ids = [one.id for one in calift.samples(evaluation.id, sort="nll", limit=3).items]
+        app = page("calibration", run=dashboard.ids["CaRot"], dataset="sketch", view="images")
+        assert not [b for b in app.button if b.key and b.key.startswith("tag-")]
+        (shown,) = components_of(app, "gallery")
+        assert shown["tags"] == {"known": [], "all": evaluation.n}
+        calift.tag_images(evaluation.id, ids, add=["=odd"])
+        try:
+            st.cache_data.clear()
+            app.run()
+            app.button(key="tag-=odd").click().run()
+            (shown,) = components_of(app, "gallery")
+            assert [item["tags"] for item in shown["items"]] == [["=odd"]] * 3
+            assert "of 3 samples" in words(app)
+            opened = parse_qs(urlsplit(shown["items"][1]["href"]).query)
+            app = page("sample", **{name: value for name, (value,) in opened.items()})
+            assert "2 of 3" in words(app)
+            before, after = (b for b in app.button if b.label in ("Previous", "Next"))
+            assert [b.proto.shortcut for b in (before, after)] == ["left", "right"]
+            after.click().run()
+            assert "3 of 3" in words(app)
+            assert [b.disabled for b in app.button if b.label in ("Previous", "Next")] == [
+                False, True,
+            ]  # fmt: skip
+        finally:
+            calift.tag_images(evaluation.id, ids, remove=["=odd"])
 
 
 class Embedded:

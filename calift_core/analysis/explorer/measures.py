@@ -177,12 +177,13 @@ class MeasureAnswers(ScoredPredictions):
         query = query or SlicesQuery()
         file, binning = subject.open(), query.over(subject.binning)
         degrees = subject.degrees(query.temperature)
+        tags = self._tags(file, query.where)
         found: SlicePage = self._memory.remember(
             "numbers",
             ("slices", subject.source.evaluation_id, file.digest, binning, subject.draws, degrees,
-             query),
+             query, tags),
             lambda: slice_page(
-                self._samples(file, degrees), subject.source, query, binning, subject.draws,
+                self._samples(file, degrees, tags), subject.source, query, binning, subject.draws,
                 temperature=degrees,
             ),
         )  # fmt: skip
@@ -232,10 +233,11 @@ class MeasureAnswers(ScoredPredictions):
         degrees = subject.degrees(query.temperature)
         title = subject.source.dataset or file.metadata.dataset
         where, min_n = query.where, query.min_n
+        tags = self._tags(file, where)
 
         def make() -> list[Slice]:
             one = slice_of_set(
-                self._samples(file, degrees),
+                self._samples(file, degrees, tags),
                 binning,
                 subject.draws,
                 title=title,
@@ -244,7 +246,8 @@ class MeasureAnswers(ScoredPredictions):
             )
             return [] if one is None else [one]
 
-        key = ("set", file.digest, title, binning, subject.draws, degrees, where, min_n)
+        key = ("set", file.digest, title, binning, subject.draws, degrees, where, min_n,
+               tags)  # fmt: skip
         return self._memory.remember("numbers", key, make)
 
 

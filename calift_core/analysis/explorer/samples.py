@@ -32,6 +32,7 @@ from calift_core.schema.wire.results import (
     SharedTrait,
     Source,
 )
+from calift_core.schema.wire.tags import ImageTagsChange
 
 #: Prompts that are told of an image.
 _NEAREST = 3
@@ -58,11 +59,13 @@ class SampleAnswers(ScoredPredictions):
             PredictionsError: the predictions cannot be read.
             SpecError: the condition, the bin or the order is not valid.
             UnpairedError: `against` shares no samples.
-            NotFoundError: a search where no image features are stored, or there is no such image.
+            NotFoundError: a search where no image features are stored, or there is no such image,
+                or the one that the page is around is not chosen.
         """
         query = query or SamplesQuery()
         (sort, descending), top = query.order(), query.top
-        file, samples, degrees = self._opened(subject, query.temperature)
+        file, degrees = subject.open(), subject.degrees(query.temperature)
+        samples = self._samples(file, degrees, self._library.tags(file))
         if query.like is not None:
             text_features = self._features(file)[_position(file, query.like)]
         similar = None
@@ -74,6 +77,11 @@ class SampleAnswers(ScoredPredictions):
         index = ordered(
             samples.scores, index, sort, descending=descending, baseline=baseline, similar=similar
         )
+        if query.around is not None:
+            place = np.flatnonzero(index == _position(file, query.around))
+            if not len(place):
+                raise NotFoundError(f"{query.around[:200]!r} is none of the chosen samples.")
+            offset = max(0, int(place[0]) - 1)
         page = index[offset : offset + query.limit]
         likely = read_top(file.path, page, top, degrees) if top and len(page) else []
         return SamplePage(
@@ -128,7 +136,7 @@ class SampleAnswers(ScoredPredictions):
             UnpairedError: `against` shares no samples.
         """
         query = query or SampleFilter()
-        file, samples, degrees = self._opened(subject, query.temperature)
+        file, samples, degrees = self._opened(subject, query.temperature, query.where)
         binning, against = query.over(subject.binning), self._against(query)
         other = against and (against.target, against.open().digest)
 
@@ -138,7 +146,7 @@ class SampleAnswers(ScoredPredictions):
             index = chosen(samples, query, binning, self._baseline(file, against))
             return len(index), shared_traits(samples, index, clusters)
 
-        key = ("traits", file.digest, query, binning, other, degrees)
+        key = ("traits", file.digest, query, binning, other, degrees, samples.tags)
         n, items = self._memory.remember("numbers", key, make)
         return SampleTraits(source=subject.source, n=len(file), n_matching=n, items=items)
 
@@ -222,15 +230,34 @@ class SampleAnswers(ScoredPredictions):
     ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """Ids and labels of chosen samples and of others, at most so many of each; see `drawn`."""
         query = query or LooksQuery()
-        file, samples, _ = self._opened(subject, query.temperature)
-        baseline = self._baseline(file, self._against(query))
-        index = chosen(samples, query, query.over(subject.binning), baseline)
+        file, index = self._selected(subject, query)
 
         def named(part: Ints) -> list[tuple[str, int]]:
             return [(str(file.ids[k]), int(file.labels[k])) for k in part.tolist()]
 
         own, rest = drawn(index, len(file), query.most)
         return named(own), named(rest)
+
+    def _selected(self, subject: Subject, query: SampleFilter) -> tuple[PredictionsFile, Ints]:
+        file, samples, _ = self._opened(subject, query.temperature, query.where)
+        baseline = self._baseline(file, self._against(query))
+        return file, chosen(samples, query, query.over(subject.binning), baseline)
+
+    def to_tag(self, subject: Subject, change: ImageTagsChange) -> list[str]:
+        """Ids of the images that a change of tags means.
+
+        Raises:
+            SpecError: the filter is not valid.
+            NotFoundError: there is no image of a name.
+        """
+        if change.where is not None:
+            file, index = self._selected(subject, change.where)
+            return [str(one) for one in file.ids[index]]
+        file, named = subject.open(), list(dict.fromkeys(change.samples or ()))
+        missing = np.setdiff1d(np.array(named, dtype=np.str_), file.ids)
+        if len(missing):
+            _position(file, str(missing[0]))
+        return named
 
     def label_of(self, subject: Subject, sample: str) -> int:
         """The class of the sample of this id.

@@ -11,7 +11,7 @@ from calift_core.analysis.choosing import Choice
 from calift_core.analysis.condition import Samples
 from calift_core.analysis.deciding import answer_scores
 from calift_core.analysis.gallery import Baseline
-from calift_core.analysis.library import Library, PredictionsFile, Subject
+from calift_core.analysis.library import Library, PredictionsFile, Subject, Tags
 from calift_core.calibration import Calibrator, SampleScores, score_samples
 from calift_core.calibration.registry import known
 from calift_core.errors import NotFoundError, SpecError
@@ -97,20 +97,27 @@ class ScoredPredictions:
             long=True,
         )
 
-    def _samples(self, file: PredictionsFile, temperature: float) -> Samples:
+    def _tags(self, file: PredictionsFile, where: str | None) -> Tags | None:
+        """Those that a condition reads. They change: what is remembered has them in its key."""
+        return self._library.tags(file) if "tag" in (where or "") else None
+
+    def _samples(
+        self, file: PredictionsFile, temperature: float, tags: Tags | None = None
+    ) -> Samples:
         return Samples(
             scores=self.scored(file, temperature),
             ids=file.ids,
             class_names=file.metadata.class_names,
             clusters=file.clusters,
+            tags=tags,
         )
 
     def _opened(
-        self, subject: Subject, temperature: float | None
+        self, subject: Subject, temperature: float | None, where: str | None = None
     ) -> tuple[PredictionsFile, Samples, float]:
         file = subject.open()
         degrees = subject.degrees(temperature)
-        return file, self._samples(file, degrees), degrees
+        return file, self._samples(file, degrees, self._tags(file, where)), degrees
 
     def _baseline(self, file: PredictionsFile, against: Subject | None) -> Baseline | None:
         if against is None:

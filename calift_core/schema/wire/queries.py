@@ -69,8 +69,8 @@ Condition = Annotated[
     str | None,
     Field(
         max_length=MAX_CONDITION,
-        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id "
-        "and cluster",
+        description="A condition on confidence, correct, label, predicted, rank, nll, brier, id, "
+        "cluster and tag",
         examples=[
             "confidence >= 0.9 and not correct",
             'label in ("shirt", "coat") or predicted == 3',
@@ -272,6 +272,12 @@ class SamplesQuery(SampleFilter):
         min_length=1,
         max_length=1024,
         description="The same with the image of this id; one of both alone",
+    )
+    around: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="The page begins one before the image of this id, if there is one",
     )
     top: Top = 5
     cursor: Cursor = None

@@ -287,6 +287,7 @@ class Sample(SampleAnswer):
     against: SampleAnswer | None = None
     prompts: list[NearPrompt] = Field(default_factory=list)
     similarity: float | None = None
+    tags: list[str] = Field(default_factory=list)
 
 
 class SamplePage(Frozen):

@@ -10,7 +10,7 @@ from calift_core.schema.wire.queries import PromptsQuery, RunSlicesQuery, Slices
 from calift_core.schema.wire.results import Evaluation, SlicePage
 from calift_core.schema.wire.runs import RunSummary
 from frontend import api, figures, page, state, text
-from frontend.panels import gallery
+from frontend.panels import gallery, tagging
 from frontend.panels.calibration.controls import controls
 from frontend.tables import Run, analysis
 
@@ -117,7 +117,8 @@ def _slices_of(
     if by == "dataset":
         of_run = RunSlicesQuery.of(asked, {"where": condition, "limit": 200})
         what = f"slice {run.name} by data set"
-        return api.fetched(what, Client.run_slices, run.id, run.revision, of_run)
+        version = f"{run.revision}-{tagging.version(evaluation)}"
+        return api.fetched(what, Client.run_slices, run.id, version, of_run)
     query = SlicesQuery.of(
         asked,
         {
@@ -129,4 +130,4 @@ def _slices_of(
         },
     )
     what = f"slice {run.name} on {evaluation.dataset}"
-    return api.fetched(what, Client.slices, evaluation.id, evaluation.predictions_sha256, query)
+    return api.fetched(what, Client.slices, evaluation.id, tagging.version(evaluation), query)

@@ -1,0 +1,93 @@
+"""Tags on images: those that there are, as filters and as a file, and how they are changed."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from calift_core.errors import CaliftError
+from calift_core.schema.wire.queries import SampleFilter
+from calift_core.schema.wire.results import Evaluation
+from calift_core.schema.wire.tags import ImageTag, ImageTags
+from frontend import api, tables, text
+from frontend.tables import analysis
+
+#: Tags that are offered as filters.
+_OFFERED = 12
+
+
+@st.cache_data(ttl=5, max_entries=200, show_spinner=False)
+def _of(evaluation_id: str) -> ImageTags:
+    return api.client().image_tags(evaluation_id)
+
+
+def _items(evaluation: Evaluation) -> list[ImageTag]:
+    """All tags; none where they cannot be had, which is told of what is more than they are."""
+    try:
+        return _of(evaluation.id).items
+    except CaliftError:
+        return []
+
+
+def version(evaluation: Evaluation) -> str:
+    """What answers about single images change with: predictions do not change, tags do."""
+    found = repr(_items(evaluation)).encode("utf-8", "surrogatepass")
+    return f"{evaluation.predictions_sha256}-{zlib.crc32(found):x}"
+
+
+def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None]) -> None:
+    """Offer the tags as filters and as CSV; nothing where there is none.
+
+    Args:
+        choose: called with the condition that takes the place of `where`.
+    """
+    items = _items(evaluation)
+    if not items:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for tag, n in Counter(one.tag for one in items).most_common(_OFFERED):
+            own, now = f'tag == "{tag}"', where or ""
+            on = own in now
+            st.button(
+                f"{text.md(tag)} {text.count(n)}",
+                icon=":material/label:",
+                type="primary" if on else "secondary",
+                key=f"tag-{tag}",
+                on_click=choose,
+                args=(own if not now or on and now != own else "" if on else f"({now}) and {own}",),
+            )
+        st.download_button(
+            "Tags, CSV",
+            lambda: tables.to_csv(analysis.image_tags(evaluation.dataset, items)),
+            "tags.csv",
+            "text/csv",
+            icon=":material/download:",
+            type="tertiary",
+            on_click="ignore",
+        )
+
+
+def known(evaluation: Evaluation) -> list[str]:
+    return sorted({one.tag for one in _items(evaluation)})
+
+
+def change(
+    evaluation: Evaluation,
+    chosen: SampleFilter,
+    samples: Sequence[str] | None,
+    tag: str,
+    *,
+    on: bool,
+) -> None:
+    """Put a tag on images or take it off; `samples` None: on all that are chosen."""
+    api.act(
+        f"tag images of {evaluation.dataset}",
+        lambda: api.client().tag_images(
+            evaluation.id,
+            samples,
+            where=chosen if samples is None else None,
+            **{"add" if on else "remove": [tag]},
+        ),
+    )
+    _of.clear()
