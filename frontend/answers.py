@@ -1,151 +1,223 @@
-"""Comparisons in sentences: how far two runs are apart, where, and where nobody can tell."""
+"""Runs in sentences: how right and how sure, how far two are apart, where nobody can tell."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from calift_core.calibration.squared import rms_difference
+from calift_core.schema.report import EvaluationReport, Role
+from calift_core.schema.wire.answers import Board
 from calift_core.schema.wire.results import Comparison, PairedDifference
 from frontend import text
+from frontend.findings import accuracy_ends
+from frontend.tables.comparisons import decided
+
+#: What the metrics of an answer are called.
+WORDS = {"accuracy": "accuracy", "ece": "L2 calibration error"}
+#: Roles in the order in which they are told.
+_ROLES: tuple[Role, ...] = ("shift", "corruption", "id")
 
 
 class Answer(NamedTuple):
     """What a comparison of two runs says.
 
     Attributes:
-        sentence: in Markdown; names are escaped.
-        dataset: where it is most so, for a link; none where nothing was compared.
+        sentence: in Markdown; names are escaped. Empty where nothing was compared.
+        dataset: where it is most so, for a link.
         note: what it is decided on, in plain text, where the sentence does not say.
     """
 
     sentence: str
-    dataset: str | None
+    dataset: str | None = None
     note: str = ""
 
 
-class _Tally(NamedTuple):
-    """Differences of one metric by what they say of the run: better, worse, or nothing."""
+class _Apart(NamedTuple):
+    """A difference in one place, with its interval and what is added in brackets."""
 
-    better: list[PairedDifference]
-    worse: list[PairedDifference]
-    open: list[PairedDifference]
+    where: str
+    difference: float
+    low: float
+    high: float
+    more: str = ""
 
     @property
-    def clear(self) -> list[PairedDifference]:
-        return [*self.better, *self.worse]
+    def clear(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def said(self) -> tuple[str, str]:
+        """`2.1 points higher` and `1.2 to 3.0`; what is not clear has no size, and signs."""
+        if not self.clear:
+            ends = f"{text.points(self.low)} to {text.points(self.high)}"
+            return "cannot be told apart", ends + self.more
+        low, high = sorted(abs(100 * end) for end in (self.low, self.high))
+        word = "higher" if self.difference > 0 else "lower"
+        return (
+            f"{abs(100 * self.difference):.1f} points {word}",
+            f"{low:.1f} to {high:.1f}{self.more}",
+        )
 
 
-def _decided(found: PairedDifference) -> float:
-    return found.difference if found.squared is None else found.squared.difference
+def _sentence(name: str, base: str, metric: str, found: Sequence[_Apart]) -> str:
+    """One sentence of several places."""
+    run, other, what = f"**{text.md(name)}**", text.md(base), WORDS[metric]
+    parts = []
+    for at, one in enumerate(found):
+        size, ends = one.said()
+        where = one.where if at else one.where[:1].upper() + one.where[1:]
+        if not at:
+            ends = f"95 % interval {ends}"
+            said = (
+                f"{run}'s {what} is {size} than {other}'s"
+                if one.clear
+                else f"the {what} of {run} and {other} {size}"
+            )
+        elif one.clear:
+            said = f"it is {size}" if found[0].clear else f"{run}'s is {size}"
+        else:
+            said = f"they {size}"
+        parts.append(f"{where} {said} ({ends})")
+    return f"{'; '.join(parts)}." if parts else ""
 
 
-def _tally(found: Sequence[PairedDifference], metric: str) -> _Tally:
-    high = text.METRICS[metric].better == "high"
-    own = [d for d in found if d.metric == metric]
-    clear = sorted((d for d in own if d.distinguishable), key=lambda d: -abs(_decided(d)))
-    return _Tally(
-        [d for d in clear if (_decided(d) > 0) == high],
-        [d for d in clear if (_decided(d) > 0) != high],
-        sorted((d for d in own if not d.distinguishable), key=lambda d: abs(_decided(d))),
-    )
+def _squares(difference: float, low: float, high: float) -> str:
+    """`−183.2 pp² (95 % interval −225.4 to −140.9)`."""
+    ends = " to ".join(text.square_points(end) for end in (low, high))
+    return f"{text.square_points(difference)} (95 % interval {ends})"
 
 
-def on_accuracy(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
-    """How far a run's accuracy is from the baseline's on the same samples.
+def _note(squares: Sequence[str]) -> str:
+    return f"The noise is taken out of squared errors: {'; '.join(squares)}." if squares else ""
+
+
+_MARKS = re.compile(r"\\(.)|\*\*", re.DOTALL)
+
+
+def plain(sentence: str) -> str:
+    """A sentence for a terminal: as typed, without marks."""
+    return _MARKS.sub(lambda found: found[1] or "", sentence)
+
+
+# ---- Over all data sets ------------------------------------------------------------------------
+
+
+def _over(role: str, datasets: Sequence[str]) -> str:
+    if role == "id":
+        return "on ID data"
+    if len(datasets) == 1:
+        return f"on {text.md(datasets[0].replace('_', ' '))}"
+    return f"over the {len(datasets)} {role}s"
+
+
+def of_run(name: str, evaluations: Sequence[EvaluationReport]) -> str:
+    """Accuracy and ECE of a run over its shifts and on ID data; empty where it has none.
+
+    The interval of a mean is the mean of the intervals: it holds however the sets depend on each
+    other, and is rather wide.
+    """
+    parts = []
+    for role in _ROLES:
+        own = [e for e in evaluations if e.role == role]
+        if not own:
+            continue
+        right, low, high, error, floor, least, most = np.mean(
+            [
+                (e.accuracy, *accuracy_ends(e), e.ece.value, e.ece.null_mean, *e.ece.interval)
+                for e in own
+            ],
+            axis=0,
+        ).tolist()
+        parts.append(
+            f"{_over(role, [e.dataset for e in own])} accuracy {text.percent(right)} "
+            f"(95 % interval {text.interval(low, high)}), ECE {text.percent(error)} "
+            f"({text.interval(least, most)}, floor {text.percent(floor)})"
+        )
+    return f"**{text.md(name)}**: {'; '.join(parts)}." if parts else ""
+
+
+def overall(
+    run: str, base: str, boards: Sequence[Board], labels: Mapping[str, str]
+) -> list[Answer]:
+    """How far a run is from another by its means over shifts, corruptions and ID data.
+
+    Decided as the boards are, by the same draws, with intervals that hold for all pairs of a board
+    at once.
+
+    Args:
+        run: its id.
+        base: the id of what it is relative to.
+
+    Returns:
+        An answer on accuracy and one on calibration; none where the runs share nothing.
+    """
+    said = []
+    for metric in WORDS:
+        found, squares = [], []
+        by_role = {board.role: board for board in boards if board.metric == metric}
+        for board in (by_role[role] for role in _ROLES if role in by_role):
+            own, other = (
+                next(s for s in board.standings if s.run_id == one) for one in (run, base)
+            )
+            apart, reach = own.decided - other.decided, own.reach[base]
+            all_of_it, more = (apart, apart - reach, apart + reach), ""
+            where = _over(board.role, board.datasets)
+            if metric == "ece":
+                squares.append(f"{where} {_squares(*all_of_it)}")
+                all_of_it = rms_difference(own.decided, other.decided, all_of_it[1:])
+                more = f"; ECE {text.percent(own.value)} against {text.percent(other.value)}"
+            found.append(_Apart(where, *all_of_it, more))
+        if found:
+            sentence = _sentence(labels[run], labels[base], metric, found)
+            said.append(Answer(sentence, note=_note(squares)))
+    return said
+
+
+# ---- Data set by data set ----------------------------------------------------------------------
+
+
+def by_dataset(name: str, base: str, found: Sequence[PairedDifference], metric: str) -> Answer:
+    """Where a run is furthest from the baseline, where it is so the other way, where it is open.
 
     Args:
         found: the run minus the baseline, on any data sets.
+        metric: of `WORDS`.
     """
-    tally = _tally(found, "accuracy")
-    if not tally.clear and not tally.open:
-        return Answer("", None)
-    run, other = _strong(name), text.md(base)
-    if not tally.clear:
-        closest = tally.open[-1]
-        return Answer(
-            f"{run} and {other} cannot be told apart by their accuracy on "
-            f"{_sets(len(tally.open))}: nowhere does the interval exclude zero.",
-            closest.dataset,
+    own = sorted((d for d in found if d.metric == metric), key=lambda d: -abs(decided(d)[0]))
+    if not own:
+        return Answer("")
+    high = text.METRICS[metric].better == "high"
+
+    def kind(one: PairedDifference) -> str:
+        return (
+            ("better" if (decided(one)[0] > 0) == high else "worse")
+            if one.distinguishable
+            else "open"
         )
-    most = max(tally.clear, key=lambda d: abs(d.difference))
-    parts = [f"On {_title(most)} {run}'s accuracy is {_apart(most)} than {other}'s"]
-    against = tally.worse if most in tally.better else tally.better
-    if against:
-        parts.append(f"on {_title(against[0])} it is {_apart(against[0])}")
-    if tally.open:
-        parts.append(f"on {_title(tally.open[0])} they cannot be told apart")
-    return Answer(f"{'; '.join(parts)}. {_count(tally, 'higher', 'lower')}", most.dataset)
 
-
-def on_calibration(name: str, base: str, found: Sequence[PairedDifference]) -> Answer:
-    """Whether a run is better calibrated than the baseline; decided on squared L2 errors."""
-    tally = _tally(found, "ece")
-    if not tally.clear and not tally.open:
-        return Answer("", None)
-    run, other = _strong(name), text.md(base)
-    if not tally.clear:
-        return Answer(
-            f"{run} and {other} cannot be told apart by their calibration on "
-            f"{_sets(len(tally.open))}.",
-            tally.open[-1].dataset,
+    kinds = {word: [d for d in own if kind(d) == word] for word in ("better", "worse", "open")}
+    ends = [kinds[word][0] for word in ("better", "worse") if kinds[word]]
+    shown = [*sorted(ends, key=own.index), *kinds["open"][-1:]]
+    first, counts = shown[0], ""
+    if len(own) > 1:
+        counts = (
+            f" Of {len(own)} data sets: better on {len(kinds['better'])}, worse on "
+            f"{len(kinds['worse'])}, not distinguishable on {len(kinds['open'])}."
         )
-    most = tally.clear[0] if not tally.worse else max(tally.clear, key=lambda d: abs(_decided(d)))
-    word = "better" if most in tally.better else "worse"
-    lead = (
-        f"{run} is {word} calibrated than {other} on {_title(most)} "
-        f"(ECE {text.percent(most.value)} against {text.percent(most.baseline)}"
-        f", {abs(100 * most.difference):.1f} points "
-        f"{'lower' if most.difference < 0 else 'higher'})"
-    )
-    against = tally.worse if word == "better" else tally.better
-    if against:
-        turned = "worse" if word == "better" else "better"
-        lead += (
-            f"; {turned} on {_title(against[0])} ({text.percent(against[0].value)} against "
-            f"{text.percent(against[0].baseline)})"
-        )
-    return Answer(f"{lead}. {_count(tally, 'better', 'worse')}", most.dataset, _squared(most))
-
-
-def _strong(name: str) -> str:
-    return f"**{text.md(name)}**"
-
-
-def _title(found: PairedDifference) -> str:
-    return text.md(found.dataset.replace("_", " "))
-
-
-def _apart(found: PairedDifference) -> str:
-    """`22.9 points higher (21.7 to 24.2)`, of the accuracy; the smaller end first."""
-    low, high = found.interval or (found.difference, found.difference)
-    ends = sorted(abs(100 * end) for end in (low, high))
-    word = "higher" if found.difference > 0 else "lower"
-    return f"{abs(100 * found.difference):.1f} points {word} ({ends[0]:.1f} to {ends[1]:.1f})"
-
-
-def _squared(found: PairedDifference) -> str:
-    """`Decided on … : 183.2 pp² lower, 95 % interval 140.9 to 225.4`; the smaller end first."""
-    if found.squared is None:
-        return ""
-    ends = sorted(abs(1e4 * end) for end in found.squared.interval)
-    word = "lower" if found.squared.difference < 0 else "higher"
-    by = text.square_points(abs(found.squared.difference)).lstrip("+")
-    return (
-        f"Decided on debiased squared L2 errors: {by} {word}, 95 % interval {ends[0]:.1f} to "
-        f"{ends[1]:.1f}."
+    of = first.squared
+    return Answer(
+        _sentence(name, base, metric, [_on(d) for d in shown]) + counts,
+        first.dataset,
+        _note([] if of is None else [_squares(of.difference, *of.interval)]),
     )
 
 
-def _sets(count: int) -> str:
-    return "the one data set compared" if count == 1 else f"all {count} data sets"
-
-
-def _count(tally: _Tally, better: str, worse: str) -> str:
-    every = len(tally.clear) + len(tally.open)
-    if every == 1:
-        return ""
-    return (
-        f"Of {every} data sets: {better} on {len(tally.better)}, {worse} on {len(tally.worse)}, "
-        f"not distinguishable on {len(tally.open)}."
-    )
+def _on(found: PairedDifference) -> _Apart:
+    more = ""
+    if found.squared is not None:
+        more = f"; ECE {text.percent(found.value)} against {text.percent(found.baseline)}"
+    return _Apart(f"on {text.md(found.dataset.replace('_', ' '))}", *decided(found), more)
 
 
 def merged(parts: Sequence[Comparison]) -> Comparison:

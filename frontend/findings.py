@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calift_core.calibration.diagrams import wilson_interval
+from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.results import Evaluation
 
 
@@ -18,7 +19,8 @@ class Finding(NamedTuple):
     high: float
 
 
-def _accuracy_ends(evaluation: Evaluation) -> tuple[float, float]:
+def accuracy_ends(evaluation: EvaluationReport) -> tuple[float, float]:
+    """The Wilson 95 % interval of an accuracy."""
     n = np.array([float(evaluation.n)])
     low, high = wilson_interval(np.round(n * evaluation.accuracy), n)
     return float(low[0]), float(high[0])
@@ -29,7 +31,7 @@ def worst_cell(evaluations: Sequence[Evaluation]) -> Finding | None:
     if not evaluations:
         return None
     found = min(evaluations, key=lambda e: e.accuracy)
-    return Finding(found, found.accuracy, *_accuracy_ends(found))
+    return Finding(found, found.accuracy, *accuracy_ends(found))
 
 
 def most_over_confident(evaluations: Sequence[Evaluation]) -> Finding | None:
@@ -41,7 +43,7 @@ def most_over_confident(evaluations: Sequence[Evaluation]) -> Finding | None:
     if not evaluations:
         return None
     found = max(evaluations, key=lambda e: e.mean_confidence - e.accuracy)
-    low, high = _accuracy_ends(found)
+    low, high = accuracy_ends(found)
     ends = found.mean_confidence - high, found.mean_confidence - low
     gap = found.mean_confidence - found.accuracy
     return Finding(found, gap, *ends) if ends[0] > 0 else None

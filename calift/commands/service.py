@@ -34,6 +34,7 @@ from calift_core.errors import SpecError
 from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.suite import absolute_uri
+from calift_core.schema.wire.answers import Board
 from calift_core.schema.wire.queries import CompareQuery, RunsQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
@@ -315,18 +316,27 @@ def compare(
         from calift_core.analysis.folder import FolderLibrary
 
         library = FolderLibrary()
-        comparison = Comparer(library, Explorer(library)).compare(query)
+        comparer = Comparer(library, Explorer(library))
+        comparison, boards = comparer.compare(query), comparer.leaders(query).boards
     else:
         with make_client() as client:
             comparison = client.compare(query)
+            boards = client.leaders(run_id=query.run_id).boards
     if as_json:
         print_json(comparison)
         return
-    show_comparison(comparison)
+    show_comparison(comparison, boards)
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """Write a comparison for people."""
+def show_comparison(comparison: Comparison, boards: Sequence[Board] = ()) -> None:
+    """Write a comparison for people, its answer first."""
+    from frontend import answers
+
+    names = {c.run.id: c.run.name for c in comparison.runs}
+    for run in names:
+        if run != comparison.baseline:
+            for answer in answers.overall(run, comparison.baseline, boards, names):
+                out.print(answers.plain(answer.sentence), markup=False)
     out.print(runs_table([c.run for c in comparison.runs]))
     if comparison.parameters:
         show(comparisons.parameters(comparison), "What differs")
@@ -339,17 +349,8 @@ def show_comparison(comparison: Comparison) -> None:
         show(shown, f"Minus {base}, same samples: {title}", without=("baseline", "n"))
     if any(d.squared for d in every):
         out.print(
-            "Squared L2: the difference of the squared errors with the noise taken out, with its "
+            "L2 difference: of the L2 calibration errors with the noise taken out, with its "
             "interval. It decides; no interval of a difference of ECEs can be trusted."
-        )
-    for metric, title in titles.items():
-        sets = comparisons.confidence_sets(comparison, metric)
-        if sets.rows:
-            show(sets, f"Statistically tied for best (95 %) by {title}", without=("n",))
-    if comparison.confidence_sets:
-        out.print(
-            "A model confidence set: it allows for how many runs are compared, so a run that the "
-            "interval above tells from another may still be in it."
         )
     for warning in comparison.warnings:
         err.print(f"warning: {warning}", style="yellow", markup=False)

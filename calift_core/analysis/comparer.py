@@ -130,7 +130,7 @@ class Comparer:
         return Leaders(runs=ids, boards=boards, warnings=_warnings(runs, evaluations))
 
     def _boards(self, role: Role, sets: Mapping[str, _Evaluations]) -> list[Board]:
-        key = ("boards", *((name, _key(found)) for name, found in sorted(sets.items())))
+        key = ("standings", *((name, _key(found)) for name, found in sorted(sets.items())))
 
         def make() -> list[dict[str, Any]]:
             try:
@@ -160,6 +160,7 @@ class Comparer:
                 "floor": floor,
                 "leads": run_id in found.members,
                 "p_value": found.p_values[run_id],
+                "reach": found.reach[run_id],
             }
 
         return {

@@ -19,6 +19,9 @@ class ModelConfidenceSet:
         excluded: names of the others, best first.
         values: name → the metric on the samples as they are.
         p_values: name → the largest level of doubt (1 − level) at which it is still a member.
+        reach: name → other → half the width of the interval of the difference of their values. All
+            of them hold at once in `level` of repeats. Of two models, the interval leaves 0 out
+            exactly where the set leaves one of them out.
         n_clusters: independent units; n when nothing is clustered.
     """
 
@@ -26,6 +29,7 @@ class ModelConfidenceSet:
     excluded: tuple[str, ...]
     values: dict[str, float]
     p_values: dict[str, float]
+    reach: dict[str, dict[str, float]]
     n: int
     n_clusters: int
     n_resamples: int
@@ -57,6 +61,7 @@ def confidence_set_of(
     """The set of models with these values (J,) and draws (R, J); see `ModelConfidenceSet`."""
     p_values = eliminate(values * (-1 if higher_is_better else 1), noise)
     by_name = dict(zip(names, p_values.tolist(), strict=True))
+    reach = reach_of_all(noise, level).tolist()
     known = dict(zip(names, values.tolist(), strict=True))
     order = sorted(names, key=lambda name: -known[name] if higher_is_better else known[name])
     return ModelConfidenceSet(
@@ -64,6 +69,7 @@ def confidence_set_of(
         excluded=tuple(name for name in order if by_name[name] < 1 - level),
         values=known,
         p_values=by_name,
+        reach={a: dict(zip(names, row, strict=True)) for a, row in zip(names, reach, strict=True)},
         n=n,
         n_clusters=n_clusters,
         n_resamples=len(noise),
@@ -82,13 +88,9 @@ def eliminate(losses: Doubles, noise: Doubles) -> Doubles:
     """
     n_models = len(losses)
     p_values = np.ones(n_models)
-    noise = noise - noise.mean(axis=0) if n_models > 1 else noise
     apart = losses[:, None] - losses  # (J, J)
-    drawn = np.abs(noise[:, :, None] - noise[:, None, :])  # (R, J, J)
-    error = np.sqrt(np.square(drawn).mean(axis=0))
+    drawn, error = _studentised(noise)
     sure = error <= ROUNDING
-    np.divide(drawn, error, out=drawn, where=~sure)
-    drawn[:, sure] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         far = np.where(np.abs(apart) > ROUNDING, apart / np.where(sure, 0.0, error), 0.0)
     left, largest = np.arange(n_models), 0.0
@@ -102,3 +104,26 @@ def eliminate(losses: Doubles, noise: Doubles) -> Doubles:
         p_values[left[worst]] = largest
         left = np.delete(left, worst)
     return p_values
+
+
+def reach_of_all(noise: Doubles, level: float) -> Doubles:
+    """Half the widths (J, J) of intervals of all differences that hold at once.
+
+    Args:
+        noise: (R, J) as of `eliminate`, with J ≥ 2.
+    """
+    drawn, error = _studentised(noise)
+    most = np.sort(drawn.max(axis=(1, 2), initial=0.0))[::-1]
+    beyond = np.count_nonzero((1 + np.arange(len(most))) / (1 + len(most)) < 1 - level)
+    return np.asarray(error * (most[max(beyond - 1, 0)] if len(most) else 0.0))
+
+
+def _studentised(noise: Doubles) -> tuple[Doubles, Doubles]:
+    """Differences of draws over their standard error (R, J, J), and these errors (J, J)."""
+    noise = noise - noise.mean(axis=0) if noise.shape[1] > 1 else noise
+    drawn = np.abs(noise[:, :, None] - noise[:, None, :])
+    error = np.sqrt(np.square(drawn).mean(axis=0))
+    sure = error <= ROUNDING
+    np.divide(drawn, error, out=drawn, where=~sure)
+    drawn[:, sure] = 0.0
+    return drawn, error

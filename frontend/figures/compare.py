@@ -21,20 +21,17 @@ from frontend.figures.style import (
     offset,
     run_styles,
 )
-from frontend.tables import Column, Run, Table, headline
+from frontend.tables import Column, Run, Table, comparisons, headline
 
 #: What a measure is taken for that has no look of its own.
 _FRACTION = text.Metric("", "high", True)
 
 
-def _decided(found: PairedDifference) -> tuple[float, float, float]:
-    """The difference that is decided on and its interval: fractions in points, squares in pp²."""
-    if found.squared is not None:
-        low, high = found.squared.interval
-        return 1e4 * found.squared.difference, 1e4 * low, 1e4 * high
-    low, high = found.interval or (found.difference, found.difference)
+def _drawn(found: PairedDifference) -> tuple[float, float, float]:
+    """The difference that is judged and its interval, fractions in points."""
     scale = 100 if text.METRICS.get(found.metric, _FRACTION).fraction else 1
-    return scale * found.difference, scale * low, scale * high
+    apart, low, high = comparisons.decided(found)
+    return scale * apart, scale * low, scale * high
 
 
 def differences(
@@ -48,11 +45,10 @@ def differences(
     """Each run minus the baseline on the same samples, with its paired interval.
 
     A filled mark is a difference whose interval excludes zero, an open one could be noise. For the
-    ECE the difference of squared errors is drawn, which is what is decided on. `roles` says which
-    data sets are shown.
+    ECE the difference of the L2 errors is drawn, which is judged. `roles` says which data sets.
     """
     look = text.METRICS.get(metric, _FRACTION._replace(title=metric))
-    squared = any(d.squared for c in comparison.runs for d in c.differences if d.metric == metric)
+    l2 = any(d.squared for c in comparison.runs for d in c.differences if d.metric == metric)
     others = [c for c in comparison.runs if c.run.id != comparison.baseline]
     base = next((c.run.name for c in comparison.runs if c.run.id == comparison.baseline), "?")
     heading = title if title is not None else f"{look.title}: difference to {base}"
@@ -70,15 +66,15 @@ def differences(
     figure = blank(
         title=heading,
         subtitle=[
-            *(["squared L2 error with the noise taken out: what is decided on"] if squared else []),
+            *(["L2 calibration error with the noise taken out"] if l2 else []),
             f"{better} of zero is better · filled: 95 % interval excludes zero",
         ],
         alt="",
         height=80 + max(26 * len(labels), 16 * len(labels) * len(others) // 2),
     )
     value_format = "%{x:+.2f} pp" if look.fraction else "%{x:+.4g}"
-    if squared:
-        value_format = "%{x:+.2f} pp² (ECE %{customdata[2]})"
+    if l2:
+        value_format += " (ECE %{customdata[2]})"
     said = []
     for index, (column, differences) in enumerate(chosen):
         shift = offset(index, len(others))
@@ -92,9 +88,7 @@ def differences(
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(said)}."},
-        xaxis=axis(
-            name="Run minus baseline" + (", pp²" if squared else ", points" * look.fraction)
-        ),
+        xaxis=axis(name="Run minus baseline" + ", points" * look.fraction),
         yaxis=names_axis([label.replace("_", " ") for label in labels]),
         showlegend=False,
     )
@@ -111,7 +105,7 @@ def _intervals(
     value_format: str,
 ) -> go.Scatter:
     """A run's differences with their intervals, one in each row; open where it could be noise."""
-    drawn = [_decided(d) for d in differences]
+    drawn = [_drawn(d) for d in differences]
     return go.Scatter(
         x=[value for value, _, _ in drawn],
         y=rows,

@@ -91,7 +91,7 @@ def contents(
         title: default: names the runs.
         note: a paragraph of one's own under the title.
         datasets: whose reliability diagrams are drawn; none: the ID data, the shifts with the
-            lowest accuracy, and the worst cell of the corruptions.
+            lowest accuracy, and the lowest of the corruptions.
         timings: seconds that each part took.
     """
     runs = gathered.runs
@@ -174,15 +174,15 @@ def _sizes(found: Sequence[Evaluation]) -> str:
 
 def _answers(gathered: Gathered) -> list[str]:
     labels = {t.run.id: t.run.label for t in gathered.runs}
-    base = labels[gathered.baseline]
-    said = []
-    for run_id, found in gathered.differences.items():
-        for answer in (answers.on_accuracy, answers.on_calibration):
-            sentence = answer(labels[run_id], base, found).sentence.strip()
-            if sentence:
-                said.append(sentence)
+    base = gathered.baseline
+    said = [answers.of_run(t.run.label, t.evaluations) for t in gathered.runs]
+    for run, found in gathered.differences.items():
+        every = answers.overall(run, base, gathered.boards, labels) or [
+            answers.by_dataset(labels[run], labels[base], found, metric) for metric in answers.WORDS
+        ]
+        said += [one.sentence for one in every]
     said.append(f"Suggested by calift's study: {RECOMMENDED.recipe} {RECOMMENDED.limits}")
-    return said
+    return [sentence for sentence in said if sentence]
 
 
 _MARKS = re.compile(r"\\(.)|(\*\*)", re.DOTALL)
@@ -231,8 +231,8 @@ def _listings(gathered: Gathered) -> list[Listing]:
                 "Differences",
                 comparisons.differences(_comparison(gathered)),
                 f"Each run minus {_label(gathered, gathered.baseline)} on the samples that both "
-                f"saw, with paired 95 % intervals; {said} Differences of ECE are decided on "
-                "debiased squared L2 errors.",
+                f"saw, with paired 95 % intervals; {said} Differences of ECE are judged by the L2 "
+                "errors with the noise taken out.",
             )
         )
     found.append(
@@ -356,7 +356,7 @@ def _pictures(gathered: Gathered, diagrams: dict[str, list[Reliability]]) -> lis
                     comparisons.differences(comparison, metric),
                     f"Paired differences to {_label(gathered, gathered.baseline)} on the same "
                     f"samples; {of}; {_sizes(every)}. Filled: the 95 % interval excludes zero. "
-                    + ("Decided on debiased squared L2 errors. " if metric == "ece" else "")
+                    + ("Of the L2 error with the noise taken out. " if metric == "ece" else "")
                     + how,
                 )
             )

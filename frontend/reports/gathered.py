@@ -1,20 +1,22 @@
 """What a report is made of: runs of a service, or folders of finished runs, asked alike."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calift_core.analysis.comparing import share
+from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
 from calift_core.analysis.library import Subject
 from calift_core.analysis.report import read_report
 from calift_core.client import Client
-from calift_core.errors import DataError, ServiceError, SpecError, UnpairedError
+from calift_core.errors import DataError, ServiceError, SpecError
 from calift_core.schema.report import Report, Summary
+from calift_core.schema.wire.answers import Board, Standing
+from calift_core.schema.wire.queries import CompareQuery, LeadersQuery
 from calift_core.schema.wire.results import Evaluation, PairedDifference, Reliability, Spectrum
 from calift_core.schema.wire.runs import RunDetail
 from frontend import text
@@ -64,6 +66,7 @@ class Gathered:
         runs: in the order that was asked for.
         baseline: id of the run that differences are to.
         differences: run id → that run minus the baseline, on the samples that both saw.
+        boards: the runs by their means, which overall answers come from.
         why_none: why there are no differences, in a sentence; empty where there are some.
     """
 
@@ -71,6 +74,7 @@ class Gathered:
     baseline: str
     differences: Mapping[str, Sequence[PairedDifference]] = field(default_factory=dict)
     why_none: str = ""
+    boards: Sequence[Board] = ()
 
     @property
     def styles(self) -> dict[str, RunStyle]:
@@ -108,7 +112,8 @@ def from_service(
         return Gathered(told, base, why_none="Only one run is in this report.")
     found = client.compare(run_id=ids, baseline=base)
     differences = {c.run.id: c.differences for c in found.runs if c.run.id != base}
-    return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS)
+    boards = client.leaders(run_id=ids).boards
+    return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS, boards)
 
 
 _NO_PAIRS = "The runs share no samples of the same data set."
@@ -141,14 +146,21 @@ def from_folders(folders: Sequence[Path], *, baseline: str | None = None) -> Gat
     base = _baseline(told, wanted)
     if len(told) < 2:
         return Gathered(told, base, why_none="Only one run is in this report.")
-    subjects = {
-        t.run.id: {s.source.dataset: s for s in library.tested(str(path))}
-        for t, path in zip(told, paths, strict=True)
-    }
-    differences = {t.run.id: list[PairedDifference]() for t in told if t.run.id != base}
-    for other in differences:
-        differences[other] = list(_pairs(explorer, subjects[other], subjects[base]))
-    return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS)
+    ids = {str(path): t.run.id for t, path in zip(told, paths, strict=True)}
+    comparer = Comparer(library, explorer)
+    own = next(place for place, run_id in ids.items() if run_id == base)
+    found = comparer.compare(CompareQuery.of(params={"run_id": list(ids), "baseline": own}))
+    differences = {ids[c.run.id]: c.differences for c in found.runs if c.run.id != own}
+    boards = [
+        board.model_copy(update={"standings": [_renamed(s, ids) for s in board.standings]})
+        for board in comparer.leaders(LeadersQuery.of(params={"run_id": list(ids)})).boards
+    ]
+    return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS, boards)
+
+
+def _renamed(standing: Standing, ids: Mapping[str, str]) -> Standing:
+    reach = {ids[place]: width for place, width in standing.reach.items()}
+    return standing.model_copy(update={"run_id": ids[standing.run_id], "reach": reach})
 
 
 def _bounded(names: Sequence[str]) -> list[str]:
@@ -252,25 +264,3 @@ def _read(
         report=report,
         diagram=diagram,
     )
-
-
-def _pairs(
-    explorer: Explorer, run: Mapping[str | None, Subject], base: Mapping[str | None, Subject]
-) -> Iterable[PairedDifference]:
-    """A run minus another on every data set that both were tested on; `run` and `base` by name."""
-    for dataset, subject in run.items():
-        if dataset not in base:
-            continue
-        subjects = {"run": subject, "base": base[dataset]}
-        files = {name: s.open() for name, s in subjects.items()}
-        try:
-            found = share(
-                files,
-                lambda name, f=files, s=subjects: explorer.scored(f[name], s[name].temperature),
-            ).pair("run", "base")
-        except UnpairedError:
-            continue  # data of one name that is not the same: nothing can be said of it
-        for row in found["rows"]:
-            yield PairedDifference(
-                dataset=str(dataset), role=subject.source.role, n=found["n"], **row
-            )

@@ -2,10 +2,18 @@
 
 from collections.abc import Sequence
 
-from calift_core.calibration.confidence_sets import on_border
-from calift_core.schema.wire.results import Comparison, ConfidenceSet
+from calift_core.calibration.squared import rms_difference
+from calift_core.schema.wire.results import Comparison, PairedDifference
 from frontend import text
 from frontend.tables import Column, Table
+
+
+def decided(found: PairedDifference) -> tuple[float, float, float]:
+    """The difference that is judged, and its 95 % ends: of an ECE that of the L2 errors."""
+    if (of := found.squared) is not None:
+        return rms_difference(of.value, of.baseline, of.interval)
+    low, high = found.interval or (found.difference, found.difference)
+    return found.difference, low, high
 
 
 def differences(
@@ -15,7 +23,7 @@ def differences(
 ) -> Table:
     """One row per run, data set and metric: run minus baseline on the same samples.
 
-    An ECE has a column more: the difference of the squared errors, which is what is decided on.
+    An ECE has a column more: the difference of the L2 errors, which the interval is of.
     """
     chosen = [
         (column.run.name, d)
@@ -25,7 +33,7 @@ def differences(
     ]
     rows = []
     for run, d in chosen:
-        low, high = (d.squared.interval if d.squared else d.interval) or (None, None)
+        l2, low, high = decided(d)
         rows.append(
             {
                 "run": run,
@@ -34,7 +42,7 @@ def differences(
                 "baseline": d.baseline,
                 "value": d.value,
                 "difference": d.difference,
-                "squared": d.squared.difference if d.squared else None,
+                "l2": l2 if d.squared else None,
                 "low": low,
                 "high": high,
                 "distinguishable": d.distinguishable,
@@ -43,8 +51,6 @@ def differences(
         )
     fraction = metric in text.METRICS and text.METRICS[metric].fraction
     plain, signed = ("percent", "points") if fraction else ("number", "number")
-    squared = any(d.squared for _, d in chosen)
-    ends = "square_points" if squared and metric is not None else signed
     return Table(
         [
             Column("run", "Run"),
@@ -52,9 +58,9 @@ def differences(
             Column("baseline", "Baseline", plain),
             Column("value", "Run's value", plain),
             Column("difference", "Difference", signed),
-            *([Column("squared", "Squared L2, difference", "square_points")] if squared else []),
-            Column("low", "95 % low", ends),
-            Column("high", "95 % high", ends),
+            *([Column("l2", "L2 difference", signed)] if any(d.squared for _, d in chosen) else []),
+            Column("low", "95 % low", signed),
+            Column("high", "95 % high", signed),
             Column("distinguishable", "Distinguishable", "yes"),
             Column("n", "n", "count"),
         ],
@@ -74,36 +80,4 @@ def parameters(comparison: Comparison) -> Table:
     ]
     return Table(
         [Column("parameter", "Setting"), *(Column(str(i), n) for i, n in enumerate(names))], rows
-    )
-
-
-def confidence_sets(comparison: Comparison, metric: str) -> Table:
-    """One row per data set: the runs that may be the best, and those ruled out with how surely."""
-    names = {c.run.id: c.run.name for c in comparison.runs}
-
-    def member(run: str, found: ConfidenceSet) -> str:
-        near = on_border(found.p_values[run], found.n_resamples)
-        return names[run] + (f" ({p(run, found)})" if near else "")
-
-    def p(run: str, found: ConfidenceSet) -> str:
-        return text.p_value(found.p_values[run], found.n_resamples)
-
-    rows = [
-        {
-            "dataset": found.dataset,
-            "members": ", ".join(member(run, found) for run in found.members),
-            "excluded": ", ".join(f"{names[run]} ({p(run, found)})" for run in found.excluded),
-            "n": found.n,
-        }
-        for found in comparison.confidence_sets
-        if found.metric == metric
-    ]
-    return Table(
-        [
-            Column("dataset", "Data"),
-            Column("members", "Statistically tied for best"),
-            Column("excluded", "Ruled out"),
-            Column("n", "n", "count"),
-        ],
-        rows,
     )

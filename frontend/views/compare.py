@@ -1,4 +1,4 @@
-"""Compare: the answer first, then who leads, what differs between the runs, and the numbers."""
+"""Compare: the answer first, then the leaderboard, what differs between the runs, the numbers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -78,16 +78,19 @@ def main() -> None:
     for warning in bare.warnings:
         st.warning(text.md_prose(warning), icon=":material/warning:")
     # Places in the order of the page; what is at hand fills them before what takes time.
-    answer, board, forgotten, rest = (st.container() for _ in range(4))
-    with answer:
-        stream = panel.Stream(bare, _datasets(bare), ask, labels)
-        stream.go_on()
+    answer, forgotten, rest = (st.container() for _ in range(3))
     with rest:
         _tables(bare, labels, baseline)
         below = st.container()
-    comparison = stream.rest()
-    with board:
-        panel.leaderboard(list(chosen), labels, revisions)
+    with answer:
+        comparison = panel.gather(bare, _datasets(bare), ask)
+        boards = api.fetch(
+            "rank the runs",
+            lambda: api.leaders(tuple(chosen), tuple(revisions)),
+            key=f"leaders-{sorted(chosen)}",
+        ).boards
+        panel.draw(comparison, boards, labels)
+        panel.leaderboard(boards, labels)
     with forgotten:
         ledger.draw(
             baseline, list(chosen), labels, {run.id: run.revision for run in chosen.values()}

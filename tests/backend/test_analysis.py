@@ -851,22 +851,23 @@ def test_compare__is_written_for_people(
 ) -> None:
     from calift.commands import console
     from calift.commands.service import show_comparison
-    from frontend.text import points, square_points
+    from frontend.tables.comparisons import decided
+    from frontend.text import points
 
     monkeypatch.setattr(console.out, "_width", 140)
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = client.compare(run_id=ids)
-    show_comparison(comparison)
+    show_comparison(comparison, client.leaders(run_id=ids).boards)
     said = capsys.readouterr().out
     (found,) = (d for d in comparison.runs[1].differences if (d.dataset, d.metric) == ("id", "ece"))
     table = said[said.index("same samples: ECE") :]
     row = next(line for line in table.splitlines() if " id " in line)
     assert points(found.difference).replace("\u00a0", " ") in row
-    assert square_points(found.squared.difference).replace("\u00a0", " ") in row
+    assert points(decided(found)[0]).replace("\u00a0", " ") in row
     assert (" yes " in row) is found.distinguishable
     assert "no interval of a difference of ECEs can be trusted" in " ".join(said.split())
-    assert "Statistically tied for best" in said
-    assert "run 4 (p < 0.01)" in said
+    assert said.startswith("On ")
+    assert said.index("95 % interval") < said.index("same samples")
 
 
 # ---- The service around it ---------------------------------------------------------------------

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calift_core.schema.report import EvaluationReport
+from calift_core.schema.wire.answers import Board
 from calift_core.schema.wire.results import PairedDifference
-from frontend import answers
+from frontend import answers, text
 from frontend.panels.compare.answers import batches
 
 
@@ -27,50 +34,73 @@ def of(
 FOUND = [of("contrast/5", 0.229), of("fog/1", -0.05), of("brightness/1", 0.001, clear=False)]
 
 
-def test_on_accuracy__says_how_far_where_and_where_nobody_can_tell() -> None:
-    said, dataset, _ = answers.on_accuracy("CaRot", "FLYP", FOUND)
+def test_by_dataset__says_how_far_where_and_where_nobody_can_tell() -> None:
+    said, dataset, _ = answers.by_dataset("CaRot", "FLYP", FOUND, "accuracy")
     assert dataset == "contrast/5"
-    assert "**CaRot**'s accuracy is 22.9 points higher (21.7 to 24.1) than FLYP's" in said
-    assert "fog\\/1 it is 5.0 points lower (3.8 to 6.2)" in said
-    assert "brightness\\/1 they cannot be told apart" in said
-    assert "Of 3 data sets: higher on 1, lower on 1, not distinguishable on 1." in said
-
-
-def test_on_accuracy__the_other_way_round_swaps_lower_and_higher() -> None:
-    turned = [
-        d.model_copy(
-            update={"difference": -d.difference, "interval": (-d.interval[1], -d.interval[0])}
-        )
-        for d in FOUND
-        if d.interval is not None
-    ]
-    said = answers.on_accuracy("FLYP", "CaRot", turned).sentence
-    forth = answers.on_accuracy("CaRot", "FLYP", FOUND).sentence
-    swapped = said.replace("lower", "x").replace("higher", "lower").replace("x", "higher")
-    assert (
-        swapped.split("; ")[0].replace("FLYP", "x").replace("CaRot", "FLYP").replace("x", "CaRot")
-        == forth.split("; ")[0]
+    assert said == (
+        "On contrast\\/5 **CaRot**'s accuracy is 22.9 points higher than FLYP's (95 % interval "
+        "21.7 to 24.1); on fog\\/1 it is 5.0 points lower (3.8 to 6.2); on brightness\\/1 they "
+        "cannot be told apart (−1.0\u00a0pp to +1.2\u00a0pp). Of 3 data sets: better on 1, worse "
+        "on 1, not distinguishable on 1."
     )
 
 
-def test_answers__nothing_clear_is_said_so_and_names_format_nothing() -> None:
-    said = answers.on_accuracy("a*b", "[c](d)", [of("x", 0.01, clear=False)]).sentence
-    assert "cannot be told apart" in said
-    assert "a\\*b" in said
-    assert "\\[c\\]" in said
-    assert answers.on_accuracy("a", "b", []).sentence == ""
-    said = answers.on_calibration("a", "b", [of("x", 0.01, metric="ece", clear=False)]).sentence
-    assert "cannot be told apart by their calibration" in said
+def test_by_dataset__nothing_clear_is_said_so_and_names_format_nothing() -> None:
+    for metric in answers.WORDS:
+        unclear = [of("x", 0.01, metric=metric, clear=False)]
+        said = answers.by_dataset("a*b", "[c](d)", unclear, metric).sentence
+        assert "of **a\\*b** and \\[c\\]\\(d\\) cannot be told apart" in said
+        assert "a*b and [c](d) cannot" in answers.plain(said)
+        assert answers.by_dataset("a", "b", [], metric).sentence == ""
 
 
-def test_on_calibration__a_smaller_squared_error_is_better() -> None:
-    found = [of("x", -0.02, metric="ece"), of("y", 0.01, metric="ece")]
-    said, dataset, note = answers.on_calibration("a", "b", found)
-    assert dataset == "x"
-    assert "**a** is better calibrated than b on x" in said
-    assert "ECE 48.0\u00a0% against 50.0\u00a0%, 2.0 points lower" in said
-    assert "200.0\u00a0pp² lower, 95 % interval 80.0 to 320.0" in note
-    assert "worse on y" in said
+def test_by_dataset__a_smaller_calibration_error_is_better() -> None:
+    found = [of("x", -0.0096, metric="ece"), of("y", 0.02, metric="ece")]
+    said, dataset, note = answers.by_dataset("a", "b", found, "ece")
+    assert dataset == "x" or "worse on 1" in said
+    assert "better on 1, worse on 1" in said
+    assert "ECE 49.0\u00a0% against 50.0\u00a0%" in said
+    assert "pp²" in note
+
+
+def board(role: str, metric: str, values: dict[str, float], reach: float) -> Board:
+    standings = [
+        {"run_id": run, "value": value, "decided": value, "leads": True, "p_value": 1.0,
+         "reach": dict.fromkeys(values, reach)}
+        for run, value in values.items()
+    ]  # fmt: skip
+    return Board.model_validate(
+        {"role": role, "metric": metric, "datasets": ["one", "two"][: 1 + (role != "id")], "n": 100,
+         "n_resamples": 1000, "level": 0.95, "standings": standings}
+    )  # fmt: skip
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.001, 0.2))
+def test_overall__says_higher_or_lower_exactly_where_the_interval_leaves_zero_out(
+    mine: float, theirs: float, reach: float
+) -> None:
+    boards = [
+        board(role, metric, {"a": mine, "b": theirs}, reach)
+        for role in ("id", "shift")
+        for metric in answers.WORDS
+    ]
+    names = {"a": "A", "b": "B"}
+    there, back = (answers.overall(*pair, boards, names) for pair in ("ab", "ba"))
+    for one, other in zip(there, back, strict=True):
+        assert one.sentence.startswith("Over the 2 shifts")
+        clear = abs(mine - theirs) > reach
+        assert ("cannot be told apart" in one.sentence) != clear
+        assert ("higher" in one.sentence) == (clear and mine > theirs)
+        assert ("lower" in one.sentence) == ("higher" in other.sentence)
+    assert answers.overall("a", "b", [], names) == []
+
+
+def test_of_run__is_over_all_sets_of_a_role(evaluations: list[EvaluationReport]) -> None:
+    said = answers.of_run("A", evaluations)
+    mean = fmean(e.accuracy for e in evaluations if e.role == "shift")
+    assert said.startswith(f"**A**: over the 3 shifts accuracy {text.percent(mean)} (95 % interval")
+    assert said.count("floor") == 3
+    assert answers.of_run("A", []) == ""
 
 
 def test_batches__give_every_name_once_one_at_first() -> None:

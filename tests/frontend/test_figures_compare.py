@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from calift_core.schema.report import Summary
-from calift_core.schema.wire.results import Comparison, ConfidenceSet, PairedDifference
-from frontend import figures, tables
+from calift_core.schema.wire.results import Comparison, PairedDifference
+from frontend import figures
 from frontend.tables import Run, comparisons
 
 
@@ -18,7 +18,7 @@ def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison
     assert len(figures.compare.differences(comparison, roles=("id",)).data[0].x) == 1
 
 
-def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
+def test_paired__an_ece_is_drawn_as_the_difference_of_l2_errors(
     comparison: Comparison,
 ) -> None:
     found = PairedDifference.model_validate(
@@ -32,34 +32,14 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_squared_errors(
         }
     )  # fmt: skip
     columns = [comparison.runs[0], comparison.runs[1].model_copy(update={"differences": [found]})]
-    asked = comparison.model_copy(
-        update={
-            "runs": columns,
-            "confidence_sets": [
-                ConfidenceSet(
-                    dataset="photo", role="id", metric="ece", n=100, level=0.95, members=["a"],
-                    excluded=["b"], p_values={"a": 1.0, "b": p}, n_resamples=5000,
-                )
-                for p in (0.004, 0.0478)
-            ],
-        }
-    )  # fmt: skip
+    asked = comparison.model_copy(update={"runs": columns})
     marks = figures.compare.differences(asked, metric="ece").data[0]
-    assert list(marks.x) == pytest.approx([16])
-    assert list(marks.error_x.array) == pytest.approx([12])
-    table = comparisons.differences(asked, "ece")
-    assert table.rows[0]["difference"] == 0.02
-    assert (table.rows[0]["low"], table.rows[0]["squared"]) == (0.0004, 0.0016)
-    assert "+16.0\N{NO-BREAK SPACE}pp²" in tables.to_html(table, caption="x")
-    sets = comparisons.confidence_sets(asked, "ece")
-    assert [row["excluded"] for row in sets.rows] == [
-        "run b (p < 0.01)",
-        "run b (p = 0.048 ± 0.003: on the border)",
-    ]
-    assert sets.rows[0] | {"excluded": ""} == {
-        "dataset": "photo", "members": "run a", "excluded": "", "n": 100
-    }  # fmt: skip
-    assert comparisons.confidence_sets(asked, "nll").rows == []
+    root = 100 * (0.0021**0.5 - 0.0005**0.5)
+    assert list(marks.x) == pytest.approx([root])
+    assert list(marks.error_x.array) == pytest.approx([root * 0.75])
+    (row,) = comparisons.differences(asked, "ece").rows
+    assert row["difference"] == 0.02
+    assert (row["l2"], row["low"]) == pytest.approx((root / 100, root / 400))
 
 
 def test_scatter__floor_is_drawn_for_each_point() -> None:

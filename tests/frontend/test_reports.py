@@ -113,8 +113,9 @@ def test_report__folders_are_read_without_a_service_and_paired(tmp_path: Path) -
         for e in told.evaluations:
             assert getattr(found[e.dataset], position) == pytest.approx(e.ece.value, abs=1e-6)
             assert told.diagram(e).ece == pytest.approx(e.ece.value, abs=1e-6)
-    *answers, suggested = contents(gathered).answers
-    assert any("calibrat" in sentence for sentence in answers)
+    first, second, *answers, suggested = contents(gathered).answers
+    assert all("accuracy" in one and "ECE" in one for one in (first, second))
+    assert any("calibration error" in sentence for sentence in answers)
     assert RECOMMENDED.recipe in suggested
     with pytest.raises(CaliftError, match=r"report\.json"):
         from_folders([tmp_path])

@@ -18,6 +18,8 @@ class Standing(Frozen):
 
     `decided` is what the order and the lead are decided on: for `ece` the mean debiased squared L2
     error, else `value` itself. `floor` is what `value` would be were the run calibrated, for `ece`.
+    `reach`, by run: the difference of `decided` to that run lies within plus or minus this in 95 %
+    of repeats, for all pairs of the board at once.
     """
 
     run_id: str
@@ -26,6 +28,7 @@ class Standing(Frozen):
     floor: float | None = None
     leads: bool
     p_value: float
+    reach: dict[str, float] = Field(default_factory=dict)
 
 
 class Board(Frozen):

@@ -1,102 +1,76 @@
-"""The answer of a comparison, data set by data set as the service finds it, and the leaderboard."""
+"""The answer of a comparison over all data sets, its evidence one click below, the leaderboard."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import streamlit as st
 
 from calift_core.calibration.confidence_sets import on_border
-from calift_core.schema.wire.answers import Board, Leaders
+from calift_core.schema.wire.answers import Board
 from calift_core.schema.wire.results import Comparison
-from frontend import answers, api, page, state, text
+from frontend import answers, page, state, text
 from frontend.tables import Column, Markup, Table
 
-#: Seconds between two answers that are drawn one over the other.
-_PAUSE_S = 1.0
 _ROLES = {"id": "ID data", "shift": "Shifts, mean", "corruption": "Corruptions, mean"}
 
 
 def batches(names: Sequence[str]) -> Iterator[list[str]]:
-    """Data sets to ask for at a time: one first, for a first answer, then more and more."""
+    """Data sets to ask for at a time: one first, then more and more."""
     start, size = 0, 1
     while start < len(names):
         yield list(names[start : start + size])
         start, size = start + size, 2 * size
 
 
-class Stream:
-    """Shows the answer as it comes, and has the whole comparison in the end.
+def gather(
+    bare: Comparison, names: Sequence[str], ask: Callable[[Sequence[str]], Comparison]
+) -> Comparison:
+    """The whole comparison, asked for in parts; says how far it is.
 
     Args:
         names: data sets, in the order in which they are asked for.
         ask: gives the comparison on some of them.
     """
-
-    def __init__(
-        self,
-        bare: Comparison,
-        names: Sequence[str],
-        ask: Callable[[Sequence[str]], Comparison],
-        labels: Mapping[str, str],
-    ) -> None:
-        self._names, self._ask, self._labels = names, ask, labels
-        self._parts, self._done = [bare], 0
-        self._batches = batches(names)
-        self._place = st.empty()
-        self._show()
-
-    def go_on(self) -> bool:
-        """Ask for a few more data sets; whether there were any left."""
-        batch = next(self._batches, None)
-        if batch is None:
-            return False
-        first = not self._done
-        self._parts.append(self._ask(batch))
-        self._done += len(batch)
-        last = self._done >= len(self._names)
-        # Answers that are at hand come at once: each that is drawn costs the browser as much.
-        if first or last or time.monotonic() - self._shown > _PAUSE_S:
-            self._show()
-        return True
-
-    def rest(self) -> Comparison:
-        """Ask for all that is left and give the whole."""
-        while self.go_on():
-            pass
-        return answers.merged(self._parts)
-
-    def _show(self) -> None:
-        self._shown = time.monotonic()
-        with self._place.container():
-            _show(answers.merged(self._parts), self._labels, self._done, len(self._names))
+    parts, done, place = [bare], 0, st.empty()
+    for batch in batches(names):
+        with place.container():
+            waiting(f"Comparing: {done} of {len(names)} data sets", 2 * len(bare.runs) - 2)
+        parts.append(ask(batch))
+        done += len(batch)
+    place.empty()
+    return answers.merged(parts)
 
 
-def _show(found: Comparison, labels: Mapping[str, str], done: int, of: int) -> None:
-    base = labels[found.baseline]
-    others = [c for c in found.runs if c.run.id != found.baseline]
-    if not done:
-        waiting(f"Comparing on {of} data sets", 2 * len(others))
-        return
-    for column in others:
-        name = labels[column.run.id]
-        told = [
-            said(name, base, column.differences)
-            for said in (answers.on_accuracy, answers.on_calibration)
+def draw(found: Comparison, boards: Sequence[Board], labels: Mapping[str, str]) -> None:
+    """A card for each run: the overall differences to the baseline, and where they are largest."""
+    base = found.baseline
+    for column in (c for c in found.runs if c.run.id != base):
+        run = column.run.id
+        parts = [
+            answers.by_dataset(labels[run], labels[base], column.differences, metric)
+            for metric in answers.WORDS
         ]
+        overall = answers.overall(run, base, boards, labels)
         with st.container(border=True, gap="xsmall"):
-            if not told[0].dataset:
-                st.markdown(f"**{text.md(name)}** shares no samples with {text.md(base)} so far.")
+            if not any(one.sentence for one in parts):
+                st.markdown(
+                    f"**{text.md(labels[run])}** shares no samples with {text.md(labels[base])}."
+                )
                 continue
-            st.markdown(told[0].sentence)
-            st.markdown(told[1].sentence, help=told[1].note or None)
-            _links(column.run.id, found.baseline, [a.dataset for a in told])
-    if done < of:
-        st.caption(f"{done} of {of} data sets so far; the others follow.")
-    elif of:
-        st.caption(
-            "Paired on the same samples; 95 % intervals, uncorrected for multiple tests: "
-            "expect 1 false positive in 20."
-        )
+            _say(overall or parts)
+            with st.expander("Data set by data set"):
+                if overall:
+                    _say(parts)
+                _links(run, base, [one.dataset for one in parts])
+    st.caption(
+        "On the same samples. Overall intervals hold for all pairs of these runs at once; those of "
+        "single data sets are uncorrected for multiple tests: expect 1 false positive in 20."
+    )
+
+
+def _say(found: Sequence[answers.Answer]) -> None:
+    for one in found:
+        if one.sentence:
+            st.markdown(one.sentence, help=one.note or None)
 
 
 def _links(run: str, base: str, datasets: Sequence[str | None]) -> None:
@@ -116,9 +90,7 @@ def waiting(words: str, lines: int) -> None:
     st.html(f'<div class="calift-waiting" role="status">{text.esc(words)} …{bars}</div>')
 
 
-def leaderboard(
-    run_ids: Sequence[str], labels: Mapping[str, str], revisions: Sequence[int]
-) -> None:
+def leaderboard(every: Sequence[Board], labels: Mapping[str, str]) -> None:
     """Which runs may be the best on ID data, over the shifts and over the corruptions."""
     st.header("Leaderboard", anchor=False)
     metric = state.choice(
@@ -128,20 +100,7 @@ def leaderboard(
         options={m: text.METRICS[m].title for m in ("accuracy", "ece", "nll", "brier")},
         required=True,
     )
-    place = st.empty()
-    with place.container():
-        waiting("Ranking the runs", 1 + len(run_ids))
-    found = api.fetch(
-        "rank the runs",
-        lambda: api.leaders(tuple(run_ids), tuple(revisions)),
-        key=f"leaders-{sorted(run_ids)}",
-    )
-    with place.container():
-        _boards(found, labels, metric)
-
-
-def _boards(found: Leaders, labels: Mapping[str, str], metric: str) -> None:
-    boards = [b for b in found.boards if b.metric == metric]
+    boards = [b for b in every if b.metric == metric]
     if not boards:
         page.empty("Nothing to rank", "There is no data set that all of these runs were tested on.")
         return
@@ -149,12 +108,12 @@ def _boards(found: Leaders, labels: Mapping[str, str], metric: str) -> None:
     sets = ", ".join(
         f"{_ROLES[b.role]}: {len(b.datasets)} data set{'s' * (len(b.datasets) > 1)}" for b in boards
     )
-    decided = " Decided on the squared L2 error with the noise taken out." * (metric == "ece")
+    judged = " Judged by the L2 error with the noise taken out." * (metric == "ece")
     st.caption(
         "Runs marked “statistically tied for best” include the best one in 95 of 100 repeats, "
         "however many are compared (model confidence set of "
-        f"{text.draws(min(b.n_resamples for b in boards))}). "
-        f"{sets}.{decided}"
+        f"{text.draws(min(b.n_resamples for b in boards))}); others are ruled out by one that is "
+        f"marked. {sets}.{judged}"
     )
 
 

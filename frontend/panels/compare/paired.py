@@ -1,4 +1,4 @@
-"""Each run minus the baseline by a metric, and which runs may be the best on each data set."""
+"""Each run minus the baseline by a metric, data set by data set."""
 
 from collections.abc import Mapping
 
@@ -49,26 +49,9 @@ def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -
     if metric == "ece":
         st.caption(
             "Noise adds to an ECE, most where a model is calibrated, so the difference of two ECEs "
-            "is shown and not judged. What decides is the squared L2 error with the noise taken "
-            "out, in squared percentage points (pp²)."
+            "is shown and not judged. The interval is of the L2 error with the noise taken out."
         )
     page.table(_paired(comparison, metric, roles), caption="Paired differences to the baseline")
-    _show_confidence_sets(comparison, metric)
-
-
-def _show_confidence_sets(comparison: Comparison, metric: str) -> None:
-    """Which runs may be the best, all of them at once."""
-    shown = comparisons.confidence_sets(comparison, metric)
-    if not shown.rows:
-        return
-    title = text.METRICS[metric].title if metric in text.METRICS else metric
-    st.header(f"Which run is best by {title}?", anchor=False)
-    st.caption(
-        "Any run of the set may be the best; the others are ruled out. The set holds the best run "
-        "in 95 of 100 repeats, however many runs are compared, so it can keep runs that a pair "
-        "above tells apart (a model confidence set)."
-    )
-    page.table(shown, caption=f"Runs that may be the best by {title}")
 
 
 def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Table:
@@ -78,11 +61,10 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
     show = text.percent if fraction else text.number
     signed = text.points if fraction else text.number
     better = text.METRICS[metric].better if metric in text.METRICS else "high"
-    squared = any(column.name == "squared" for column in base.columns)
-    ends = text.square_points if squared else signed
+    l2 = any(column.name == "l2" for column in base.columns)
     rows = []
     for row in base.rows:
-        decided = row["squared"] if squared else row["difference"]
+        decided = row["l2"] if l2 else row["difference"]
         good = (decided > 0) == (better == "high")
         word = ("better" if good else "worse") if row["distinguishable"] else "not distinguishable"
         tone = ("green" if good else "red") if row["distinguishable"] else "gray"
@@ -94,8 +76,8 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
                 "baseline": show(row["baseline"]),
                 "value": show(row["value"]),
                 "difference": signed(row["difference"]),
-                "squared": ends(row["squared"]) if squared else None,
-                "interval": f"{ends(row['low'])} to {ends(row['high'])}",
+                "l2": signed(row["l2"]) if l2 else None,
+                "interval": f"{signed(row['low'])} to {signed(row['high'])}",
                 "verdict": page.mark(text.Mark(word, mark, tone)),
                 "n": row["n"],
             }
@@ -106,8 +88,8 @@ def _paired(comparison: Comparison, metric: str, roles: tuple[str, ...]) -> Tabl
         Column("baseline", "Baseline", "text"),
         Column("value", "Run's value", "text"),
         Column("difference", "Difference", "text"),
-        *([Column("squared", "Squared L2, difference", "text")] if squared else []),
-        Column("interval", "95 % interval of it" if squared else "95 % interval", "text"),
+        *([Column("l2", "L2 difference", "text")] if l2 else []),
+        Column("interval", "95 % interval of it" if l2 else "95 % interval", "text"),
         Column("verdict", "Verdict"),
         Column("n", "n", "count"),
     ]

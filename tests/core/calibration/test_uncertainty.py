@@ -13,7 +13,7 @@ from calift_core import calibration as cal
 from calift_core.calibration.compare import METRICS, Together, confidence_set_over
 from calift_core.calibration.measures import debiased_squared_error, ece_lower_bound
 from calift_core.calibration.planning import SquaredPlan
-from calift_core.calibration.squared import SquaredDifference, SquaredError
+from calift_core.calibration.squared import SquaredDifference, SquaredError, rms_difference
 from calift_core.errors import PredictionsError, SpecError, UnknownNameError
 
 Doubles = npt.NDArray[np.float64]
@@ -396,7 +396,34 @@ def test_model_confidence_set__of_two_models_decides_as_their_pair_does(metric):
             cal.score_probs(a, labels), cal.score_probs(b, labels), metric=metric, n_resamples=400
         )
         agreed += (len(found.members) == 1) == pairwise.distinguishable
+        apart, reach = found.values["a"] - found.values["b"], found.reach["a"]["b"]
+        assert (abs(apart) > reach) == (len(found.members) == 1)
     assert agreed >= 18
+
+
+def test_model_confidence_set__of_many_leaves_out_the_loser_of_each_pair_that_is_apart():
+    a, b, labels = pair(400, 0)
+    models = {f"{k:g}": cal.softmax(np.log(b + 1e-12), k) for k in (0.5, 1.0, 1.5, 2.5)} | {"a": a}
+    found = cal.model_confidence_set(scored(models, labels), metric="nll", n_resamples=400)
+    wide = 0
+    for one, reach in found.reach.items():
+        for other, width in reach.items():
+            assert width == found.reach[other][one]
+            if found.values[one] - found.values[other] > width:
+                assert one in found.excluded
+                wide += 1
+    assert wide >= 3
+
+
+@pytest.mark.parametrize(("value", "baseline"), [(0.0025, 0.0001), (-0.0001, 0.0002), (0.01, 0.01)])
+@pytest.mark.parametrize("reach", [0.0, 0.0005, 0.02])
+def test_rms_difference__decides_as_the_squares_do(value, baseline, reach):
+    apart = value - baseline
+    found, low, high = rms_difference(value, baseline, (apart - reach, apart + reach))
+    assert low <= found <= high
+    assert (low > 0 or high < 0) == (abs(apart) > reach)
+    if min(value, baseline) >= 0 and reach < 0.001:
+        assert found == pytest.approx(value**0.5 - baseline**0.5)
 
 
 def test_model_confidence_set__copies_of_one_image_are_not_new_evidence():
