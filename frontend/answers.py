@@ -9,7 +9,7 @@ import numpy as np
 from calift_core.calibration.squared import rms_difference
 from calift_core.schema.report import EvaluationReport, Role
 from calift_core.schema.wire.answers import Board
-from calift_core.schema.wire.results import Comparison, PairedDifference
+from calift_core.schema.wire.results import Comparison, PairedDifference, Reliability
 from frontend import text
 from frontend.findings import accuracy_ends
 from frontend.tables.comparisons import decided
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
 
 class _Apart(NamedTuple):
-    """A difference in one place, with its interval and what is added in brackets."""
+    """A difference in one place, its interval, and what is added where it is told first."""
 
     where: str
     difference: float
@@ -51,7 +51,7 @@ class _Apart(NamedTuple):
         """`2.1 points higher` and `1.2 to 3.0`; what is not clear has no size, and signs."""
         if not self.clear:
             ends = f"{text.points(self.low)} to {text.points(self.high)}"
-            return "cannot be told apart", ends + self.more
+            return "cannot be told apart", ends
         low, high = sorted(abs(100 * end) for end in (self.low, self.high))
         word = "higher" if self.difference > 0 else "lower"
         return (
@@ -68,7 +68,7 @@ def _sentence(name: str, base: str, metric: str, found: Sequence[_Apart]) -> str
         size, ends = one.said()
         where = one.where if at else one.where[:1].upper() + one.where[1:]
         if not at:
-            ends = f"95 % interval {ends}"
+            ends = f"95 % interval {ends}{one.more}"
             said = (
                 f"{run}'s {what} is {size} than {other}'s"
                 if one.clear
@@ -135,6 +135,22 @@ def of_run(name: str, evaluations: Sequence[EvaluationReport]) -> str:
             f"({text.interval(least, most)}, floor {text.percent(floor)})"
         )
     return f"**{text.md(name)}**: {'; '.join(parts)}." if parts else ""
+
+
+def on_diagram(found: Reliability, error: str = "ECE") -> str:
+    """How large a run's calibration error is on a data set, and which way it errs."""
+    gap = found.mean_confidence - found.accuracy
+    lean = f"{abs(100 * gap):.1f} points {'over' if gap > 0 else 'under'}-confident on average"
+    floor = (
+        f"above the floor of {text.percent(found.null_mean)}"
+        if found.ece > found.null_q95
+        else f"no more than a calibrated model's, up to {text.percent(found.null_q95)} at this n"
+    )
+    return (
+        f"**{text.md(found.run_name)}** on {text.md(found.dataset.replace('_', ' '))}: {error} "
+        f"{text.percent(found.ece)} (95 % interval {text.interval(*found.interval)}), {floor}; "
+        f"{lean}."
+    )
 
 
 def overall(

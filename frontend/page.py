@@ -20,6 +20,9 @@ from frontend.gains import Gain
 from frontend.tables import Column, Markup, Row, Table
 
 _A_DOZEN = 12
+_NO_CHROME = (
+    "PNG and SVG need Chrome and kaleido on the dashboard's machine; the chart's camera makes SVG"
+)
 #: Seconds between two looks at a run that works.
 LIVE_S = 2.0
 
@@ -275,8 +278,7 @@ def chart(
                 _choose(choose, name, select)
         with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
             table(twin, caption=alt or name, limit=100)
-        with st.popover("Export", icon=":material/download:", type="tertiary", key=f"exp-{name}"):
-            _exports(figure, twin, name, data)
+        _exports(figure, twin, name, data)
 
 
 def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None]) -> None:
@@ -301,26 +303,27 @@ def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None
 
 
 def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None) -> None:
-    html = partial(style.to_html, figure, title=name)
-    offered: list[tuple[str, Callable[[], str | bytes], str, str]] = [
-        ("Table, CSV", partial(tables.to_csv, twin), "csv", "text/csv"),
-        ("Numbers, JSON", data or partial(tables.to_json, twin), "json", "application/json"),
-        ("Figure, HTML", html, "html", "text/html"),
+    """A button for each kind of file; figures and CSV have the description in them."""
+    alt = style.alt_text(figure)
+    offered: list[tuple[str, Callable[[], str | bytes], str]] = [
+        (kind, partial(_drawn, figure, alt, kind), mime)
+        for kind, mime in (("png", "image/png"), ("svg", "image/svg+xml"))
+        if can_draw()
     ]
-    if can_draw():
-        for kind, mime in (("svg", "image/svg+xml"), ("pdf", "application/pdf")):
-            make = partial(pictures.one, figure, kind)
-            offered.append((f"Figure, {kind.upper()}", make, kind, mime))
-    for label, make, kind, mime in offered:
+    offered += [
+        ("html", partial(style.to_html, figure, title=name), "text/html"),
+        ("csv", lambda: f"# {alt}\n{tables.to_csv(twin)}", "text/csv"),
+        ("json", data or partial(tables.to_json, twin), "application/json"),
+    ]
+    for kind, make, mime in offered:
         st.download_button(
-            label, make, f"{name}.{kind}", mime, key=f"{kind}-{name}", on_click="ignore",
-            width="stretch",
+            kind.upper(), make, f"{name}.{kind}", mime, key=f"{kind}-{name}", on_click="ignore",
+            type="tertiary", help=None if offered[0][0] == "png" else _NO_CHROME,
         )  # fmt: skip
-    if not can_draw():
-        st.caption(
-            "SVG: the camera at the chart's upper right. PDF needs Chrome and kaleido on the "
-            "dashboard's machine."
-        )
+
+
+def _drawn(figure: go.Figure, caption: str, kind: str) -> bytes:
+    return pictures.one(style.captioned(figure, caption), kind)
 
 
 @st.cache_resource(show_spinner=False)

@@ -127,30 +127,65 @@ def _named_run(run_id: str) -> RunSummary:
     return run
 
 
-def pick_runs(name: str, *, most: int = MAX_RUNS) -> dict[str, RunSummary]:
-    """A picker of finished runs, kept in the URL; the page ends here when there is none.
+def pick_runs(name: str, *, most: int = MAX_RUNS, least: int = 1) -> dict[str, RunSummary]:
+    """A line that says which finished runs are chosen, kept in the URL, and changes them.
 
-    The default is what was chosen last, else the newest three runs on the newest run's data.
+    The default is what was chosen last, else the newest three runs on the newest run's data beside
+    the zero-shot run. The page ends here when there is none.
+
+    Args:
+        least: runs that the page sets side by side: one that comes from another page is joined by
+            its zero-shot run.
     """
     if not state.ids(name):
+        known = state.remembered_runs()[:most]
+        if 0 < len(known) < least:
+            known = [run.id for run in beside_zero_shot(named_runs(known, quiet=True))]
         # At once: each change of an address is a step that the browser's Back goes through.
-        state.arrive({name: ",".join(state.remembered_runs()[:most])})
-    with st.container(border=True, key="workspace", gap="small"):
-        return _workspace(name, most)
+        state.arrive({name: ",".join(known)})
+    with st.container(
+        horizontal=True, vertical_alignment="center", border=True, gap="small", key="workspace"
+    ):
+        line = st.container(width="stretch")
+        with st.popover("Change", icon=":material/tune:", type="tertiary", key="change-runs"):
+            total, picked = _choose(name, most)
+        place = urlsplit(str(st.context.url or "")).path.strip("/")
+        if picked and place in get_args(Page):
+            views.saved(cast("Page", place))
+    if not picked:
+        if total:
+            page.empty("No run is chosen", "Choose at least one run under “Change”.")
+        else:
+            page.empty(
+                "No finished run yet",
+                "This page compares results, and no run has succeeded so far.",
+            )
+            st.page_link("views/new.py", label="Start a run", icon=":material/add:")
+        st.stop()
+    state.remember_runs(list(picked))
+    state.know_colors({run_id: run.color_index for run_id, run in picked.items()})
+    with line:
+        _held(picked)
+    return picked
 
 
-def _workspace(name: str, most: int) -> dict[str, RunSummary]:
+def beside_zero_shot(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """The runs, and the zero-shot run of the first one's model and data where none of them is."""
+    base = api.zero_shot_of(runs[0]) if runs else None
+    known = base is None or any(run.method == "zero_shot" for run in runs)
+    return [*runs, *([] if known or base is None else [base])]
+
+
+def _choose(name: str, most: int) -> tuple[int, dict[str, RunSummary]]:
+    """Widgets for the runs: how many there are to choose from, and those that are chosen."""
     kept = named_runs(state.ids(name) or state.remembered_runs())
     search = find_runs(kept)
     if search.suite is not None:  # chosen by hand, it changes the runs and not their offer alone
         kept = [run for run in kept if run.suite == search.suite]
+    default = (kept or beside_zero_shot(search.runs[:3]))[:most]
+    found = {run.id: run for run in [*default, *kept, *search.runs]}
     if not search.total and not kept:
-        page.empty(
-            "No finished run yet", "This page compares results, and no run has succeeded so far."
-        )
-        st.page_link("views/new.py", label="Start a run", icon=":material/add:")
-        st.stop()
-    found = {run.id: run for run in [*kept, *search.runs]}
+        return 0, {}
     names = labels(list(found.values()))
     several = len({run.suite for run in found.values()}) > 1
 
@@ -164,20 +199,13 @@ def _workspace(name: str, most: int) -> dict[str, RunSummary]:
         "Runs",
         name=name,
         options=list(found),
-        default=([run.id for run in kept] or [run.id for run in search.runs[:3]])[:most],
+        default=[run.id for run in default],
         always=True,
         format_func=words,
         max_selections=most,
         placeholder="Choose runs",
     )
-    if not chosen:
-        page.empty("No run is chosen", "Choose at least one run above.")
-        st.stop()
-    state.remember_runs(chosen)
-    picked = {run_id: found[run_id] for run_id in chosen}
-    state.know_colors({run_id: run.color_index for run_id, run in picked.items()})
-    _held(picked)
-    return picked
+    return len(found), {run_id: found[run_id] for run_id in chosen}
 
 
 def _held(picked: Mapping[str, RunSummary]) -> None:
@@ -193,11 +221,7 @@ def _held(picked: Mapping[str, RunSummary]) -> None:
         chips.append(f"<span>baseline: {text.esc(names[baseline])}</span>")
     if dataset:
         chips.append(f"<span>data: {text.esc(dataset.replace('_', ' '))}</span>")
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.html(f'<div class="calift-meta">{"".join(chips)}</div>')
-        place = urlsplit(str(st.context.url or "")).path.strip("/")
-        if place in get_args(Page):
-            views.saved(cast("Page", place))
+    st.html(f'<div class="calift-meta">{"".join(chips)}</div>')
 
 
 def as_runs(runs: Mapping[str, RunSummary]) -> list[Run]:

@@ -59,6 +59,7 @@ def draw_all(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
                     "format": kind,
                     "width": figure.layout.width or WIDTH,
                     "height": figure.layout.height or HEIGHT,
+                    "scale": 2 if kind == "png" else 1,
                 },
             }
             for path, (figure, kind) in zip(paths, wanted, strict=True)

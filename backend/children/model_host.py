@@ -18,6 +18,7 @@ from backend.http.middleware import PICTURE_TYPE
 from backend.http.problems import HttpError
 from calift_core.client.connection import at
 from calift_core.schema.wire.answers import TextFeatures, TriedPicture
+from calift_core.schema.wire.queries import ModelQuery
 
 #: A model may take minutes to load or to export; an address that is none is told at once.
 _TIMEOUT = httpx.Timeout(900.0, connect=5.0)
@@ -68,14 +69,14 @@ class ModelHost:
         answer = await self._send("GET", path, params={"text": text})
         return TextFeatures.model_validate_json(await _body(answer))
 
-    async def zipped(self, run_id: str, calibrator: str, initial: str | None) -> Response:
+    async def zipped(self, run_id: str, query: ModelQuery) -> Response:
         """The zip of a run's model, as it comes.
 
         Raises:
             HttpError: as `backend.services.exporting.Exports.zipped`; 503 too where nothing
                 answers there.
         """
-        params = {"calibrator": calibrator} | ({"initial": initial} if initial else {})
+        params = query.model_dump(exclude_defaults=True)
         answer = await self._send("GET", at("/runs", run_id, "model"), params=params)
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
         return StreamingResponse(

@@ -1,6 +1,6 @@
 """Using the model of a finished run: asked about a picture, or taken away."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -20,7 +20,7 @@ from backend.routes.deps import (
     uploads,
 )
 from calift_core.schema.wire.answers import TextFeatures, TriedPicture
-from calift_core.schema.wire.queries import TextQuery
+from calift_core.schema.wire.queries import ModelQuery, TextQuery
 
 router = APIRouter(tags=["results"])
 
@@ -74,13 +74,6 @@ async def get_text_features(
         return await (services.model_host or services.trials).text_features(run_id, query.text)
 
 
-#: What an exported model can be given; the last four read the initial model's logits as well.
-Shippable = Literal[
-    "auto", "none", "temperature", "ets", "svs", "vector", "sms", "histogram", "isotonic", "tsp",
-    "disagreement", "cautious", "sals", "ensemble",
-]  # fmt: skip
-
-
 @router.get(
     "/runs/{run_id}/model",
     response_class=FileResponse,
@@ -92,18 +85,7 @@ Shippable = Literal[
 )
 @allow("read")
 async def download_model(
-    run_id: RunId,
-    services: ServicesDep,
-    calibrator: Annotated[Shippable, Query(description="Fitted on the run's ID data")] = "auto",
-    initial: Annotated[
-        str | None,
-        Query(
-            min_length=1,
-            max_length=64,
-            description="For disagreement, cautious, sals and ensemble: one of `initial-runs`, "
-            "whose model travels along",
-        ),
-    ] = None,
+    run_id: RunId, services: ServicesDep, query: Annotated[ModelQuery, Query()]
 ) -> Response:
     """A run's model as a folder that stands alone, zipped: weights, head, calibrator, model card.
 
@@ -111,8 +93,8 @@ async def download_model(
     when it is first asked for, which takes seconds, and kept for a while.
     """
     if services.model_host is not None:
-        return await services.model_host.zipped(run_id, calibrator, initial)
-    path, sha256 = await run_in_threadpool(services.exports.zipped, run_id, calibrator, initial)
+        return await services.model_host.zipped(run_id, query)
+    path, sha256 = await run_in_threadpool(services.exports.zipped, run_id, query)
     return FileResponse(
         path,
         media_type="application/zip",

@@ -18,6 +18,7 @@ from calift_core.calibration.registry import require_initial
 from calift_core.child_process import ChildEndedError, ChildTimeoutError, ask_once
 from calift_core.errors import ModelError, SpecError
 from calift_core.files import sha256_file
+from calift_core.schema.wire.queries import ModelQuery
 
 #: Zips that are kept, and what making one may take.
 _KEPT, _TIMEOUT_S = 4, 600.0
@@ -31,12 +32,8 @@ class Exports:
         self._settings, self._store, self._artifacts = settings, store, artifacts
         self._lock = threading.Lock()
 
-    def zipped(self, run_id: str, calibrator: str, initial: str | None) -> tuple[Path, str]:
+    def zipped(self, run_id: str, query: ModelQuery) -> tuple[Path, str]:
         """The zip of a run's model with a calibrator, and its SHA-256.
-
-        Args:
-            calibrator: its kind, `none` or `auto`.
-            initial: the zero-shot run whose model travels along, for calibrators that read it.
 
         Raises:
             HttpError: 409, the run has no model, not the data to fit the calibrator on, or did not
@@ -46,16 +43,17 @@ class Exports:
             SpecError: the calibrator reads the initial model and none is named, or it does not and
                 one is.
         """
-        require_initial(calibrator, named=initial is not None)
+        initial = query.initial
+        require_initial(query.calibrator, named=initial is not None)
         runs = {run_id: model_files(self._store, run_id)}
-        name = f"{runs[run_id]['report.json'][:32]}-{calibrator}"
+        name = f"{runs[run_id]['report.json'][:32]}-{query.calibrator}" + "-onnx" * query.onnx
         if initial is not None:
             runs[initial] = self._initial_files(run_id, initial)
             name += f"-{runs[initial]['report.json'][:32]}"
         path = self._root / f"{name}.zip"
         with self._lock:
             if not path.is_file():
-                self._make(runs, path, calibrator)
+                self._make(runs, path, query)
             path.touch()
             for old in sorted(self._root.glob("*.zip"), key=_age)[:-_KEPT]:
                 old.unlink(missing_ok=True)
@@ -73,23 +71,23 @@ class Exports:
             )
         return files
 
-    def _make(self, runs: Mapping[str, Mapping[str, str]], path: Path, calibrator: str) -> None:
+    def _make(self, runs: Mapping[str, Mapping[str, str]], path: Path, query: ModelQuery) -> None:
         """Make the zip of the first of some runs; the second holds its initial model."""
         require_torch("`calift export` it where torch is")
         folders: dict[str, Path] = {}
         try:
             for run_id, files in runs.items():
                 folders[run_id] = lay_out(self._artifacts, self._root, files)
-            self._run(folders, path, calibrator)
+            self._run(folders, path, query)
         finally:
             for folder in folders.values():
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _run(self, folders: Mapping[str, Path], path: Path, calibrator: str) -> None:
+    def _run(self, folders: Mapping[str, Path], path: Path, query: ModelQuery) -> None:
         run, *initial = map(str, folders.values())
         params = {
-            "run": run, "target": str(path), "calibrator": calibrator,
-            "initial": initial[0] if initial else None,
+            "run": run, "target": str(path), "calibrator": query.calibrator,
+            "initial": initial[0] if initial else None, "onnx": query.onnx,
         }  # fmt: skip
         packer = child(
             "calift_core.shipping.packing",

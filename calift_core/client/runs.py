@@ -14,7 +14,7 @@ from calift_core.files import sha256_file
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.wire.operations import Bulk, BulkAction, BulkDone
-from calift_core.schema.wire.queries import CurvesQuery, RunFilter, RunsQuery
+from calift_core.schema.wire.queries import CurvesQuery, ModelQuery, RunFilter, RunsQuery
 from calift_core.schema.wire.results import Evaluation, Frontier, Spectrum
 from calift_core.schema.wire.runs import (
     Artifact,
@@ -219,6 +219,7 @@ class RunCalls(Connection):
         *,
         calibrator: str = "auto",
         initial: str | None = None,
+        onnx: bool = False,
     ) -> Path:
         """A finished run's model as a zip of what `calift export` writes; made where the API is.
 
@@ -228,6 +229,7 @@ class RunCalls(Connection):
             calibrator: its kind, `none`, or `auto`: by the NLL on ID validation.
             initial: one of `initial_runs`, for calibrators that read the initial model's logits;
                 its model travels along.
+            onnx: with a graph from pixels to probabilities, `model.onnx`.
 
         Raises:
             NotFoundError: there is no such run.
@@ -236,11 +238,16 @@ class RunCalls(Connection):
             ServiceError: it has no model, the calibrator cannot be fitted, or the API has no torch.
             StorageError: the file cannot be written, or what arrived is damaged.
         """
-        place = at("/runs", run_id, "model")
-        return self._download(place, path, wait_s=_MAKING_S, calibrator=calibrator, initial=initial)
+        place, params = at("/runs", run_id, "model"), _model(calibrator, initial, onnx)
+        return self._download(place, path, wait_s=_MAKING_S, **params)
 
     def make_model(
-        self, run_id: str, *, calibrator: str = "auto", initial: str | None = None
+        self,
+        run_id: str,
+        *,
+        calibrator: str = "auto",
+        initial: str | None = None,
+        onnx: bool = False,
     ) -> None:
         """Have the service make what `download_model` fetches, which it then keeps for a while.
 
@@ -249,7 +256,7 @@ class RunCalls(Connection):
         """
         with self._stream(
             at("/runs", run_id, "model"),
-            params={"calibrator": calibrator, "initial": initial},
+            params=_model(calibrator, initial, onnx),
             headers={"Accept": "*/*"},
             wait_s=_MAKING_S,
         ):
@@ -315,3 +322,8 @@ class RunCalls(Connection):
         except ValidationError as error:
             raise SpecError("; ".join(e["msg"] for e in error.errors())) from error
         return self._read(self._send("POST", "/runs/bulk", body=body), BulkDone)
+
+
+def _model(calibrator: str, initial: str | None, onnx: bool) -> dict[str, Any]:
+    asked = {"calibrator": calibrator, "initial": initial, "onnx": onnx}
+    return ModelQuery.of(params=asked).model_dump(exclude_defaults=True)

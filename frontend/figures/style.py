@@ -7,6 +7,7 @@ these, and a violet for the grey that looks like pink to some.
 """
 
 import re
+import textwrap
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -430,6 +431,28 @@ def _apart(names: Sequence[str]) -> list[str]:
         labels.append(text.esc(name) + "\u200b" * shown[name])
         shown[name] += 1
     return labels
+
+
+#: Letters of a caption's line in a picture of the usual width.
+_LETTERS = 130
+_LINE = 17
+
+
+def captioned(figure: go.Figure, caption: str) -> go.Figure:
+    """The figure with its caption under it, so that its file stands alone."""
+    lines = textwrap.wrap(caption, _LETTERS)
+    figure = go.Figure(figure)
+    bottom, room = figure.layout.margin.b, 10 + _LINE * len(lines)
+    figure.update_layout(
+        height=figure.layout.height + room, margin={"b": bottom + room, "autoexpand": True}
+    )
+    figure.add_annotation(
+        text="<br>".join(text.esc(line) for line in lines),
+        xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top",
+        xshift=4 - figure.layout.margin.l, yshift=-bottom, align="left", showarrow=False,
+        font={"size": 12, "color": MUTED},
+    )  # fmt: skip
+    return figure
 
 
 #: What the browser's chart bar offers; pictures are made in the browser, as SVG.

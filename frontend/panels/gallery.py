@@ -352,6 +352,7 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
             )
     if now.doubtful and doubtful is not None:
         st.caption(_doubt_words(doubtful))
+    above = st.container()  # it is told first, and the images do not wait for it
     looks = None if now.doubtful else _looks(evaluation, now)
     marks: dict[str, list[str]] = {}
     for sample in doubtful.items if doubtful is not None else []:
@@ -391,7 +392,8 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
         correcting.draw(evaluation, doubtful)
     if not now.doubtful:
         _turn(cursors, found.next_cursor)
-        shared.draw(evaluation, now.filter(), looks)
+        with above:
+            shared.draw(evaluation, now.filter(), looks)
 
 
 def _page_of(

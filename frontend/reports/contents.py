@@ -1,7 +1,6 @@
 """Tables and figures of a report, each with a caption that stands alone."""
 
 import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,6 @@ from calift_core.schema.wire.results import (
 )
 from calift_core.schema.wire.runs import RunSummary
 from frontend import answers, figures, tables, text
-from frontend.figures.style import MUTED
 from frontend.reports.gathered import Gathered, Told
 from frontend.tables import Column, Table, analysis, comparisons
 
@@ -433,25 +431,3 @@ def _comparison(gathered: Gathered) -> Comparison:
         runs=[column(t, gathered.differences.get(t.run.id, ())) for t in gathered.runs],
         parameters={},
     )
-
-
-#: Letters of a caption's line in a picture of the usual width.
-_LETTERS = 130
-_LINE = 17
-
-
-def captioned(picture: Picture) -> go.Figure:
-    """The figure with its caption under it, so that its file stands alone."""
-    lines = textwrap.wrap(picture.caption, _LETTERS)
-    figure = go.Figure(picture.figure)
-    bottom, room = figure.layout.margin.b, 10 + _LINE * len(lines)
-    figure.update_layout(
-        height=figure.layout.height + room, margin={"b": bottom + room, "autoexpand": True}
-    )
-    figure.add_annotation(
-        text="<br>".join(text.esc(line) for line in lines),
-        xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top",
-        xshift=4 - figure.layout.margin.l, yshift=-bottom, align="left", showarrow=False,
-        font={"size": 12, "color": MUTED},
-    )  # fmt: skip
-    return figure

@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 from calift_core.errors import CaliftError, SpecError, StorageError
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from frontend import pictures, tables, text
+from frontend.figures.style import captioned
 from frontend.reports import document
-from frontend.reports.contents import Contents, Picture, captioned
+from frontend.reports.contents import Contents, Picture
 
 Say = Callable[[str], None]
 
@@ -79,7 +80,7 @@ def write_folder(made: Contents, folder: Path, say: Say) -> Path:
             atomic_write_bytes(folder / "tables" / f"{name}.{kind}", written.encode())
     page = folder / "index.html"
     atomic_write_bytes(page, document.to_html(made).encode())
-    alone = [captioned(p) for p in made.pictures]
+    alone = [captioned(p.figure, p.caption) for p in made.pictures]
     kinds = ("svg", "png")
     # Those of the PDF have their captions beside them. One browser draws all: it is slow to start.
     drawn = _draw(

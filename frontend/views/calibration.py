@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import streamlit as st
 
 from calift_core.schema.wire.results import Evaluation
-from frontend import api, page, pickers, state, text
+from calift_core.schema.wire.runs import RunSummary
+from frontend import answers, api, page, pickers, state, text
 from frontend.panels import gallery
 from frontend.panels.calibration import audit, calibrators, diagram, prompts, slices
 
@@ -42,6 +43,39 @@ def _choose(titles: Mapping[str, str], several: bool) -> tuple[str, str, bool]:
     return view, dataset, layout == "1"
 
 
+def _answer(
+    chosen: Mapping[str, RunSummary], matches: Mapping[str, Evaluation], labels: Mapping[str, str]
+) -> None:
+    """How far each run's calibration is from the baseline's on the chosen data, as stored.
+
+    The baseline is the one that was chosen on Compare, else the zero-shot run.
+    """
+    runs = {run_id: chosen[run_id] for run_id in matches}
+    base = runs.get(state.shared("baseline") or "")
+    if base is None:
+        beside = pickers.beside_zero_shot(list(runs.values()))
+        base = next((run for run in beside if run.method == "zero_shot"), beside[0])
+    names = {base.id: base.name, **labels}
+    every = {**runs, base.id: base}
+    if len(every) < 2:
+        return
+    (dataset,) = {e.dataset for e in matches.values()}
+    revisions = tuple(run.revision for run in every.values())
+    found = api.fetch(
+        "compare the runs",
+        lambda: api.compared(tuple(every), base.id, revisions, (dataset,)),
+        key=f"compare-{sorted(every)}-{base.id}-{dataset}",
+    )
+    said = False
+    for column in found.runs:
+        one = answers.by_dataset(names[column.run.id], names[base.id], column.differences, "ece")
+        if one.sentence and column.run.id in runs:
+            st.markdown(one.sentence, help=one.note or None)
+            said = True
+    if said:
+        st.caption("As the runs were evaluated: bins and temperature below change the diagrams.")
+
+
 def main() -> None:
     page.head(
         "Calibration", "How often a model is right when it says it is sure, and how sure we are."
@@ -53,6 +87,7 @@ def main() -> None:
     if not titles:
         pickers.nothing_evaluated()
         return
+    answer = st.container(gap="xsmall")
     view, dataset, overlay = _choose(titles, len(chosen) > 1)
     matches: dict[str, Evaluation] = {}
     for run_id in chosen:
@@ -63,6 +98,8 @@ def main() -> None:
             matches[run_id] = match
     if not matches:
         return
+    with answer:
+        _answer(chosen, matches, labels)
     match view:
         case "images":
             gallery.draw_all(list(matches.values()))

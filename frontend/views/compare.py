@@ -41,7 +41,7 @@ def main() -> None:
         "Compare",
         "Runs on the same samples, in pairs: a difference counts when its interval excludes zero.",
     )
-    chosen = pickers.pick_runs("ids", most=MOST)
+    chosen = pickers.pick_runs("ids", most=MOST, least=2)
     labels = {run.id: run.label for run in pickers.as_runs(chosen)}
     if len(chosen) < 2:
         page.empty("One run is chosen", "Choose at least two runs above to set them side by side.")

@@ -10,9 +10,9 @@ from frontend.panels.evaluate.form import can_be_evaluated
 from frontend.panels.run import calibration, config, curves, files, head, logs, shifts, spectrum
 
 TABS = {
-    "Curves": curves.draw,
     "Shifts": shifts.draw,
     "Calibration": calibration.draw,
+    "Curves": curves.draw,
     "Spectrum": spectrum.draw,
     "Config": config.draw,
     "Artifacts": files.draw,
@@ -31,7 +31,9 @@ def _load(run_id: str) -> RunDetail:
 def _first_tab(run: RunDetail) -> str:
     if run.method == "imported":
         return "Calibration"
-    return "Logs" if run.phase == "FAILED" else "Curves"
+    if run.phase == "FAILED":
+        return "Logs"
+    return "Shifts" if run.phase == "SUCCEEDED" else "Curves"
 
 
 def main() -> None:

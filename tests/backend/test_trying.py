@@ -321,7 +321,9 @@ def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
     tmp_path: Path,
 ) -> None:
     run_id = store_run(services.store, services.artifacts, folder)
-    packed = client.download_model(run_id, tmp_path / "model.zip", calibrator="temperature")
+    packed = client.download_model(
+        run_id, tmp_path / "model.zip", calibrator="temperature", onnx=True
+    )
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(tmp_path)
     shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
@@ -331,11 +333,13 @@ def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
     said = TriedPicture.model_validate(asked(api, run_id, path.read_bytes()).json())
     (label,) = shipped.predict([path]).labels
     assert label.replace("_", " ") == said.top[0].label
+    assert (tmp_path / "model" / "model.onnx").is_file()
     # Made once; what lay in between is gone.
     before = packed.read_bytes()
-    assert client.download_model(run_id, packed, calibrator="temperature").read_bytes() == before
+    again = client.download_model(run_id, packed, calibrator="temperature", onnx=True)
+    assert again.read_bytes() == before
     left = [p.name for p in (services.settings.home / "cache" / "exported").iterdir()]
-    assert [name.endswith("-temperature.zip") for name in left] == [True]
+    assert [name.endswith("-temperature-onnx.zip") for name in left] == [True]
 
 
 def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_command(

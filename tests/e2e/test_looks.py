@@ -21,7 +21,7 @@ PAGES = ("", "runs", "run?id={CaRot}", "compare?ids={all}",
          "new?intent=robust", "shifts?run={all}", "decide?run={CaRot}",
          "plan?run={all}&dataset=sketch", "bound", "picture?run={CaRot}", "data")  # fmt: skip
 #: What opens on a page and is looked at as well, by the names of the buttons.
-OPENED = {"run?id={CaRot}": "Export model", "calibration?run={CaRot}&dataset=sketch": "Export"}
+OPENED = {"run?id={CaRot}": "Export model", "calibration?run={CaRot}&dataset=sketch": "Change"}
 #: Faults of Streamlit's own list of pages, whose items lie in a `div` and a `section` inside their
 #: `ul`, and of the place that files are dropped on; docs/tour.md says what upstream would have to
 #: change.

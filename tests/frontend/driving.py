@@ -14,7 +14,7 @@ from tests.frontend.conftest import Service
 APP = Path(__file__).parents[2] / "frontend" / "app.py"
 
 
-TABS = ("Curves", "Shifts", "Calibration", "Spectrum", "Config", "Artifacts", "Logs")
+TABS = ("Shifts", "Calibration", "Curves", "Spectrum", "Config", "Artifacts", "Logs")
 
 
 def page(name: str, **params: str) -> AppTest:

@@ -86,7 +86,9 @@ def test_report__a_caption_stands_alone(made: Contents) -> None:
             for word in ("n = 400", "15 bins", "floor", "draws, seed 0", "seed 0", "flyp"):
                 assert word in picture.caption, (picture.name, word)
     inside = " ".join(
-        str(a.text) for p in made.pictures for a in files.captioned(p).layout.annotations
+        str(a.text)
+        for p in made.pictures
+        for a in files.captioned(p.figure, p.caption).layout.annotations
     )
     assert "draws, seed 0" in inside
 

@@ -450,6 +450,27 @@ class AuditLogQuery(Query):
     limit: Limit = 50
 
 
+#: What an exported model can be given; the last four read the initial model's logits as well.
+Shippable = Literal[
+    "auto", "none", "temperature", "ets", "svs", "vector", "sms", "histogram", "isotonic", "tsp",
+    "disagreement", "cautious", "sals", "ensemble",
+]  # fmt: skip
+
+
+class ModelQuery(Query):
+    """How a run's model is exported."""
+
+    calibrator: Shippable = Field(default="auto", description="Fitted on the run's ID data")
+    initial: Target | None = Field(
+        default=None,
+        description="For disagreement, cautious, sals and ensemble: one of `initial-runs`, whose "
+        "model travels along",
+    )
+    onnx: bool = Field(
+        default=False, description="With a graph from pixels to probabilities, `model.onnx`"
+    )
+
+
 class CurvesQuery(Query):
     """The curves of a run."""
 

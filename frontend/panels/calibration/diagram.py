@@ -7,7 +7,7 @@ import streamlit as st
 
 from calift_core.schema.wire.queries import ReliabilityQuery
 from calift_core.schema.wire.results import Evaluation, Reliability
-from frontend import api, figures, page, state, text
+from frontend import answers, api, figures, page, state, text
 from frontend.panels import gallery, reliability
 from frontend.panels.calibration.controls import controls
 from frontend.tables import analysis
@@ -23,6 +23,7 @@ def draw(
     Args:
         matches: evaluation of each run on the chosen data, by run id.
     """
+    answer = st.container()
     query = ReliabilityQuery.of(controls())
     diagrams = [
         api.reliability(match, query).model_copy(update={"run_name": labels[run_id]})
@@ -30,6 +31,9 @@ def draw(
     ]
     if len(diagrams) == 1:
         (run_id,) = matches
+        answer.markdown(
+            answers.on_diagram(diagrams[0], figures.reliability.error_name(diagrams[0]))
+        )
         _one(diagrams[0], matches[run_id], state.styles([run_id])[run_id])
     else:
         _several(diagrams, matches, overlay, title)
@@ -55,11 +59,9 @@ def _one(diagram: Reliability, evaluation: Evaluation, look: figures.style.RunSt
                  f"floor {text.percent(diagram.null_mean)}, 95{text.NBSP}% "
                  f"{text.interval(*diagram.interval)}"),
                 ("Accuracy", text.percent(diagram.accuracy), f"n = {text.count(diagram.n)}"),
-                ("Confidence", text.percent(diagram.mean_confidence),
-                 _lean(diagram.mean_confidence - diagram.accuracy)),
+                ("Confidence", text.percent(diagram.mean_confidence), "mean"),
             ]
         )  # fmt: skip
-        st.caption(text.verdict(diagram.ece, diagram.null_mean, diagram.null_q95))
         st.markdown("**The same predictions under other estimators**")
         st.caption(f"As stored with the run, at T = {evaluation.temperature:g}.")
         page.table(
@@ -73,12 +75,6 @@ def _still_chosen(evaluation: Evaluation) -> bool:
     return state.now("dataset") == evaluation.dataset and evaluation.run_id in (
         state.now("run") or ()
     )
-
-
-def _lean(gap: float) -> str:
-    if abs(gap) < 0.0005:
-        return "as high as accuracy"
-    return f"{text.points(gap)}: {'over' if gap > 0 else 'under'}-confident on average"
 
 
 def _several(
@@ -101,8 +97,7 @@ def _several(
         with right:
             page.table(summary, caption="Calibration of the chosen runs")
             for d in diagrams:
-                said = text.verdict(d.ece, d.null_mean, d.null_q95)
-                st.caption(f"**{text.md(d.run_name)}.** {said}")
+                st.caption(answers.on_diagram(d, figures.reliability.error_name(d)))
     else:
         across = 2 if len(diagrams) in (2, 4) else 3
         for start in range(0, len(diagrams), across):

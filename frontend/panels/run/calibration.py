@@ -4,7 +4,7 @@ import streamlit as st
 
 from calift_core.schema.wire.queries import ReliabilityQuery
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api, state, text
+from frontend import answers, api, state, text
 from frontend.panels import gallery, reliability
 from frontend.panels.run.missing import not_yet
 
@@ -28,7 +28,7 @@ def draw(run: RunDetail) -> None:
             if evaluation.role != "id":
                 title += ", the worst calibrated"
             reliability.draw(diagram, evaluation, look, title=title)
-            st.caption(text.verdict(diagram.ece, diagram.null_mean, diagram.null_q95))
+            st.caption(answers.on_diagram(diagram))
     if (now := gallery.chosen_samples()) is not None and now.evaluation in {e.id for e in found}:
         gallery.draw()
     st.page_link(

@@ -4,7 +4,7 @@ import streamlit as st
 
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.wire.runs import RunDetail
-from frontend import api, page, state, text
+from frontend import api, page, pickers, state, text
 from frontend.panels import reporting
 from frontend.panels.evaluate import form
 from frontend.panels.run import ship
@@ -103,12 +103,11 @@ def actions(run: RunDetail) -> None:
             with st.popover("Three seeds", icon=":material/account_tree:"):
                 _three_seeds(run)
         if run.summary is not None:
+            beside = ",".join(one.id for one in pickers.beside_zero_shot([run]))
             if st.button("Calibration", icon=":material/target:"):
-                st.switch_page("views/calibration.py", query_params={"run": run.id})
+                st.switch_page("views/calibration.py", query_params={"run": beside})
             if st.button("Compare", icon=":material/compare_arrows:"):
-                base = api.zero_shot_of(run)
-                some = [run.id] + ([base.id] if base else [])
-                st.switch_page("views/compare.py", query_params={"ids": ",".join(some)})
+                st.switch_page("views/compare.py", query_params={"ids": beside})
         if run.phase == "SUCCEEDED":
             reporting.button([run])
             if run.method != "imported":

@@ -3,6 +3,7 @@
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -40,12 +41,18 @@ def button(run: RunDetail) -> None:
             "Calibrator", list(kinds), format_func=kinds.__getitem__, key="ship-kind"
         )
         initial = _initial(run) if kind in TWO_TOWERS else None
+        onnx = st.segmented_control(
+            "Format", [False, True], default=False, format_func=["open_clip", "ONNX"].__getitem__,
+            required=True, key="ship-onnx",
+            help="ONNX: a graph from pixels to calibrated probabilities, beside the same folder",
+        )  # fmt: skip
         st.caption(
             "Fitted on the run's ID calibration images. The folder holds the model as open_clip "
             "reads it, head, calibrator, thresholds and a model card; making it takes up to a "
             "minute."
         )
-        _offer(run.id, kind, initial)
+        asked = {"calibrator": kind, "initial": initial, "onnx": bool(onnx)}
+        _offer(run.id, asked, ready=kind not in TWO_TOWERS or initial is not None)
         st.caption("Unpacked, it answers over HTTP:")
         st.code("calift serve model", language="sh")
 
@@ -76,29 +83,28 @@ def _initial(run: RunDetail) -> str | None:
     return chosen
 
 
-def _offer(run_id: str, kind: str, initial: str | None) -> None:
+def _offer(run_id: str, asked: dict[str, Any], *, ready: bool) -> None:
     """A button that has the model made, and then in its place one that saves it.
 
     In two steps: what goes wrong while Streamlit asks for a file is shown to nobody.
     """
-    asked, place = (run_id, kind, initial), st.empty()
-    wanting = kind in TWO_TOWERS and initial is None
-    made = st.session_state.get("ship-made") == asked
+    place = st.empty()
+    made = st.session_state.get("ship-made") == (run_id, asked)
     if not made and place.button(
-        "Make the model", disabled=wanting, width="stretch", key="ship-make"
+        "Make the model", disabled=not ready, width="stretch", key="ship-make"
     ):
         try:
             with st.spinner("Making the model …"):
-                api.client().make_model(run_id, calibrator=kind, initial=initial)
+                api.client().make_model(run_id, **asked)
         except CaliftError as error:
             api.problem(error, "make the model")
         else:
-            st.session_state["ship-made"], made = asked, True
+            st.session_state["ship-made"], made = (run_id, asked), True
     if made:
         place.download_button(
             "Model, ZIP",
             # Called when somebody clicks, outside of any visitor's page: so with this client.
-            partial(_made, api.client(), run_id, kind, initial),
+            partial(_made, api.client(), run_id, asked),
             f"model-{run_id}.zip",
             "application/zip",
             icon=":material/download:",
@@ -109,9 +115,6 @@ def _offer(run_id: str, kind: str, initial: str | None) -> None:
         )
 
 
-def _made(client: Client, run_id: str, kind: str, initial: str | None) -> bytes:
+def _made(client: Client, run_id: str, asked: dict[str, Any]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="calift-ship-") as folder:
-        path = client.download_model(
-            run_id, Path(folder) / "model.zip", calibrator=kind, initial=initial
-        )
-        return path.read_bytes()
+        return client.download_model(run_id, Path(folder) / "model.zip", **asked).read_bytes()
