@@ -1,4 +1,4 @@
-"""What stored results say at a glance: the worst cell, the largest over-confidence."""
+"""What stored results say at a glance: the lowest accuracy, the largest over-confidence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

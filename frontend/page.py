@@ -390,7 +390,7 @@ def headline_cards(
             floor = text.esc(f"floor {text.percent(getattr(s, f'{name}_floor'))}")
             gain = Markup(f"{floor}<br>{gain}" if gain else floor)
         cards.append((look.title, text.percent(value), gain))
-    cards.append(("Worst shift", text.percent(s.worst_shift_accuracy), text.worst_shift(s)))
+    cards.append(("Lowest accuracy", text.percent(s.worst_shift_accuracy), text.worst_shift(s)))
     if s.sigma_min is not None:
         cards.append(("σ_min", text.number(s.sigma_min), "smallest singular value"))
     return cards

@@ -118,7 +118,7 @@ def list_sweeps(store: StoreDep, cursor: Cursor = None, limit: Limit = 50) -> Sw
 @router.get("/sweeps/{sweep_id}")
 @allow("read")
 def get_sweep(sweep_id: SweepId, services: ServicesDep) -> SweepDetail:
-    """One sweep: its contenders with their rates, and what it has cost and will cost."""
+    """One sweep: its configurations with their rates, and what it has cost and will cost."""
     return services.sweeping.detail(sweep_id)
 
 

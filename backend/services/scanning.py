@@ -6,6 +6,7 @@ Files are listed and none is opened here: images are drawn by the processes of
 
 import asyncio
 import base64
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ _CLASSES = 1000
 #: Images that are decoded for a visitor, one visitor at a time, and what that may take.
 MOST_LOOKED_AT = 20_000
 _LOOK_S = 300.0
+#: Where data are mounted by custom.
+_MOUNTED = ("/data", "/datasets", "/mnt", "/media", "/srv")
 
 
 class Scanner:
@@ -68,11 +71,11 @@ class Scanner:
         return browse(Path(path), roots)
 
     def _roots(self) -> list[Path]:
-        """What may be chosen from: the registered folders, on a laptop without any one's own."""
-        roots = [root for root in self._settings.data_roots if root.is_dir()]
-        if not self._settings.data_roots and self._settings.is_loopback:
-            return [Path.home()]
-        return roots
+        """The registered folders; on a laptop without any, those that data usually are in."""
+        if self._settings.data_roots or not self._settings.is_loopback:
+            return [root for root in self._settings.data_roots if root.is_dir()]
+        usual = [Path.home(), *map(Path, _MOUNTED)]
+        return [place for place in usual if _has_folders(place)] or [Path.home()]
 
     async def scan(self, suite_id: str, group_by: str | None = None, *, turn: Turn) -> SuiteScan:
         """Look at a suite.
@@ -239,3 +242,11 @@ def _spread(images: ImageSet) -> list[int]:
     rest = np.setdiff1d(order, first)
     more = rest[np.linspace(0, len(rest) - 1, min(_IMAGES - len(first), len(rest))).astype(int)]
     return sorted({int(i) for i in (*first, *more)})
+
+
+def _has_folders(place: Path) -> bool:
+    try:
+        with os.scandir(place) as entries:
+            return any(e.is_dir() and not e.name.startswith(".") for e in entries)
+    except OSError:
+        return False

@@ -149,7 +149,7 @@ _PANELS: dict[str, dict[str, tuple[str, str]]] = {
             "calift analyse audit runs/mine/predictions/my-test-set.parquet",
         ),
     },
-    "Ship": {
+    "Export model": {
         "calibrate": ("shipping.calibrate", "calift calibrate runs/photos --with auto"),
         "export": ("shipping.export", "calift export runs/photos models/photos"),
         "predict": ("shipping.predict", "calift predict models/photos /data/new --out answers.csv"),

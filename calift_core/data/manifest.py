@@ -21,6 +21,7 @@ from calift_core.data.listing import EXTENSIONS, PARTS, ScanBudget, part_named
 from calift_core.data.names import Names
 from calift_core.errors import DataError, DataUnavailableError, reason_of
 from calift_core.untrusted import parse_json
+from calift_core.words import percent
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 #: Up to this share of a manifest's images may be missing. They are named and left out.
@@ -320,7 +321,8 @@ def _present(manifest: Manifest) -> Manifest:
     if len(lacking) > MISSING_SHARE * len(manifest):
         raise DataUnavailableError(
             f"{summary}.",
-            hint=f"Up to {MISSING_SHARE:.0%} may be missing. Paths start from {str(folder)!r}.",
+            hint=f"Up to {percent(MISSING_SHARE, 0)} may be missing. Paths start from "
+            f"{str(folder)!r}.",
         )
     return replace(manifest.take(here), notes=(f"{summary}; they are left out",))
 

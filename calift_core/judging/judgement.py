@@ -21,7 +21,8 @@ from calift_core.errors import PredictionsError
 from calift_core.judging.calibrated import calibrate
 from calift_core.judging.labels import class_indices
 from calift_core.judging.page import fragment, page
-from calift_core.judging.sets import JudgedSet, percent
+from calift_core.judging.sets import JudgedSet
+from calift_core.words import percent
 
 #: Largest share of errors that the sentence on a threshold allows.
 RISK = 0.05

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from calift_core import __version__
-from calift_core.judging.sets import JudgedSet, percent
+from calift_core.judging.sets import JudgedSet
+from calift_core.words import percent
 
 _STYLE = """
 .calift-judgement { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem;

@@ -37,8 +37,3 @@ class JudgedSet:
     def is_miscalibrated(self) -> bool:
         """Whether 19 of 20 perfectly calibrated models of this size would show a smaller error."""
         return bool(self.numbers["ece"] > self.numbers["null_q95"])
-
-
-def percent(value: float) -> str:
-    """`62.4 %`."""
-    return f"{100 * value:.1f} %"

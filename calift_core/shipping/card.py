@@ -10,6 +10,7 @@ from calift_core.calibration.decisions import clopper_pearson
 from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS
 from calift_core.shipping.exported_scores import DatasetScores
 from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
+from calift_core.words import percent
 
 #: Names of classes that a card lists; of more it gives the number.
 _LISTED = 100
@@ -123,8 +124,9 @@ def chance_warnings(exported: Exported, rows: Sequence[DatasetScores]) -> list[s
         if row.role in ("id", "shift") and low <= 1 / n_classes:
             found.append(
                 f"On {_plain(row.dataset)} it is not shown to be better than guessing: "
-                f"{row.accuracy:.1%} of {row.n:,} images are right ({low:.1%} to {high:.1%}), and "
-                f"chance among {n_classes:,} classes is {1 / n_classes:.1%}."
+                f"{percent(row.accuracy)} of {row.n:,} images are right ({percent(low)} to "
+                f"{percent(high)}), and "
+                f"chance among {n_classes:,} classes is {percent(1 / n_classes)}."
             )
     return found
 
@@ -133,8 +135,8 @@ def _changed(rows: Sequence[DatasetScores]) -> str:
     """What the calibrator changed on ID data and shifts; nothing where there is none."""
     shown = [(row, row.before) for row in rows if row.role in ("id", "shift")]
     lines = [
-        f"| {_plain(row.dataset)} | {before.accuracy:.1%} → {row.accuracy:.1%} | "
-        f"{before.ece:.1%} → {row.ece.value:.1%} | {before.nll:.3f} → {row.nll:.3f} | "
+        f"| {_plain(row.dataset)} | {percent(before.accuracy)} → {percent(row.accuracy)} | "
+        f"{percent(before.ece)} → {percent(row.ece.value)} | {before.nll:.3f} → {row.nll:.3f} | "
         f"{before.brier:.3f} → {row.brier:.3f} |"
         for row, before in shown
         if before is not None
@@ -185,23 +187,23 @@ def _promised(exported: Exported) -> str:
     ]
     for one in promises.thresholds:
         if one.threshold is None:
-            lines.append(f"| {one.risk:.0%} | cannot be promised | | | |")
+            lines.append(f"| {percent(one.risk, 0)} | cannot be promised | | | |")
         for test in one.tests:
             errors = "–"
             if test.errors is not None and test.interval is not None:
                 low, high = test.interval
-                errors = f"{test.errors:.1%} ({low:.1%} to {high:.1%})"
+                errors = f"{percent(test.errors)} ({percent(low)} to {percent(high)})"
                 if test.role == "id" and low > one.risk:
                     errors += ", **broken**"
             lines.append(
-                f"| {one.risk:.0%} | {one.threshold:.4f} | {_plain(test.dataset)} | "
-                f"{test.coverage:.1%} | {errors} |"
+                f"| {percent(one.risk, 0)} | {one.threshold:.4f} | {_plain(test.dataset)} | "
+                f"{percent(test.coverage)} | {errors} |"
             )
     lines += [
         "\n| sets with the true class in … | data | coverage | classes in a set |",
         "|---|---|---|---|",
         *(
-            f"| {one.coverage:.0%} | {_plain(test.dataset)} | {test.coverage:.1%} | "
+            f"| {percent(one.coverage, 0)} | {_plain(test.dataset)} | {percent(test.coverage)} | "
             f"{test.mean_size:.2f} |"
             for one in promises.sets
             for test in one.tests
@@ -225,8 +227,9 @@ def _none_of_these(exported: Exported) -> str:
         for test in one.tests:
             low, high = test.interval
             lines.append(
-                f"| {one.false_alarms:.0%} | {one.threshold:.6g} | {_plain(test.dataset)} | "
-                f"{test.alarms:.1%} ({low:.1%} to {high:.1%}) |"
+                f"| {percent(one.false_alarms, 0)} | {one.threshold:.6g} | "
+                f"{_plain(test.dataset)} | "
+                f"{percent(test.alarms)} ({percent(low)} to {percent(high)}) |"
             )
     return "\n".join(lines) + "\n"
 
@@ -234,16 +237,20 @@ def _none_of_these(exported: Exported) -> str:
 def _line(row: DatasetScores, before: str = "") -> str:
     low, high = row.ece.interval
     return (
-        f"| {before}{_plain(row.dataset)} | {row.n:,} | {row.accuracy:.1%} | {row.ece.value:.1%} "
-        f"({low:.1%} to {high:.1%}) | {row.ece.null_mean:.1%} | {row.nll:.3f} | {row.brier:.3f} |"
+        f"| {before}{_plain(row.dataset)} | {row.n:,} | {percent(row.accuracy)} | "
+        f"{percent(row.ece.value)} "
+        f"({percent(low)} to {percent(high)}) | {percent(row.ece.null_mean)} | {row.nll:.3f} | "
+        f"{row.brier:.3f} |"
     )
 
 
 def _mean(rows: Sequence[DatasetScores]) -> str:
     return (
         f"| {len(rows)} corrupted sets, mean | {sum(row.n for row in rows):,} | "
-        f"{fmean(row.accuracy for row in rows):.1%} | {fmean(row.ece.value for row in rows):.1%} | "
-        f"{fmean(row.ece.null_mean for row in rows):.1%} | {fmean(row.nll for row in rows):.3f} | "
+        f"{percent(fmean(row.accuracy for row in rows))} | "
+        f"{percent(fmean(row.ece.value for row in rows))} | "
+        f"{percent(fmean(row.ece.null_mean for row in rows))} | "
+        f"{fmean(row.nll for row in rows):.3f} | "
         f"{fmean(row.brier for row in rows):.3f} |"
     )
 

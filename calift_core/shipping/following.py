@@ -13,6 +13,7 @@ from calift_core.files import atomic_write_bytes, storage_error
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.reference import Reference
 from calift_core.shipping.watching import Watched, watch
+from calift_core.words import percent
 
 #: Chance that a batch of ID images is called drifted.
 FALSE_ALARMS = 0.001
@@ -48,7 +49,8 @@ class FollowedBatch(BaseModel):
         known = (
             "accuracy unknown"
             if self.value is None
-            else f"about {self.value:.0%} right ({self.low:.0%} to {self.high:.0%})"
+            else f"about {percent(self.value, 0)} right ({percent(self.low, 0)} to "
+            f"{percent(self.high, 0)})"
         )
         alarm = f"  ALARM: {' and '.join(self.alarms)}" if self.alarms else ""
         return (
@@ -168,7 +170,7 @@ def chart_html(batches: Sequence[FollowedBatch], title: str) -> str:
 
     marks = "".join(
         f"<line x1='{left}' x2='{width}' y1='{y(v):.1f}' y2='{y(v):.1f}' class='grid'/>"
-        f"<text x='{left - 8}' y='{y(v) + 4:.1f}' text-anchor='end'>{v:.0%}</text>"
+        f"<text x='{left - 8}' y='{y(v) + 4:.1f}' text-anchor='end'>{percent(v, 0)}</text>"
         for v in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     for i, one in enumerate(batches):
@@ -187,7 +189,11 @@ def chart_html(batches: Sequence[FollowedBatch], title: str) -> str:
         )
     rows = "".join(
         f"<tr><td>{one.at:%Y-%m-%d %H:%M:%S}</td><td>{len(one.images):,}</td><td>"
-        + ("unknown" if one.value is None else f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%})")
+        + (
+            "unknown"
+            if one.value is None
+            else f"{percent(one.value, 0)} ({percent(one.low, 0)} to {percent(one.high, 0)})"
+        )
         + f"</td><td>{one.p_value:.3f}</td><td>{html.escape(' and '.join(one.alarms))}"
         + ("" if one.unknown is None else f"<br>{html.escape(one.unknown)}")
         + "</td></tr>"

@@ -23,6 +23,7 @@ from calift_core.schema.report import Report
 from calift_core.shipping.choosing import part_of
 from calift_core.shipping.exported_scores import stored_tests
 from calift_core.shipping.promises import at_rate
+from calift_core.words import percent
 
 
 class AlarmTest(BaseModel):
@@ -83,7 +84,7 @@ class NoneOfThese(BaseModel):
         if self.threshold(false_alarms) is not None:
             return ""
         return (
-            f"{false_alarms:.0%} false alarms cannot be kept to: that needs "
+            f"{percent(false_alarms, 0)} false alarms cannot be kept to: that needs "
             f"{int(np.ceil(1 / false_alarms)) - 1:,} ID images, {self.dataset} has {self.n:,}."
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 from calift_core.errors import SpecError
 from calift_core.installed import install_extra
 from calift_core.shipping.exported_scores import DatasetScores
+from calift_core.words import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +58,9 @@ def _draw(axes: Axes, row: DatasetScores) -> None:
     )
     low, high = row.ece.interval
     axes.set_title(
-        f"{row.dataset}, n = {row.n:,}\nECE {row.ece.value:.1%} ({low:.1%} to {high:.1%}), "
-        f"floor {row.ece.null_mean:.1%}",
+        f"{row.dataset}, n = {row.n:,}\nECE {percent(row.ece.value)} ({percent(low)} to "
+        f"{percent(high)}), "
+        f"floor {percent(row.ece.null_mean)}",
         fontsize=9,
         color=_INK,
     )

@@ -24,6 +24,7 @@ from calift_core.predictions.read import read_predictions
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import part_of, stored_probs
 from calift_core.shipping.exported_scores import scores_of, stored_tests
+from calift_core.words import percent
 
 #: Shares of errors among what is kept, and coverages of sets, that are promised.
 RISKS = (0.01, 0.02, 0.05, 0.1)
@@ -123,7 +124,8 @@ class Promises(BaseModel):
         if self.threshold(risk) is not None:
             return ""
         return (
-            f"At most {risk:.0%} errors are not promised: {self.n:,} images of {self.dataset} do "
+            f"At most {percent(risk, 0)} errors are not promised: {self.n:,} images of "
+            f"{self.dataset} do "
             "not show it at any confidence. Ask for a larger share, or export a run with more "
             "validation images."
         )

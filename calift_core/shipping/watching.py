@@ -25,6 +25,7 @@ from calift_core.calibration.unlabelled import (
 from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
 from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier, together
 from calift_core.shipping.reference import Reference
+from calift_core.words import percent
 
 #: Images that are shown as the most unusual.
 SHOWN = 12
@@ -139,13 +140,17 @@ class Watched(BaseModel):
             return f"How many of {images} are right is unknown: {self.unknown}"
         if self.drift.p_value >= DRIFTED:
             return (
-                f"About {best.value:.0%} of {images} are likely to be right ({best.low:.1%} to "
-                f"{best.high:.1%} by sampling): they cannot be told from those of {self.reference}."
+                f"About {percent(best.value, 0)} of {images} are likely to be right "
+                f"({percent(best.low)} to "
+                f"{percent(best.high)} by sampling): they cannot be told from those of "
+                f"{self.reference}."
             )
         worst = max(map(abs, best.errors.values()))
         return (
-            f"About {best.value:.0%} of {images} are likely to be right ({best.low:.0%} to "
-            f"{best.high:.0%}). They have drifted, no further than shifts that the run was tested "
+            f"About {percent(best.value, 0)} of {images} are likely to be right "
+            f"({percent(best.low, 0)} to "
+            f"{percent(best.high, 0)}). They have drifted, no further than shifts that the run "
+            f"was tested "
             f"on, where this estimate was off by {100 * (best.mean_error or 0.0):.1f} points on "
             f"average and {100 * worst:.1f} at most."
         )
@@ -298,22 +303,22 @@ def report_html(watched: Watched, title: str) -> str:
     best = watched.recommended if watched.unknown is None else None
     rows = "".join(
         f"<tr{' class=best' if best == one.estimator else ''}>"
-        f"<td>{_words(one.estimator)}</td><td>{one.value:.1%}</td>"
-        f"<td>{one.low:.1%} to {one.high:.1%}</td>"
+        f"<td>{_words(one.estimator)}</td><td>{percent(one.value)}</td>"
+        f"<td>{percent(one.low)} to {percent(one.high)}</td>"
         f"<td>{'–' if one.mean_error is None else f'{100 * one.mean_error:.1f} points'}</td>"
         f"<td>{html.escape('; '.join(f'{k} {100 * v:+.1f}' for k, v in one.errors.items()))}</td>"
         "</tr>"
         for one in watched.expected
     )
     shares = "".join(
-        f"<tr><td>{html.escape(one.label)}</td><td>{one.reference:.1%}</td>"
-        f"<td>{one.here:.1%}</td></tr>"
+        f"<tr><td>{html.escape(one.label)}</td><td>{percent(one.reference)}</td>"
+        f"<td>{percent(one.here)}</td></tr>"
         for one in watched.shares[:10]
     )
     pictures = "".join(
         f"<figure><img src='{_picture(one.path)}' alt='{html.escape(one.path, quote=True)}'>"
         f"<figcaption>{html.escape(Path(one.path).name)}<br>{html.escape(one.label)}, "
-        f"{one.confidence:.0%}</figcaption></figure>"
+        f"{percent(one.confidence, 0)}</figcaption></figure>"
         for one in watched.unusual
     )
     drift = watched.drift

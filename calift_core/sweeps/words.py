@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from calift_core.schema.wire.sweeps import EqualAccuracy, VerdictRow, VerdictSet
+from calift_core.words import percent
 
 _WHERE = {"shifts": "under shift", "corruptions": "on corruptions", "id": "on the ID test set"}
 _WORDS = {"accuracy": "accuracy", "squared": "calibration", "nll": "NLL"}
@@ -22,8 +23,8 @@ def sentence_of(
     if len(rows) == 1:
         only = rows[0]
         return (
-            f"{so_far}{only.label} has {_percent(only.ood_accuracy.mean)} accuracy and "
-            f"{_percent(only.ood_ece.mean)} ECE (floor {_percent(only.ood_ece_floor)}) {where}; "
+            f"{so_far}{only.label} has {percent(only.ood_accuracy.mean)} accuracy and "
+            f"{percent(only.ood_ece.mean)} ECE (floor {percent(only.ood_ece_floor)}) {where}; "
             "there is nothing to compare it with."
         )
     words = [so_far + _own(sets, where)]
@@ -32,9 +33,9 @@ def sentence_of(
             "A comparison at equal ID accuracy needs two or more learning rates per method."
         )
     elif equal.id_accuracy is None:
-        words.append("No two of them reach a common ID accuracy on their ladders of rates.")
+        words.append("No two of them reach a common ID accuracy at any of their learning rates.")
     else:
-        at = f"At equal ID accuracy ({_percent(equal.id_accuracy)})"
+        at = f"At equal ID accuracy ({percent(equal.id_accuracy)})"
         words.append(f"{at}: {_lower(_own(equal.sets, where))}")
         out = [one.label for one in equal.left_out]
         if out:
@@ -74,7 +75,3 @@ def _list(names: Sequence[str], word: str = "and") -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} {word} {names[-1]}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

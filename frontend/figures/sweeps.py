@@ -20,7 +20,7 @@ def ladders(arms: Sequence[SweepArm]) -> go.Figure | None:
     )
     figure = style.blank(
         title="Ladders of rates",
-        alt=f"ID validation accuracy against the learning rate, one line a contender. {words}.",
+        alt=f"ID validation accuracy against the learning rate, one line a configuration. {words}.",
         height=340,
         subtitle=["ID validation accuracy of one seed; the larger mark is the chosen rate"],
     )

@@ -208,8 +208,8 @@ def _listings(gathered: Gathered) -> list[Listing]:
     said = f"{who(runs)}. {estimator(runs)}"
     headline = Table(
         [Column("run", "Run"), *tables.headline(floors=True),
-         Column("worst_shift", "Worst shift"), Column("worst_severity", "Severity", "count"),
-         Column("worst_shift_accuracy", "Its accuracy", "percent")],
+         Column("worst_shift", "Lowest on"), Column("worst_severity", "Severity", "count"),
+         Column("worst_shift_accuracy", "Lowest accuracy", "percent")],
         [{"run": t.run.label, "run_id": t.run.id,
           **(t.summary.model_dump() if t.summary else {})} for t in runs],
     )  # fmt: skip

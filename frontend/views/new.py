@@ -39,12 +39,15 @@ def _spec(form: Form, name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Draw the page: three steps, and below them what most people leave as it is."""
-    page.head("New run", "Bring data, say the goal, see the estimated cost.")
+    page.head("New run", "Bring data, choose model and goal, see the estimated cost.")
     client = api.client()
     methods = {m.kind: m for m in api.fetch("list the methods", client.methods, key="methods")}
     models = api.fetch("list the models", client.models, key="models")
     datasets = api.fetch("list the data", client.datasets, key="datasets")
     data_step, intent_step, cost_step, knobs = (st.container() for _ in range(4))
+    with data_step:
+        st.header("1. Data, model and method", anchor=False)
+        own, beside, rest = (st.container() for _ in range(3))
     copied = state.param("clone") or state.param("input")
 
     with intent_step:
@@ -59,24 +62,42 @@ def main() -> None:
         if chosen:
             wanted = INTENTS[chosen][1]
             given = wanted if wanted in methods else given
+    with beside:
+        left, right = st.columns([1, 2])
+    with left:
         method = _method(methods, given)
-        st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")
-        name_place = st.container()
-        form = Form(document, mark, method)
-        fields.of_method(form, expanded=bool(copied))
-        fields.of_model(form, models)
-        fields.of_training(form, expanded=bool(copied))
-        fields.of_splits(form)
-        fields.of_the_rest(form)
+    form = Form(document, mark, method)
     data, shifts = ("suite", "id"), ("suite", "shifts")
-    with data_step:
-        st.header("1. Your data", anchor=False)
+    with own:
         bring.offer(fields.key_of(form.mark, data))
         fields.of_data(form, datasets)
         form.values[data] = as_uri(form.values[data] or "")
+    suite = str(form.values[data] or "typefaces")
+    with right:
+        fields.of_model(form, models)
+    if not copied:
+        fields.fit(document, suite, form.values["model", "name"])
+    with beside:
+        fields.warn_of_toy(form, suite)
+    with rest:
+        fields.of_shifts(form)
         form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}
-        grouped = form.values.get(("suite", "group_by"))
-        look(str(form.values[data] or "typefaces"), str(grouped) if grouped else None)
+        seen = st.container()
+    with knobs:
+        st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")
+        name_place = st.container()
+        fields.of_method(form, expanded=bool(copied))
+        fields.of_splits(form)
+    grouped = form.values.get(("suite", "group_by"))
+    with seen:
+        found = look(suite, str(grouped) if grouped else None)
+    images = found.parts.get("train") if found else None
+    proposed = ""
+    if images and method.trains and not copied and suite.partition(":")[0] not in fields.BUILT_IN:
+        proposed = fields.propose_epochs(document, images)
+    with knobs:
+        fields.of_training(form, expanded=bool(copied))
+        fields.of_the_rest(form)
     with name_place:
         # It follows what is chosen below it, so it is drawn last.
         name = fields.name_box(document, method.kind, form.values[data], mark)
@@ -84,6 +105,8 @@ def main() -> None:
     spec = _spec(form, name)
     with cost_step:
         st.header("3. Estimated cost", anchor=False)
+        if proposed:
+            st.caption(f"{proposed} Change them under *Training*.")
         preset = INTENTS[chosen][2] if chosen else ""
         if clone := state.param("clone"):
             run = api.fetch(f"load the run {clone}", lambda: client.run(clone), key=f"run-{clone}")

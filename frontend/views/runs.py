@@ -105,7 +105,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         Column("age", "Age"),
         Column("method", "Method"),
         *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
-        Column("worst", "Worst shift"),
+        Column("worst", "Lowest accuracy"),
         Column("suite", "Data"),
         Column("tags", "Tags"),
     ]

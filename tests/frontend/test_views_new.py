@@ -153,7 +153,7 @@ def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: S
     assert submit.disabled
 
 
-FOLDED = ("training", "more", "model", "splits", "rest")
+FOLDED = ("training", "more", "splits", "rest")
 
 
 def test_new__what_is_folded_holds_what_it_would_show(dashboard: Service) -> None:
@@ -247,8 +247,16 @@ def test_new__a_folder_is_chosen_from_the_registered_ones(
         app.button(key="bring-use").click().run()
         assert not app.exception
         assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
-        assert "30 per class" in words(app)
+        said = words(app)
+        for told in ("30 per class", "calift-tiny is a toy", "30 epochs are proposed for 42"):
+            assert told in said.replace("\\", ""), told
+        chosen = yaml.safe_load(spec_of(app))
+        assert chosen["train"]["epochs"] == 30
+        assert "templates" not in chosen["suite"]
         assert app.text_input(key="new-quick-name").value == "flyp on birds"
+        app.selectbox(key="new-quick-model.name").set_value("ViT-B-32").run()
+        assert "toy" not in words(app)
+        assert "lr" not in yaml.safe_load(spec_of(app))["train"]
         app.button(key="bring-up").click().run()
         assert app.selectbox(key="bring-open").options[0] == "birds · 2 folders, 60 images"
         assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"

@@ -14,6 +14,8 @@ from frontend import api, text
 
 #: Keys of the session: the box, where it is, and the zip that was dropped with what came of it.
 _OPEN, _AT, _DROPPED = "bring-open", "bring-at", "bring-dropped"
+#: Folders of the newest runs that are offered.
+_USED = 4
 
 
 def offer(key: str) -> None:
@@ -38,7 +40,7 @@ def _choose(key: str) -> None:
         found = api.folders(at)
     except CaliftError as error:
         st.warning(text.md_prose(error.message), icon=":material/folder_off:")
-        st.button("Back to the registered folders", on_click=_go, args=(None,), key="bring-top")
+        st.button("Back to the first folders", on_click=_go, args=(None,), key="bring-top")
         return
     if found.path is None and not found.folders:
         st.caption(
@@ -50,7 +52,9 @@ def _choose(key: str) -> None:
         _go(found.folders[0].path)
         _choose(key)
         return
-    st.markdown(f"**{text.md(found.path or 'Registered folders')}**")
+    if found.path is None or found.parent is None:
+        _used(key)
+    st.markdown(f"**{text.md(found.path or 'Where folders are')}**")
     names = {f.path: _words(f, top=found.path is None) for f in found.folders}
     st.selectbox(
         "Open a folder",
@@ -82,6 +86,18 @@ def _choose(key: str) -> None:
             key="bring-up",
             disabled=found.parent is None and _is_alone(),
         )
+
+
+def _used(key: str) -> None:
+    """Folders that the newest runs are on, one click away."""
+    runs = api.act("list the suites", lambda: api.client().suites()) or []
+    used = [one.suite for one in runs if one.suite.startswith("folder:")][:_USED]
+    if used:
+        st.caption("Recently used")
+        with st.container(horizontal=True, gap="small"):
+            for suite in used:
+                name = text.short_suite(suite).removeprefix("folder:")
+                st.button(name, key=f"used-{suite}", on_click=_use, args=(key, suite), help=suite)
 
 
 def _is_alone() -> bool:

@@ -8,19 +8,19 @@ from frontend import api, page, text
 from frontend.tables import Column, Table
 
 
-def look(suite: str, group_by: str | None = None) -> None:
+def look(suite: str, group_by: str | None = None) -> SuiteScan | None:
     """Say what the service finds in a suite: classes, numbers, a few images, what is wrong.
 
     Args:
         group_by: the pattern that splits are made by, as the form says it.
     """
     if not suite or suite.endswith(":") or api.locked("submit"):
-        return
+        return None
     try:
         found = api.scan(suite, group_by)
     except CaliftError as error:
         st.error(text.md_prose(error.message), icon=":material/folder_off:")
-        return
+        return None
     unreadable = [image for image in found.images if image.picture is None]
     counts = [c.n for c in found.classes if c.n is not None]
     opened = f"{len(found.images) - len(unreadable)} of {len(found.images)}"
@@ -68,6 +68,7 @@ def look(suite: str, group_by: str | None = None) -> None:
                 ),
                 caption="Images of each class",
             )
+    return found
 
 
 def _span(counts: list[int]) -> str:

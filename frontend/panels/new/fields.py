@@ -6,8 +6,9 @@ from typing import Any
 
 import streamlit as st
 
+from calift_core.catalogue import TINY
 from calift_core.errors import SpecError
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import RunSpec, TrainSpec
 from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS
 from calift_core.schema.wire.service import DatasetInfo, MethodInfo, ModelInfo
 from frontend import forms, pickers, text
@@ -154,16 +155,19 @@ _SHIFTED = {_SHIFTS, *((*_CORRUPTIONS, part) for part in ("names", "severities",
 
 
 def of_data(form: Form, datasets: Sequence[DatasetInfo]) -> None:
-    """What is trained on, and what shifts are evaluated."""
-    suite = form.section("suite")
+    """What is trained on."""
     form.draw(
-        [f for f in suite if f.path == _OWN],
+        [f for f in form.section("suite") if f.path == _OWN],
         columns=1,
         choices={_OWN: {d.id: d.title if d.available else f"{d.title}, not here"
                         for d in datasets}},
     )  # fmt: skip
+
+
+def of_shifts(form: Form) -> None:
+    """What shifts are evaluated."""
     form.draw(
-        [f for f in suite if f.path in _SHIFTED],
+        [f for f in form.section("suite") if f.path in _SHIFTED],
         columns=2,
         choices={(*_CORRUPTIONS, "names"): CORRUPTIONS},
         hints={_SHIFTS: "art: /path/to/art", (*_CORRUPTIONS, "limit"): "all"},
@@ -184,21 +188,57 @@ def of_splits(form: Form) -> None:
 def of_model(form: Form, models: Sequence[ModelInfo]) -> None:
     """Which model, and with which weights it begins."""
     here = {m.name for m in models if m.available}
-    place, drawn = _folded(form, "Model", "model")
-    with place:
-        form.draw(
-            form.section("model"),
-            choices={
-                ("model", "name"): {m.name: "" if m.name in here else "not here yet"
-                                    for m in models},
-                ("model", "pretrained"): {
-                    m.pretrained: m.name + ("" if m.available else ", not here yet")
-                    for m in reversed(models) if m.pretrained
-                },
+    form.draw(
+        form.section("model"),
+        columns=2,
+        choices={
+            ("model", "name"): {m.name: "" if m.name in here else "not here yet" for m in models},
+            ("model", "pretrained"): {
+                m.pretrained: m.name + ("" if m.available else ", not here yet")
+                for m in reversed(models)
+                if m.pretrained
             },
-            hints={("model", "pretrained"): "random weights"},
-            drawn=drawn,
-        )  # fmt: skip
+        },
+        hints={("model", "pretrained"): "random weights"},
+    )
+
+
+def warn_of_toy(form: Form, suite: str) -> None:
+    """Say that the embedded model knows nothing of somebody's own images."""
+    if form.values["model", "name"] == TINY and suite.partition(":")[0] not in BUILT_IN:
+        st.warning(
+            f"{TINY} is a toy: it has seen letters, and little else. Your own images want a CLIP "
+            "model, such as ViT-B-32 with weights laion2b_s34b_b79k.",
+            icon=":material/toys:",
+        )
+
+
+#: Suites that the embedded model was made for or tried on.
+BUILT_IN = ("", "typefaces", "fashion-mnist")
+
+
+def fit(document: dict[str, Any], suite: str, model: str) -> None:
+    """Leave out what presets say for the built-in data or for the toy alone."""
+    if suite.partition(":")[0] not in BUILT_IN:
+        document.get("suite", {}).pop("templates", None)
+    if model != TINY:
+        document.get("train", {}).pop("lr", None)
+
+
+#: Steps of training that are proposed, and the least and most epochs.
+_STEPS, _EPOCHS = 1000, (3, 30)
+
+
+def propose_epochs(document: dict[str, Any], images: int) -> str:
+    """Put as many epochs into a document as make about 1,000 steps; what was done, for people."""
+    train = document.setdefault("train", {})
+    batch = train.get("batch_size") or TrainSpec.model_fields["batch_size"].default
+    steps = max(1, images // batch)
+    train["epochs"] = min(max(round(_STEPS / steps), _EPOCHS[0]), _EPOCHS[1])
+    return (
+        f"{train['epochs']} epochs are proposed for {images:,} training images: about "
+        f"{train['epochs'] * steps:,} steps of {batch}."
+    )
 
 
 def of_training(form: Form, *, expanded: bool = False) -> None:

@@ -67,7 +67,7 @@ def _initial(run: RunDetail) -> str | None:
     if not found:
         st.warning(
             "No finished zero-shot run of this suite holds the model that this run started from. "
-            "Run zero_shot with the same model and suite, then ship.",
+            "Run zero_shot with the same model and suite, then export.",
             icon=":material/stacks:",
         )
         return None
