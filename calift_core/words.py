@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """A fraction: `62.4 %`."""
-    return f"{100 * value:.{digits}f} %"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction: `62.4 %`; none is a dash."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"

@@ -92,7 +92,14 @@ def test_documents__every_command_line_of_calift_exists(path: Path) -> None:
 def test_help__every_command_stands_in_a_panel_with_an_example_that_is_valid() -> None:
     command: Any = typer.main.get_command(app)
     for name, one in command.commands.items():
-        assert one.rich_help_panel in {"Data", "Train", "Judge", "Export model", "Service", "Operate"}
+        assert one.rich_help_panel in {
+            "Data",
+            "Train",
+            "Judge",
+            "Export model",
+            "Service",
+            "Operate",
+        }
         program, *words = words_of(one.epilog.removeprefix("Example: "))
         assert (program, words[0], fault_of(words)) == ("calift", name, "")
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from calift_core.errors import SpecError
 from calift_core.installed import as_typed, install_extra
+from calift_core.words import percent as percent
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -69,11 +70,6 @@ def make_client() -> Client:
     from calift_core.client import Client
 
     return Client()
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction in percent."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def ece_text(value: float | None, floor: float | None) -> str:

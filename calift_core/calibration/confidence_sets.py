@@ -114,7 +114,7 @@ def reach_of_all(noise: Doubles, level: float) -> Doubles:
     """
     drawn, error = _studentised(noise)
     most = np.sort(drawn.max(axis=(1, 2), initial=0.0))[::-1]
-    beyond = np.count_nonzero((1 + np.arange(len(most))) / (1 + len(most)) < 1 - level)
+    beyond = int(np.count_nonzero((1 + np.arange(len(most))) / (1 + len(most)) < 1 - level))
     return np.asarray(error * (most[max(beyond - 1, 0)] if len(most) else 0.0))
 
 

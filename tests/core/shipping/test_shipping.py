@@ -46,6 +46,7 @@ from calift_core.shipping.onnx import calibrator_module, export_onnx
 from calift_core.shipping.predicting import AnswerFile, listed, predict_files
 from calift_core.shipping.reference import read_reference
 from calift_core.shipping.watching import report_html, watch
+from calift_core.words import percent
 from tests.core.conftest import tiny_spec
 
 
@@ -300,8 +301,8 @@ def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(run, tmp_p
         assert told[name, "accuracy"] == pytest.approx(e.accuracy, abs=1e-6)
         assert told[name, "ece"] == pytest.approx(e.ece.value, abs=1e-6)
         assert told[name, "nll"] == pytest.approx(e.nll, abs=1e-5)
-        low, high = e.ece.interval
-        assert f"{e.ece.value:.1%} ({low:.1%} to {high:.1%}) | {e.ece.null_mean:.1%}" in card.text
+        ece, low, high, floor = map(percent, (e.ece.value, *e.ece.interval, e.ece.null_mean))
+        assert f"{ece} ({low} to {high}) | {floor}" in card.text
     assert "no calibrator is applied" in card.text
     assert "Before and after" not in card.text
     assert (card.data.license, card.data.base_model) == ("unknown", None)
@@ -320,7 +321,10 @@ def test_card__says_what_the_calibrator_changed_and_whose_the_model_is(
         stored = read_predictions(made / "predictions" / f"{e.dataset.replace('/', '_')}.parquet")
         after = nll(score_probs(own.transform(stored.logits), stored.labels))
         changed = next(x for x in card.splitlines() if x.count("→") and e.dataset in x)
-        assert f"| {e.accuracy:.1%} → {e.accuracy:.1%} | {e.ece.value:.1%} → " in changed
+        assert (
+            f"| {percent(e.accuracy)} → {percent(e.accuracy)} | {percent(e.ece.value)} → "
+            in changed
+        )
         assert f"| {e.nll:.3f} → {after:.3f} |" in changed
     report = json.loads((run / "report.json").read_text())
     report["spec"]["model"] = {"name": "ViT-B-32", "pretrained": "openai"}
@@ -338,7 +342,7 @@ def test_card__warns_where_the_model_is_no_better_than_guessing(right, warned, e
     (row, *_) = exported_scores(made, report, None)
     found = chance_warnings(read_exported(exported), [replace(row, accuracy=right, n=200)])
     assert bool(found) == warned
-    assert not warned or "34.0% of 200 images are right" in found[0]
+    assert not warned or "34.0 % of 200 images are right" in found[0]
 
 
 # --------------------------------------------------------------------------------- the graph
@@ -568,7 +572,7 @@ def test_none_of_these__the_threshold_travels_with_what_it_gave(exported, made, 
     # 14 images are enough for one false alarm in ten and not for fewer.
     assert [t.dataset for t in found.thresholds[2].tests] == ["photos/test", "art"]
     assert found.why_not(0.1) == ""
-    assert "1% false alarms cannot be kept to: that needs 99 ID images" in found.why_not(0.01)
+    assert "1 % false alarms cannot be kept to: that needs 99 ID images" in found.why_not(0.01)
     with pytest.raises(SpecError, match=r"one of 0.01, 0.05, 0.1, got 0.3"):
         found.threshold(0.3)
     # A run answers as its export does; what was exported without a threshold says so.
@@ -623,7 +627,7 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
         assert q == (None if np.isinf(fitted.q[0]) else fitted.q[0])
     # 14 images of validation can promise nothing.
     assert promises.threshold(0.01) is None
-    assert "At most 1% errors are not promised: 14 images" in promises.why_not(0.01)
+    assert "At most 1 % errors are not promised: 14 images" in promises.why_not(0.01)
     image = str(sorted(photos.rglob("*.png"))[0])
     assert next(predict_files(model, [image], errors=0.01))[0]["kept"] is None
     with pytest.raises(SpecError, match="must be one of 0.01, 0.02, 0.05, 0.1, got 0.5"):
@@ -712,7 +716,7 @@ def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, pain
     off = watch(model, near, paths)
     assert off.sentence.startswith("How many of 24 images are right is unknown: they are further")
     assert "None of these may be used" in report_html(off, "off")
-    assert f"{off.answer.low:.1%}" not in off.sentence
+    assert f"{percent(off.answer.low)}" not in off.sentence
     none = watch(model, replace(near, shifts={}), paths)
     assert "was tested on no shift" in none.sentence
     page = report_html(found, "a <script>alert(1)</script> model")
