@@ -96,7 +96,7 @@ def bring(me: Person, world: World) -> str:
     me.clicks += 1
     me.path.append("drop `letters.zip`")
     said = me.see(me.tab.get_by_text(f"{CLASSES * EACH:,} images of {CLASSES} classes"))
-    me.see(me.tab.locator(".calift-stats", has_text="images each").first)
+    me.see(me.tab.locator(".calift-stats", has_text="per class").first)
     me.see(me.tab.locator(".calift-examples img").first.locator(".."))
     return said.strip()
 

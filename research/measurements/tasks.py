@@ -1,4 +1,4 @@
-"""Eight tasks as somebody new would do them, in a real Chromium: clicks, typed fields, seconds.
+"""Nine tasks as somebody new would do them, in a real Chromium: clicks, typed fields, seconds.
 
     python -m research.measurements.tasks --home HOME    # a home with the runs of `make demo`
     python -m research.measurements.tasks --home HOME --write  # and put the table into docs/tour.md
@@ -33,6 +33,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from backend.settings import Settings
+from calift_core.calibration.squared import rms_difference
 from calift_core.client import Client
 from calift_core.schema.wire.results import Evaluation
 
@@ -192,7 +193,7 @@ def launch(me: Person, world: World) -> str:
     data = me.tab.get_by_role("combobox", name="ID data")
     me.click(data, "*ID data*")
     me.type(data, str(world.folder))
-    me.see(me.tab.locator(".calift-stats", has_text="images each").first)
+    me.see(me.tab.locator(".calift-stats", has_text="per class").first)
     before = {run.id for run in world.client.all_runs()}
     me.click(me.tab.get_by_role("button", name="Submit", exact=True), "*Submit*")
     pill = me.see(me.tab.locator(".calift-pill", has_text="Queued").first)
@@ -207,34 +208,36 @@ def launch(me: Person, world: World) -> str:
 
 
 def worst(me: Person, world: World) -> str:
-    """Find the worst cell of a run."""
+    """Find the lowest accuracy of a run."""
     me.link("Runs", within=me.tab.get_by_test_id("stSidebarNav"))
     me.click(me.tab.locator(".rows tbody a", has_text=re.compile("^CaRot")).first, "CaRot")
     low = min(world.sets("CaRot"), key=lambda e: e.accuracy)
-    card = me.tab.locator(".calift-stats > div", has_text="Worst shift")
+    card = me.tab.locator(".calift-stats > div", has_text="Lowest accuracy")
     _says(me.see(card.first), _percent(low.accuracy), low.dataset)
     return f"{low.dataset}, {_percent(low.accuracy)} % right"
 
 
 def better(me: Person, world: World) -> str:
-    """Say whether CaRot is better calibrated than FLYP on it, and how sure that is."""
+    """Say whether CaRot is better calibrated than FLYP under shift, and how sure that is."""
     me.link("Compare", within=me.tab.get_by_test_id("stSidebarNav"))
     me.choose("Baseline", "FLYP")
-    low = min(world.sets("CaRot"), key=lambda e: e.accuracy).dataset
-    ids = [world.run(name) for name in ("CaRot", "FLYP", "Zero-shot")]
-    found = world.client.compare(run_id=ids, baseline=ids[1])
-    own = next(c for c in found.runs if c.run.id == ids[0]).differences
-    one = next(d for d in own if d.dataset == low and d.metric == "ece")
+    ids = [world.run(name) for name in ("CaRot", "FLYP")]
+    shown = [run.id for run in world.client.runs(phase=["SUCCEEDED"], limit=50).items][:4]
+    boards = world.client.leaders(run_id=shown).boards
+    board = next(b for b in boards if (b.role, b.metric) == ("shift", "ece"))
+    own, base = (next(s for s in board.standings if s.run_id == one) for one in ids)
+    apart, reach = own.decided - base.decided, own.reach[base.run_id]
+    ends = rms_difference(own.decided, base.decided, (apart - reach, apart + reach))[1:]
     place = me.tab.get_by_test_id("stMarkdown").filter(
-        has_text=re.compile(f"CaRot is .*calibrated.* on {low}")
+        has_text=re.compile("^Over the .*CaRot.* FLYP( |'s)")
     )
-    word = "better" if one.difference < 0 else "worse"
-    if one.squared is None:
-        raise TaskError(f"the API has not decided on {low}")
-    ends = [f"{1e4 * end:.1f}" for end in sorted(map(abs, one.squared.interval))]
-    seen = _says(me.see(place.first), f"CaRot is {word} calibrated than FLYP on {low}",
-                 _percent(one.value), _percent(one.baseline), " to ".join(ends))  # fmt: skip
-    return seen.partition("); ")[0] + ")"
+    word = "cannot be told apart"
+    if abs(apart) > reach:
+        word = "higher than" if apart > 0 else "lower than"
+    said = place.filter(has_text="L2 calibration error").first
+    seen = _says(me.see(said), word, _percent(own.value), _percent(base.value),
+                 *(f"{abs(100 * end):.1f}" for end in ends))  # fmt: skip
+    return seen.partition("; on ID")[0]
 
 
 def images(me: Person, world: World) -> str:
@@ -295,10 +298,9 @@ def export(me: Person, world: World) -> str:
     """Export a figure that stands alone."""
     me.link("Calibration", within=me.tab.get_by_test_id("stSidebarNav"))
     me.see(me.tab.locator(".has-bins").first)
-    me.click(me.tab.get_by_role("button", name="Export").first, "*Export*")
-    kept = me._wait(me.tab.get_by_role("button", name="Figure, HTML").first)
+    kept = me._wait(me.tab.get_by_role("button", name="HTML", exact=True).first)
     with me.tab.expect_download() as waiting:
-        me.click(kept, "*Figure, HTML*")
+        me.click(kept, "*HTML*")
     body = Path(waiting.value.path()).read_text(encoding="utf-8")
     run = world.client.run(re.findall(r"reliability-([0-9a-f]{12})-", body)[0])
     one = next(e for e in world.client.run_evaluations(run.id) if e.role == "id")
@@ -328,6 +330,25 @@ def judge(me: Person, world: World) -> str:
     return f"{_percent(one.accuracy)} % right of {one.n:,}, ECE {_percent(one.ece.value)} %"
 
 
+def find(me: Person, world: World) -> str:
+    """Find images by words."""
+    me.link("Calibration", within=me.tab.get_by_test_id("stSidebarNav"))
+    me.click(me.tab.get_by_role("radio", name="Images"), "*Images*")
+    field = me.tab.get_by_role("textbox", name="Search images by text")
+    me.click(field, "*Search images by text*")
+    me.type(field, "the letter g")
+    gallery = me.tab.locator(".st-key-gallery")
+    me.see(gallery.get_by_text("most similar").first)
+    me.look(gallery)
+    run = re.search(r"run=([0-9a-f]{12})", me.tab.url)
+    one = next(e for e in world.client.run_evaluations(run[1] if run else "") if e.role == "id")
+    found = world.client.samples(one.id, text="the letter g", sort="similarity", descending=True)
+    src = gallery.locator(".gallery img").first.get_attribute("src") or ""
+    if urlencode({"sample": found.items[0].id}) not in src:
+        raise TaskError(f"expected {found.items[0].id} first, got {src}")
+    return f"{found.items[0].id} first, of “the letter g”"
+
+
 TASKS: dict[str, Callable[[Person, World], str]] = {
     task.__name__: task
     for task in (
@@ -339,6 +360,7 @@ TASKS: dict[str, Callable[[Person, World], str]] = {
         threshold,
         export,
         judge,
+        find,
     )
 }
 
