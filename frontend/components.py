@@ -172,15 +172,18 @@ def rows(
     key: str,
     opened: Callable[[int], None],
     chosen: Callable[[list[int]], None],
+    sort: Callable[[str], None],
 ) -> None:
-    """Rows that are opened and chosen.
+    """Rows that are opened, chosen and put in order.
 
     Args:
         data: see `rows.js`.
         opened: called before the page is drawn again, with the place of the row that somebody
             opened, while the page still shows these rows.
         chosen: the same for the places of all that are ticked.
+        sort: the same for the order that somebody asked for, one of those that headings have.
     """
+    names = [c["sort"].removeprefix("-") for c in data["columns"] if c["sort"]]
 
     def said(name: str) -> Any:
         given = st.session_state[key].get(name)
@@ -195,7 +198,18 @@ def rows(
         if (given := said("choose")) is not None:
             chosen(_places(given, len(data["rows"])))
 
-    _component("rows")(key=key, data=data, on_open_change=on_open, on_choose_change=on_choose)
+    def on_sort() -> None:
+        given = said("sort")
+        if isinstance(given, str) and given.removeprefix("-") in names:
+            sort(given)
+
+    _component("rows")(
+        key=key,
+        data=data,
+        on_open_change=on_open,
+        on_choose_change=on_choose,
+        on_sort_change=on_sort,
+    )
 
 
 def _places(given: Any, n: int) -> list[int]:

@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import RunSummary, Validation
+from calift_core.schema.wire.runs import RunSummary, SortKey, Validation
 from calift_core.schema.wire.sweeps import SweepValidation
-from frontend import components, pictures, tables, text
+from frontend import address, components, pictures, tables, text
 from frontend.figures import style
 from frontend.figures.marks import Mark, marks
 from frontend.gains import Gain
-from frontend.tables import Column, Markup, Row, Table
+from frontend.tables import Column, Markup, Row, Table, runs
 
 _A_DOZEN = 12
 _NO_CHROME = (
@@ -123,17 +123,48 @@ def grid(
     return Picked(opened, list(found["selection"]["rows"]) if several else [])
 
 
+class Order(NamedTuple):
+    """An order that rows have already, and what asks for another.
+
+    Attributes:
+        by: column → what a first click into its heading asks for, `-` for the largest first.
+    """
+
+    now: str
+    by: Mapping[str, str]
+    choose: Callable[[str], None]
+
+
 def rows(
-    shown: Table, *, key: str, caption: str, links: Sequence[str], several: bool = False
+    shown: Table,
+    *,
+    key: str,
+    caption: str,
+    links: Sequence[str],
+    several: bool = False,
+    order: Order | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> Picked:
-    """Show rows that open by a click anywhere in them, in the order in which they are given.
+    """Show rows that open by a click anywhere in them, and are put in order by their headings.
+
+    The order stands in the address under `KEY-sort`.
 
     Args:
-        shown: the rows; the column of the kind `open` holds their names.
+        shown: the rows; the column of the kind `open` holds their names. A row is put in order by
+            its value in a column, or by what it has under the column's name with `_by`.
         caption: describes the table to those who do not see it.
         links: the address that each row opens, empty where it opens nothing.
         several: let people choose rows. They stay chosen while the same addresses are shown.
+        order: that of rows which are more than those that are shown; None: of any column.
+        kept: `name` and `value` of a cookie that the visitor's browser is to keep.
     """
+    name = f"{key}-sort"
+    places = list(range(len(shown.rows)))
+    if order is None:
+        asked = address.get(name) or ""
+        order = Order(asked, _orders(shown), lambda wanted: address.put({name: wanted}))
+        places = _sorted(shown, asked)
+    shown, links = Table(shown.columns, [shown.rows[k] for k in places]), [links[k] for k in places]
     held, click = f"{key}-chosen", f"{key}-opened"
     of = f"{zlib.crc32(repr(list(links)).encode()):08x}"
     if st.session_state.get(held, ("", []))[0] != of:
@@ -147,7 +178,17 @@ def rows(
         {
             "of": of,
             "caption": caption,
-            "columns": [{"name": c.name, "label": c.label, "kind": _row_kind(c)} for c in columns],
+            "columns": [
+                {
+                    "name": c.name,
+                    "label": c.label,
+                    "kind": _row_kind(c),
+                    "sort": order.by.get(c.name, ""),
+                }
+                for c in columns
+            ],
+            "sorted": order.now,
+            "kept": dict(kept) if kept else None,
             "rows": [
                 {"href": link, "cells": {c.name: _row_cell(c, row, noted) for c in columns}}
                 for row, link in zip(shown.rows, links, strict=True)
@@ -158,9 +199,48 @@ def rows(
         },
         key=key,
         opened=lambda at: st.session_state.update({click: at}),
-        chosen=lambda places: st.session_state.update({held: (of, places)}),
+        chosen=lambda ticked: st.session_state.update({held: (of, ticked)}),
+        sort=order.choose,
     )
-    return Picked(st.session_state.pop(click, None), chosen)
+    opened = st.session_state.pop(click, None)
+    return Picked(None if opened is None else places[opened], [places[k] for k in chosen])
+
+
+def run_order(default: SortKey) -> Order:
+    """The order of runs that the API is to give, which stands in the address under `sort`."""
+    given = address.get("sort")
+    now = given if given in runs.SORTS else default
+
+    def choose(wanted: str) -> None:
+        address.put({"sort": None if wanted == default else wanted})
+
+    return Order(now, runs.ORDERS, choose)
+
+
+#: Of a page of more rows than it shows, which cannot be put in order.
+AS_GIVEN = Order("", {}, lambda _: None)
+
+
+def _orders(shown: Table) -> dict[str, str]:
+    """What a first click into each heading asks for: names and words from the first letter on."""
+    from_below = ("open", "mark", "text", "prose")
+    return {c.name: c.name if c.kind in from_below else f"-{c.name}" for c in shown.columns}
+
+
+def _sorted(shown: Table, asked: str) -> list[int]:
+    """Places of the rows in an order that was asked for; those without a value come last."""
+    name, down = asked.removeprefix("-"), asked.startswith("-")
+
+    def value(k: int) -> Any:
+        row = shown.rows[k]
+        found = row.get(f"{name}_by", row.get(name))
+        return found.word if isinstance(found, text.Mark) else found
+
+    every = range(len(shown.rows))
+    known = [k for k in every if value(k) not in (None, "")]
+    if len({isinstance(value(k), str) for k in known}) > 1:
+        return list(every)
+    return [*sorted(known, key=value, reverse=down), *(k for k in every if k not in set(known))]
 
 
 def _row_kind(column: Column) -> str:
@@ -332,24 +412,6 @@ def can_draw() -> bool:
     return bool(importlib.util.find_spec("kaleido")) and pictures.browser() is not None
 
 
-def progress_words(run: RunSummary) -> str:
-    """Phase, step and rest of a run that is not over."""
-    p = run.progress
-    if p is None or run.phase == "QUEUED":
-        return "waits for a worker" if run.phase == "QUEUED" else "starting"
-    words = p.phase or "working"
-    if p.total_steps:
-        words += f", step {p.step:,} of {p.total_steps:,}"
-    return f"{words}, {left_words(run)}" if run.eta_seconds is not None else words
-
-
-def left_words(job: RunSummary | EvaluationJob) -> str:
-    """How long a job still takes, over all its phases; empty where nothing is known."""
-    if job.eta_seconds is None:
-        return ""
-    return f"about {text.duration(job.eta_seconds)} left" if job.eta_seconds >= 1 else "nearly done"
-
-
 def progress_bar(job: RunSummary | EvaluationJob, unit: str, *more: str) -> None:
     """How far a working job is, over all its phases where that is known.
 
@@ -366,7 +428,7 @@ def progress_bar(job: RunSummary | EvaluationJob, unit: str, *more: str) -> None
     words += [f"{unit} {p.step:,} of {p.total_steps:,}"] if p.total_steps else []
     words += [f"{p.samples_per_s:,.0f} images/s"] if p.samples_per_s else []
     words += [f"{text.percent(share)} of all"] if job.fraction_done is not None else []
-    words += [w for w in (left_words(job), *more) if w]
+    words += [w for w in (runs.left_words(job), *more) if w]
     st.progress(min(1.0, max(0.0, share)), text=" · ".join(words))
 
 

@@ -275,8 +275,8 @@ def _sort_key(sort: SortKey) -> tuple[ColumnElement[Any], bool]:
     name = sort.lstrip("-")
     if name == "created":
         return Run.__table__.c.created_at, down
-    if name == "name":
-        return Run.__table__.c.name, down
+    if name in ("name", "method", "model", "suite", "phase", "seed"):
+        return Run.__table__.c[name], down
     # A number that is missing sorts after all others, whichever way: no run is hidden by it.
     return func.coalesce(Run.__table__.c[name], -1e300 if down else 1e300), down
 

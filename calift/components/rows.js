@@ -1,7 +1,8 @@
 // @ts-check
 // Rows that are opened and chosen. A row's name is a link, so that it opens by the keyboard and in a
 // tab of its own; a click anywhere else in the row opens it too. `open` tells the server which, and
-// `choose` the places of all the rows that are ticked. Where the columns do not fit side by side, each
+// `choose` the places of all the rows that are ticked; `sort` which order a click into a heading asks
+// for. Where the columns do not fit side by side, each
 // row is a card with its values by their names.
 
 import { component, html } from "./dom.js";
@@ -11,6 +12,8 @@ import { component, html } from "./dom.js";
  * @property {string} name
  * @property {string} label
  * @property {"open" | "mark" | "share" | "number" | "text"} kind
+ * @property {string} sort the order that a first click into its heading asks for, `-` for the largest
+ *   first; empty where it has none
  *
  * @typedef {{symbol: string, word: string, colour: string}} Mark
  * @typedef {{words: string, note: string}} Noted
@@ -27,6 +30,8 @@ import { component, html } from "./dom.js";
  * @property {boolean} several whether rows can be chosen
  * @property {number[]} chosen
  * @property {string} dash for a cell without a value
+ * @property {string} sorted the order that the rows have, empty: their own
+ * @property {{name: string, value: string} | null} kept what the browser keeps in a cookie
  */
 
 class Rows {
@@ -61,6 +66,10 @@ class Rows {
     if (data.of !== this.of) this.chosen = new Set(data.chosen);
     this.shown = now;
     this.of = data.of;
+    if (data.kept) {
+      const age = data.kept.value ? 31536000 : 0;
+      document.cookie = `${data.kept.name}=${data.kept.value}; path=/; max-age=${age}; SameSite=Lax`;
+    }
     const had = this.root.activeElement?.dataset?.at;
     this.box.setAttribute("aria-label", data.caption);
     this.box.replaceChildren(this.table(data));
@@ -79,7 +88,7 @@ class Rows {
 
   /** @param {Data} data */
   table(data) {
-    const head = data.columns.map((c) => html("th", { scope: "col", class: c.kind }, [c.label]));
+    const head = data.columns.map((c) => this.heading(c, data));
     if (data.several) {
       this.all = html("input", { type: "checkbox", "aria-label": "Choose all rows", "data-at": "all" });
       this.all.addEventListener("change", () => this.choose(
@@ -91,6 +100,23 @@ class Rows {
       html("thead", {}, [html("tr", {}, head)]),
       html("tbody", {}, data.rows.map((row, k) => this.row(row, k, data))),
     ]);
+  }
+
+  /**
+   * @param {Column} column
+   * @param {Data} data
+   */
+  heading(column, data) {
+    const key = column.sort.replace("-", "");
+    const at = key && key === data.sorted.replace("-", "") ? data.sorted : "";
+    const way = at && (at.startsWith("-") ? "descending" : "ascending");
+    const said = { scope: "col", class: column.kind, "aria-sort": way || null };
+    if (!key) return html("th", said, [column.label]);
+    const button = html("button", { type: "button", "data-at": `sort-${key}` }, [
+      column.label, html("span", { "aria-hidden": "true" }, [{ ascending: "↑", descending: "↓" }[way] ?? ""])]);
+    const next = at === column.sort ? (at.startsWith("-") ? key : `-${key}`) : column.sort;
+    button.addEventListener("click", () => this.said("sort", { of: this.of, at: next }));
+    return html("th", said, [button]);
   }
 
   /**

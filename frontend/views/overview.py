@@ -5,7 +5,7 @@ import streamlit as st
 from calift_core.installed import as_typed
 from calift_core.schema.wire.runs import RunSummary
 from calift_core.schema.wire.service import Stats, WorkerInfo
-from frontend import api, page, text
+from frontend import api, page, tables, text
 from frontend.panels.evaluate import jobs
 from frontend.panels.home import findings, judging
 from frontend.tables import Column, Table
@@ -49,8 +49,9 @@ def _working(runs: list[RunSummary]) -> None:
             "method": run.method,
             "phase": text.phase_mark(run.phase),
             "share": run.fraction_done if run.phase != "QUEUED" else None,
-            "progress": page.progress_words(run),
+            "progress": tables.runs.progress_words(run),
             "age": text.age(run.started_at or run.created_at),
+            "age_by": -(run.started_at or run.created_at).timestamp(),
         }
         for run in runs
     ]
@@ -102,6 +103,7 @@ def _workers(workers: list[WorkerInfo]) -> None:
             "run": w.run_name or w.run_id,
             "progress": _progress(w),
             "seen": text.age(w.seen_at),
+            "seen_by": -w.seen_at.timestamp(),
         }
         for w in workers
     ]

@@ -1,34 +1,25 @@
 """Runs: filtered, sorted and paged by the server; a few columns that matter."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
-from calift_core.schema.report import Summary
 from calift_core.schema.wire.operations import BulkAction
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, counted
-from frontend import api, page, state, tables, text
+from frontend import address, api, page, state, tables, text
 from frontend.panels import views
-from frontend.tables import Column, Row, Table
+from frontend.tables import Table
 
 PAGE = 25
-SORTS = {
-    "-created": "newest first",
-    "created": "oldest first",
-    "name": "name",
-    "-id_accuracy": "ID accuracy, high first",
-    "-ood_accuracy": "OOD accuracy, high first",
-    "id_ece": "ID ECE, low first",
-    "ood_ece": "OOD ECE, low first",
-    "-sigma_min": "σ_min, high first",
-}
+#: Cookie with the columns that a visitor chose.
+COOKIE = "calift-columns"
 
 
 def _filters() -> dict[str, Any]:
     methods = [m.kind for m in api.fetch("list the methods", api.client().methods, key="methods")]
     methods.append("imported")
-    top = st.columns([3, 2, 2, 2])
+    top = st.columns([3, 2, 2])
     words = state.words(
         top[0], "Search", name="q", placeholder="in names and notes", icon=":material/search:"
     )
@@ -43,7 +34,6 @@ def _filters() -> dict[str, Any]:
     kinds = state.several(
         top[2].multiselect, "Method", name="method", options=methods, placeholder="any"
     )
-    sort = state.choice(top[3].selectbox, "Order", name="sort", options=SORTS)
     opened = any(state.param(name) for name in ("tag", "archived", "suite"))
     with st.expander("More filters", expanded=opened):
         low = st.columns([3, 3, 2])
@@ -68,49 +58,27 @@ def _filters() -> dict[str, Any]:
         "suite": suites,
         "tag": state.split(tag_words),
         "archived": "any" if archived else False,
-        "sort": sort,
     }
 
 
-def _row(run: RunSummary) -> dict[str, Any]:
-    summary = run.summary.model_dump() if run.summary is not None else {}
-    status = "" if run.phase == "SUCCEEDED" else run.reason or ""
-    if run.phase in ("STARTING", "RUNNING", "CANCELLING"):
-        status = page.progress_words(run)
-    return {
-        **summary,
-        "name": run.name,
-        "phase": text.phase_mark(run.phase),
-        "status": status,
-        "method": run.method,
-        "suite": text.short_suite(run.suite),
-        "worst": _worst(run.summary) if run.summary is not None else None,
-        "tags": ", ".join(run.tags),
-        "age": text.age(run.finished_at or run.started_at or run.created_at),
-    }
-
-
-def _worst(summary: Summary) -> str | None:
-    if summary.worst_shift is None:
-        return None
-    return f"{text.percent(summary.worst_shift_accuracy)}, {text.worst_shift(summary)}"
-
-
-def _columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns of the list, without those that are empty in every row: the rest must fit."""
-    columns = [
-        Column("name", "Run", "open"),
-        Column("phase", "Status", "mark"),
-        Column("status", "Progress or reason"),
-        Column("age", "Age"),
-        Column("method", "Method"),
-        *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
-        Column("worst", "Lowest accuracy"),
-        Column("suite", "Data"),
-        Column("tags", "Tags"),
-    ]
-    may_miss = ("status", "worst", "tags")
-    return [c for c in columns if c.name not in may_miss or any(row.get(c.name) for row in rows)]
+def _columns() -> list[str]:
+    """Which columns are shown: as the address says, else as the visitor's browser has kept."""
+    if not st.session_state.get("columns-kept"):
+        st.session_state["columns-kept"] = True
+        names = str(st.context.cookies.get(COOKIE, "")).split(".")
+        kept = [name for name in tables.runs.OFFERED if name in names]
+        if kept and not address.has("columns"):
+            address.put({"columns": ",".join(kept)})
+    with st.popover("Columns", icon=":material/view_column:", type="tertiary"):
+        chosen = state.several(
+            st.pills,
+            "Columns",
+            name="columns",
+            options={name: tables.runs.COLUMNS[name].label for name in tables.runs.OFFERED},
+            default=tables.runs.SHOWN,
+            selection_mode="multi",
+        )
+    return [name for name in tables.runs.OFFERED if name in chosen]
 
 
 def _pager(total: int, shown: Table, next_cursor: str | None) -> None:
@@ -146,7 +114,7 @@ def _bulk(some: list[RunSummary]) -> None:
     """What can be done with the runs that are chosen in the table."""
     with st.container(border=True):
         if not some:
-            st.caption("Choose runs in the table to compare, cancel or archive them.")
+            st.caption("Choose runs in the table to compare, retry, cancel or archive them.")
         else:
             st.caption(f"With the {len(some)} chosen:" if len(some) > 1 else "With the chosen run:")
         done = [r for r in some if r.summary is not None]
@@ -169,32 +137,51 @@ def _bulk(some: list[RunSummary]) -> None:
                     "views/calibration.py", query_params={"run": ",".join(r.id for r in done)}
                 )
             locked = api.locked("submit")
-            if st.button(
-                "Cancel",
-                icon=":material/cancel:",
-                disabled=not open_ or bool(locked),
-                help=locked or "Runs that still work",
-            ):
-                _change("cancel", open_)
+            again = [r for r in some if r.phase in ("FAILED", "CANCELLED")]
             hide = not some or not all(r.archived for r in some)
-            if st.button(
-                "Archive" if hide else "Take out of the archive",
-                icon=":material/archive:",
-                disabled=not some or bool(locked),
-                help=locked or "Archived runs keep everything and leave this list",
-            ):
-                _change("archive" if hide else "unarchive", some)
+            _confirmed("cancel", open_, locked or "Runs that are not over")
+            _confirmed("retry", again, locked or "Failed and cancelled runs, from their checkpoint")
+            _confirmed(
+                "archive" if hide else "unarchive",
+                some,
+                locked or "Archived runs keep everything and leave this list",
+            )
             _tag(some, locked)
-            _delete(some)
+            ended = [r for r in some if r.phase in TERMINAL_PHASES or r.phase == "QUEUED"]
+            _confirmed(
+                "delete",
+                ended,
+                api.locked("admin") or "Runs that do not work, with their files",
+                "With their curves, evaluations and files, for ever.",
+            )
 
 
-_DONE = {
-    "cancel": "asked to stop",
-    "archive": "archived",
-    "unarchive": "back in the list",
-    "tag": "tagged",
-    "delete": "deleted",
+#: Action → its button, its icon, and what is said of runs that it was done to.
+_ACTIONS: dict[BulkAction, tuple[str, str, str]] = {
+    "cancel": ("Cancel", "cancel", "asked to stop"),
+    "retry": ("Retry", "replay", "queued again"),
+    "archive": ("Archive", "archive", "archived"),
+    "unarchive": ("Take out of the archive", "unarchive", "back in the list"),
+    "tag": ("Tag", "sell", "tagged"),
+    "delete": ("Delete", "delete", "deleted"),
 }
+
+
+def _counted(n: int) -> str:
+    return f"{n} run{'' if n == 1 else 's'}"
+
+
+def _confirmed(action: BulkAction, some: list[RunSummary], help: str, more: str = "") -> None:
+    """A button that says how many runs it is about before it does anything."""
+    label, icon, _ = _ACTIONS[action]
+    scope: Literal["submit", "admin"] = "admin" if action == "delete" else "submit"
+    icon = f":material/{icon}:"
+    disabled = not some or bool(api.locked(scope))
+    with st.popover(label, icon=icon, disabled=disabled, help=help):
+        names = ", ".join(text.md(run.name) for run in some[:5])
+        st.markdown(names + (f" and {len(some) - 5} more" if len(some) > 5 else "") + f". {more}")
+        if st.button(f"{label}: {_counted(len(some))}", key=f"bulk-{action}", type="primary"):
+            _change(action, some)
 
 
 def _change(action: BulkAction, some: Sequence[RunSummary], tags: Sequence[str] = ()) -> None:
@@ -205,7 +192,7 @@ def _change(action: BulkAction, some: Sequence[RunSummary], tags: Sequence[str] 
     )
     if done is None:
         return
-    words = f"{len(done.done)} {'run' if len(done.done) == 1 else 'runs'} {_DONE[action]}"
+    words = f"{_counted(len(done.done))} {_ACTIONS[action][2]}"
     if done.refused:
         words += f"; {len(done.refused)} not: {done.refused[0].message}"
     page.flash(words)
@@ -221,26 +208,15 @@ def _tag(some: Sequence[RunSummary], locked: str) -> None:
             _change("tag", some, state.split(given))
 
 
-def _delete(some: Sequence[RunSummary]) -> None:
-    locked = api.locked("admin")
-    ended = [run for run in some if run.phase in TERMINAL_PHASES or run.phase == "QUEUED"]
-    with st.popover(
-        "Delete",
-        icon=":material/delete:",
-        disabled=not ended or bool(locked),
-        help=locked or "Runs that do not work, with their files",
-    ):
-        st.markdown(f"{len(ended)} runs with their curves, evaluations and files, for ever.")
-        if st.button("Delete them", key="bulk-delete", type="primary"):
-            _change("delete", ended)
-
-
 def main() -> None:
     page.head(
         "Runs", "Every run, with its calibration error beside the floor it must be read against."
     )
-    filters = _filters()
-    views.saved("runs")
+    order = page.run_order("-created")
+    filters = {**_filters(), "sort": order.now}
+    with st.container(horizontal=True):
+        columns = _columns()
+        views.saved("runs")
     mark = repr(sorted(filters.items(), key=str))
     if st.session_state.get("cursor-filters") != mark:
         st.session_state["cursor-filters"], st.session_state["cursor-trail"] = mark, []
@@ -265,14 +241,17 @@ def main() -> None:
                 page.empty("No run yet", "Nothing has been submitted to this service so far.")
                 st.page_link("views/new.py", label="Start a run", icon=":material/add_circle:")
             return
-        rows = [_row(run) for run in found.items]
-        shown = Table(_columns(rows), rows)
+        rows = [tables.runs.row(run) for run in found.items]
+        shown = Table(tables.runs.columns(rows, columns), rows)
+        chosen_columns = "" if columns == tables.runs.SHOWN else ".".join(columns)
         opened, chosen = page.rows(
             shown,
             key="runs",
             caption="Runs",
             links=[f"/run?id={run.id}" for run in found.items],
             several=True,
+            order=order,
+            kept={"name": COOKIE, "value": chosen_columns},
         )
         if opened is not None:
             st.switch_page("views/run.py", query_params={"id": found.items[opened].id})

@@ -12,6 +12,7 @@ from frontend.tables import sweeps as sweep_tables
 #: Seconds between two looks at a sweep that works.
 LIVE_S = 4.0
 RUNS = 100
+ACCURACY_AND_ECE = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
 
 
 def _load(sweep_id: str) -> SweepDetail:
@@ -153,11 +154,11 @@ def _verdict(verdict: SweepVerdict) -> None:
 
 
 def _runs(sweep: SweepDetail) -> None:
-    sweep_id = sweep.id
+    sweep_id, order = sweep.id, page.run_order("-created")
     found = api.fetch(
         "list the runs of the sweep",
-        lambda: api.client().sweep_runs(sweep_id, sort="-created", limit=RUNS),
-        key=f"sweep-runs-{sweep_id}",
+        lambda: api.client().sweep_runs(sweep_id, sort=order.now, limit=RUNS),
+        key=f"sweep-runs-{sweep_id}-{order.now}",
     )
     every = sweep_tables.runs(sweep.arms, found.items)
     if len(every.rows) > 1:
@@ -171,29 +172,20 @@ def _runs(sweep: SweepDetail) -> None:
             wide=True,
         )
     st.header("Runs", anchor=False)
-    rows = [
-        {
-            **(run.summary.model_dump() if run.summary is not None else {}),
-            "name": run.name,
-            "phase": text.phase_mark(run.phase),
-            "role": run.sweep_role,
-        }
-        for run in found.items
-    ]
-    columns = [
-        Column("name", "Run", "open"),
-        Column("phase", "Status", "mark"),
-        Column("role", "Role"),
-        *tables.headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
-    ]
+    rows = [{**tables.runs.row(run), "role": run.sweep_role} for run in found.items]
+    columns = tables.runs.columns(rows, ["phase", "status", "age", *ACCURACY_AND_ECE])
     links = [f"/run?id={run.id}" for run in found.items]
     opened, _ = page.rows(
-        Table(columns, rows), key=f"sweep-runs-{sweep_id}", caption="Runs", links=links
+        Table([*columns, Column("role", "Role")], rows),
+        key="sweep-runs",
+        caption="Runs",
+        links=links,
+        order=order,
     )
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": found.items[opened].id})
     if found.total > len(found.items):
-        st.caption(f"The newest {len(found.items)} of {found.total}.")
+        st.caption(f"The first {len(found.items)} of {found.total} in this order.")
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ def _row(one: SweepSummary) -> dict[str, Any]:
         "methods": ", ".join(one.methods),
         "owner": one.owner,
         "age": text.age(one.finished_at or one.created_at),
+        "age_by": -(one.finished_at or one.created_at).timestamp(),
     }
 
 
@@ -81,7 +82,10 @@ def main() -> None:
         rows = [_row(one) for one in found.items]
         shown = [c for c in columns if c.name != "why" or any(row["why"] for row in rows)]
         links = [f"/sweep?id={one.id}" for one in found.items]
-        opened, _ = page.rows(Table(shown, rows), key="sweeps", caption="Sweeps", links=links)
+        order = page.AS_GIVEN if found.total > len(rows) else None
+        opened, _ = page.rows(
+            Table(shown, rows), key="sweeps", caption="Sweeps", links=links, order=order
+        )
         if opened is not None:
             st.switch_page("views/sweep.py", query_params={"id": found.items[opened].id})
         if found.total > PAGE:

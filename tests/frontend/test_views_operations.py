@@ -18,7 +18,7 @@ from calift_core.schema.wire.service import GpuUse
 from frontend import authentication, login
 from tests.conftest import spec_of
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import choose, page, words
+from tests.frontend.driving import choose, listed, page, words
 
 
 @pytest.fixture
@@ -67,9 +67,24 @@ def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
     }
     choose(app, [0, 1])
     app.run()
-    next(b for b in app.button if b.label == "Cancel").click().run()
+    app.button(key="bulk-cancel").click().run()
     assert not app.exception
     assert store.runs.by_phase() == {"STARTING": 1, "CANCELLED": 2}
+    app = page("runs", status="CANCELLED", sort="name")
+    assert [row["name"] for row in listed(app)] == ["one", "two"]
+    choose(app, [0, 1])
+    app.run()
+    retry = app.button(key="bulk-retry")
+    assert retry.label == "Retry: 2 runs"
+    assert "one, two." in words(app)
+    retry.click().run()
+    assert store.runs.by_phase() == {"STARTING": 1, "QUEUED": 2}
+    app = page("runs", status="QUEUED", sort="-name")
+    choose(app, [1])
+    app.run()
+    assert app.button(key="bulk-archive").label == "Archive: 1 run"
+    app.button(key="bulk-archive").click().run()
+    assert [run.name for run in store.runs.page(archived=True)[0]] == ["one"]
 
 
 def test_run__more_epochs_are_a_new_run_that_says_what_it_begins_with(

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
 from calift_core.errors import StorageError
+from frontend import page as dashboard_page
+from frontend import tables
 from frontend.figures.style import PALETTE
+from frontend.tables import Column, Table
 from tests.frontend.conftest import Service, pointed_at, service
-from tests.frontend.driving import TABS, charts_of, choose, listed, page, words
+from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
 
 
 def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) -> None:
@@ -96,6 +101,42 @@ def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -
     assert app.query_params["status"] == "SUCCEEDED,FAILED"
     app.text_input(key="url-q").input("nothing is called so").run()
     assert "No run matches" in words(app)
+
+
+def test_runs__columns_and_their_order_come_from_the_url(dashboard: Service) -> None:
+    app = page("runs", sort="-ood_accuracy", columns="method,ood_accuracy,id_ece,owner")
+    found = listed(app)
+    assert set(found[0]) == {"name", "method", "ood_accuracy", "id_ece", "owner"}
+    (given,) = components_of(app, "rows")
+    assert (given["sorted"], given["kept"]["value"]) == (
+        "-ood_accuracy", "method.ood_accuracy.id_ece.owner"
+    )  # fmt: skip
+    values = [float(row["ood_accuracy"].split("\xa0")[0]) for row in found if row["ood_accuracy"]]
+    assert values == sorted(values, reverse=True)
+    assert len(values) > 3
+    app.pills(key="url-columns").set_value(tables.runs.SHOWN).run()
+    assert "columns" not in app.query_params
+    assert components_of(app, "rows")[0]["kept"]["value"] == ""
+    odd = page("runs", sort="nonsense", columns="nonsense")
+    assert components_of(odd, "rows")[0]["sorted"] == "-created"
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.floats(allow_nan=False), st.integers()), max_size=12),
+    st.booleans(),
+)
+def test_order__is_that_of_the_values_and_what_has_none_comes_last(
+    values: list[Any], down: bool
+) -> None:
+    shown = Table([Column("x", "X", "number")], [{"x": value} for value in values])
+    places = dashboard_page._sorted(shown, "-x" if down else "x")
+    assert sorted(places) == list(range(len(values)))
+    found = [values[k] for k in places]
+    known = [value for value in values if value is not None]
+    assert found == sorted(known, reverse=down) + [None] * (len(values) - len(known))
+    aged = Table(shown.columns, [{"x": "words", "x_by": -k} for k in range(5)])
+    assert dashboard_page._sorted(aged, "x") == [4, 3, 2, 1, 0]
+    assert dashboard_page._sorted(shown, "nothing") == list(range(len(values)))
 
 
 @pytest.mark.parametrize("tab", TABS)

@@ -37,6 +37,16 @@ SortKey = Literal[
     "-ood_ece",
     "sigma_min",
     "-sigma_min",
+    "method",
+    "-method",
+    "model",
+    "-model",
+    "suite",
+    "-suite",
+    "phase",
+    "-phase",
+    "seed",
+    "-seed",
 ]
 
 

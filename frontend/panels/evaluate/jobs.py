@@ -166,8 +166,6 @@ def _results(job: EvaluationJob) -> None:
         Column("nll", "NLL", "number"),
     ]
     links = [f"/run?id={e.run_id}" for e in found]
-    opened, _ = page.rows(
-        Table(columns, rows), key=f"results-{job.id}", caption="Results", links=links
-    )
+    opened, _ = page.rows(Table(columns, rows), key="results", caption="Results", links=links)
     if opened is not None:
         st.switch_page("views/run.py", query_params={"id": found[opened].run_id})

@@ -1,0 +1,96 @@
+"""Runs as a list shows them: what a row says, which columns there are, how they are ordered."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
+
+from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, SortKey
+from frontend import text
+from frontend.tables import Column, Row, headline
+
+#: All that a list can show beside the name.
+COLUMNS: dict[str, Column] = {
+    c.name: c
+    for c in (
+        Column("phase", "Status", "mark"),
+        Column("status", "Progress or reason"),
+        Column("age", "Age"),
+        Column("method", "Method"),
+        *headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
+        Column("worst", "Lowest accuracy"),
+        Column("suite", "Data"),
+        Column("tags", "Tags"),
+        Column("model", "Model"),
+        Column("seed", "Seed"),
+        *headline(("sigma_min",)),
+        Column("took", "Took"),
+        Column("owner", "Owner"),
+    )
+}
+#: Those that people choose from: a floor goes with its error.
+OFFERED = [name for name in COLUMNS if not name.endswith("_floor")]
+SHOWN = OFFERED[: OFFERED.index("model")]
+#: Left out where they are empty in every row, unless somebody chose the columns.
+_MAY_MISS = ("status", "worst", "tags")
+#: Column → the order of the API that a first click into its heading asks for.
+ORDERS: dict[str, SortKey] = {
+    "name": "name", "phase": "phase", "age": "-created", "method": "method", "model": "model",
+    "suite": "suite", "seed": "seed", "id_accuracy": "-id_accuracy",
+    "ood_accuracy": "-ood_accuracy", "id_ece": "id_ece", "ood_ece": "ood_ece",
+    "sigma_min": "-sigma_min",
+}  # fmt: skip
+SORTS: tuple[SortKey, ...] = get_args(SortKey)
+
+
+def columns(rows: Collection[Row], chosen: Collection[str] = SHOWN) -> list[Column]:
+    """The columns of a list, the name first."""
+    wanted = {*chosen, *(f"{name}_floor" for name in chosen)}
+    if list(chosen) == SHOWN:
+        wanted -= {name for name in _MAY_MISS if not any(row.get(name) for row in rows)}
+    shown = [column for name, column in COLUMNS.items() if name in wanted]
+    return [Column("name", "Run", "open"), *shown]
+
+
+def row(run: RunSummary) -> dict[str, Any]:
+    summary: Mapping[str, Any] = {} if run.summary is None else run.summary.model_dump()
+    status = "" if run.phase == "SUCCEEDED" else run.reason or ""
+    if run.phase not in (*TERMINAL_PHASES, "QUEUED"):
+        status = progress_words(run)
+    worst = None
+    if run.summary is not None and run.summary.worst_shift is not None:
+        accuracy = text.percent(run.summary.worst_shift_accuracy)
+        worst = f"{accuracy}, {text.worst_shift(run.summary)}"
+    took = text.elapsed_s(run.started_at, run.finished_at) if run.finished_at else None
+    return {
+        **summary,
+        "name": run.name,
+        "phase": text.phase_mark(run.phase),
+        "status": status,
+        "method": run.method,
+        "model": run.model,
+        "seed": str(run.seed),
+        "suite": text.short_suite(run.suite),
+        "worst": worst,
+        "tags": ", ".join(run.tags),
+        "owner": run.owner,
+        "took": None if took is None else text.duration(took),
+        "age": text.age(run.finished_at or run.started_at or run.created_at),
+    }
+
+
+def progress_words(run: RunSummary) -> str:
+    """Phase, step and rest of a run that is not over."""
+    p = run.progress
+    if p is None or run.phase == "QUEUED":
+        return "waits for a worker" if run.phase == "QUEUED" else "starting"
+    words = p.phase or "working"
+    if p.total_steps:
+        words += f", step {p.step:,} of {p.total_steps:,}"
+    return f"{words}, {left_words(run)}" if run.eta_seconds is not None else words
+
+
+def left_words(job: RunSummary | EvaluationJob) -> str:
+    """How long a job still takes, over all its phases; empty where nothing is known."""
+    if job.eta_seconds is None:
+        return ""
+    return f"about {text.duration(job.eta_seconds)} left" if job.eta_seconds >= 1 else "nearly done"
