@@ -275,9 +275,9 @@ def compared(
 
 
 @st.cache_data(ttl=3600, max_entries=200, show_spinner=False)
-def curves(run_id: str, revision: int, max_points: int) -> Metrics:
-    """Every curve of a run, thinned to so many points with their extremes kept."""
-    return client().metrics(run_id, max_points=max_points)
+def curves(run_id: str, revision: int, max_points: int, names: tuple[str, ...] = ()) -> Metrics:
+    """Curves of a run, all or those named, thinned to so many points with their extremes kept."""
+    return client().metrics(run_id, max_points=max_points, names=names)
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)

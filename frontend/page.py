@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import RunSummary, SortKey, Validation
+from calift_core.schema.wire.runs import RunSummary, SortKey, Spread, Validation
 from calift_core.schema.wire.sweeps import SweepValidation
 from frontend import address, components, pictures, tables, text
 from frontend.figures import style
@@ -234,13 +234,17 @@ def _sorted(shown: Table, asked: str) -> list[int]:
     def value(k: int) -> Any:
         row = shown.rows[k]
         found = row.get(f"{name}_by", row.get(name))
-        return found.word if isinstance(found, text.Mark) else found
+        return found.word if isinstance(found, text.Mark) else _mean(found)
 
     every = range(len(shown.rows))
     known = [k for k in every if value(k) not in (None, "")]
     if len({isinstance(value(k), str) for k in known}) > 1:
         return list(every)
     return [*sorted(known, key=value, reverse=down), *(k for k in every if k not in set(known))]
+
+
+def _mean(value: Any) -> Any:
+    return value.mean if isinstance(value, Spread) else value
 
 
 def _row_kind(column: Column) -> str:
@@ -253,10 +257,12 @@ def _row_cell(column: Column, row: Row, noted: Collection[str]) -> Any:
     value = row.get(column.name)
     if value is None or value == "":
         return None
-    if (name := f"{column.name}_floor") in noted:
-        floor = row.get(name)
-        note = "" if floor is None else f"floor {tables.said(column, floor)}"
-        return {"words": tables.said(column, value), "note": note}
+    floor = row.get(f"{column.name}_floor")
+    notes = [] if floor is None else [f"floor {tables.said(column, _mean(floor))}"]
+    if isinstance(value, Spread) and value.se is not None:
+        notes = [f"± {tables.said(column, value.se)}", *notes]
+    if f"{column.name}_floor" in noted or isinstance(value, Spread):
+        return {"words": tables.said(column, _mean(value)), "note": ", ".join(notes)}
     match column.kind:
         case "mark":
             return {"symbol": value.symbol, "word": value.word, "colour": value.colour}

@@ -26,11 +26,12 @@ from backend.services.submission import body_hash, check_text, invalid_spec, mer
 from backend.store.jobs import JobRequest
 from calift_core.schema.base import JsonObject
 from calift_core.schema.spec import RunSpec, with_more_epochs
-from calift_core.schema.wire.queries import RunsQuery
+from calift_core.schema.wire.queries import RunFilter, RunsQuery
 from calift_core.schema.wire.runs import (
     RunClone,
     RunContinue,
     RunDetail,
+    RunGroup,
     RunPage,
     RunPatch,
     RunSubmit,
@@ -127,6 +128,17 @@ def list_runs(store: StoreDep, query: Annotated[RunsQuery, Query()]) -> RunPage:
     """Runs, filtered and sorted on the server. Missing numbers sort last."""
     items, next_cursor, total = store.runs.page(query)
     return RunPage(items=items, next_cursor=next_cursor, total=total)
+
+
+@router.get("/runs/groups")
+@allow("read")
+def list_run_groups(store: StoreDep, query: Annotated[RunFilter, Query()]) -> list[RunGroup]:
+    """Runs in groups that differ in their seed alone, with means and standard errors.
+
+    Of the newest 1,000 that match, newest group first; a sweep's configurations are groups of their
+    own.
+    """
+    return store.runs.groups(query)
 
 
 @router.get("/runs/{run_id}")

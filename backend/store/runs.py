@@ -1,5 +1,6 @@
 """Runs as people see them: listed, filtered, changed. What they share with other jobs is `jobs`."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -32,9 +33,16 @@ from backend.store.submitting import find_earlier, insert_row, set_tags
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.report import SpectrumReport
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import RunSpec, without_seed
 from calift_core.schema.wire.queries import RunFilter, RunsQuery
-from calift_core.schema.wire.runs import RunDetail, RunPhase, RunSummary, SortKey
+from calift_core.schema.wire.runs import (
+    RunDetail,
+    RunGroup,
+    RunPhase,
+    RunSummary,
+    SortKey,
+    Spread,
+)
 from calift_core.schema.wire.service import SuiteRuns
 
 
@@ -164,6 +172,24 @@ class Runs(Jobs[RunSpec, RunDetail]):
             next_cursor = self._cursors.write(scope, [rows[-1].sort_key, rows[-1].id])
         return [summary_of(row) for row in rows], next_cursor, total
 
+    def groups(self, filters: RunFilter) -> list[RunGroup]:
+        """Runs in groups that differ in their seed alone, of the newest that match."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(*_LIST_COLUMNS, Run.spec, Sweep.name.label("sweep_name"))
+                .outerjoin(Sweep, Sweep.id == Run.sweep_id)
+                .where(*_conditions(filters))
+                .order_by(Run.created_at.desc(), Run.id.desc())
+                .limit(_GROUPED)
+            ).all()
+        found: dict[tuple[str | None, str], list[Row[*tuple[Any, ...]]]] = {}
+        for row in rows:
+            key = without_seed(row.spec)
+            if row.sweep_id is not None:  # `3.judged.0.001.2` ends in the seed
+                key = row.sweep_key.rpartition(".")[0]
+            found.setdefault((row.sweep_id, key), []).append(row)
+        return [_group(alike) for alike in found.values()]
+
     def with_spectra(
         self, suite: str, *, limit: int
     ) -> list[tuple[RunSummary, dict[str, Any], SpectrumReport]]:
@@ -251,6 +277,27 @@ def summary_of(row: Row[*tuple[Any, ...]]) -> RunSummary:
     """The answer of a row of the list's columns."""
     run = RunSummary.model_validate(row, from_attributes=True)
     return run.model_copy(update=outlook(run))
+
+
+#: Newest runs that are looked at for groups.
+_GROUPED = 1000
+_NUMBERS = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "id_ece_floor", "ood_ece_floor",
+            "sigma_min")  # fmt: skip
+
+
+def _group(rows: Sequence[Row[*tuple[Any, ...]]]) -> RunGroup:
+    newest, done = rows[0], [row.summary for row in rows if row.summary is not None]
+    values = {name: [one[name] for one in done if one.get(name) is not None] for name in _NUMBERS}
+    return RunGroup(
+        name=re.sub(r" seed \d+$", "", newest.name),
+        sweep_id=newest.sweep_id,
+        sweep_name=newest.sweep_name or "",
+        method=newest.method,
+        model=newest.model,
+        suite=newest.suite,
+        run_ids=[row.id for row in rows],
+        numbers={name: Spread.of(found) for name, found in values.items() if found},
+    )
 
 
 def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:

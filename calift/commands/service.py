@@ -35,11 +35,12 @@ from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.answers import Board
-from calift_core.schema.wire.queries import CompareQuery, RunsQuery
+from calift_core.schema.wire.queries import CompareQuery, RunFilter, RunsQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
 from frontend import text
 from frontend.tables import comparisons
+from frontend.tables import runs as run_tables
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -237,6 +238,18 @@ def runs_list(query: RunsQuery, as_json: JsonFlag = False) -> None:
     else:
         out.print(runs_table(page.items))
         out.print(f"{len(page.items)} of {counted(page.total)} runs.")
+
+
+@runs_app.command("groups")
+@takes(RunFilter, without=("archived",))
+def runs_groups(query: RunFilter, as_json: JsonFlag = False) -> None:
+    """Runs that differ in their seed alone: means with their standard error, and how many."""
+    with make_client() as client:
+        groups = client.run_groups(query)
+    if as_json:
+        print_json(groups)
+    else:
+        show(run_tables.groups(groups))
 
 
 @runs_app.command("show")

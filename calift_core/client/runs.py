@@ -24,6 +24,7 @@ from calift_core.schema.wire.runs import (
     RunContinue,
     RunDetail,
     RunEvent,
+    RunGroup,
     RunPage,
     RunPatch,
     RunSubmit,
@@ -66,6 +67,9 @@ class RunCalls(Connection):
 
     runs = Operation("/runs", RunsQuery, RunPage)
     """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words."""
+
+    run_groups = Operation("/runs/groups", RunFilter, list[RunGroup])
+    """Runs in groups that differ in their seed alone, with means and standard errors."""
 
     def all_runs(self, **filters: Any) -> Iterator[RunSummary]:
         """Every run that matches, page by page; the filters are those of `runs`."""

@@ -253,6 +253,14 @@ class RunSpec(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def without_seed(spec: Mapping[str, Any]) -> str:
+    """What runs share that differ in their seed alone, as text."""
+    left_out = ("name", "tags", "notes", "resources")
+    body = {key: value for key, value in spec.items() if key not in left_out}
+    body["train"] = {k: v for k, v in spec.get("train", {}).items() if k != "seed"}
+    return json.dumps(body, sort_keys=True)
+
+
 def with_more_epochs(spec: Mapping[str, Any], run: str, epochs: int) -> dict[str, Any]:
     """The RunSpec of a run that goes on from a finished one, for so many epochs more.
 

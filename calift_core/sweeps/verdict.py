@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from calift_core.calibration import SampleScores
 from calift_core.calibration.squared import SquaredError, Units
 from calift_core.errors import PredictionsError, UnpairedError
+from calift_core.schema.wire.runs import Spread
 from calift_core.schema.wire.sweeps import (
     EqualAccuracy,
     EqualRow,
     LeftOut,
-    Spread,
     SweepVerdict,
     VerdictDifference,
     VerdictMetric,
@@ -263,14 +263,9 @@ def compare_contenders(
     )
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(mean=float(np.mean(values)), sd=sd)
-
-
 def _row(c: Contender, values: Sequence[_Values]) -> VerdictRow:
     def of(metric: VerdictMetric) -> Spread:
-        return _spread([float(v.metrics[metric][0]) for v in values])
+        return Spread.of([float(v.metrics[metric][0]) for v in values])
 
     return VerdictRow(
         label=c.label,
@@ -279,13 +274,13 @@ def _row(c: Contender, values: Sequence[_Values]) -> VerdictRow:
         at_edge=c.at_edge,
         seeds=[run.seed for run in c.runs],
         run_ids=[run.run_id for run in c.runs],
-        id_accuracy=_spread([float(v.id_accuracy[0]) for v in values]),
+        id_accuracy=Spread.of([float(v.id_accuracy[0]) for v in values]),
         ood_accuracy=of("accuracy"),
         ood_nll=of("nll"),
         ood_squared=of("squared"),
-        ood_ece=_spread([v.ood_ece for v in values]),
+        ood_ece=Spread.of([v.ood_ece for v in values]),
         ood_ece_floor=float(np.mean([v.ood_floor for v in values])),
-        id_ece=_spread([v.id_ece for v in values]),
+        id_ece=Spread.of([v.id_ece for v in values]),
         id_ece_floor=float(np.mean([v.id_floor for v in values])),
     )
 

@@ -165,6 +165,7 @@ def overlay(
     smoothing: float = 0.0,
     log_x: bool = False,
     log_y: bool = False,
+    grouped: bool = False,
 ) -> go.Figure:
     """One series of several runs over optimiser steps, each in its run's colour and dash.
 
@@ -176,6 +177,7 @@ def overlay(
         smoothing: weight of `smoothed`.
         log_x: logarithmic steps; step 0 is left out.
         log_y: logarithmic values; those that are not positive are left out.
+        grouped: runs of one label are named once, and share what `styles` gives the first of them.
     """
     title = title_of(name)
     found = [(run, next((s for s in m.series if s.name == name), None)) for run, m in runs]
@@ -183,6 +185,7 @@ def overlay(
     if not shown:
         return nothing(title, "no run has recorded it")
     styles = styles or run_styles(run.id for run, _ in shown)
+    first = {run.label: run.id for run, _ in reversed(shown)}
     says = [DIAGNOSTIC] if name.startswith(WATCHED) else []
     many = {run.id for run, s in shown if len(s.steps) >= FEW}
     if smoothing and many:
@@ -196,7 +199,8 @@ def overlay(
     seen = "y:.2%" if shares else "y:.1e" if small else "y:.4g"
     recorded = seen.replace("y", "customdata", 1)
     for run, series in shown:
-        own, smooth = styles[run.id], smoothing if run.id in many else 0.0
+        leader = first[run.label] if grouped else run.id
+        own, smooth = styles[leader], smoothing if run.id in many else 0.0
         means = smoothed(series.values, smooth)
         kept = [
             (step, value, mean)
@@ -207,7 +211,7 @@ def overlay(
         look = {
             "mode": "lines" if run.id in many else "lines+markers",
             "marker": {"color": own.colour, "symbol": own.symbol, "size": 8},
-            "legendgroup": run.id,
+            "legendgroup": leader,
         }
         dash = own.dash if line is go.Scatter else "solid"
         steps = [step for step, _, _ in kept]
@@ -219,12 +223,18 @@ def overlay(
             )  # fmt: skip
         figure.add_trace(
             line(x=steps, y=[m for _, _, m in kept], name=text.esc(label),
+                 showlegend=leader == run.id,
                  customdata=[v for _, v, _ in kept],
                  hovertemplate=f"%{{{seen}}}" + (f" (%{{{recorded}}})" if smooth else ""),
                  line={"color": own.colour, "width": 2, "dash": dash}, **look)
         )  # fmt: skip
-        words.append(f"{label} from {_in_words(series.values[0], shares)} to "
-                     f"{_in_words(series.values[-1], shares)}")  # fmt: skip
+        if not grouped:
+            words.append(f"{label} from {_in_words(series.values[0], shares)} to "
+                         f"{_in_words(series.values[-1], shares)}")  # fmt: skip
+    for label in first if grouped else ():
+        ends = [s.values[-1] for run, s in shown if run.label == label]
+        words.append(f"{len(ends)} of {label} end between {_in_words(min(ends), shares)} and "
+                     f"{_in_words(max(ends), shares)}")  # fmt: skip
     figure.update_layout(
         meta={"alt": ". ".join([f"{title} over steps: {'; '.join(words)}", *says]) + "."},
         xaxis=axis(
@@ -238,7 +248,7 @@ def overlay(
     )  # fmt: skip
     figure.update_layout(showlegend=False)
     if len(shown) > 1:
-        legend_below(figure, math.ceil(len(shown) / 2))
+        legend_below(figure, math.ceil(len(first if grouped else shown) / 2))
     return figure
 
 

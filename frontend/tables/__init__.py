@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from calift_core.schema.wire.runs import Spread
 from calift_core.untrusted import mark_formula
 from frontend import text
 
@@ -132,6 +133,7 @@ def to_html(
 
 def to_csv(table: Table) -> str:
     """Comma-separated values, names in the first line, fractions as they are."""
+    table = _apart(table)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.name for column in table.columns])
@@ -141,8 +143,24 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
+    table = _apart(table)
     rows = [{c.name: row.get(c.name) for c in table.columns} for row in table.rows]
     return json.dumps(rows, ensure_ascii=False, indent=1)
+
+
+def _apart(table: Table) -> Table:
+    """A table whose means, standard errors and counts have columns of their own."""
+    columns, rows = list[Column](), [dict(row) for row in table.rows]
+    for column in table.columns:
+        columns.append(column)
+        name, values = column.name, [row.get(column.name) for row in table.rows]
+        if not any(isinstance(value, Spread) for value in values):
+            continue
+        columns += [Column(f"{name}_se", "SE", column.kind), Column(f"{name}_n", "n", "count")]
+        for row, value in zip(rows, values, strict=True):
+            if isinstance(value, Spread):
+                row |= {name: value.mean, f"{name}_se": value.se, f"{name}_n": value.n}
+    return Table(columns, rows)
 
 
 def _cell(value: Any) -> Any:
@@ -279,6 +297,9 @@ def said(column: Column, value: Any) -> str:
     """A value as it reads in a column; words stay as they are."""
     if isinstance(value, str):
         return value
+    if isinstance(value, Spread):
+        mean = said(column, value.mean)
+        return mean if value.se is None else f"{mean} ± {said(column, value.se)}"
     return _SAYS.get(column.kind, text.plain)(value)
 
 

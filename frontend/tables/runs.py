@@ -1,12 +1,12 @@
 """Runs as a list shows them: what a row says, which columns there are, how they are ordered."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunSummary, SortKey
+from calift_core.schema.wire.runs import TERMINAL_PHASES, RunGroup, RunSummary, SortKey
 from frontend import text
-from frontend.tables import Column, Row, headline
+from frontend.tables import Column, Row, Table, headline
 
 #: All that a list can show beside the name.
 COLUMNS: dict[str, Column] = {
@@ -49,6 +49,32 @@ def columns(rows: Collection[Row], chosen: Collection[str] = SHOWN) -> list[Colu
         wanted -= {name for name in _MAY_MISS if not any(row.get(name) for row in rows)}
     shown = [column for name, column in COLUMNS.items() if name in wanted]
     return [Column("name", "Run", "open"), *shown]
+
+
+def groups(found: Sequence[RunGroup]) -> Table:
+    """Groups of runs that differ in their seed alone: means ± standard errors, and how many."""
+    rows = [
+        {
+            "name": group.name,
+            "sweep": group.sweep_name,
+            "method": group.method,
+            "n": max((one.n for one in group.numbers.values()), default=0),
+            "runs": len(group.run_ids),
+            "suite": text.short_suite(group.suite),
+            **group.numbers,
+        }
+        for group in found
+    ]
+    columns = [
+        Column("name", "Configuration", "open"),
+        Column("sweep", "Sweep"),
+        Column("method", "Method"),
+        Column("n", "Finished runs", "count"),
+        Column("runs", "Runs", "count"),
+        *headline(("id_accuracy", "ood_accuracy", "id_ece", "ood_ece"), floors=True),
+        Column("suite", "Data"),
+    ]
+    return Table([c for c in columns if c.name != "sweep" or any(r["sweep"] for r in rows)], rows)
 
 
 def row(run: RunSummary) -> dict[str, Any]:

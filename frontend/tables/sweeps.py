@@ -108,13 +108,12 @@ def verdict_rows(verdict: SweepVerdict) -> Table:
             "label": row.label,
             "lr": None if row.lr is None else f"{row.lr:g}",
             "seeds": len(row.seeds),
-            "id_accuracy": row.id_accuracy.mean,
-            "ood_accuracy": row.ood_accuracy.mean,
-            "sd": row.ood_accuracy.sd,
-            "ood_nll": row.ood_nll.mean,
-            "ood_ece": row.ood_ece.mean,
+            "id_accuracy": row.id_accuracy,
+            "ood_accuracy": row.ood_accuracy,
+            "ood_nll": row.ood_nll,
+            "ood_ece": row.ood_ece,
             "ood_ece_floor": row.ood_ece_floor,
-            "ood_squared": row.ood_squared.mean,
+            "ood_squared": row.ood_squared,
         }
         for row in verdict.rows
     ]
@@ -124,7 +123,6 @@ def verdict_rows(verdict: SweepVerdict) -> Table:
         Column("seeds", "Seeds", "count"),
         Column("id_accuracy", "ID accuracy", "percent"),
         Column("ood_accuracy", "OOD accuracy", "percent"),
-        Column("sd", "± over seeds", "percent"),
         *_CALIBRATION,
     ]
     return Table(columns, rows)

@@ -1,7 +1,8 @@
 """Runs: filtered, sorted and paged by the server; a few columns that matter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import streamlit as st
 
@@ -12,6 +13,7 @@ from frontend.panels import views
 from frontend.tables import Table
 
 PAGE = 25
+GROUPS = 200
 #: Cookie with the columns that a visitor chose.
 COOKIE = "calift-columns"
 
@@ -208,6 +210,41 @@ def _tag(some: Sequence[RunSummary], locked: str) -> None:
             _change("tag", some, state.split(given))
 
 
+def _groups(filters: Mapping[str, Any]) -> None:
+    wanted = {name: value for name, value in filters.items() if name != "sort"}
+    found = api.fetch(
+        "group the runs", lambda: api.client().run_groups(**wanted), key=f"groups-{wanted}"
+    )
+    if not found:
+        page.empty("No run matches", "Loosen the filters above, or show archived runs.")
+        return
+    shown = tables.runs.groups(found)
+    links = [
+        f"/sweep?id={group.sweep_id}" if group.sweep_id
+        else f"/run?id={group.run_ids[0]}" if len(group.run_ids) == 1
+        else f"/compare?ids={','.join(group.run_ids[:10])}"
+        for group in found
+    ]  # fmt: skip
+    opened, _ = page.rows(
+        Table(shown.columns, shown.rows[:GROUPS]),
+        key="groups",
+        caption="Runs in groups that differ in their seed alone",
+        links=links[:GROUPS],
+    )
+    if opened is not None:
+        place, _, query = links[opened].removeprefix("/").partition("?")
+        st.switch_page(f"views/{place}.py", query_params=dict(parse_qsl(query)))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        more = f", the first {GROUPS} of them here" if len(found) > GROUPS else ""
+        n = sum(len(group.run_ids) for group in found)
+        st.caption(f"{len(found)} groups of {_counted(n)}{more}. ± is the standard error of the "
+                   "mean over seeds.", width="content")  # fmt: skip
+        st.download_button(
+            "CSV", lambda: tables.to_csv(shown), "groups.csv", "text/csv", key="groups-csv",
+            icon=":material/download:", type="tertiary", on_click="ignore",
+        )  # fmt: skip
+
+
 def main() -> None:
     page.head(
         "Runs", "Every run, with its calibration error beside the floor it must be read against."
@@ -215,8 +252,16 @@ def main() -> None:
     order = page.run_order("-created")
     filters = {**_filters(), "sort": order.now}
     with st.container(horizontal=True):
-        columns = _columns()
+        grouped = state.toggle(
+            st, "Group by sweep", name="group",
+            help="Runs that differ in their seed alone are one row: means, their standard error "
+            "(sd / √n) and how many",
+        )  # fmt: skip
+        columns = [] if grouped else _columns()
         views.saved("runs")
+    if grouped:
+        _groups(filters)
+        return
     mark = repr(sorted(filters.items(), key=str))
     if st.session_state.get("cursor-filters") != mark:
         st.session_state["cursor-filters"], st.session_state["cursor-trail"] = mark, []

@@ -4,14 +4,19 @@ from functools import partial
 
 import streamlit as st
 
+from calift_core.schema.wire.runs import RunPage
 from calift_core.schema.wire.sweeps import SWEEP_ENDS, SweepCost, SweepDetail, SweepVerdict
 from frontend import api, figures, page, state, tables, text
-from frontend.tables import Column, Table
+from frontend.figures.style import PALETTE
+from frontend.tables import Column, Run, Table
 from frontend.tables import sweeps as sweep_tables
 
 #: Seconds between two looks at a sweep that works.
 LIVE_S = 4.0
 RUNS = 100
+MAX_POINTS = 200
+#: Curves that are shown of all runs at once.
+CURVES = ("val_accuracy", "val_nll", "val_ece", "loss")
 ACCURACY_AND_ECE = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
 
 
@@ -125,7 +130,8 @@ def _verdict(verdict: SweepVerdict) -> None:
     where = {"shifts": "shifts", "corruptions": "corruptions", "id": "the ID test set"}
     st.header("Each at its own rate", anchor=False)
     st.caption(
-        f"On {where[verdict.evaluated_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images. "
+        f"On {where[verdict.evaluated_on]} ({len(verdict.datasets)}), {verdict.n_images:,} images; "
+        "± is the standard error of the mean over seeds. "
         "L2² is the squared calibration error with the noise taken out, which decides; an ECE has "
         "no interval that could be trusted and stands beside its floor."
     )
@@ -153,13 +159,45 @@ def _verdict(verdict: SweepVerdict) -> None:
     )  # fmt: skip
 
 
-def _runs(sweep: SweepDetail) -> None:
-    sweep_id, order = sweep.id, page.run_order("-created")
-    found = api.fetch(
+def _found(sweep: SweepDetail, order: page.Order) -> RunPage:
+    return api.fetch(
         "list the runs of the sweep",
-        lambda: api.client().sweep_runs(sweep_id, sort=order.now, limit=RUNS),
-        key=f"sweep-runs-{sweep_id}-{order.now}",
+        lambda: api.client().sweep_runs(sweep.id, sort=order.now, limit=RUNS),
+        key=f"sweep-runs-{sweep.id}-{order.now}",
     )
+
+
+def _curves(sweep: SweepDetail, found: RunPage) -> None:
+    """What the runs have recorded so far, in one chart, coloured by their configurations."""
+    labels = [arm.label for arm in sweep.arms]
+    arms = {r.id: int(r.sweep_key.partition(".")[0]) for r in found.items if r.sweep_key}
+    begun = [run for run in found.items if run.phase != "QUEUED" and run.id in arms]
+    told = [api.curves(run.id, run.revision, MAX_POINTS, CURVES) for run in begun]
+    there = {series.name for metrics in told for series in metrics.series}
+    offered = {name: figures.curves.title_of(name) for name in CURVES if name in there}
+    if not offered:
+        return
+    st.header("Curves", anchor=False)
+    name = state.choice(
+        st.segmented_control, "Curve", name="curve", options=offered, required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    style = figures.style.style_of_slot
+    by_label = [Run(run.id, labels[arms[run.id]]) for run in begun]
+    by_name = [Run(run.id, run.name) for run in begun]
+    page.chart(
+        figures.curves.overlay(
+            list(zip(by_label, told, strict=True)),
+            name,
+            styles={run.id: style(arms[run.id] % len(PALETTE)) for run in begun},
+            grouped=True,
+        ),
+        figures.curves.overlay_table(list(zip(by_name, told, strict=True)), name),
+        name="sweep-curves",
+    )
+
+
+def _runs(sweep: SweepDetail, found: RunPage, order: page.Order) -> None:
     every = sweep_tables.runs(sweep.arms, found.items)
     if len(every.rows) > 1:
         st.header("Every run at once", anchor=False)
@@ -209,10 +247,13 @@ def main() -> None:
         _head(now)
         _sentence(now, verdict)
         _progress(now.cost)
+        order = page.run_order("-created")
+        found = _found(now, order)
+        _curves(now, found)
         _contenders(now)
         if verdict is not None:
             _verdict(verdict)
-        _runs(now)
+        _runs(now, found, order)
 
     body()
 

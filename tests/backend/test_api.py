@@ -133,7 +133,8 @@ SCOPES = {
     "retry_sweep": "submit",
 } | dict.fromkeys(
     [
-        "list_runs", "get_run", "get_metrics", "stream_events", "list_events", "list_checkpoints",
+        "list_runs", "list_run_groups", "get_run", "get_metrics", "stream_events", "list_events",
+        "list_checkpoints",
         "list_artifacts", "download_artifact", "get_logs", "list_run_evaluations", "list_spectra",
         "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability",
         "list_prompts",
@@ -1061,6 +1062,34 @@ def test_clone__of_a_merge_checks_its_runs_again(
     api.delete(f"/api/v1/runs/{tuned}")
     refused = problem(api.post(f"/api/v1/runs/{run_id}/clone", json=body), 422, "INVALID_SPEC")
     assert refused.errors[0]["pointer"] == "#/changes/method/run"
+
+
+def test_groups__are_runs_that_differ_in_their_seed_alone(
+    api: TestClient, services: Any, finished_run: Any
+) -> None:
+    store = services.store
+
+    def done(seed: int, **train: Any) -> str:
+        name, train = f"carot seed {seed}", {"seed": seed} | train
+        made: str = finished_run(store, services.artifacts, seed=seed, name=name, train=train)
+        return made
+
+    alike = [done(seed) for seed in range(3)]
+    waits = store.runs.submit(spec_of(name="carot seed 3", train={"seed": 3}))
+    other = done(0, lr=1e-3)
+    every = api.get("/api/v1/runs/groups?q=carot").json()
+    (single,) = [g for g in every if g["run_ids"] == [other]]
+    (group,) = [g for g in every if g != single]
+    assert group["name"] == "carot"
+    assert group["run_ids"] == [waits, *reversed(alike)]
+    for name in ("id_accuracy", "ood_ece", "sigma_min"):
+        values = [getattr(store.runs.get(run).summary, name) for run in alike]
+        found = group["numbers"][name]
+        assert found["n"] == 3
+        assert found["mean"] == pytest.approx(np.mean(values))
+        assert found["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert found["se"] == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+    assert single["numbers"]["id_accuracy"].items() >= {"n": 1, "sd": None, "se": None}.items()
 
 
 def test_continue__names_its_run_and_the_epochs(

@@ -469,6 +469,9 @@ def test_command__begins_shows_and_steers_a_sweep(
     assert "which: flyp lr 0.0001 seed 100" in out
     assert "no verdict yet" in err
     assert sweep_id in calift("sweeps", "list")[1]
+    groups = calift("runs", "groups", "--method", "flyp")[1]
+    assert "Configuration" in groups
+    assert "which: flyp lr 0.0001" in groups
     assert "PAUSED" in calift("sweeps", "pause", sweep_id)[1]
     code, out, _ = calift("sweeps", "wait", sweep_id)  # a paused sweep is not waited for
     assert code == 1

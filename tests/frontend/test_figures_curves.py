@@ -37,6 +37,21 @@ def test_curves__a_run_has_its_own_colour_and_no_term_has_a_runs() -> None:
     assert len({(line.line.color, line.line.dash) for line in drawn}) == len(names)
 
 
+def test_overlay__runs_of_a_configuration_share_a_colour_and_one_name() -> None:
+    labels = ["flyp", "carot", "flyp", "carot", "flyp"]
+    runs = [
+        (Run(str(k), label), _constant("val_accuracy", k / 10)) for k, label in enumerate(labels)
+    ]
+    styles = {str(k): figures.style.style_of_slot(len(label)) for k, label in enumerate(labels)}
+    drawn = figures.curves.overlay(runs, "val_accuracy", styles=styles, grouped=True)
+    assert len(drawn.data) == len(labels)
+    assert [line.name for line in drawn.data if line.showlegend] == ["flyp", "carot"]
+    colours = {(line.name, line.line.color) for line in drawn.data}
+    assert len(colours) == 2
+    said = figures.style.alt_text(drawn).replace("\xa0", " ")
+    assert "3 of flyp end between 0.0 % and 40.0 %" in said
+
+
 def _constant(name: str, value: float) -> Metrics:
     series = MetricSeries(name=name, steps=[1, 2, 3], values=[value] * 3)
     return Metrics(series=[series], last_step=3)

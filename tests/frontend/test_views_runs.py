@@ -121,6 +121,14 @@ def test_runs__columns_and_their_order_come_from_the_url(dashboard: Service) -> 
     assert components_of(odd, "rows")[0]["sorted"] == "-created"
 
 
+def test_runs__groups_show_means_with_their_standard_errors(dashboard: Service) -> None:
+    with Client() as client:
+        groups = client.run_groups()
+    app = page("runs", group="1")
+    assert {row["name"] for row in listed(app)} == {group.name for group in groups}
+    assert f"groups of {len(dashboard.ids)} runs" in words(app)
+
+
 @given(
     st.lists(st.one_of(st.none(), st.floats(allow_nan=False), st.integers()), max_size=12),
     st.booleans(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from calift_core.client import Client
 from tests.backend.test_sweeps import ACCURACY, predict_as
 from tests.frontend.conftest import pointed_at
 from tests.frontend.driving import charts_of, page, words
+from tests.frontend.driving import listed as rows_of
 
 
 @pytest.fixture
@@ -78,7 +80,15 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     assert "carot" in text
     assert "<dt>To come</dt><dd>nothing" in words(shown)
     assert ">0.01</td>" in text
-    assert charts_of(shown)[0].startswith("ID validation accuracy against")
+    curves, ladders, *_ = charts_of(shown)
+    assert re.match(r"Accuracy \(ID validation\) over steps: 4 of flyp end between", curves)
+    assert ladders.startswith("ID validation accuracy against")
+    assert re.search(r"%</td>.* ± .* %</td>", words(shown).replace("\xa0", " "))
+    judged = [g for g in dashboard.run_groups() if len(g.run_ids) > 1]
+    assert {(g.sweep_id, g.numbers["ood_accuracy"].n) for g in judged} == {(sweep.id, 2)}
+    assert sorted(g.method for g in judged) == ["carot", "flyp"]
+    grouped = page("runs", group="1")
+    assert sum("±" in row["id_accuracy"] for row in rows_of(grouped)) == 2
     listed = page("sweeps")
     assert sweep.name in words(listed)
     of_run = page("run", id=dashboard.sweep_runs(sweep.id).items[0].id)

@@ -1,7 +1,10 @@
 """Runs as the REST API takes and gives them."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -152,6 +155,10 @@ class RunSummary(Frozen):
     sweep_role: Literal["selection", "evaluation"] | None = Field(
         default=None, description="Whether it chooses a rate of its sweep or is judged"
     )
+    sweep_key: str | None = Field(
+        default=None,
+        description="Its configuration's place, role, rate and seed: `3.judged.0.001.2`",
+    )
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -199,6 +206,41 @@ class RunPage(Frozen):
     items: list[RunSummary]
     next_cursor: str | None = None
     total: int
+
+
+class Spread(Frozen):
+    """The mean over `n` runs that differ in their seed alone.
+
+    `sd` divides by n − 1; `se`, the standard error of the mean, is sd / √n. Null of one run.
+    """
+
+    mean: float
+    sd: float | None = None
+    se: float | None = None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """That of one or more values."""
+        n = len(values)
+        sd = stdev(values) if n > 1 else None
+        return cls(mean=fmean(values), sd=sd, se=None if sd is None else sd / sqrt(n), n=n)
+
+
+class RunGroup(Frozen):
+    """Runs that differ in their seed alone: of one configuration of a sweep, or of none.
+
+    `run_ids` are newest first, `numbers` those of its finished runs by the names of a summary.
+    """
+
+    name: str
+    sweep_id: str | None = None
+    sweep_name: str = ""
+    method: str
+    model: str
+    suite: str
+    run_ids: list[str]
+    numbers: dict[str, Spread] = Field(default_factory=dict)
 
 
 class Estimate(Frozen):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.sweep import SweepSpec
+from calift_core.schema.wire.runs import Spread
 
 #: `PAUSED` queues nothing more until it is resumed; `CANCELLING` waits for runs that still work.
 SweepPhase = Literal["RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"]
@@ -129,13 +130,6 @@ class SweepDetail(SweepSummary):
 
 
 # ---- The verdict ------------------------------------------------------------------------------
-
-
-class Spread(Frozen):
-    """Mean over seeds, and their standard deviation where there are several."""
-
-    mean: float
-    sd: float | None = None
 
 
 class VerdictRow(Frozen):

@@ -97,6 +97,8 @@ def test_verdict__values_are_the_means_of_the_runs_on_the_shifts_alone():
     assert row.ood_squared.mean == pytest.approx(np.mean([SquaredError(s).value for s in ood]))
     assert row.ood_ece.mean == pytest.approx(np.mean([ece(s) for s in ood]))
     assert row.ood_accuracy.sd == pytest.approx(np.std([accuracy(s) for s in ood], ddof=1))
+    assert row.ood_accuracy.n == 3
+    assert row.ood_accuracy.se == pytest.approx((row.ood_accuracy.sd or 0) / np.sqrt(3))
     assert "nothing to compare" in found.sentence
 
 
