@@ -240,6 +240,8 @@ def _search(tab: Any, k: int) -> float:
 
 def _find(tab: Any, k: int) -> float:
     box = tab.get_by_label("Search runs", exact=True)
+    if not box.is_visible():
+        tab.get_by_role("button", name="Change").click()
     box.fill(f"{17 * k + 3}")
     return _until(tab, lambda: box.press("Enter"))
 

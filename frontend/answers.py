@@ -56,7 +56,7 @@ class _Apart(NamedTuple):
         word = "higher" if self.difference > 0 else "lower"
         return (
             f"{abs(100 * self.difference):.1f} points {word}",
-            f"{low:.1f} to {high:.1f}{self.more}",
+            f"{low:.1f} to {high:.1f}",
         )
 
 

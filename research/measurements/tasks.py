@@ -35,6 +35,7 @@ from urllib.parse import urlencode
 from backend.settings import Settings
 from calift_core.calibration.squared import rms_difference
 from calift_core.client import Client
+from calift_core.recommendation import RECOMMENDED
 from calift_core.schema.wire.results import Evaluation
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -188,7 +189,7 @@ def _says(seen: str, *expected: str) -> str:
 
 
 def launch(me: Person, world: World) -> str:
-    """Launch CaRot on a folder of one's own images."""
+    """Launch the suggested fine-tune on a folder of one's own images."""
     me.link("New run")
     data = me.tab.get_by_role("combobox", name="ID data")
     me.click(data, "*ID data*")
@@ -199,8 +200,8 @@ def launch(me: Person, world: World) -> str:
     pill = me.see(me.tab.locator(".calift-pill", has_text="Queued").first)
     _says(pill, "Queued")
     (made,) = [run for run in world.client.all_runs() if run.id not in before]
-    if (made.method, made.suite) != ("carot", f"folder:{world.folder}"):
-        raise TaskError(f"expected CaRot on {world.folder}, got {made.method} on {made.suite}")
+    if (made.method, made.suite) != (RECOMMENDED.method, f"folder:{world.folder}"):
+        raise TaskError(f"got {made.method} on {made.suite}, expected {world.folder}")
     name = me.tab.locator(".calift-head h1").inner_text()
     _says(name, made.name)
     world.client.cancel(made.id)
