@@ -47,6 +47,7 @@ from backend.services.datasets import Datasets
 from backend.services.evaluation_submission import EvaluationSubmission
 from backend.services.exporting import Exports
 from backend.services.imports import Imports
+from backend.services.maps import Maps
 from backend.services.metrics import Metrics
 from backend.services.readiness import Readiness
 from backend.services.submission import Submission
@@ -184,6 +185,7 @@ def create_app(
         sweeping=sweeping,
         judge=SweepComparison(store, library, explorer, sweeping),
         thumbnails=Thumbnails(settings, store, submission),
+        maps=Maps(settings, library.maps),
         trials=Trials(settings, store, artifacts),
         exports=Exports(settings, store, artifacts),
         model_host=ModelHost(settings.models_url, settings.admin_token())
@@ -206,6 +208,7 @@ def create_app(
             await run_in_threadpool(services.housekeeper.stop)
             await run_in_threadpool(services.thumbnails.stop)
             await run_in_threadpool(services.trials.stop)
+            await run_in_threadpool(services.maps.stop)
             if services.model_host is not None:
                 await services.model_host.stop()
             store.close()

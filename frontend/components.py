@@ -66,6 +66,7 @@ def chart(
     config: Mapping[str, Any],
     select: Callable[[list[Any]], None] | None = None,
     bins: Bins | None = None,
+    area: Callable[[str], None] | None = None,
 ) -> None:
     """A chart of Plotly's, drawn once it is near what a visitor sees.
 
@@ -74,6 +75,7 @@ def chart(
         config: Plotly's.
         select: called before the page is drawn again, with the `customdata` of the mark that
             somebody selected, while the page still shows the figure that it was selected in.
+        area: the same with the corners of a lasso or a box, as `SampleFilter.area` has them.
     """
     drawn = figure.to_json()
     of = f"{zlib.crc32(drawn.encode()):08x}"
@@ -89,6 +91,13 @@ def chart(
         if bins is not None and isinstance(given, Mapping) and given.get("of") == of:
             bins.choose(_edges(given.get("edges")))
 
+    def drawn_around() -> None:
+        given = st.session_state[key].get("area")
+        if area is not None and isinstance(given, Mapping) and given.get("of") == of:
+            corners = _corners(given.get("corners"))
+            if corners:
+                area(corners)
+
     _component("chart", apart=False)(
         key=key,
         data={
@@ -97,12 +106,14 @@ def chart(
             "script": f"/scripts/{script}",
             "alt": alt,
             "selects": select is not None,
+            "areas": area is not None,
             "of": of,
             "bins": bins and {"bins": bins.items, "chosen": bins.chosen, "label": bins.label},
             "away": "The chart could not be loaded: its numbers are in the table below.",
         },
         on_mark_change=selected,
         on_range_change=ranged,
+        on_area_change=drawn_around,
     )
 
 
@@ -113,6 +124,19 @@ def _mark(given: Any, of: str) -> list[Any]:
     mark = given.get("mark")
     plain = isinstance(mark, list) and all(isinstance(v, str | int | float) for v in mark)
     return list(mark) if plain and isinstance(mark, list) else []
+
+
+def _corners(given: Any) -> str:
+    """Three to eighty points within the map as text; empty for anything else."""
+    if not isinstance(given, Sequence) or not 3 <= len(given) <= 80:
+        return ""
+    if not all(
+        isinstance(c, Sequence) and len(c) == 2
+        and all(isinstance(v, int | float) and abs(v) < 10 for v in c)
+        for c in given
+    ):  # fmt: skip
+        return ""
+    return " ".join(f"{x:.3f},{y:.3f}" for x, y in given)
 
 
 def _edges(given: Any) -> tuple[float, float] | None:

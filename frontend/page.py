@@ -333,6 +333,7 @@ def chart(
     select: Callable[[list[Any]], None] | None = None,
     by_name: bool = True,
     bins: components.Bins | None = None,
+    area: Callable[[str], None] | None = None,
 ) -> None:
     """Show a figure with its description, its table and its exports.
 
@@ -343,6 +344,7 @@ def chart(
         wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
         select: called before the page is drawn again, with what the mark that somebody selected
             stands for (its `customdata`).
+        area: the same with the polygon of a lasso, as `SampleFilter.area` has it.
         by_name: offer the marks by name as well, for the keyboard; False: the page does.
     """
     alt = style.alt_text(figure)
@@ -353,7 +355,7 @@ def chart(
     shown = style.on_dark(figure) if is_dark() else figure
     with st.container(key=f"wide-{name}") if wide else nullcontext():
         components.chart(
-            shown, key=f"chart-{name}", alt=alt, config=config, select=select, bins=bins
+            shown, key=f"chart-{name}", alt=alt, config=config, select=select, bins=bins, area=area
         )
     choose = marks(figure) if select and by_name else ()
     with st.container(horizontal=True, gap="small", key=f"below-{name}"):

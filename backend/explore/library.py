@@ -5,6 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from backend.explore.memory import Remembered
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
@@ -41,7 +44,7 @@ _ZERO_SHOT_RUNS = 200
 
 
 #: What answers may take on disk.
-_ANSWERS_BYTES = 256 << 20
+_ANSWERS_BYTES, _MAPS_BYTES = 256 << 20, 256 << 20
 
 
 class StoreLibrary:
@@ -53,6 +56,8 @@ class StoreLibrary:
 
     def __init__(self, store: Stores, artifacts: ArtifactStore, cache: Path | None = None) -> None:
         self._store, self._artifacts, self._cache = store, artifacts, cache
+        root = Path() if cache is None else cache
+        self.maps = DiskCache(root / "maps", 0 if cache is None else _MAPS_BYTES)
         self._memory = Remembered(
             None if cache is None else DiskCache(cache / "answers", _ANSWERS_BYTES)
         )
@@ -214,6 +219,13 @@ class StoreLibrary:
 
     def tags(self, file: PredictionsFile) -> Tags:
         return self._store.image_tags.of(file.data)
+
+    def points(self, file: PredictionsFile) -> npt.NDArray[np.float32] | None:
+        """As `backend.services.maps` keeps it."""
+        body = self.maps.get(file.digest)
+        if body is None or len(body) != 8 * len(file):
+            return None
+        return np.frombuffer(body, np.float32).reshape(len(file), 2)
 
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """Those of a zero-shot run with the very weights that the subject's run began with.

@@ -25,6 +25,7 @@ from backend.services.datasets import Datasets
 from backend.services.evaluation_submission import EvaluationSubmission
 from backend.services.exporting import Exports
 from backend.services.imports import Imports
+from backend.services.maps import Maps
 from backend.services.metrics import Metrics
 from backend.services.readiness import Readiness
 from backend.services.submission import Submission
@@ -90,6 +91,7 @@ class Services:
     sweeping: Sweeping
     judge: SweepComparison
     thumbnails: Thumbnails
+    maps: Maps
     trials: Trials
     exports: Exports
     model_host: ModelHost | None

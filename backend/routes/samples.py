@@ -31,6 +31,7 @@ from calift_core.data.duplicates import near_copies
 from calift_core.schema.wire.queries import (
     DoubtfulQuery,
     LooksQuery,
+    MapQuery,
     SampleAnswersQuery,
     SampleFilter,
     SamplesQuery,
@@ -45,7 +46,7 @@ from calift_core.schema.wire.results import (
     SampleTraits,
     Source,
 )
-from calift_core.schema.wire.tags import ImageTag, ImageTags, ImageTagsChange
+from calift_core.schema.wire.tags import FeatureMap, ImageTag, ImageTags, ImageTagsChange
 
 router = APIRouter(tags=["results"])
 
@@ -159,6 +160,40 @@ def tag_images(
     data = subject.open().data
     services.store.image_tags.change(data, ids, add=body.add, remove=body.remove)
     return list_image_tags(evaluation_id, services)
+
+
+@router.get("/evaluations/{evaluation_id}/map", dependencies=[ANALYSIS])
+@allow("read")
+def get_feature_map(
+    evaluation_id: EvaluationId, services: ServicesDep, query: Annotated[MapQuery, Query()]
+) -> FeatureMap:
+    """Image features in a plane by t-SNE, each image with what the model says of it.
+
+    It is made when it is first asked for by a POST, and kept; until then `state` says how far it
+    is. 404 where no features are stored.
+    """
+    subject = services.library.subject(evaluation_id)
+    found = services.explorer.feature_map(subject, query)
+    if found is not None:
+        return found
+    state, reason = services.maps.state(subject.open())
+    return FeatureMap(source=subject.source, state=state, reason=reason)
+
+
+@router.post(
+    "/evaluations/{evaluation_id}/map", status_code=202, dependencies=[turn_for("exports")]
+)
+@allow("submit")
+def make_feature_map(evaluation_id: EvaluationId, services: ServicesDep) -> FeatureMap:
+    """Have the map of an evaluation's image features made, by a process of its own: repeatable.
+
+    Seconds for thousands of images, minutes for 50,000; one is made at a time.
+    """
+    found = get_feature_map(evaluation_id, services, MapQuery())
+    if found.state == "ready":
+        return FeatureMap(source=found.source, state="ready")
+    services.maps.begin(services.library.subject(evaluation_id).open())
+    return FeatureMap(source=found.source, state="making")
 
 
 @router.get("/evaluations/{evaluation_id}/samples/traits", dependencies=[ANALYSIS])

@@ -6,6 +6,7 @@ service is asked for.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from calift.commands.analyse_tables import (
     show_slices,
     show_tags,
     show_transfer,
+    write_map,
 )
 from calift.commands.console import JsonFlag, make_client, require_torch
 from calift.commands.query_options import takes
@@ -268,6 +270,27 @@ def analyse_tags(
         else:
             found = client.image_tags(target)
     show_tags(found, out, as_json)
+
+
+@analyse_app.command("map", epilog="Example: calift analyse map EVALUATION_ID map.csv")
+def analyse_map(
+    target: Target,
+    out: Annotated[Path, typer.Argument(help="CSV of the images with their place in the plane.")],
+) -> None:
+    """Image features laid out in a plane by t-SNE: near images are alike to the model."""
+    if _is_local(target):
+        explorer, library = _explorer()
+        found = explorer.feature_map(library.subject(target))
+    else:
+        with _evaluation_client(target) as client:
+            if client.feature_map(target).state != "ready":
+                client.make_feature_map(target)
+            while (found := client.feature_map(target)).state == "making":
+                time.sleep(1.0)
+        if found.state != "ready":
+            raise DataError(f"the map was not made: {found.reason}")
+    assert found is not None
+    write_map(found, out)
 
 
 def _searched(asks: Iterable[Callable[[], SamplePage]]) -> list[SamplePage]:

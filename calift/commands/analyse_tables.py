@@ -19,7 +19,7 @@ from calift_core.schema.wire.results import (
     TransferCell,
     TransferMatrix,
 )
-from calift_core.schema.wire.tags import ImageTags
+from calift_core.schema.wire.tags import FeatureMap, ImageTags
 from frontend import text
 from frontend.tables import Column, Run, Table, analysis, ood, to_csv
 
@@ -98,6 +98,12 @@ def show_tags(found: ImageTags, out_file: Path | None, as_json: bool) -> None:
     elif out_file is None:
         show(shown, without=("dataset",))
         _say(f"{len(found.items):,} tags on images of {found.dataset}.")
+
+
+def write_map(found: FeatureMap, out_file: Path) -> None:
+    """Write a map of image features as CSV."""
+    atomic_write_bytes(out_file, to_csv(analysis.feature_map(found)).encode())
+    _say(f"{len(found.ids):,} images of {found.source.dataset}: {out_file}")
 
 
 def show_effect(effect: CalibratorEffect, as_json: bool) -> None:

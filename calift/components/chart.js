@@ -13,6 +13,7 @@ import { component, html } from "./dom.js";
  * @property {string} script its address
  * @property {string} alt
  * @property {boolean} selects whether marks can be selected
+ * @property {boolean} [areas] whether a lasso around marks means something
  * @property {string} of what the figure is, sent back with a mark
  * @property {import("./bins.js").Data | null} [bins] that can be chosen
  * @property {string} away said where the script cannot be loaded
@@ -20,6 +21,8 @@ import { component, html } from "./dom.js";
 
 /** How far outside of what can be seen a chart is drawn: hardly, for many are never looked at. */
 const NEAR = "40px";
+/** Corners of a lasso that the server is told. */
+const CORNERS = 60;
 const RETRIES_MS = [500, 2000, 8000];
 
 /** @type {Map<string, Promise<any>>} */
@@ -267,11 +270,25 @@ class Chart {
     if (this.width) return;
     this.width = this.box.clientWidth;
     this.sizes.observe(this.box);
+    if (this.data?.areas) this.plot.on("plotly_selected", (/** @type {any} */ e) => this.area(e));
     this.plot.on("plotly_click", (/** @type {any} */ event) => {
       const { data } = this;
       const point = event.points.find((/** @type {any} */ one) => one.customdata?.length);
       if (data?.selects && point) this.said("mark", { of: data.of, mark: [...point.customdata] });
     });
+  }
+
+  /** @param {any} event a lasso or a box; none of either where a mark was clicked */
+  area(event) {
+    const { data } = this;
+    const { x, y } = event?.lassoPoints ?? {};
+    const box = event?.range;
+    const corners = x ? x.map((/** @type {number} */ v, /** @type {number} */ k) => [v, y[k]])
+      : box ? [[box.x[0], box.y[0]], [box.x[1], box.y[0]], [box.x[1], box.y[1]], [box.x[0], box.y[1]]]
+        : [];
+    const step = Math.ceil(corners.length / CORNERS);
+    const kept = corners.filter((/** @type {any} */ _, /** @type {number} */ k) => k % step === 0);
+    if (data && kept.length > 2) this.said("area", { of: data.of, corners: kept });
   }
 
   /** @param {number} k the bin that Plotly tells about; −1 none */

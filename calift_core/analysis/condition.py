@@ -43,6 +43,7 @@ class Samples:
         ids: (N,) names of the samples.
         clusters: (N,) names of the samples' sources, None where the file has none.
         tags: each (sample, tag); None where none are kept.
+        points: (N, 2) on the map of features; None where there is none.
     """
 
     scores: SampleScores
@@ -50,6 +51,7 @@ class Samples:
     class_names: tuple[str, ...]
     clusters: Strings | None = None
     tags: tuple[tuple[str, str], ...] | None = None
+    points: npt.NDArray[np.float32] | None = None
 
     def tagged(self, names: Sequence[str]) -> Bools:
         """Which samples (N,) have one of these tags.

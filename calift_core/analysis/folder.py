@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from calift_core.analysis.calibrators import is_perturbed
 from calift_core.analysis.choosing import INITIAL_NAME, Choice, read_choice
 from calift_core.analysis.draws import DEFAULT_DRAWS, Draws
+from calift_core.analysis.feature_map import Points, laid_out
 from calift_core.analysis.library import (
     FitSet,
     Memory,
@@ -25,6 +26,7 @@ from calift_core.calibration import Binning
 from calift_core.errors import DataError, NotFoundError
 from calift_core.predictions.prompts import PROMPTS
 from calift_core.predictions.read import read_metadata
+from calift_core.predictions.rows import read_features
 from calift_core.predictions.training import (
     TRAINING_IMAGES,
     TrainingImages,
@@ -197,6 +199,13 @@ class FolderLibrary:
 
     def tags(self, file: PredictionsFile) -> None:
         """None: a service keeps them."""
+
+    def points(self, file: PredictionsFile) -> Points | None:
+        """Made here, in seconds to minutes."""
+        features = read_features(file.path)
+        if features is None:
+            return None
+        return self.memory.remember("fits", ("map", file.digest), lambda: laid_out(features))
 
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The file of the same data set in the initial model's folder, or in the run's own copy."""

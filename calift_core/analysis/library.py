@@ -232,6 +232,9 @@ class Library(Protocol):
     def tags(self, file: PredictionsFile) -> Tags | None:
         """What people put on the images of a file; None: nothing keeps tags here."""
 
+    def points(self, file: PredictionsFile) -> npt.NDArray[np.float32] | None:
+        """The map of a file's features, (N, 2); None: it has not been made."""
+
     def initial_predictions(self, subject: Subject, file: PredictionsFile) -> PredictionsFile:
         """The initial model's predictions of the samples of a file of the subject's run.
 

@@ -8,6 +8,7 @@ from calift_core.client.operations import OperationOf
 from calift_core.schema.wire.queries import (
     DoubtfulQuery,
     LooksQuery,
+    MapQuery,
     SampleAnswersQuery,
     SampleFilter,
     SamplesQuery,
@@ -22,7 +23,7 @@ from calift_core.schema.wire.results import (
     SamplePage,
     SampleTraits,
 )
-from calift_core.schema.wire.tags import ImageTags, ImageTagsChange
+from calift_core.schema.wire.tags import FeatureMap, ImageTags, ImageTagsChange
 
 
 class SampleCalls(Connection):
@@ -34,6 +35,13 @@ class SampleCalls(Connection):
     With `text` or `like` those come first that the run's own towers see as most alike; a model that
     is asked for the first time is loaded for seconds.
     """
+
+    feature_map = OperationOf("/evaluations/{}/map", MapQuery, FeatureMap)
+    """Image features in a plane, each image with what the model says of it; see `state`."""
+
+    def make_feature_map(self, evaluation_id: str) -> FeatureMap:
+        """Have that map made; `feature_map` has it when it is `ready`."""
+        return self._read(self._send("POST", at("/evaluations", evaluation_id, "map")), FeatureMap)
 
     def image_tags(self, evaluation_id: str) -> ImageTags:
         """Tags on images of the data that an evaluation is of."""

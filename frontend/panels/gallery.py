@@ -43,6 +43,7 @@ _ON_A_PAGE, _SIZE = 24, 224
 #: Logits of an evaluation up to which likely label errors are looked for unasked.
 _ASKED_UNASKED = 5_000_000
 _PARAM, _OPENED = "images", "opened-sample"
+_LASSO = "inside the lasso"
 
 ORDERS = {
     "-gap": "most over-confident",
@@ -127,7 +128,7 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
     if now is None:
         return
     if here and now.evaluation not in {e.id for e in here}:
-        now = now.but(evaluation=here[0].id, against=None, outcome=None, like=None)
+        now = now.but(evaluation=here[0].id, against=None, outcome=None, like=None, area=None)
         open_samples(now)
     if temperature is not None:
         now = now.but(temperature=temperature)
@@ -164,15 +165,19 @@ def _search(evaluation: Evaluation, now: Chosen) -> None:
             help="Cosine similarity of the run's own image and text features, the text as typed. "
             "Features are stored of ID data and shifts.",
         )  # fmt: skip
-        if now.like:
-            st.button(
-                text.md(f"like {now.like}"),
-                icon=":material/close:",
-                help="Show them all again",
-                key="gallery-like",
-                on_click=_rank,
-                args=(now.but(like=None),),
-            )
+        for name, chip in (
+            ("like", now.like and f"like {now.like}"),
+            ("area", now.area and _LASSO),
+        ):
+            if chip:
+                st.button(
+                    text.md(chip),
+                    icon=":material/close:",
+                    help="Show them all again",
+                    key=f"gallery-{name}",
+                    on_click=_rank,
+                    args=(now.but(**{name: None}),),
+                )
     with right:
         _type(
             "Only samples where", "where", now.where,
@@ -233,6 +238,8 @@ def words(evaluation: Evaluation, now: Chosen) -> str:
         )
     if now.where:
         said.append(now.where)
+    if now.area:
+        said.append(_LASSO)
     if now.outcome:
         said.append(OUTCOMES[now.outcome].partition(":")[0])
     at = "" if now.temperature in (None, evaluation.temperature) else f" at T = {now.temperature:g}"
@@ -251,7 +258,7 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             _choose(
                 "Data", sets, evaluation.id,
                 lambda v: open_samples(
-                    now.but(evaluation=v, against=None, outcome=None, like=None)
+                    now.but(evaluation=v, against=None, outcome=None, like=None, area=None)
                 ),
             )  # fmt: skip
     with next(columns):
@@ -380,7 +387,9 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
             evaluation, now.filter(), at and [found.items[k].id for k in at], tag, on=on
         ),
         alike=lambda at: _rank(
-            now.but(like=found.items[at].id, text=None, where=None, lower=None, upper=None)
+            now.but(
+                like=found.items[at].id, text=None, where=None, lower=None, upper=None, area=None
+            )
         ),
     )
     if (sample_id := st.session_state.pop(_OPENED, None)) is not None:

@@ -22,7 +22,7 @@ def _of(evaluation_id: str) -> ImageTags:
     return api.client().image_tags(evaluation_id)
 
 
-def _items(evaluation: Evaluation) -> list[ImageTag]:
+def items(evaluation: Evaluation) -> list[ImageTag]:
     """All tags; none where they cannot be had, which is told of what is more than they are."""
     try:
         return _of(evaluation.id).items
@@ -32,8 +32,8 @@ def _items(evaluation: Evaluation) -> list[ImageTag]:
 
 def version(evaluation: Evaluation) -> str:
     """What answers about single images change with: predictions do not change, tags do."""
-    found = repr(_items(evaluation)).encode("utf-8", "surrogatepass")
-    return f"{evaluation.predictions_sha256}-{zlib.crc32(found):x}"
+    said = repr(items(evaluation)).encode("utf-8", "surrogatepass")
+    return f"{evaluation.predictions_sha256}-{zlib.crc32(said):x}"
 
 
 def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None]) -> None:
@@ -42,11 +42,11 @@ def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None
     Args:
         choose: called with the condition that takes the place of `where`.
     """
-    items = _items(evaluation)
-    if not items:
+    found = items(evaluation)
+    if not found:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        for tag, n in Counter(one.tag for one in items).most_common(_OFFERED):
+        for tag, n in Counter(one.tag for one in found).most_common(_OFFERED):
             own, now = f'tag == "{tag}"', where or ""
             on = own in now
             st.button(
@@ -59,7 +59,7 @@ def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None
             )
         st.download_button(
             "Tags, CSV",
-            lambda: tables.to_csv(analysis.image_tags(evaluation.dataset, items)),
+            lambda: tables.to_csv(analysis.image_tags(evaluation.dataset, found)),
             "tags.csv",
             "text/csv",
             icon=":material/download:",
@@ -69,7 +69,7 @@ def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None
 
 
 def known(evaluation: Evaluation) -> list[str]:
-    return sorted({one.tag for one in _items(evaluation)})
+    return sorted({one.tag for one in items(evaluation)})
 
 
 def change(

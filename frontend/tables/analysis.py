@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.answers import Decision, KeptSet, LedgerCell, LedgerSet
 from calift_core.schema.wire.results import CalibratorEffect, MeasureSet, SlicePage, TransferMatrix
-from calift_core.schema.wire.tags import ImageTag
+from calift_core.schema.wire.tags import FeatureMap, ImageTag
 from frontend import text
 from frontend.tables import Column, Run, Table
 
@@ -375,3 +375,26 @@ def image_tags(dataset: str, items: Sequence[ImageTag]) -> Table:
     """One row per tag on an image."""
     columns = [Column("dataset", "Data"), Column("sample", "Image"), Column("tag", "Tag")]
     return Table(columns, [{"dataset": dataset, **one.model_dump()} for one in items])
+
+
+def feature_map(found: FeatureMap) -> Table:
+    """One row per image on a map of features."""
+    columns = [
+        Column("id", "Image"),
+        Column("label", "Label"),
+        Column("predicted", "Prediction"),
+        Column("confidence", "Confidence", "percent"),
+        Column("x", "x", "number"),
+        Column("y", "y", "number"),
+    ]
+    names = found.class_names
+    rows = zip(
+        found.ids, found.labels, found.predicted, found.confidences, found.x, found.y, strict=True
+    )
+    return Table(
+        columns,
+        [
+            {"id": i, "label": names[a], "predicted": names[b], "confidence": c, "x": x, "y": y}
+            for i, a, b, c, x, y in rows
+        ],
+    )

@@ -7,7 +7,7 @@ import streamlit as st
 from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.runs import RunSummary
 from frontend import answers, api, page, pickers, state, text
-from frontend.panels import gallery
+from frontend.panels import gallery, mapping
 from frontend.panels.calibration import audit, calibrators, diagram, prompts, slices
 
 LAYOUTS = {"0": "side by side", "1": "overlaid"}
@@ -15,6 +15,7 @@ LAYOUTS = {"0": "side by side", "1": "overlaid"}
 VIEWS = {
     "diagram": "Diagram",
     "images": "Images",
+    "map": "Map",
     "slices": "Slices",
     "calibrators": "Calibrators",
     "prompts": "Prompts",
@@ -103,6 +104,8 @@ def main() -> None:
     match view:
         case "images":
             gallery.draw_all(list(matches.values()))
+        case "map":
+            mapping.draw(next(iter(matches.values())))
         case "slices":
             slices.draw(matches, chosen, labels)
         case "calibrators":

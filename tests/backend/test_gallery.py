@@ -186,6 +186,49 @@ def test_tags__stay_with_the_data_and_a_condition_reads_them_everywhere(
     assert client.image_tags(one) == before
 
 
+def test_map__is_made_once_and_an_area_of_it_is_a_filter(api, client, app, finished_run):
+    services = app.state.services
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 8)).astype(np.float16)
+    made = replace(example_predictions(0, n=60), features=features)
+    run = finished_run(
+        services.store, services.artifacts, datasets=(("id", "id"),), predict=lambda *_: made
+    )
+    (evaluation,) = (one.id for one in services.store.results.run_evaluations(run))
+    path = f"/evaluations/{evaluation}/samples"
+    area = "0,0 1.1,0 1.1,1.1 0,1.1"
+    assert client.feature_map(evaluation).state == "none"
+    assert api.get(f"/api/v1{path}", params={"area": area}).status_code == 422
+    assert client.make_feature_map(evaluation).state == "making"
+    until(lambda: client.feature_map(evaluation).state != "making", timeout_s=120, what="the map")
+    found = client.feature_map(evaluation)
+    assert (found.state, found.reason, found.ids) == ("ready", "", made.ids.tolist())
+    assert found.labels == made.labels.tolist()
+    assert found == client.feature_map(evaluation)
+    assert client.make_feature_map(evaluation).state == "ready"
+    expected = {i for i, x, y in zip(found.ids, found.x, found.y, strict=True) if x > 0 and y > 0}
+    chosen = SampleFilter(area=area)
+    assert {s["id"] for s in get(api, path, area=area, limit=200)["items"]} == expected
+    assert get(api, f"{path}/traits", area=area)["n_matching"] == len(expected)
+    tagged = client.tag_images(evaluation, where=chosen, add=["corner"]).items
+    assert {one.sample for one in tagged} == expected
+    for nonsense in ("0,0 1,1", "a,b c,d e,f", "0,0 1,0 1e999,1", "0,0" * 400):
+        assert api.get(f"/api/v1{path}", params={"area": nonsense}).status_code == 422
+
+    few = replace(example_predictions(1, n=5), features=features[:5])
+    refused = []
+    for predictions in (few, example_predictions(2, n=20)):
+        run = finished_run(
+            services.store, services.artifacts, datasets=(("id", "id"),),
+            predict=lambda *_, given=predictions: given,
+        )  # fmt: skip
+        refused += [one.id for one in services.store.results.run_evaluations(run)]
+    assert api.post(f"/api/v1/evaluations/{refused[1]}/map").status_code == 404
+    client.make_feature_map(refused[0])
+    until(lambda: client.feature_map(refused[0]).state == "failed", what="its failure")
+    assert "at least 10 images" in client.feature_map(refused[0]).reason
+
+
 def test_samples__a_page_around_one_has_what_comes_before_and_after_it(api, pair):
     (_, evaluation), _ = pair
     path = f"/evaluations/{evaluation}/samples"

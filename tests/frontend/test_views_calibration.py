@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import numpy as np
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
 from calift_core.schema.wire.answers import TextFeatures
-from frontend import text
+from frontend import figures, text
+from tests.conftest import until
 from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, components_of, page, three, words
 from tests.frontend.seed import CLASSES
@@ -179,6 +182,42 @@ def test_tags__of_an_image_narrow_the_gallery_and_others_are_a_key_away(dashboar
             ]  # fmt: skip
         finally:
             calift.tag_images(evaluation.id, ids, remove=["=odd"])
+
+
+def test_map__is_made_on_demand_and_its_lasso_opens_a_gallery(dashboard, monkeypatch):
+    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+        evaluation = next(
+            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
+        )
+        n = evaluation.n
+        points = np.random.default_rng(0).uniform(-1, 1, size=(n, 2)).astype(np.float32)
+        monkeypatch.setattr(  # as its process answers
+            "backend.services.maps.ask_once", lambda child, question: points.tobytes()
+        )
+        view = {"run": dashboard.ids["FLYP"], "dataset": "sketch", "view": "map"}
+        app = page("calibration", **view)
+        assert not charts_of(app)
+        next(b for b in app.button if "Make the map" in b.label).click().run()
+        until(lambda: calift.feature_map(evaluation.id).state == "ready", what="the map")
+    inside = int((points > 0).all(axis=1).sum())
+    for colour in figures.feature_map.COLOURS:
+        app = page("calibration", **view, colour=colour)
+        (chart,) = components_of(app, "chart")
+        traces = json.loads(chart["figure"])["data"]
+        places = [place for trace in traces for place in decoded(trace["customdata"])[:, 0]]
+        assert sorted(places) == list(range(n)), colour
+    assert chart["areas"]
+    images = urlencode({"evaluation": evaluation.id, "area": "0,0 1,0 1,1 0,1"})
+    app = page("calibration", **view, images=images)
+    assert f" of {inside} samples, of {text.count(n)}" in words(app)
+    app.button(key="gallery-area").click().run()
+    assert f" of {text.count(n)} samples, of" in words(app)
+
+
+def decoded(packed):
+    """An array as Plotly writes one."""
+    flat = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"])
+    return flat.reshape([int(side) for side in packed["shape"].split(",")])
 
 
 class Embedded:

@@ -21,7 +21,13 @@ from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.calibration.bins import Ints
 from calift_core.errors import NotFoundError, UnpairedError
 from calift_core.predictions.rows import read_features, read_scores_at, read_top
-from calift_core.schema.wire.queries import DoubtfulQuery, LooksQuery, SampleFilter, SamplesQuery
+from calift_core.schema.wire.queries import (
+    DoubtfulQuery,
+    LooksQuery,
+    MapQuery,
+    SampleFilter,
+    SamplesQuery,
+)
 from calift_core.schema.wire.results import (
     DoubtfulLabels,
     Sample,
@@ -32,7 +38,7 @@ from calift_core.schema.wire.results import (
     SharedTrait,
     Source,
 )
-from calift_core.schema.wire.tags import ImageTagsChange
+from calift_core.schema.wire.tags import FeatureMap, ImageTagsChange
 
 #: Prompts that are told of an image.
 _NEAREST = 3
@@ -65,7 +71,7 @@ class SampleAnswers(ScoredPredictions):
         query = query or SamplesQuery()
         (sort, descending), top = query.order(), query.top
         file, degrees = subject.open(), subject.degrees(query.temperature)
-        samples = self._samples(file, degrees, self._library.tags(file))
+        samples = self._samples(file, degrees, self._library.tags(file), query.area)
         if query.like is not None:
             text_features = self._features(file)[_position(file, query.like)]
         similar = None
@@ -136,7 +142,7 @@ class SampleAnswers(ScoredPredictions):
             UnpairedError: `against` shares no samples.
         """
         query = query or SampleFilter()
-        file, samples, degrees = self._opened(subject, query.temperature, query.where)
+        file, samples, degrees = self._opened(subject, query.temperature, query)
         binning, against = query.over(subject.binning), self._against(query)
         other = against and (against.target, against.open().digest)
 
@@ -238,8 +244,35 @@ class SampleAnswers(ScoredPredictions):
         own, rest = drawn(index, len(file), query.most)
         return named(own), named(rest)
 
+    def feature_map(self, subject: Subject, query: MapQuery | None = None) -> FeatureMap | None:
+        """The map of the features, with what the model says of each image; None: it is not made.
+
+        Raises:
+            PredictionsError: the predictions cannot be read.
+            NotFoundError: no image features are stored.
+        """
+        file, samples, _ = self._opened(subject, (query or MapQuery()).temperature)
+        points = self._library.points(file)
+        if points is None:
+            self._features(file)
+            return None
+        scores, clusters = samples.scores, self._clusters(file)
+        return FeatureMap(
+            source=subject.source,
+            state="ready",
+            class_names=list(samples.class_names),
+            cluster_names=[] if clusters is None else list(clusters.titles),
+            ids=file.ids.tolist(),
+            x=points[:, 0].round(4).astype(float).tolist(),
+            y=points[:, 1].round(4).astype(float).tolist(),
+            labels=scores.labels.tolist(),
+            predicted=scores.predicted.tolist(),
+            confidences=scores.confidences.round(4).tolist(),
+            clusters=[-1] * len(file) if clusters is None else clusters.of.tolist(),
+        )
+
     def _selected(self, subject: Subject, query: SampleFilter) -> tuple[PredictionsFile, Ints]:
-        file, samples, _ = self._opened(subject, query.temperature, query.where)
+        file, samples, _ = self._opened(subject, query.temperature, query)
         baseline = self._baseline(file, self._against(query))
         return file, chosen(samples, query, query.over(subject.binning), baseline)
 

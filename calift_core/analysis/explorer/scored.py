@@ -19,6 +19,7 @@ from calift_core.predictions.prompts import PromptHeads, read_prompts
 from calift_core.predictions.read import read_scores
 from calift_core.predictions.rows import read_features
 from calift_core.predictions.shared import shared_samples
+from calift_core.schema.wire.queries import SampleFilter
 from calift_core.schema.wire.results import FittedCalibrator
 
 #: What scores of a file depend on besides its bytes: a temperature, or a calibrator's own key.
@@ -102,7 +103,11 @@ class ScoredPredictions:
         return self._library.tags(file) if "tag" in (where or "") else None
 
     def _samples(
-        self, file: PredictionsFile, temperature: float, tags: Tags | None = None
+        self,
+        file: PredictionsFile,
+        temperature: float,
+        tags: Tags | None = None,
+        area: str | None = None,
     ) -> Samples:
         return Samples(
             scores=self.scored(file, temperature),
@@ -110,14 +115,18 @@ class ScoredPredictions:
             class_names=file.metadata.class_names,
             clusters=file.clusters,
             tags=tags,
+            points=None if area is None else self._library.points(file),
         )
 
     def _opened(
-        self, subject: Subject, temperature: float | None, where: str | None = None
+        self, subject: Subject, temperature: float | None, query: SampleFilter | None = None
     ) -> tuple[PredictionsFile, Samples, float]:
         file = subject.open()
         degrees = subject.degrees(temperature)
-        return file, self._samples(file, degrees, self._tags(file, where)), degrees
+        if query is None:
+            return file, self._samples(file, degrees), degrees
+        tags = self._tags(file, query.where)
+        return file, self._samples(file, degrees, tags, query.area), degrees
 
     def _baseline(self, file: PredictionsFile, against: Subject | None) -> Baseline | None:
         if against is None:

@@ -247,6 +247,13 @@ class SampleFilter(PromptsQuery):
     outcome: Outcome | None = Field(
         default=None, description="Right or wrong, here and in `against`"
     )
+    area: str | None = Field(
+        default=None,
+        max_length=1500,
+        pattern=r"^-?\d(\.\d+)?,-?\d(\.\d+)?( -?\d(\.\d+)?,-?\d(\.\d+)?){2,79}$",
+        description="A polygon on the map of features, which must have been made",
+        examples=["0.1,0.2 0.5,0.2 0.3,0.6"],
+    )
     against: Target | None = Field(
         default=None, description="Another model's evaluation on the same samples"
     )
@@ -308,6 +315,12 @@ class LooksQuery(SampleFilter):
     most: int = Field(
         default=60, ge=2, le=100, description="Images measured of the chosen and of the others"
     )
+
+
+class MapQuery(Query):
+    """A map of image features, with what the model says of each image."""
+
+    temperature: Temperature = None
 
 
 class DoubtfulQuery(Query):

@@ -1,11 +1,12 @@
-"""Tags on images of a data set."""
+"""Tags on images of a data set, and the map of its features."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.wire.queries import Query, SampleFilter, StorableText
+from calift_core.schema.wire.results import Source
 
 
 def _nameable(tag: str) -> str:
@@ -16,6 +17,30 @@ def _nameable(tag: str) -> str:
 
 
 Tag = Annotated[StorableText, Field(max_length=40), AfterValidator(_nameable)]
+
+
+MapState = Literal["none", "making", "ready", "failed"]
+
+
+class FeatureMap(Frozen):
+    """Image features of an evaluation in a plane, N images; empty columns until it is `ready`.
+
+    Near points are alike, distances between clusters mean little. `clusters` are of k-means in the
+    features themselves, −1 where there are none.
+    """
+
+    source: Source
+    state: MapState
+    reason: str = ""
+    class_names: list[str] = []
+    cluster_names: list[str] = []
+    ids: list[str] = []
+    x: list[float] = []
+    y: list[float] = []
+    labels: list[int] = []
+    predicted: list[int] = []
+    confidences: list[float] = []
+    clusters: list[int] = []
 
 
 class ImageTag(Frozen):
