@@ -46,6 +46,7 @@ ELSEWHERE = {
     "calift/commands/shipping.py": {"uvicorn"},
     "calift/serving/app.py": {"fastapi", "starlette", "prometheus-client", "python-multipart"},
     "calift_core/data/suites/huggingface.py": {"datasets"},
+    "calift_core/analysis/feature_map.py": {"opentsne", "scikit-learn"},
     "calift_core/shipping/onnx.py": {"onnx", "onnxscript"},
     "calift_core/shipping/picture.py": {"matplotlib"},
     "calift_core/judging/calibrated.py": {"scikit-learn"},  # asked for by scikit-learn itself
