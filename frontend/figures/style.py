@@ -433,15 +433,18 @@ def _apart(names: Sequence[str]) -> list[str]:
     return labels
 
 
-#: Letters of a caption's line in a picture of the usual width.
-_LETTERS = 130
+#: Pixels that a picture is wide, and one of a square alone; letters of a caption's line in it.
+_WIDTH, _SQUARE, _LETTERS = 1000, 620, 130
 _LINE = 17
 
 
 def captioned(figure: go.Figure, caption: str) -> go.Figure:
     """The figure with its caption under it, so that its file stands alone."""
-    lines = textwrap.wrap(caption, _LETTERS)
     figure = go.Figure(figure)
+    if sum(axis.scaleanchor is not None for axis in figure.select_yaxes()) == 1:
+        figure.update_layout(width=_SQUARE)
+    width = figure.layout.width or _WIDTH
+    lines = textwrap.wrap(caption, _LETTERS * width // _WIDTH)
     bottom, room = figure.layout.margin.b, 10 + _LINE * len(lines)
     figure.update_layout(
         height=figure.layout.height + room, margin={"b": bottom + room, "autoexpand": True}

@@ -20,7 +20,15 @@ from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 from frontend.figures.marks import marks
 from frontend.tables import Run
-from tests.frontend.examples import BINS, ROWS, TUNED, make_reliability, path_of, spectrum_of
+from tests.frontend.examples import (
+    BINS,
+    ROWS,
+    TUNED,
+    make_bin,
+    make_reliability,
+    path_of,
+    spectrum_of,
+)
 
 
 @given(st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=8))
@@ -193,3 +201,15 @@ def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not() 
         figures.style.axis(tickformat=".0%", type="log"),
     ):
         assert "autorangeoptions" not in other
+
+
+def test_captioned__has_its_words_in_lines_that_fit_and_a_square_alone_is_narrow():
+    words = "accuracy against confidence " * 20
+    square = figures.reliability.diagram(make_reliability([make_bin(0, 1, 0.5, 0.5)]))
+    for figure, width in ((square, 620), (figures.style.nothing("a", "b"), 1000)):
+        found = figures.style.captioned(figure, words)
+        lines = found.layout.annotations[-1].text.split("<br>")
+        assert " ".join(lines) == words.strip()
+        assert max(map(len, lines)) <= 0.13 * width
+        assert found.layout.height - figure.layout.height >= 17 * len(lines)
+        assert (found.layout.width or 1000) == width

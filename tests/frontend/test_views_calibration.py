@@ -66,6 +66,8 @@ def test_calibration__nonsense_in_the_url_is_the_default(dashboard: Service, non
 def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service) -> None:
     apart = page("calibration", run=three(dashboard))
     assert len(diagrams_of(apart)) == 3
+    offered = [button.proto.label for button in apart.get("download_button")]
+    assert all(offered.count(kind) == 3 for kind in ("HTML", "CSV", "JSON"))
     together = page("calibration", run=three(dashboard), overlay="1")
     assert len(charts_of(together)) == 1
 
