@@ -22,6 +22,8 @@ from calift_core.schema.wire.operations import Prunable
 _log = logging.getLogger(__name__)
 
 _GC_EVERY_S = 600.0
+#: What was queued is passed on after so long at most.
+_MOST_WAIT_S = 0.5
 #: A run that failed or was cancelled can be retried from its checkpoint for so long.
 _KEEP_STATES_S = 7 * 86_400.0
 
@@ -69,6 +71,7 @@ class Housekeeper:
         next_gc = time.monotonic() + _GC_EVERY_S
         while not self._stopping.is_set():
             self._wake.clear()
+            began = time.monotonic()
             if time.monotonic() >= next_sweep:
                 self._attempt("reaper", self._sweep)
                 next_sweep = time.monotonic() + self._settings.sweep_s
@@ -78,7 +81,10 @@ class Housekeeper:
             if time.monotonic() >= next_gc:
                 self._attempt("collector", self._collect)
                 next_gc = time.monotonic() + _GC_EVERY_S
-            self._wake.wait(self._settings.relay_s)
+            took = time.monotonic() - began
+            if self._wake.wait(self._settings.relay_s):
+                # What comes meanwhile goes along: a new connection to the broker is dear.
+                self._stopping.wait(min(_MOST_WAIT_S, 4 * took))
 
     def _attempt(self, name: str, action: Any) -> None:
         # The loop outlives every failure of the database, the broker and the disk; each outage is

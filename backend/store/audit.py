@@ -9,6 +9,8 @@ from backend.store.engine import NOW, moment, plain, reading, writing
 from backend.store.models import AuditRow
 from calift_core.schema.wire.operations import AuditEntry, AuditPage
 
+_INSERT = insert(AuditRow).values(at=NOW)
+
 
 class Audit:
     """The log of what people changed."""
@@ -37,15 +39,15 @@ class Audit:
         """
         with writing(self._engine) as connection:
             connection.execute(
-                insert(AuditRow).values(
-                    at=NOW,
-                    actor=plain(actor[:120]),
-                    token_id=token_id[:64],
-                    action=action[:64],
-                    target=plain(target[:300]),
-                    request_id=request_id[:64],
-                    detail=dict(detail or {}),
-                )
+                _INSERT,
+                {
+                    "actor": plain(actor[:120]),
+                    "token_id": token_id[:64],
+                    "action": action[:64],
+                    "target": plain(target[:300]),
+                    "request_id": request_id[:64],
+                    "detail": dict(detail or {}),
+                },
             )
 
     def page(

@@ -10,7 +10,7 @@ from backend.store.errors import ConflictError
 from backend.store.models import ArtifactRow, EvaluationRow, Run
 from backend.store.rows import Batch, flush, store_report, summary_values
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, insert_row
+from backend.store.submitting import at_most_once, insert_row, next_color
 from calift_core.errors import NotFoundError
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.records import EvaluationRecord, LogRecord
@@ -76,11 +76,12 @@ class ImportedRuns:
         }
 
         def make(connection: Connection) -> str:
-            now = connection.execute(select(NOW)).scalar_one()
+            color_index, now = next_color(connection, spec.suite.id)
             run_id = insert_row(
                 connection,
                 spec,
                 now,
+                color_index=color_index,
                 model=spec.model.name,
                 seed=0,
                 queue="cpu",

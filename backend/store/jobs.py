@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar, Unpack
 
-from sqlalchemy import Connection, Engine, Row, case, delete, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, select, update
 
 from backend.store.cursors import Cursors
 from backend.store.engine import NOW, reading, writing
@@ -43,6 +43,7 @@ JOB_COLUMNS = (
     Run.submitted_by.label("owner"),
     Run.event_seq.label("revision"),
 )
+_ONE = select(*JOB_COLUMNS).where(Run.id == bindparam("id"), Run.kind == bindparam("kind"))
 
 _Spec = TypeVar("_Spec", RunSpec, EvaluationJobSpec)
 _Job = TypeVar("_Job", RunDetail, EvaluationJob)
@@ -242,8 +243,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
         return self._read(connection, self._row(connection, job_id))
 
     def _row(self, connection: Connection, job_id: str) -> Row[*tuple[Any, ...]]:
-        query = select(*JOB_COLUMNS).where(Run.id == job_id, Run.kind == self.kind)
-        row = connection.execute(query).first()
+        row = connection.execute(_ONE, {"id": job_id, "kind": self.kind}).first()
         if row is None:
             raise self._unknown(job_id)
         return row

@@ -109,8 +109,12 @@ class OutboxStore:
             )
 
 
+_INSERT = insert(Outbox)
+
+
 def enqueue(connection: Connection, run_id: str, priority: int, now: float) -> None:
-    connection.execute(insert(Outbox).values(run_id=run_id, priority=priority, created_at=now))
+    row = {"run_id": run_id, "priority": priority, "created_at": now}
+    connection.execute(_INSERT, row)
 
 
 def _unsent(*wanted: Any) -> Select[Any]:

@@ -29,7 +29,7 @@ from backend.store.outbox import enqueue
 from backend.store.queues import queue_of
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
-from backend.store.submitting import find_earlier, insert_row, set_tags
+from backend.store.submitting import find_earlier, insert_row, next_color, set_tags
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.report import SpectrumReport
@@ -54,9 +54,13 @@ class Runs(Jobs[RunSpec, RunDetail]):
         return queue_run(connection, spec, **values)
 
     def _read(self, connection: Connection, row: Row[*tuple[Any, ...]]) -> RunDetail:
-        report = connection.execute(
-            select(ReportRow.body).where(ReportRow.run_id == row.id)
-        ).scalar()
+        # One that never began has none.
+        report = (
+            row.attempt
+            and connection.execute(
+                select(ReportRow.body).where(ReportRow.run_id == row.id)
+            ).scalar()
+        )
         known = {name: (report or {}).get(name) or {} for name in ("environment", "resolved")}
         waits = why_jobs_wait(connection, self._quotas, [row])
         run = RunDetail.model_validate(row, from_attributes=True)
@@ -302,11 +306,12 @@ def _group(rows: Sequence[Row[*tuple[Any, ...]]]) -> RunGroup:
 
 def queue_run(connection: Connection, spec: RunSpec, **values: Any) -> str:
     """Insert a run that waits, with its first event and its message; its id."""
-    now = connection.execute(select(NOW)).scalar_one()
+    color_index, now = next_color(connection, spec.suite.id)
     run_id = insert_row(
         connection,
         spec,
         now,
+        color_index=color_index,
         model=spec.model.label,
         seed=spec.train.seed,
         queue=queue_of(spec),

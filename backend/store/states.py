@@ -51,6 +51,9 @@ def fenced(
     ).first()
 
 
+_INSERT = insert(Event)
+
+
 def add_state_event(
     connection: Connection,
     run_id: str,
@@ -63,11 +66,8 @@ def add_state_event(
 ) -> None:
     """Write the event that says in which phase a run is now, and why."""
     data = {"phase": phase, "reason": plain(reason), "message": plain(message)}
-    connection.execute(
-        insert(Event).values(
-            run_id=run_id, id=event_id, attempt=attempt, kind="state", at=now, data=data
-        )
-    )
+    row = {"run_id": run_id, "id": event_id, "attempt": attempt, "kind": "state", "at": now}
+    connection.execute(_INSERT, row | {"data": data})
     if phase in TERMINAL_PHASES:
         add_notification(connection, "run", run_id, phase, now)
 

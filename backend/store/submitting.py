@@ -4,10 +4,10 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy import Connection, Engine, bindparam, case, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from backend.store.engine import reading, writing
+from backend.store.engine import NOW, reading, writing
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.fairness import Quotas
 from backend.store.models import Run, RunTag, Sweep
@@ -116,9 +116,7 @@ def check_queue(connection: Connection, token_id: str, limit: int) -> None:
     Raises:
         QueueFullError: it may not.
     """
-    queued = connection.execute(
-        select(func.count()).where(Run.token_id == token_id, waiting(Run))
-    ).scalar_one()
+    queued = connection.execute(_WAITING, {"token_id": token_id}).scalar_one()
     if queued >= limit:
         raise QueueFullError(
             f"{queued} of your runs are waiting, and {limit} may.",
@@ -135,43 +133,48 @@ def insert_row(
 ) -> str:
     """Insert a run and its tags; its id. What the spec does not say comes as `values`."""
     run_id = new_id()
-    connection.execute(
-        insert(Run).values(
-            id=run_id,
-            name=spec.name,
-            notes=spec.notes,
-            tags=list(spec.tags),
-            spec=spec.model_dump(mode="json"),
-            spec_sha256=spec.content_hash(),
-            method=spec.method.kind,
-            suite=spec.suite.id,
-            color_index=_next_color_index(connection, spec.suite.id),
-            # One moment: created_at and queued_at of a new run are the same.
-            created_at=now,
-            queued_at=now,
-            line_at=now,
-            event_seq=1,
-            **values,
-        )
-    )
+    row = {
+        "id": run_id,
+        "name": spec.name,
+        "notes": spec.notes,
+        "tags": list(spec.tags),
+        "spec": spec.model_dump(mode="json"),
+        "spec_sha256": spec.content_hash(),
+        "method": spec.method.kind,
+        "suite": spec.suite.id,
+        # One moment: created_at and queued_at of a new run are the same.
+        "created_at": now,
+        "queued_at": now,
+        "line_at": now,
+        "event_seq": 1,
+    }
+    connection.execute(_INSERT, row | values)
     _add_tags(connection, run_id, spec.tags)
     return run_id
 
 
-def _next_color_index(connection: Connection, suite: str) -> int:
-    """One more than the newest run on the suite has; two that come at once may have the same."""
-    newest = (
-        select(Run.suite, Run.color_index)
-        .where(Run.kind == "training")
-        .order_by(Run.created_at.desc(), Run.id.desc())
-        .limit(_RECENT)
-        .subquery()
-    )
-    found = connection.execute(
-        select(func.max(newest.c.color_index)).where(newest.c.suite == suite)
-    )
-    last = found.scalar()
-    return 0 if last is None else int(last) + 1
+_INSERT = insert(Run)
+_NEWEST = (
+    select(Run.suite, Run.color_index, Run.created_at)
+    .where(Run.kind == "training")
+    .order_by(Run.created_at.desc(), Run.id.desc())
+    .limit(_RECENT)
+    .subquery()
+)
+_OF_SUITE = case((_NEWEST.c.suite == bindparam("suite"), _NEWEST.c.color_index))
+_COLOR = select(func.max(_OF_SUITE), NOW, func.max(_NEWEST.c.created_at))
+_WAITING = select(func.count()).where(Run.token_id == bindparam("token_id"), waiting(Run))
+
+
+def next_color(connection: Connection, suite: str) -> tuple[int, float]:
+    """One more than the newest run on the suite has, and what the database's clock says.
+
+    Two that come at once may have the same colour.
+    """
+    last, now, newest = connection.execute(_COLOR, {"suite": suite}).one()
+    if newest is not None and now <= newest < now + 1e-3:
+        now = newest + 1e-6  # SQLite's clock has milliseconds, and the first in line is the oldest
+    return 0 if last is None else int(last) + 1, float(now)
 
 
 def set_tags(connection: Connection, run_id: str, tags: Sequence[str]) -> None:

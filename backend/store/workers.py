@@ -10,6 +10,7 @@ from sqlalchemy import (
     Row,
     Text,
     and_,
+    case,
     cast,
     delete,
     exists,
@@ -17,7 +18,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.sql.elements import ColumnElement
 
 from backend.store.engine import NOW, moment, plain, reading, upsert, writing
 from backend.store.fairness import Quotas
@@ -159,43 +159,47 @@ def why_jobs_wait(
     return {row.id: own[row.submitted_by] or why_waits(row.queue, live) for row in waiting}
 
 
+_WELL = and_(Worker.trouble == "", Worker.drained_by.is_(None))
+_LIVE = (
+    select(
+        case((_WELL, ""), else_=Worker.host).label("place"),
+        cast(Worker.queues, Text).label("served"),
+        Worker.run_id.is_not(None).label("busy"),
+        Worker.trouble,
+        Worker.drained_by,
+        func.count().label("n"),
+    )
+    .where(Worker.seen_at > NOW - WORKER_ALIVE_S)
+    .group_by("place", "served", "busy", Worker.trouble, Worker.drained_by)
+)
+
+
 def live_workers(connection: Connection) -> list[Live]:
     """The workers that are there, in trouble or not; of those that are well without their host.
 
-    Many are alike: they are counted in the database, and those alone that are out come one by one.
+    Many are alike, and are counted in the database.
     """
-    alive, well = Worker.seen_at > NOW - WORKER_ALIVE_S, _well()
-    queues, busy = cast(Worker.queues, Text), Worker.run_id.is_not(None)
-    kinds = connection.execute(
-        select(queues.label("queues"), busy.label("busy"), func.count().label("n"))
-        .where(alive, well)
-        .group_by(queues, busy)
-    ).all()
-    out = connection.execute(
-        select(Worker.host, Worker.queues, Worker.run_id, Worker.trouble, Worker.drained_by).where(
-            alive, ~well
-        )
-    ).all()
-    found = [
-        live for r in kinds for live in r.n * [Live("", tuple(json.loads(r.queues)), bool(r.busy))]
-    ]
-    return found + [
-        Live(
-            r.host, tuple(r.queues), r.run_id is not None, r.trouble or drained_words(r.drained_by)
-        )
-        for r in out
+    rows = connection.execute(_LIVE).all()
+    return [
+        live
+        for r in rows
+        for live in r.n
+        * [
+            Live(
+                r.place,
+                tuple(json.loads(r.served)),
+                bool(r.busy),
+                r.trouble or drained_words(r.drained_by),
+            )
+        ]
     ]
 
 
 def auto_queue(connection: Connection) -> str:
     """The queue that a run of `auto` is in now, as `backend.store.queues.queue_for` says."""
     serves = cast(Worker.queues, Text).contains('"gpu"')
-    there = exists().where(Worker.seen_at > NOW - WORKER_ALIVE_S, _well(), serves)
+    there = exists().where(Worker.seen_at > NOW - WORKER_ALIVE_S, _WELL, serves)
     return "gpu" if connection.execute(select(there)).scalar_one() else "cpu"
-
-
-def _well() -> ColumnElement[bool]:
-    return and_(Worker.trouble == "", Worker.drained_by.is_(None))
 
 
 def drained_words(by: str | None) -> str:
