@@ -44,7 +44,7 @@ PAGES = {
         view("bound", "Theory bound", "bubble_chart"),
         view("plan", "Sample size", "calculate"),
     ],
-    "Machine": [view("data", "Data and models", "database")],
+    "Machine": [view("data", "Data and models", "database"), view("tokens", "Tokens", "key")],
 }
 
 st.set_page_config(

@@ -1,10 +1,11 @@
 """What keeps the service in order: bulk actions, workers, views, tokens, audit log, retention."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from backend.http.authentication import hash_token
+from backend.http.authentication import Principal, hash_token
 from backend.http.problems import HttpError
 from backend.routes.deps import PrincipalDep, ServicesDep, StoreDep, allow, changes_nothing, note
 from backend.settings import new_token
@@ -113,9 +114,17 @@ def list_tokens(store: StoreDep, principal: PrincipalDep) -> list[TokenInfo]:
 
 
 @router.post("/tokens", status_code=201)
-@allow("admin")
-def make_token(body: TokenMake, response: Response, store: StoreDep) -> TokenMade:
-    """Make a token for somebody. Its text is in this answer and nowhere else."""
+@allow("read")
+def make_token(
+    body: TokenMake, request: Request, response: Response, store: StoreDep, principal: PrincipalDep
+) -> TokenMade:
+    """Make a token for oneself; an admin makes anybody's. Its text is in this answer alone.
+
+    It gives no more than the token that makes it: neither a larger scope nor a longer time.
+    """
+    if not principal.may("admin"):
+        _require_no_more(body, store.tokens.get(principal.token_id), principal)
+    note(request, owner=body.owner, scope=body.scope, days=body.days)
     token = new_token()
     token_id = token.partition(".")[0]
     store.tokens.add(
@@ -130,6 +139,24 @@ def make_token(body: TokenMake, response: Response, store: StoreDep) -> TokenMad
     assert stored is not None
     response.headers["Location"] = f"/api/v1/tokens/{token_id}"
     return TokenMade(**_token_info(stored).model_dump(), token=token)
+
+
+def _require_no_more(body: TokenMake, own: StoredToken | None, principal: Principal) -> None:
+    """Raise unless a token gives its owner what the one that asks for it gives, or less."""
+    fault = ""
+    if body.owner != principal.name:
+        fault = f"the owner must be you, {principal.name}, got {body.owner}"
+    elif not principal.may(body.scope):
+        fault = f"the scope must be {principal.scope} or less, got {body.scope}"
+    elif own is None:
+        fault = "who logs in with an organisation has what it grants, and tokens outlive that"
+    elif own.expires_at is not None:
+        left = (own.expires_at - datetime.now(UTC)).total_seconds() / 86_400
+        if body.days is None or body.days > left:
+            days = "null" if body.days is None else f"{body.days:g}"
+            fault = f"yours ends in {left:.2f} days, and days must be no more, got {days}"
+    if fault:
+        raise HttpError(403, "FORBIDDEN", f"{fault}.", hint="An admin makes any token.")
 
 
 @router.delete("/tokens/{token_id}", status_code=204)

@@ -111,7 +111,7 @@ def tokens_add(
     note: Annotated[str, typer.Option(help="What it is for.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a token for somebody and print it, once."""
+    """Make a token and print it, once: your own that gives no more than yours, an admin any."""
     if scope not in ("read", "submit", "admin"):
         raise typer.BadParameter(f"scope must be read, submit or admin, got {scope!r}")
     wanted = cast("Literal['read', 'submit', 'admin']", scope)

@@ -137,7 +137,7 @@ class ServiceCalls(Connection):
         return self._get("/tokens", list[TokenInfo])
 
     def make_token(self, token: TokenMake) -> TokenMade:
-        """Make a token for somebody; its text is in the answer and nowhere else."""
+        """Make a token for oneself, an admin for anybody; its text is in the answer alone."""
         return self._read(self._send("POST", "/tokens", body=token), TokenMade)
 
     def revoke_token(self, token_id: str) -> None:

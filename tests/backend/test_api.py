@@ -117,7 +117,7 @@ SCOPES = {
     "delete_view": "submit",
     "drain_worker": "admin",
     "resume_worker": "admin",
-    "make_token": "admin",
+    "make_token": "read",
     "list_audit": "admin",
     "preview_prune": "admin",
     "prune": "admin",

@@ -64,7 +64,21 @@ def test_tokens__are_made_listed_and_revoked_by_rest(api: TestClient, ada: TestC
     other = api.post("/api/v1/tokens", json={"owner": "ben", "scope": "read", "days": 1}).json()
     assert len(api.get("/api/v1/tokens").json()) == 2, "an admin sees everybody's"
     problem(ada.delete(f"/api/v1/tokens/{other['id']}"), 404, "NOT_FOUND")
-    problem(ada.post("/api/v1/tokens", json={"owner": "ada"}), 403, "FORBIDDEN")
+    # One's own token gives no more than the one that makes it: whose, what, how long.
+    week = {"owner": "ada", "scope": "submit", "days": 7}
+    made = ada.post("/api/v1/tokens", json=week)
+    assert made.status_code == 201
+    lasting = TestClient(ada.app, base_url="http://127.0.0.1")
+    lasting.headers["Authorization"] = f"Bearer {made.json()['token']}"
+    for more in ({"owner": "ben"}, {"scope": "admin"}, {"days": 8}, {"days": None}):
+        problem(lasting.post("/api/v1/tokens", json=week | more), 403, "FORBIDDEN")
+    less = lasting.post("/api/v1/tokens", json=week | {"scope": "read", "days": 6})
+    assert less.status_code == 201
+    (entry,) = api.get("/api/v1/audit", params={"target": less.json()["id"]}).json()["items"]
+    assert entry["detail"] == {"owner": "ada", "scope": "read", "days": 6}
+    assert entry["token_id"] == made.json()["id"]
+    for token in (made, less):
+        assert ada.delete(f"/api/v1/tokens/{token.json()['id']}").status_code == 204
     assert ada.delete(f"/api/v1/tokens/{seen[0].id}").status_code == 204
     problem(ada.get("/api/v1/runs"), 401, "TOKEN_INVALID")
     states = {t["owner"]: t["state"] for t in api.get("/api/v1/tokens").json()}

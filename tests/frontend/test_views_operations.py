@@ -9,6 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from backend.http.authentication import hash_token
 from backend.settings import Settings
 from backend.storage.bucket import open_artifacts
 from backend.store.engine import open_engine
@@ -50,6 +51,28 @@ def test_overview__shows_the_gpu_and_drains_a_worker(small: tuple[Service, Store
     assert "drained by admin, after this run" in words(page("overview"))
     page("overview").button(key="drain-box-1").click().run()
     assert store.workers.drained_by("box-1") is None
+
+
+def test_tokens__one_is_made_shown_once_and_revoked(small: tuple[Service, Stores]) -> None:
+    _, store = small
+    app = page("tokens")
+    app.text_input[0].input("ada")
+    app.text_input[1].input("CI")
+    app.radio[0].set_value("read")
+    next(b for b in app.button if b.label == "Make a token").click().run()
+    assert not app.exception
+    (token,) = store.tokens.all()
+    assert (token.name, token.scope, token.note) == ("ada", "read", "CI")
+    assert token.expires_at is not None
+    assert (token.expires_at - token.created_at).days == 90
+    (shown,) = app.code
+    assert hash_token(shown.value) == token.secret_sha256
+    app.run()
+    assert not app.code, "its text is shown once"
+    app.button(key="revoke-token").click().run()
+    assert not app.exception
+    assert store.tokens.all()[0].revoked
+    assert "revoked" in words(page("tokens"))
 
 
 def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
