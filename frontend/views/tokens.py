@@ -86,8 +86,8 @@ def main() -> None:
                 "owner": token.owner,
                 "scope": token.scope,
                 "state": page.mark(_STATES[token.state]),
-                "made": text.moment(token.created_at),
-                "expires": text.moment(token.expires_at) if token.expires_at else "never",
+                "made": f"{token.created_at:%Y-%m-%d}",
+                "expires": f"{token.expires_at:%Y-%m-%d}" if token.expires_at else "never",
                 "note": token.note,
             }
             for token in reversed(tokens)

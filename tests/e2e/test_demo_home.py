@@ -27,7 +27,8 @@ PACKED = ROOT / "tests" / "data" / "demo-home.tar.xz"
 RUNS = ("Zero-shot", "FLYP", "CaRot", "FLYP path")
 ALL = ",".join(f"{{{name}}}" for name in RUNS)
 PLACES = (
-    "", "runs", "new", "new?intent=robust", "new?clone={FLYP path}", "data", "tokens", "sweeps", "sweep",
+    "", "runs", "new", "new?intent=robust", "new?clone={FLYP path}",
+    "data", "tokens", "sweeps", "sweep",
     f"compare?ids={ALL}&baseline={{Zero-shot}}",
     f"calibration?run={ALL}&dataset=display",
     f"calibration?run={ALL}&dataset=display&overlay=1",
