@@ -97,6 +97,12 @@ def now(name: str) -> Any:
     return st.session_state.get(f"url-{name}")
 
 
+def reset(name: str) -> None:
+    """Have the widget of a parameter begin with its default again."""
+    st.session_state.pop(f"url-{name}", None)
+    address.put({name: None})
+
+
 def shared(name: str) -> str | None:
     """What was chosen last of what all pages share, here or on another page."""
     known: str | None = st.session_state.get("workspace", {}).get(name)

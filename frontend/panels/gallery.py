@@ -201,7 +201,7 @@ def _type(
 def _rank(chosen: Chosen) -> None:
     """Choose the samples, in the order that is theirs by default: of a search by similarity."""
     open_samples(chosen)
-    address.put({"first": None})
+    state.reset("first")
 
 
 def _head(evaluation: Evaluation, now: Chosen) -> None:

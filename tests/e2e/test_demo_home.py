@@ -32,7 +32,7 @@ PLACES = (
     f"compare?ids={ALL}&baseline={{Zero-shot}}",
     f"calibration?run={ALL}&dataset=display",
     f"calibration?run={ALL}&dataset=display&overlay=1",
-    f"calibration?run={ALL}&view=slices",
+    "calibration?run={CaRot}&dataset=display&view=images", f"calibration?run={ALL}&view=slices",
     f"calibration?run={ALL}&view=slices&by=confusion",
     "calibration?run={CaRot}&view=calibrators&dataset=display&with=serif,mono,display",
     "calibration?run={CaRot}&view=prompts",

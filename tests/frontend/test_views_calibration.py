@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import numpy as np
 import pytest
@@ -138,16 +138,19 @@ def test_images__are_ranked_by_what_is_searched_and_narrowed_by_a_condition(dash
     assert f" of {text.count(evaluation.n)} samples, of" in words(app)
     app.text_input(key="gallery-where").set_value("not correct").run()
     assert f" of {text.count(alike.n_matching)} samples, of" in words(app)
-    app.query_params["images"] += f"&{urlencode({'like': last.id})}"
-    del app.query_params["first"]
-    app.run()
-    assert app.selectbox(key="url-first").value == "-similarity"
-    assert labels(app) == [(one.label_name, f"cosine {one.similarity:.3f}") for one in alike.items]
     monkeypatch.setattr(  # as it answers that has a model
         "backend.services.trying.Trials.text_features", text_features := Embedded(len(CLASSES))
     )
+    assert app.selectbox(key="url-first").value == "-nll"
+    app.text_input(key="gallery-text").set_value("a boot").run()
+    assert app.selectbox(key="url-first").value == "-similarity"
+    images = parse_qsl(app.query_params["images"]) + [("like", last.id)]
+    app.query_params["images"] = urlencode([one for one in images if one[0] != "text"])
+    app.run()
+    assert app.selectbox(key="url-first").value == "-similarity"
+    assert labels(app) == [(one.label_name, f"cosine {one.similarity:.3f}") for one in alike.items]
     app.text_input(key="gallery-text").set_value(" a shirt ").run()
-    assert text_features.asked == [(runs, "a shirt")]
+    assert text_features.asked == [(runs, "a boot"), (runs, "a shirt")]
     assert "like" not in app.query_params["images"]
     assert [mark for _, mark in labels(app)] == sorted((m for _, m in labels(app)), reverse=True)
     app.text_input(key="gallery-text").set_value("").run()
