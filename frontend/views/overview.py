@@ -83,6 +83,12 @@ def _newest(run: RunSummary) -> None:
             f"<span>{text.esc(run.method)} · {text.esc(run.model)} · "
             f"{text.esc(run.suite)}</span><span>{text.age(run.finished_at)}</span></div>"
         )
+        st.page_link(
+            "views/calibration.py",
+            label="Search its images",
+            icon=":material/image_search:",
+            query_params={"run": run.id, "view": "images"},
+        )
     gained, clear = api.gains_over(run, base), api.clear_gains_over(run, base)
     page.stats(page.headline_cards(run, gained, clear))
     if base is None and run.method != "zero_shot":
