@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from calift_core.schema.wire.tags import FeatureMap, ImageTag
 from frontend import text
-from frontend.figures.style import OVER, PALETTE, SEQUENTIAL, SHARE, UNDER, WEBGL_POINTS, blank
+from frontend.figures.style import OVER, PALETTE, SHARE, UNDER, WEBGL_POINTS, blank
 
 COLOURS = {
     "correct": "right and wrong",
@@ -58,8 +58,7 @@ def figure(found: FeatureMap, colour: str, tags: Sequence[ImageTag]) -> go.Figur
 
     if colour == "confidence":
         bar = {"thickness": 10, "outlinewidth": 0, "tickformat": SHARE}
-        low, _, high = (c for _, c in SEQUENTIAL)
-        scale = [[0, OVER], [0.5, low], [1, UNDER]]
+        scale = [[0, _REST], [1, UNDER]]
         marker = {"color": confidences, "colorscale": scale, "cmin": 0, "cmax": 1, "colorbar": bar}
         add(place, "confidence", marker)
         made.update_layout(showlegend=False)
