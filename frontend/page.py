@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -144,7 +145,7 @@ def rows(
     several: bool = False,
     order: Order | None = None,
     kept: Mapping[str, str] | None = None,
-) -> Picked:
+) -> list[int]:
     """Show rows that open by a click anywhere in them, and are put in order by their headings.
 
     The order stands in the address under `KEY-sort`.
@@ -157,14 +158,24 @@ def rows(
         several: let people choose rows. They stay chosen while the same addresses are shown.
         order: that of rows which are more than those that are shown; None: of any column.
         kept: `name` and `value` of a cookie that the visitor's browser is to keep.
+
+    Returns:
+        The places of the rows that are chosen.
     """
-    name = f"{key}-sort"
+    name, reordered = f"{key}-sort", f"{key}-reordered"
+    if st.session_state.pop(reordered, False):
+        st.rerun()  # what was asked for before a fragment began is asked for anew
     places = list(range(len(shown.rows)))
     if order is None:
         asked = address.get(name) or ""
         order = Order(asked, _orders(shown), lambda wanted: address.put({name: wanted}))
         places = _sorted(shown, asked)
     shown, links = Table(shown.columns, [shown.rows[k] for k in places]), [links[k] for k in places]
+
+    def reorder(wanted: str) -> None:
+        order.choose(wanted)
+        st.session_state[reordered] = True
+
     held, click = f"{key}-chosen", f"{key}-opened"
     of = f"{zlib.crc32(repr(list(links)).encode()):08x}"
     if st.session_state.get(held, ("", []))[0] != of:
@@ -200,10 +211,13 @@ def rows(
         key=key,
         opened=lambda at: st.session_state.update({click: at}),
         chosen=lambda ticked: st.session_state.update({held: (of, ticked)}),
-        sort=order.choose,
+        sort=reorder,
     )
     opened = st.session_state.pop(click, None)
-    return Picked(None if opened is None else places[opened], [places[k] for k in chosen])
+    if opened is not None and links[opened]:
+        place, _, query = links[opened].removeprefix("/").partition("?")
+        st.switch_page(f"views/{place}.py", query_params=dict(parse_qsl(query)))
+    return [places[k] for k in chosen]
 
 
 def run_order(default: SortKey) -> Order:
@@ -219,6 +233,23 @@ def run_order(default: SortKey) -> Order:
 
 #: Of a page of more rows than it shows, which cannot be put in order.
 AS_GIVEN = Order("", {}, lambda _: None)
+
+
+def pager(trail: list[str], words: str, next_cursor: str | None) -> None:
+    """Where a list is, and buttons to its next page and back.
+
+    Args:
+        trail: the server's cursors that led here.
+    """
+    st.caption(words, width="content")
+    if trail and st.button("Back", icon=":material/chevron_left:", type="tertiary"):
+        trail.pop()
+        st.rerun()
+    if next_cursor and st.button(
+        "Next", icon=":material/chevron_right:", icon_position="right", type="tertiary"
+    ):
+        trail.append(next_cursor)
+        st.rerun()
 
 
 def _orders(shown: Table) -> dict[str, str]:
@@ -258,7 +289,7 @@ def _row_cell(column: Column, row: Row, noted: Collection[str]) -> Any:
     if value is None or value == "":
         return None
     floor = row.get(f"{column.name}_floor")
-    notes = [] if floor is None else [f"floor {tables.said(column, _mean(floor))}"]
+    notes = [] if floor is None else [f"floor {tables.said(column, floor)}"]
     if isinstance(value, Spread) and value.se is not None:
         notes = [f"± {tables.said(column, value.se)}", *notes]
     if f"{column.name}_floor" in noted or isinstance(value, Spread):

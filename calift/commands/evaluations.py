@@ -11,12 +11,11 @@ from rich.table import Table
 
 from calift.commands.console import (
     JsonFlag,
-    ece_text,
     make_client,
     out,
-    percent,
     plain_text,
     print_json,
+    show,
 )
 from calift.commands.follow import follow
 from calift.commands.jobs import add_delete, add_logs, add_steps, say_job
@@ -27,6 +26,8 @@ from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.queries import EvaluationJobsQuery
+from frontend.tables import Column
+from frontend.tables import runs as run_tables
 
 if TYPE_CHECKING:
     from calift_core.client import Client
@@ -116,15 +117,8 @@ def _show(client: Client, job: EvaluationJob, as_json: bool) -> None:
         if line:
             out.print(line, markup=False)
     if results:
-        table = Table()
-        for name in ("run", "data set", "n", "accuracy", "ECE"):
-            left = name in ("run", "data set")
-            table.add_column(name, justify="left" if left else "right", no_wrap=name != "run")
-        for e in results:
-            run = plain_text(f"{e.run_id} {e.run_name}")
-            ece = ece_text(e.ece.value, e.ece.null_mean)
-            table.add_row(run, plain_text(e.dataset), f"{e.n:,}", percent(e.accuracy), ece)
-        out.print(table)
+        shown = run_tables.results(results)
+        show(shown._replace(columns=[Column("run_id", "Id"), *shown.columns]))
 
 
 @evaluations_app.command("list")
@@ -143,7 +137,7 @@ def evaluations_list(query: EvaluationJobsQuery, as_json: JsonFlag = False) -> N
     for name in ("id", "name", "phase", "runs", "results"):
         table.add_column(name, no_wrap=name != "name")
     for job in page.items:
-        phase_text = job.phase + (f" ({job.reason})" if job.reason else "")
+        phase_text = f"{job.phase} {job.reason or run_tables.left_words(job)}".strip()
         table.add_row(
             job.id, plain_text(job.name), phase_text, str(len(job.spec.runs)), str(job.results)
         )

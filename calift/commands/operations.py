@@ -5,12 +5,14 @@ from typing import Annotated, Literal, cast
 import typer
 from rich.table import Table
 
-from calift.commands.console import JsonFlag, err, make_client, out, percent, plain_text, print_json
+from calift.commands.console import JsonFlag, err, make_client, out, plain_text, print_json, show
 from calift.commands.jobs import add_steps
 from calift.commands.query_options import takes
 from calift_core.schema.wire.operations import Prunable, Pruned, PruneRequest, TokenMake
 from calift_core.schema.wire.queries import AuditLogQuery
 from calift_core.schema.wire.service import WorkerInfo
+from frontend.tables import Column
+from frontend.tables import workers as worker_tables
 
 workers_app = typer.Typer(no_args_is_help=True, help="Workers of the service.")
 tokens_app = typer.Typer(no_args_is_help=True, help="Tokens of the service.")
@@ -27,45 +29,15 @@ def workers_list(as_json: JsonFlag = False) -> None:
     if not workers:
         out.print("No worker has reported in lately. `calift up` starts one.")
         return
-    table = Table()
-    for name in ("id", "state", "queues", "device", "GPU", "works on"):
-        table.add_column(name, no_wrap=name == "id")
-    for worker in workers:
-        table.add_row(
-            worker.id,
-            plain_text(_state(worker)),
-            ", ".join(worker.queues),
-            plain_text(worker.device),
-            _gpus(worker),
-            plain_text(f"{worker.run_name} ({worker.run_id})" if worker.run_id else ""),
-        )
-    out.print(table)
-
-
-def _state(worker: WorkerInfo) -> str:
-    if not worker.alive:
-        return "silent"
-    if worker.drained_by is not None:
-        return f"drained by {worker.drained_by}" + (", after this run" if worker.run_id else "")
-    return f"out: {worker.trouble}" if worker.trouble else "busy" if worker.run_id else "idle"
-
-
-def _gpus(worker: WorkerInfo) -> str:
-    parts = []
-    for gpu in worker.gpus:
-        used, total = gpu.memory_used_mib, gpu.memory_total_mib
-        words = percent(gpu.utilisation, 0) if gpu.utilisation is not None else "–"
-        if used is not None and total is not None:
-            words += f", {used / 1024:.1f} of {total / 1024:.0f} GiB"
-        parts.append(words)
-    return "; ".join(parts)
+    shown = worker_tables.workers(workers)
+    show(shown._replace(columns=[Column("id", "Id"), *shown.columns]), without=("host",))
 
 
 def _say_worker(worker: WorkerInfo, as_json: bool) -> None:
     if as_json:
         print_json(worker)
     else:
-        out.print(f"{worker.id}  {_state(worker)}", markup=False)
+        out.print(f"{worker.id}  {worker_tables.state(worker).word}", markup=False)
 
 
 add_steps(

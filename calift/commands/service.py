@@ -39,7 +39,8 @@ from calift_core.schema.wire.queries import CompareQuery, RunFilter, RunsQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
 from frontend import text
-from frontend.tables import comparisons
+from frontend.tables import Column, comparisons
+from frontend.tables import Table as Rows
 from frontend.tables import runs as run_tables
 
 if TYPE_CHECKING:
@@ -199,30 +200,13 @@ def _show_run(run: RunDetail) -> None:
     out.print(table)
 
 
-def runs_table(runs: Sequence[RunSummary], title: str | None = None) -> Table:
-    """Runs side by side: the comparison that `calift runs list` and the demo print."""
-    table = Table(title=title, title_justify="left")
-    for name in ("id", "name", "phase", "ID acc", "OOD acc", "ID ECE", "OOD ECE", "σ_min"):
-        left = name in ("id", "name", "phase")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "name")
-    for run in runs:
-        s = run.summary
-        numbers = (
-            (
-                percent(s.id_accuracy),
-                percent(s.ood_accuracy),
-                ece_text(s.id_ece, s.id_ece_floor),
-                ece_text(s.ood_ece, s.ood_ece_floor),
-                sigma_text(s.sigma_min),
-            )
-            if s
-            else ("–",) * 5
-        )
-        phase = run.phase + (f" ({run.reason})" if run.reason else "")
-        if run.eta_seconds is not None:
-            phase += f" {percent(run.fraction_done, 0)}, {duration_text(run.eta_seconds)} left"
-        table.add_row(run.id, plain_text(run.name), phase, *numbers)
-    return table
+_SHOWN = ("phase", "status", "id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "sigma_min")
+
+
+def show_runs(runs: Sequence[RunSummary], title: str = "") -> None:
+    """Runs side by side, as the page lists them."""
+    rows = [{**run_tables.row(run), "id": run.id} for run in runs]
+    show(Rows([Column("id", "Id"), *run_tables.columns(rows, _SHOWN)], rows), title)
 
 
 @runs_app.command("list")
@@ -236,7 +220,7 @@ def runs_list(query: RunsQuery, as_json: JsonFlag = False) -> None:
     elif not page.items:
         out.print("There are no runs yet. `calift submit SPEC` queues one.")
     else:
-        out.print(runs_table(page.items))
+        show_runs(page.items)
         out.print(f"{len(page.items)} of {counted(page.total)} runs.")
 
 
@@ -270,16 +254,11 @@ def runs_continue(
     name: Annotated[
         str | None, typer.Option(help="Of the new run (default: the run's, and how many more).")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show it.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a finished run's model for more epochs, as a new run."""
     with make_client() as client:
-        run = client.continue_run(run_id, epochs, name=name)
-        if wait:
-            _wait(client, run.id, as_json)
-        else:
-            say_job(run, as_json)
+        say_job(client.continue_run(run_id, epochs, name=name), as_json)
 
 
 @runs_app.command("wait")
@@ -350,7 +329,7 @@ def show_comparison(comparison: Comparison, boards: Sequence[Board] = ()) -> Non
         if run != comparison.baseline:
             for answer in answers.overall(run, comparison.baseline, boards, names):
                 out.print(answers.plain(answer.sentence), markup=False)
-    out.print(runs_table([c.run for c in comparison.runs]))
+    show_runs([c.run for c in comparison.runs])
     if comparison.parameters:
         show(comparisons.parameters(comparison), "What differs")
     base = next(c.run.name for c in comparison.runs if c.run.id == comparison.baseline)

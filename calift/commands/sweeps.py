@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from calift.commands.console import (
     SAY_EVERY_S,
@@ -24,7 +23,7 @@ from calift.commands.console import (
     show,
 )
 from calift.commands.jobs import add_steps, say_job
-from calift.commands.service import absolute_paths, runs_table
+from calift.commands.service import absolute_paths, show_runs
 from calift_core.errors import ServiceError, SpecError
 from calift_core.schema.documents import load_document
 from calift_core.schema.sweep import PRESETS, SweepSpec, parse_sweep
@@ -35,6 +34,7 @@ from calift_core.schema.wire.sweeps import (
     SweepValidation,
     SweepVerdict,
 )
+from frontend.tables import Column
 from frontend.tables import Table as Rows
 from frontend.tables import sweeps as sweep_tables
 
@@ -220,13 +220,8 @@ def sweeps_list(
     if not page.items:
         out.print("There are no sweeps yet. `calift sweep SPEC` begins one.")
         return
-    table = Table()
-    for name in ("id", "name", "phase", "runs done", "methods"):
-        table.add_column(name)
-    for one in page.items:
-        runs = f"{one.runs_done} of {one.runs_at_most} at most"
-        table.add_row(one.id, plain_text(one.name), one.phase, runs, ", ".join(one.methods))
-    out.print(table)
+    listed = sweep_tables.listed(page.items)
+    show(listed._replace(columns=[Column("id", "Id"), *listed.columns]), without=("share",))
 
 
 @sweeps_app.command("show")
@@ -248,7 +243,7 @@ def sweeps_show(
         return
     _show(found, verdict)
     if listed:
-        out.print(runs_table(listed, "Runs"))
+        show_runs(listed, "Runs")
 
 
 @sweeps_app.command("wait")

@@ -112,8 +112,9 @@ class Rows {
     const way = at && (at.startsWith("-") ? "descending" : "ascending");
     const said = { scope: "col", class: column.kind, "aria-sort": way || null };
     if (!key) return html("th", said, [column.label]);
+    const arrow = html("span", { "aria-hidden": "true" }, [at.startsWith("-") ? "\u00a0↓" : "\u00a0↑"]);
     const button = html("button", { type: "button", "data-at": `sort-${key}` }, [
-      column.label, html("span", { "aria-hidden": "true" }, [{ ascending: "↑", descending: "↓" }[way] ?? ""])]);
+      column.label, ...(at ? [arrow] : [])]);
     const next = at === column.sort ? (at.startsWith("-") ? key : `-${key}`) : column.sort;
     button.addEventListener("click", () => this.said("sort", { of: this.of, at: next }));
     return html("th", said, [button]);

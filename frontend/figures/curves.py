@@ -247,7 +247,7 @@ def overlay(
         hovermode="x unified",
     )  # fmt: skip
     figure.update_layout(showlegend=False)
-    if len(shown) > 1:
+    if len(shown) > 1 or grouped:
         legend_below(figure, math.ceil(len(first if grouped else shown) / 2))
     return figure
 

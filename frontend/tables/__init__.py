@@ -295,11 +295,12 @@ _TEX = {
 
 def said(column: Column, value: Any) -> str:
     """A value as it reads in a column; words stay as they are."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | text.Mark):
+        return value if isinstance(value, str) else value.word
     if isinstance(value, Spread):
         mean = said(column, value.mean)
-        return mean if value.se is None else f"{mean} ± {said(column, value.se)}"
+        se = "" if value.se is None else said(column, value.se).removeprefix("+")
+        return f"{mean} ± {se}" if se else mean
     return _SAYS.get(column.kind, text.plain)(value)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunGroup, RunSummary, SortKey
 from frontend import text
 from frontend.tables import Column, Row, Table, headline
@@ -62,6 +63,7 @@ def groups(found: Sequence[RunGroup]) -> Table:
             "runs": len(group.run_ids),
             "suite": text.short_suite(group.suite),
             **group.numbers,
+            **{k: v.mean for k, v in group.numbers.items() if k.endswith("_floor")},
         }
         for group in found
     ]
@@ -80,12 +82,13 @@ def groups(found: Sequence[RunGroup]) -> Table:
 def row(run: RunSummary) -> dict[str, Any]:
     summary: Mapping[str, Any] = {} if run.summary is None else run.summary.model_dump()
     status = "" if run.phase == "SUCCEEDED" else run.reason or ""
-    if run.phase not in (*TERMINAL_PHASES, "QUEUED"):
+    if run.phase not in TERMINAL_PHASES:
         status = progress_words(run)
     worst = None
     if run.summary is not None and run.summary.worst_shift is not None:
         accuracy = text.percent(run.summary.worst_shift_accuracy)
         worst = f"{accuracy}, {text.worst_shift(run.summary)}"
+    when = run.finished_at or run.started_at or run.created_at
     took = text.elapsed_s(run.started_at, run.finished_at) if run.finished_at else None
     return {
         **summary,
@@ -100,8 +103,34 @@ def row(run: RunSummary) -> dict[str, Any]:
         "tags": ", ".join(run.tags),
         "owner": run.owner,
         "took": None if took is None else text.duration(took),
-        "age": text.age(run.finished_at or run.started_at or run.created_at),
+        "age": text.age(when),
+        "age_by": -when.timestamp(),
     }
+
+
+def results(found: Sequence[Evaluation]) -> Table:
+    """Evaluations of runs."""
+    rows = [
+        {
+            "run_id": e.run_id,
+            "run": e.run_name,
+            "dataset": text.evaluation_title(e),
+            "n": e.n,
+            "accuracy": e.accuracy,
+            "ece": text.ece_with_floor(e.ece.value, e.ece.null_mean),
+            "nll": e.nll,
+        }
+        for e in found
+    ]
+    columns = [
+        Column("run", "Run", "open"),
+        Column("dataset", "Data"),
+        Column("n", "n", "count"),
+        Column("accuracy", "Accuracy", "percent"),
+        Column("ece", "ECE (floor)"),
+        Column("nll", "NLL", "number"),
+    ]
+    return Table(columns, rows)
 
 
 def progress_words(run: RunSummary) -> str:

@@ -7,6 +7,7 @@ from calift_core.schema.wire.sweeps import (
     EqualAccuracy,
     SweepArm,
     SweepRate,
+    SweepSummary,
     SweepVerdict,
     VerdictMetric,
     VerdictSet,
@@ -19,6 +20,36 @@ METRICS: dict[VerdictMetric, str] = {
     "squared": "OOD calibration (L2²)",
     "nll": "OOD NLL",
 }
+
+
+def listed(found: Sequence[SweepSummary]) -> Table:
+    """Sweeps, with how far they are."""
+    rows = [
+        {
+            "id": one.id,
+            "name": one.name,
+            "phase": text.phase_mark(one.phase),
+            "share": one.runs_done / one.runs_at_most if one.runs_at_most else None,
+            "runs": f"{one.runs_done} of {one.runs_at_most} at most",
+            "why": one.message if one.phase in ("PAUSED", "FAILED", "CANCELLING") else "",
+            "methods": ", ".join(one.methods),
+            "owner": one.owner,
+            "age": text.age(one.finished_at or one.created_at),
+            "age_by": -(one.finished_at or one.created_at).timestamp(),
+        }
+        for one in found
+    ]
+    columns = [
+        Column("name", "Sweep", "open"),
+        Column("phase", "Status", "mark"),
+        Column("share", "Done", "share"),
+        Column("runs", "Runs"),
+        *([Column("why", "Why")] if any(row["why"] for row in rows) else []),
+        Column("methods", "Methods"),
+        Column("owner", "Owner"),
+        Column("age", "Age"),
+    ]
+    return Table(columns, rows)
 
 
 def arms(found: Sequence[SweepArm]) -> Table:

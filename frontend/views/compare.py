@@ -132,14 +132,12 @@ def _tables(comparison: Comparison, labels: dict[str, str], baseline: str) -> No
         if all(c.run.phase == "SUCCEEDED" for c in comparison.runs):
             reporting.button([c.run for c in comparison.runs], baseline=baseline)
     jobs.under_way([c.run.id for c in comparison.runs])
-    opened, _ = page.rows(
+    page.rows(
         _headline(comparison, labels),
         key=f"headline-{baseline}",
         caption="Headline numbers of the compared runs",
         links=[f"/run?id={c.run.id}" for c in comparison.runs],
     )
-    if opened is not None:
-        st.switch_page("views/run.py", query_params={"id": comparison.runs[opened].run.id})
     _accuracy_against_calibration(comparison, state.styles([c.run.id for c in comparison.runs]))
 
 

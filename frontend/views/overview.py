@@ -9,6 +9,7 @@ from frontend import api, page, tables, text
 from frontend.panels.evaluate import jobs
 from frontend.panels.home import findings, judging
 from frontend.tables import Column, Table
+from frontend.tables.workers import workers as listed_workers
 
 WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
 
@@ -43,34 +44,20 @@ def _numbers(stats: Stats) -> None:
 
 
 def _working(runs: list[RunSummary]) -> None:
-    rows = [
-        {
-            "name": run.name,
-            "method": run.method,
-            "phase": text.phase_mark(run.phase),
-            "share": run.fraction_done if run.phase != "QUEUED" else None,
-            "progress": tables.runs.progress_words(run),
-            "age": text.age(run.started_at or run.created_at),
-            "age_by": -(run.started_at or run.created_at).timestamp(),
-        }
-        for run in runs
-    ]
+    rows = [{**tables.runs.row(run), "share": run.fraction_done} for run in runs]
+    known = tables.runs.COLUMNS
     columns = [
         Column("name", "Run", "open"),
-        Column("method", "Method"),
-        Column("phase", "Status", "mark"),
+        *(known[name] for name in ("method", "phase")),
         Column("share", "Done", "share"),
-        Column("progress", "Progress"),
-        Column("age", "Since"),
+        *(known[name] for name in ("status", "age")),
     ]
-    opened, _ = page.rows(
+    page.rows(
         Table(columns, rows),
         key="working",
         caption="Working and queued runs",
         links=[f"/run?id={run.id}" for run in runs],
     )
-    if opened is not None:
-        st.switch_page("views/run.py", query_params={"id": runs[opened].id})
 
 
 def _newest(run: RunSummary) -> None:
@@ -99,57 +86,13 @@ def _newest(run: RunSummary) -> None:
 
 
 def _workers(workers: list[WorkerInfo]) -> None:
-    rows = [
-        {
-            "id": w.host,
-            "state": _worker_state(w),
-            "device": w.device,
-            "gpu": _gpu(w),
-            "queues": ", ".join(w.queues),
-            "run": w.run_name or w.run_id,
-            "progress": _progress(w),
-            "seen": text.age(w.seen_at),
-            "seen_by": -w.seen_at.timestamp(),
-        }
-        for w in workers
-    ]
-    columns = [
-        Column("id", "Host"),
-        Column("state", "State", "mark"),
-        Column("device", "Device"),
-        *([Column("gpu", "GPU")] if any(w.gpus for w in workers) else []),
-        Column("queues", "Queues"),
-        Column("run", "Works on", "open"),
-        Column("progress", "Progress"),
-        Column("seen", "Last heartbeat"),
-    ]
-    opened, _ = page.rows(
-        Table(columns, rows),
+    page.rows(
+        listed_workers(workers),
         key="workers",
         caption="Workers that have reported in",
         links=[f"/run?id={w.run_id}" if w.run_id else "" for w in workers],
     )
-    if opened is not None:
-        st.switch_page("views/run.py", query_params={"id": workers[opened].run_id})
     _drains([w for w in workers if w.alive])
-
-
-def _gpu(worker: WorkerInfo) -> str:
-    words = []
-    for gpu in worker.gpus:
-        used, total = gpu.memory_used_mib, gpu.memory_total_mib
-        parts = [] if gpu.utilisation is None else [text.percent(gpu.utilisation)]
-        if used is not None and total is not None:
-            parts.append(f"{text.size(used * 2**20)} of {text.size(total * 2**20)}")
-        words.append(", ".join(parts))
-    return "; ".join(words)
-
-
-def _progress(worker: WorkerInfo) -> str:
-    p = worker.progress
-    if worker.run_id is None or p is None:
-        return ""
-    return f"{p.phase} {p.step:,} of {p.total_steps:,}" if p.total_steps else p.phase
 
 
 def _drains(workers: list[WorkerInfo]) -> None:
@@ -235,17 +178,6 @@ def below() -> None:
     if stats.workers:
         st.header("Workers", anchor=False)
         _workers(stats.workers)
-
-
-def _worker_state(worker: WorkerInfo) -> text.Mark:
-    if not worker.alive:
-        return text.Mark("silent", "○", "gray")
-    if worker.drained_by is not None:
-        later = ", after this run" if worker.run_id else ""
-        return text.Mark(f"drained by {worker.drained_by}{later}", "◌", "gray")
-    if worker.trouble:
-        return text.Mark(f"out: {worker.trouble}", "▲", "orange")
-    return text.Mark("alive", "✓", "green")
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 import streamlit as st
 
@@ -71,6 +70,8 @@ def _columns() -> list[str]:
         kept = [name for name in tables.runs.OFFERED if name in names]
         if kept and not address.has("columns"):
             address.put({"columns": ",".join(kept)})
+    if (held := state.now("columns")) is not None:
+        st.session_state["url-columns"] = held  # a browser forgets what a closed popover holds
     with st.popover("Columns", icon=":material/view_column:", type="tertiary"):
         chosen = state.several(
             st.pills,
@@ -90,15 +91,7 @@ def _pager(total: int, shown: Table, next_cursor: str | None) -> None:
         start = PAGE * len(trail) + 1
         n = len(shown.rows)
         place = f"{start:,} to {start + n - 1:,} of " if total > n else ""
-        st.caption(f"{place}{counted(total)} {'run' if total == 1 else 'runs'}", width="content")
-        if trail and st.button("Back", icon=":material/chevron_left:", type="tertiary"):
-            trail.pop()
-            st.rerun()
-        if next_cursor and st.button(
-            "Next", icon=":material/chevron_right:", icon_position="right", type="tertiary"
-        ):
-            trail.append(next_cursor)
-            st.rerun()
+        page.pager(trail, f"{place}{counted(total)} run{'' if total == 1 else 's'}", next_cursor)
         st.download_button(
             "CSV",
             lambda: tables.to_csv(shown),
@@ -225,15 +218,12 @@ def _groups(filters: Mapping[str, Any]) -> None:
         else f"/compare?ids={','.join(group.run_ids[:10])}"
         for group in found
     ]  # fmt: skip
-    opened, _ = page.rows(
+    page.rows(
         Table(shown.columns, shown.rows[:GROUPS]),
         key="groups",
         caption="Runs in groups that differ in their seed alone",
         links=links[:GROUPS],
     )
-    if opened is not None:
-        place, _, query = links[opened].removeprefix("/").partition("?")
-        st.switch_page(f"views/{place}.py", query_params=dict(parse_qsl(query)))
     with st.container(horizontal=True, vertical_alignment="center"):
         more = f", the first {GROUPS} of them here" if len(found) > GROUPS else ""
         n = sum(len(group.run_ids) for group in found)
@@ -251,7 +241,7 @@ def main() -> None:
     )
     order = page.run_order("-created")
     filters = {**_filters(), "sort": order.now}
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         grouped = state.toggle(
             st, "Group by sweep", name="group",
             help="Runs that differ in their seed alone are one row: means, their standard error "
@@ -289,7 +279,7 @@ def main() -> None:
         rows = [tables.runs.row(run) for run in found.items]
         shown = Table(tables.runs.columns(rows, columns), rows)
         chosen_columns = "" if columns == tables.runs.SHOWN else ".".join(columns)
-        opened, chosen = page.rows(
+        chosen = page.rows(
             shown,
             key="runs",
             caption="Runs",
@@ -298,8 +288,6 @@ def main() -> None:
             order=order,
             kept={"name": COOKIE, "value": chosen_columns},
         )
-        if opened is not None:
-            st.switch_page("views/run.py", query_params={"id": found.items[opened].id})
         working = any(api.is_working(run.phase) for run in found.items)
         if working != bool(st.session_state.get("runs-working")):
             st.session_state["runs-working"] = working

@@ -213,15 +213,13 @@ def _runs(sweep: SweepDetail, found: RunPage, order: page.Order) -> None:
     rows = [{**tables.runs.row(run), "role": run.sweep_role} for run in found.items]
     columns = tables.runs.columns(rows, ["phase", "status", "age", *ACCURACY_AND_ECE])
     links = [f"/run?id={run.id}" for run in found.items]
-    opened, _ = page.rows(
+    page.rows(
         Table([*columns, Column("role", "Role")], rows),
         key="sweep-runs",
         caption="Runs",
         links=links,
         order=order,
     )
-    if opened is not None:
-        st.switch_page("views/run.py", query_params={"id": found.items[opened].id})
     if found.total > len(found.items):
         st.caption(f"The first {len(found.items)} of {found.total} in this order.")
 

@@ -55,6 +55,45 @@ def test_frontier__a_point_opens_the_images_of_its_run_where_it_is_worst(
     shows(tab, "FLYP on fashion-mnist.*on-texture")
 
 
+def test_runs__are_put_in_order_by_a_heading_and_columns_stay_with_the_browser(
+    dashboard: Dashboard, tab: Any, chromium: Any
+) -> None:
+    tab.goto(dashboard.at("runs"))
+    tab.locator(".rows thead button").first.wait_for()
+    settle(tab)
+
+    def column(place: int) -> list[str]:
+        cells = tab.locator(".rows tbody tr").filter(has_text="%").locator(f"td:nth-child({place})")
+        return [str(cell) for cell in cells.all_inner_texts()]
+
+    headings = [str(h) for h in tab.locator(".rows thead th").all_inner_texts()]
+    at = headings.index("ID accuracy") + 1
+    for asked, down in (("-id_accuracy", True), ("id_accuracy", False)):
+        tab.locator(".rows thead button", has_text="ID accuracy").click()
+        until(lambda asked=asked: f"sort={asked}" in query(tab), timeout_s=45, what="the order")
+        until(
+            lambda down=down: column(at) == sorted(column(at), key=_number, reverse=down),
+            timeout_s=45, what="the rows in order",
+        )  # fmt: skip
+    tab.get_by_role("button", name="Columns").click()
+    tab.get_by_role("button", name="Tags", exact=True).click()
+    tab.get_by_role("button", name="Seed", exact=True).click()
+    until(lambda: "seed" in query(tab), timeout_s=45, what="the columns in the address")
+    heading = tab.locator(".rows thead th", has_text="Seed")
+    heading.wait_for()
+    context = chromium.new_context(storage_state=tab.context.storage_state())
+    later = context.new_page()
+    later.goto(dashboard.at("runs"))
+    later.locator(".rows thead th", has_text="Seed").wait_for(timeout=45_000)
+    assert later.locator(".rows thead th", has_text="Tags").count() == 0
+    until(lambda: "seed" in query(later), timeout_s=45, what="the columns in the address")
+    context.close()
+
+
+def _number(cell: str) -> float:
+    return float(cell.split("\xa0")[0])
+
+
 @pytest.mark.parametrize(
     "by", ["class", pytest.param("confusion&where=label+%3D%3D+3", marks=pytest.mark.thorough)]
 )

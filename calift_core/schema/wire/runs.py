@@ -26,31 +26,10 @@ def counted(total: int) -> str:
 
 
 SortKey = Literal[
-    "created",
-    "-created",
-    "name",
-    "-name",
-    "id_accuracy",
-    "-id_accuracy",
-    "ood_accuracy",
-    "-ood_accuracy",
-    "id_ece",
-    "-id_ece",
-    "ood_ece",
-    "-ood_ece",
-    "sigma_min",
-    "-sigma_min",
-    "method",
-    "-method",
-    "model",
-    "-model",
-    "suite",
-    "-suite",
-    "phase",
-    "-phase",
-    "seed",
-    "-seed",
-]
+    "created", "-created", "name", "-name", "method", "-method", "model", "-model", "suite",
+    "-suite", "phase", "-phase", "seed", "-seed", "id_accuracy", "-id_accuracy", "ood_accuracy",
+    "-ood_accuracy", "id_ece", "-id_ece", "ood_ece", "-ood_ece", "sigma_min", "-sigma_min",
+]  # fmt: skip
 
 
 class RunSubmit(Frozen):

@@ -7,7 +7,7 @@ import streamlit as st
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.runs import TERMINAL_PHASES
 from frontend import api, page, text
-from frontend.tables import Column, Table
+from frontend.tables.runs import results
 
 #: Phases of jobs that are shown without being asked for.
 WORKING = ("QUEUED", "STARTING", "RUNNING", "CANCELLING")
@@ -146,26 +146,5 @@ def _results(job: EvaluationJob) -> None:
     if not found:
         page.empty("No result yet", "Each comes when its data set is finished.")
         return
-    rows = [
-        {
-            "run": e.run_name,
-            "dataset": text.evaluation_title(e),
-            "n": e.n,
-            "accuracy": e.accuracy,
-            "ece": text.ece_with_floor(e.ece.value, e.ece.null_mean),
-            "nll": e.nll,
-        }
-        for e in found
-    ]
-    columns = [
-        Column("run", "Run", "open"),
-        Column("dataset", "Data"),
-        Column("n", "n", "count"),
-        Column("accuracy", "Accuracy", "percent"),
-        Column("ece", "ECE (floor)"),
-        Column("nll", "NLL", "number"),
-    ]
     links = [f"/run?id={e.run_id}" for e in found]
-    opened, _ = page.rows(Table(columns, rows), key="results", caption="Results", links=links)
-    if opened is not None:
-        st.switch_page("views/run.py", query_params={"id": found[opened].run_id})
+    page.rows(results(found), key="results", caption="Results", links=links)
