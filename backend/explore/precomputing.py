@@ -1,4 +1,7 @@
-"""What somebody will ask of a finished run: its differences to zero-shot and within its sweep."""
+"""What somebody will ask of a finished run.
+
+Its differences to zero-shot and within its sweep, and how well it tells other images from its own.
+"""
 
 import logging
 import threading
@@ -7,7 +10,7 @@ from contextlib import suppress
 from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
-from calift_core.errors import UnknownNameError
+from calift_core.errors import CaliftError, UnknownNameError
 from calift_core.schema.wire.queries import CompareQuery, LeadersQuery, LedgerQuery
 from calift_core.schema.wire.runs import RunSummary
 
@@ -60,6 +63,8 @@ class ComparisonPrecomputer:
             seen = (run.id, run.revision)
             if seen not in self._done and not self._stopping.is_set():
                 self._compare(run)
+                with suppress(CaliftError):  # it has no ID test images, or lacks their logits
+                    self._explorer.ood(run.id)  # with the calibrator's choice, which takes seconds
                 self._done.add(seen)
 
     def _compare(self, run: RunSummary) -> None:

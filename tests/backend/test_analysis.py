@@ -720,12 +720,20 @@ def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(
 
 
 def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks(
-    api: TestClient, app: Any, make_run: Callable[..., str], settings: Any
+    api: TestClient,
+    app: Any,
+    make_run: Callable[..., str],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     services = app.state.services
     base = make_run(seed=0, method={"kind": "zero_shot"})
     run = make_run(seed=1)
     ComparisonPrecomputer(services.store, services.comparer, services.explorer).look()
+    # Neither the calibrator nor the scores are computed again for the OOD view.
+    monkeypatch.setattr("backend.explore.library.choose_or_none", None)
+    monkeypatch.setattr("calift_core.analysis.explorer.ood.compared", None)
+    assert [s["dataset"] for s in get(api, f"/runs/{run}/ood")["sets"]] == ["sketch"]
     shutil.rmtree(settings.artifacts_dir)
     found = get(api, "/compare", run_id=[base, run])
     assert {d["dataset"] for d in found["runs"][1]["differences"]} == {"id", "sketch", "noise/3"}
