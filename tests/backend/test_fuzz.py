@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 CASES = int(os.environ.get("CALIFT_FUZZ_CASES", "0"))
 EXAMPLES = 1
 #: Each of these starts a process.
-SLOW = {"import_predictions", "judge_predictions", "try_picture", "download_model", "find_copies"}
+SLOW = {
+    "import_predictions", "judge_predictions", "try_picture", "get_text_features",
+    "make_feature_map", "download_model", "find_copies",
+}  # fmt: skip
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
