@@ -177,7 +177,7 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
         if f"{{{kind}}}" in path
     ]
     named = {name for _, _, name, _ in operations}
-    assert {n for n in named if SCOPES[n] == "submit"} == CHANGES | {"clone_run"}
+    assert {n for n in named if SCOPES[n] == "submit"} == CHANGES | {"clone_run", "continue_run"}
     assert len(operations) >= 39
     changing = [o for o in operations if SCOPES[o[2]] != "read" or o[2] == "revoke_token"]
     # Who may read may read everybody's: one owner is enough. The last one is from before things
