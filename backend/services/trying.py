@@ -27,7 +27,15 @@ from calift_core.child_process import Child, ChildEndedError
 from calift_core.errors import SpecError, UnreadableImageError
 from calift_core.schema.wire.answers import TextFeatures, TriedPicture
 from calift_core.schema.wire.results import Source
-from calift_core.shipping.questions import ASK, EMBED, FORGET, OPEN, question
+from calift_core.shipping.questions import (
+    ASK,
+    EMBED,
+    FORGET,
+    OPEN,
+    pack_images,
+    question,
+    unpack_pixels,
+)
 
 #: Models that are kept at once, the newest: as many as the page asks about a picture. With fewer,
 #: each run asked would end the one that the next picture is asked of first.
@@ -120,9 +128,13 @@ class Trials:
             raise UnreadableImageError("the body must be a picture, it is empty")
         for _ in range(2):  # the second time by one that was just started
             try:
-                return self._decoder(host.takes).ask(picture)
+                answer = self._decoder(host.takes).ask(pack_images([picture]))
             except (ChildEndedError, SpecError):
                 continue
+            (pixels,) = unpack_pixels(answer)
+            if isinstance(pixels, str):
+                raise UnreadableImageError(pixels)
+            return pixels
         raise UnreadableImageError(
             "the picture cannot be decoded within the memory and the time that one may take"
         )

@@ -32,7 +32,7 @@ from calift.serving.batches import Batches, BusyError
 from calift_core import __version__
 from calift_core.calibration.ood import ALARM_RATE
 from calift_core.child_process import Child, ChildEndedError
-from calift_core.shipping.decoder import asked, told
+from calift_core.shipping.questions import pack_images, unpack_pixels
 
 _MIB = 1 << 20
 #: How often an image is decoded before it is blamed for a decoder that ended under it.
@@ -235,8 +235,8 @@ class Server:
         try:
             for _ in range(_DECODES if len(good) == 1 else 1):  # then by one that was just started
                 with suppress(ChildEndedError):
-                    answer = await loop.run_in_executor(self._threads, child.ask, asked(good))
-                    pixels = told(answer)
+                    answer = await loop.run_in_executor(self._threads, child.ask, pack_images(good))
+                    pixels = unpack_pixels(answer)
                     return [faults.get(len(image)) or next(pixels) for image in images]
         finally:
             self._free.put_nowait(child)

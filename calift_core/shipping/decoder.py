@@ -1,15 +1,14 @@
 """Decodes what strangers send, in a process that may take little memory and holds nothing.
 
 `python -m calift_core.shipping.decoder PREPROCESS MAX_PIXELS MEMORY_BYTES` answers each question,
-image files with their lengths (`asked`), with the pixels that the model takes, (S, S, 3) uint8
-each, or why there are none (`told`). Torch-free.
+image files (`pack_images`), with the pixels that the model takes, (S, S, 3) uint8 each, or why
+there are none (`unpack_pixels`). Torch-free.
 """
 
 import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
 
 from calift_core.child_process import HEAD, LENGTH, answer_all, limit
 from calift_core.data.decode import open_image, pixels_of
@@ -30,22 +29,8 @@ def fitted(data: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
             raise UnreadableImageError("the image takes too much memory") from None
 
 
-def asked(images: Sequence[bytes]) -> bytes:
-    """The question about these files."""
-    return b"".join(LENGTH.pack(len(image)) + image for image in images)
-
-
-def told(answer: bytes) -> Iterator[bytes | str]:
-    """Of each file its pixels, or a sentence on why there are none."""
-    at = 0
-    while at < len(answer):
-        refused, length = HEAD.unpack_from(answer, at)
-        body = answer[at + HEAD.size : (at := at + HEAD.size + length)]
-        yield body.decode() if refused else body
-
-
-def answered(question: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
-    """What `told` reads, for what `asked` wrote."""
+def decode_images(question: bytes, preprocess: Preprocess, max_pixels: int) -> bytes:
+    """What `unpack_pixels` reads, for what `pack_images` wrote."""
     at, parts = 0, []
     while at < len(question):
         start = at + LENGTH.size
@@ -66,7 +51,7 @@ def main(argv: list[str]) -> None:
     warnings.simplefilter("ignore")  # what is odd about a stranger's file would fill the log
     Image.init()
     limit(memory, writes=False)
-    answer_all(b"{}", lambda question: answered(question, preprocess, max_pixels))
+    answer_all(b"{}", lambda question: decode_images(question, preprocess, max_pixels))
 
 
 if __name__ == "__main__":

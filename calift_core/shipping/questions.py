@@ -1,10 +1,11 @@
-"""What the process of `calift_core.shipping.trying` is asked. Torch-free."""
+"""What the processes of `trying` and `decoder` are asked. Torch-free."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from calift_core.child_process import LENGTH
+from calift_core.child_process import HEAD, LENGTH
 
 OPEN: Literal["open"] = "open"
 ASK: Literal["ask"] = "ask"
@@ -24,3 +25,17 @@ def question(
     """
     head = json.dumps({"do": do, "folder": str(folder), "kept": str(kept)}).encode()
     return LENGTH.pack(len(head)) + head + body
+
+
+def pack_images(images: Sequence[bytes]) -> bytes:
+    """The question to a decoder about image files."""
+    return b"".join(LENGTH.pack(len(image)) + image for image in images)
+
+
+def unpack_pixels(answer: bytes) -> Iterator[bytes | str]:
+    """A decoder's answer: of each file its pixels, (S, S, 3) uint8, or why there are none."""
+    at = 0
+    while at < len(answer):
+        refused, length = HEAD.unpack_from(answer, at)
+        body = answer[at + HEAD.size : (at := at + HEAD.size + length)]
+        yield body.decode() if refused else body
