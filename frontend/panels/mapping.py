@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from calift_core.errors import ServiceError
 from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.tags import FeatureMap
 from frontend import api, figures, page, state, text
@@ -13,8 +14,12 @@ _POLL_S = 3.0
 
 def draw(evaluation: Evaluation) -> None:
     """Show the map of an evaluation, or have it made, and the gallery of what is selected."""
-    found = api.act(f"load the map of {evaluation.dataset}", lambda: _map(evaluation))
-    if found is None:
+    try:
+        found = _map(evaluation)
+    except ServiceError as error:
+        if error.status != 404:
+            raise
+        st.info(text.md_prose(error.message))  # no features are stored of it
         return
     if found.state != "ready":
         _make(evaluation, found)

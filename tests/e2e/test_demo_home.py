@@ -35,7 +35,7 @@ PLACES = (
     "calibration?run={CaRot}&dataset=display&view=images", f"calibration?run={ALL}&view=slices",
     f"calibration?run={ALL}&view=slices&by=confusion",
     "calibration?run={CaRot}&view=calibrators&dataset=display&with=serif,mono,display",
-    "calibration?run={CaRot}&view=prompts",
+    "calibration?run={CaRot}&view=prompts", "calibration?run={CaRot}&dataset=display&view=map",
     f"calibration?run={ALL}&view=audit",
     "calibration?run={CaRot}&dataset=display"
     "&images=evaluation%3D{CaRot on display}%26lower%3D0.6%26upper%3D1.0",
@@ -255,7 +255,7 @@ def visitor(demo: Dashboard, chromium: Any) -> Iterator[Visitor]:
         for place in PLACES
     ],
 )
-def test_page__has_no_fault_in_either_look(visitor: Visitor, place: str) -> None:
+def test_page__has_no_fault_in_either_look(visitor, place):
     visitor.open(place)
     assert visitor.faults(place or "overview") == []
     if place in ("runs", "data") or "view=calibrators" in place:  # the widest tables
@@ -267,7 +267,7 @@ def test_page__has_no_fault_in_either_look(visitor: Visitor, place: str) -> None
         assert found == [], "on a small laptop"
 
 
-def test_phone__a_square_is_one_with_nothing_above_it(visitor: Visitor) -> None:
+def test_phone__a_square_is_one_with_nothing_above_it(visitor):
     visitor.wear(("dark", 390, 844))
     visitor.open("calibration?run={CaRot}&view=calibrators")
     # The page is whole for a moment before its charts come, which are below what is seen.
@@ -279,14 +279,14 @@ def test_phone__a_square_is_one_with_nothing_above_it(visitor: Visitor) -> None:
     assert off <= 1
 
 
-def test_phone__a_run_is_chosen_on_its_card(visitor: Visitor) -> None:
+def test_phone__a_run_is_chosen_on_its_card(visitor):
     visitor.wear(("dark", 390, 844))
     visitor.open("runs")
     visitor.tab.locator(".rows.cards tbody input").first.check(timeout=20_000)
     visitor.wear(visitor.looks[0])
 
 
-def test_report__its_tables_are_not_cut(visitor: Visitor, demo: Dashboard, tmp_path: Path) -> None:
+def test_report__its_tables_are_not_cut(visitor, demo, tmp_path):
     from calift_core.client import Client
     from frontend.reports.contents import contents
     from frontend.reports.document import to_html
@@ -320,9 +320,7 @@ def test_report__its_tables_are_not_cut(visitor: Visitor, demo: Dashboard, tmp_p
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(look[0] for look in value),
 )
-def test_run__has_no_fault_under_any_tab(
-    visitor: Visitor, run: str, looks: Sequence[tuple[str, int, int]]
-) -> None:
+def test_run__has_no_fault_under_any_tab(visitor, run, looks):
     visitor.open(f"run?id={{{run}}}")
     found = []
     tabs = visitor.tab.get_by_role("tab")
@@ -334,9 +332,7 @@ def test_run__has_no_fault_under_any_tab(
     assert found == []
 
 
-def test_error__is_a_card_of_ours_with_the_id_that_the_log_has(
-    visitor: Visitor, demo: Dashboard
-) -> None:
+def test_error__is_a_card_of_ours_with_the_id_that_the_log_has(visitor, demo):
     visitor.open("run?id={CaRot}&tab=Config&broken=1")
     card = visitor.tab.get_by_test_id("stAlertContentError")
     card.wait_for()
@@ -349,7 +345,7 @@ def test_error__is_a_card_of_ours_with_the_id_that_the_log_has(
     assert "the sky has fallen" in log.partition(f"request {found[1]}")[2]
 
 
-def test_places__are_every_page_and_view() -> None:
+def test_places__are_every_page_and_view():
     app = (ROOT / "frontend" / "app.py").read_text()
     calls = [node for node in ast.walk(ast.parse(app)) if isinstance(node, ast.Call)]
     named = {
