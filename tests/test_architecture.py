@@ -46,14 +46,14 @@ for module in sys.argv[2:]:
     return done.stdout.split()
 
 
-def test_package__loads_nothing_heavy_and_what_loads_it_is_seen() -> None:
+def test_package__loads_nothing_heavy_and_what_loads_it_is_seen():
     suspects = (*HEAVY, "numpy", "scipy", "pydantic", "pyarrow", "httpx", "typer", "rich", "yaml")
     found = loaded_by("calift_core calift calift_core.schema.spec", suspects)
     assert "calift_core.schema.spec:pydantic" in found
     assert {line.partition(":")[0] for line in found} == {"calift_core.schema.spec"}
 
 
-def test_services__load_no_torch() -> None:
+def test_services__load_no_torch():
     modules = "backend.main worker.app worker.tasks frontend.figures frontend.reports.files"
     assert loaded_by(modules, HEAVY) == []
 
@@ -68,7 +68,7 @@ def torch_free_modules() -> list[str]:
     return ["calift", "calift.commands.main", *(f"calift_core.{name}" for name in found)]
 
 
-def test_what_crosses_a_process__imports_where_torch_is_not_installed() -> None:
+def test_what_crosses_a_process__imports_where_torch_is_not_installed():
     code = """
 import importlib, sys
 
@@ -96,7 +96,7 @@ print(len(sys.argv[2:]))
     assert done.stdout.split() == [str(len(modules))]
 
 
-def test_contracts__hold() -> None:
+def test_contracts__hold():
     command = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
     if command is None:
         pytest.skip("import-linter is not installed")
@@ -106,5 +106,5 @@ def test_contracts__hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_order_of_tests__names_files_that_are_there() -> None:
+def test_order_of_tests__names_files_that_are_there():
     assert [file for file in (*LONG, *SHARED) if not (ROOT / file).is_file()] == []

@@ -75,30 +75,21 @@ def last_json(printed: str) -> Any:
     "name",
     [pytest.param(n, marks=pytest.mark.thorough) if n in DEAR else n for n in sorted(TOYS)],
 )
-def test_benchmark__ends_at_a_toy_size(
-    name: str,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_benchmark__ends_at_a_toy_size(name, home, monkeypatch, capsys):
     takes_port = "--port" in (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
     arguments = TOYS[name] + (f" --port {free_port()}" if takes_port else "")
     printed = run(name, arguments, monkeypatch, capsys)
     assert last_json(printed)
 
 
-def test_benchmarks__have_the_options_that_a_toy_run_takes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_benchmarks__have_the_options_that_a_toy_run_takes(monkeypatch, capsys):
     for name, arguments in TOYS.items():
         said = run(name, "--help", monkeypatch, capsys)
         for option in arguments.split():
             assert not option.startswith("--") or option in said, (name, option)
 
 
-def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(monkeypatch, capsys):
     found = last_json(run("train_step", STEP, monkeypatch, capsys))
     assert found["setting"]["lambda_x"] == CaRot().lambda_x
     assert set(found["loss_differences"]) == {"lambda_x=0.05", "lambda_x=0.0"}
@@ -107,7 +98,7 @@ def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(
     assert max(sum(found["loss_differences"].values(), [])) < 1e-3
 
 
-def test_scripts__are_all_run_somewhere() -> None:
+def test_scripts__are_all_run_somewhere():
     scripts = {
         path.stem
         for path in BENCHMARKS.glob("*.py")

@@ -86,7 +86,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", OURS)
-def test_imports__are_declared(package: str) -> None:
+def test_imports__are_declared(package):
     allowed = required(None).union(*(required(extra) for extra in EXTRAS[package]))
     distributions = distributions_of()
     undeclared = set()
@@ -99,12 +99,12 @@ def test_imports__are_declared(package: str) -> None:
     assert sorted(undeclared) == []
 
 
-def test_required__includes_what_an_extra_includes() -> None:
+def test_required__includes_what_an_extra_includes():
     assert {"torch", "fastapi"} <= required("worker")
     assert "torch" not in required("api")
 
 
-def test_dependencies__have_a_lower_bound_each() -> None:
+def test_dependencies__have_a_lower_bound_each():
     extras = PROJECT["optional-dependencies"]
     lines = [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
     bare = [line for line in lines if not line.startswith("calift[") and ">=" not in line]
@@ -124,7 +124,7 @@ def installed_with(names: set[str]) -> set[str]:
     return found
 
 
-def test_base__is_at_most_20_packages() -> None:
+def test_base__is_at_most_20_packages():
     assert len(installed_with(required(None)) | {"calift"}) <= 20
 
 
@@ -156,7 +156,7 @@ main(["--help"])
 """
 
 
-def test_base__judges_and_says_which_extra_anything_else_needs(tmp_path: Path) -> None:
+def test_base__judges_and_says_which_extra_anything_else_needs(tmp_path):
     rows = "".join(f"{'ab'[i % 2]},0.{3 + i % 5},0.{7 - i % 5}\n" for i in range(60))
     (tmp_path / "mine.csv").write_text("label,probs_a,probs_b\n" + rows)
     (tmp_path / "mine.parquet").write_bytes(b"PAR1")
@@ -193,7 +193,7 @@ def test_base__judges_and_says_which_extra_anything_else_needs(tmp_path: Path) -
     ("module", "extra"),
     [("calift, calift.commands.main", None), ("backend.main", "api")],
 )
-def test_start__loads_nothing_that_its_extra_does_not_bring(module: str, extra: str | None) -> None:
+def test_start__loads_nothing_that_its_extra_does_not_bring(module, extra):
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -18,7 +18,7 @@ def items() -> list[dict[str, Any]]:
     return found
 
 
-def test_kubernetes__every_object_is_one_and_what_it_names_is_there() -> None:
+def test_kubernetes__every_object_is_one_and_what_it_names_is_there():
     validate = pytest.importorskip("kubernetes_validate")
     for item in items():
         validate.validate(item, "1.31", strict=True)
@@ -36,7 +36,7 @@ def test_kubernetes__every_object_is_one_and_what_it_names_is_there() -> None:
         assert mounted <= there, item["metadata"]["name"]
 
 
-def test_skypilot__runs_an_example_that_is_there_and_keeps_its_folder_outside_the_machine() -> None:
+def test_skypilot__runs_an_example_that_is_there_and_keeps_its_folder_outside_the_machine():
     task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
     known = {"name", "resources", "envs", "workdir", "file_mounts", "setup", "run"}
     assert set(task) == known

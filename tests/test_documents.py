@@ -83,13 +83,13 @@ def fault_of(words: list[str]) -> str:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
-def test_documents__every_command_line_of_calift_exists(path: Path) -> None:
+def test_documents__every_command_line_of_calift_exists(path):
     lines = command_lines(path, "calift", ".venv/bin/calift")
     faults = {" ".join(words): fault for words in lines if (fault := fault_of(words[1:]))}
     assert faults == {}
 
 
-def test_help__every_command_stands_in_a_panel_with_an_example_that_is_valid() -> None:
+def test_help__every_command_stands_in_a_panel_with_an_example_that_is_valid():
     command: Any = typer.main.get_command(app)
     for name, one in command.commands.items():
         assert one.rich_help_panel in {
@@ -105,7 +105,7 @@ def test_help__every_command_stands_in_a_panel_with_an_example_that_is_valid() -
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
-def test_examples__say_how_they_are_started_and_are_valid(example: Path) -> None:
+def test_examples__say_how_they_are_started_and_are_valid(example):
     text = example.read_text(encoding="utf-8")
     lines = re.findall(r"^#\s+(calift .*)$", text, re.MULTILINE)
     assert lines
@@ -116,7 +116,7 @@ def test_examples__say_how_they_are_started_and_are_valid(example: Path) -> None
     parse_spec(yaml.safe_load(text))
 
 
-def test_fault_of__finds_what_is_not_there() -> None:
+def test_fault_of__finds_what_is_not_there():
     assert fault_of(["train", "x.yaml", "--out", "y"]) == ""
     assert fault_of(["analyse", "metrics|audit", "X"]) == ""
     assert "no option" in fault_of(["train", "x.yaml", "--ouch"])
@@ -124,7 +124,7 @@ def test_fault_of__finds_what_is_not_there() -> None:
     assert "no command" in fault_of(["trian"])
 
 
-def test_readme__has_lines_of_every_kind() -> None:
+def test_readme__has_lines_of_every_kind():
     readme = ROOT / "README.md"
     assert len(command_lines(readme, "calift")) >= 8
     assert len(command_lines(readme, ".venv/bin/calift")) >= 1
@@ -132,7 +132,7 @@ def test_readme__has_lines_of_every_kind() -> None:
     assert len(command_lines(readme, "docker")) >= 1
 
 
-def test_documents__every_target_of_make_exists() -> None:
+def test_documents__every_target_of_make_exists():
     for path in DOCUMENTS:
         rules = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = {
@@ -143,7 +143,7 @@ def test_documents__every_target_of_make_exists() -> None:
             assert set(asked) <= targets, f"{path.name}: make {' '.join(asked)} is no target"
 
 
-def test_documents__every_script_that_is_run_exists() -> None:
+def test_documents__every_script_that_is_run_exists():
     for path in DOCUMENTS:
         for words in command_lines(path, "python", ".venv/bin/python"):
             if words[1:2] == ["-m"]:
@@ -154,7 +154,7 @@ def test_documents__every_script_that_is_run_exists() -> None:
                 assert (ROOT / words[1]).is_file(), (path.name, words)
 
 
-def test_documents__every_linked_file_and_heading_exists() -> None:
+def test_documents__every_linked_file_and_heading_exists():
     for path in DOCUMENTS:
         for link in _LINK.findall(_BLOCK.sub("", path.read_text(encoding="utf-8"))):
             if link.startswith(("http://", "https://", "mailto:")):
@@ -170,13 +170,13 @@ def test_documents__every_linked_file_and_heading_exists() -> None:
                 assert heading in slugs, f"{link} of {path.name}: no such heading"
 
 
-def test_readme__its_spec_is_valid() -> None:
+def test_readme__its_spec_is_valid():
     blocks = _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     (spec,) = (yaml.safe_load(body) for language, body in blocks if language == "yaml")
     assert parse_spec(spec).method.kind == "carot"  # type: ignore[union-attr]
 
 
-def test_documents__what_pip_is_to_install_is_not_looked_for_in_an_index() -> None:
+def test_documents__what_pip_is_to_install_is_not_looked_for_in_an_index():
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"pip install[^\n`]*[ '\"]calift\b(?! @)", text), (
@@ -223,7 +223,7 @@ def variables_of(path: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_compose__starts_with_what_make_env_makes_and_not_without(env_file: Path) -> None:
+def test_compose__starts_with_what_make_env_makes_and_not_without(env_file):
     with pytest.raises(KeyError, match="is not set; make .env"):
         interpolated(compose_file(), {})
     made = variables_of(env_file)
@@ -245,7 +245,7 @@ def test_compose__starts_with_what_make_env_makes_and_not_without(env_file: Path
     assert env_file.read_bytes() == again, "databases keep the passwords that they were made with"
 
 
-def test_compose__every_variable_is_told_in_the_example() -> None:
+def test_compose__every_variable_is_told_in_the_example():
     used = set(re.findall(r"\$\{(\w+)", compose_file()))
     gpu = (ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8")
     used |= set(re.findall(r"\$\{(\w+)", gpu))
@@ -289,13 +289,13 @@ def is_there(place: str) -> bool:
     return all(re.search(rf"\b{part}\b", text) for part in parts)
 
 
-def test_documents__every_path_and_module_that_is_named_exists() -> None:
+def test_documents__every_path_and_module_that_is_named_exists():
     for path in DOCUMENTS:
         places = named_places(path.read_text(encoding="utf-8"))
         assert sorted(place for place in places if not is_there(place)) == [], path.name
 
 
-def test_is_there__finds_what_is_not() -> None:
+def test_is_there__finds_what_is_not():
     text = "`backend/store.py` `calift_core/data/` `calift_core.cli` `calift_core.client.Client(x)`"
     assert {place for place in named_places(text) if not is_there(place)} == {
         "backend/store.py",
@@ -303,7 +303,7 @@ def test_is_there__finds_what_is_not() -> None:
     }
 
 
-def test_architecture__walks_three_ways_and_is_one_page() -> None:
+def test_architecture__walks_three_ways_and_is_one_page():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert len(named_places(text)) > 40
     assert len(text.splitlines()) < 80
@@ -315,7 +315,7 @@ def test_architecture__walks_three_ways_and_is_one_page() -> None:
 # ---- The site that `make docs` makes -------------------------------------------------------------
 
 
-def test_site__is_built_and_no_link_of_a_page_leads_nowhere(tmp_path: Path) -> None:
+def test_site__is_built_and_no_link_of_a_page_leads_nowhere(tmp_path):
     if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocstrings")):
         unavailable("mkdocs is not installed: pip install -e '.[docs]'")
     site = tmp_path / "site"

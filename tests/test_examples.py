@@ -16,13 +16,13 @@ ROWS = sorted(path.name for path in (ROOT / "examples" / "imagenet").glob("*.yam
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_example__is_valid(path: Path) -> None:
+def test_example__is_valid(path):
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     parse = parse_sweep if path.stem == "sweep" else parse_spec
     assert parse(data).name == data["name"]
 
 
-def test_imagenet__rows_differ_in_what_the_page_says_alone() -> None:
+def test_imagenet__rows_differ_in_what_the_page_says_alone():
     page = (ROOT / "docs" / "imagenet.md").read_text(encoding="utf-8")
     assert [name for name in ROWS if f"`{name}`" not in page and name != "sweep.yaml"] == []
     rows = [

@@ -224,7 +224,7 @@ def run(toys: ModuleType, tmp_path: Path) -> Path:
     return folder
 
 
-def test_toys__a_run_from_the_data_to_the_measures(run: Path) -> None:
+def test_toys__a_run_from_the_data_to_the_measures(run):
     report = Report.model_validate_json((run / "report.json").read_bytes())
     judged = {e.dataset: e for e in report.evaluations}
     assert judged.keys() >= {"stripes/test", "posterize/1", "posterize/5"}
@@ -247,9 +247,7 @@ def test_toys__a_run_from_the_data_to_the_measures(run: Path) -> None:
     assert measures["gap"].title == "Gap of the means"
 
 
-def test_toys__a_page_is_drawn_with_what_the_service_has(
-    toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_toys__a_page_is_drawn_with_what_the_service_has(toys, tmp_path, monkeypatch):
     folder = shutil.copytree(FRONTEND, tmp_path / "dashboard")
     shutil.copy(Path(toys.__path__[0]) / "page.py", folder / "views" / "toys.py")
     app = folder / "app.py"
@@ -270,13 +268,13 @@ def test_toys__a_page_is_drawn_with_what_the_service_has(
     assert "Stripes (150 images, 3 classes)" in said
 
 
-def test_toys__a_suite_is_found_counted_and_inspected(toys: ModuleType) -> None:
+def test_toys__a_suite_is_found_counted_and_inspected(toys):
     assert "stripes" in {suite.id for suite in catalogue.datasets() if suite.available}
     assert sum(count_suite(SuiteSpec(id="stripes")).parts.values()) == 150
     assert "3 classes" in examine_suite("stripes")[-1].detail
 
 
-def test_toys__an_unknown_name_is_told_the_known_ones(toys: ModuleType) -> None:
+def test_toys__an_unknown_name_is_told_the_known_ones(toys):
     with pytest.raises(UnknownNameError, match="Did you mean 'stripes'"):
         parse_suite_id("stripe")
     with pytest.raises(ValueError, match="Did you mean 'posterize'"):

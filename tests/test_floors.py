@@ -129,13 +129,13 @@ def table(graph: Mapping[str, set[str]]) -> str:
     return "\n".join(reversed(lines))
 
 
-def test_floors__count_from_what_imports_nothing() -> None:
+def test_floors__count_from_what_imports_nothing():
     graph = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"e"}, "e": {"d", "c"}}
     assert floors(graph) == {"a": 3, "b": 2, "c": 1, "d": 2, "e": 2}
     assert circles(graph) == [["d", "e"]]
 
 
-def test_statements__of_functions_count_and_those_for_type_checkers_do_not() -> None:
+def test_statements__of_functions_count_and_those_for_type_checkers_do_not():
     source = "if TYPE_CHECKING:\n    import a\nelse:\n    import b\ndef f():\n    from c import d\n"
     assert [ast.unparse(s) for s in statements(ast.parse(source))] == [
         "import b",
@@ -144,24 +144,24 @@ def test_statements__of_functions_count_and_those_for_type_checkers_do_not() -> 
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_modules__have_no_import_circle(package: str) -> None:
+def test_modules__have_no_import_circle(package):
     assert circles(imports(package)) == []
 
 
-def test_rooms_of_calift_core__stand_on_nine_floors_at_most_without_a_circle() -> None:
+def test_rooms_of_calift_core__stand_on_nine_floors_at_most_without_a_circle():
     graph = rooms(imports("calift_core"))
     assert circles(graph) == []
     assert max(floors(graph).values()) <= 9, table(graph)
 
 
-def test_rooms_of_backend__stand_on_eleven_floors_at_most_without_a_circle() -> None:
+def test_rooms_of_backend__stand_on_eleven_floors_at_most_without_a_circle():
     graph = rooms(imports("backend"))
     assert circles(graph) == []
     assert len(graph) <= 15
     assert max(floors(graph).values()) <= 11, table(graph)
 
 
-def test_drawing__shows_the_floors_as_they_are() -> None:
+def test_drawing__shows_the_floors_as_they_are():
     drawing = (ROOT / "docs" / "img" / "architecture.svg").read_text(encoding="utf-8")
     drawn = {
         name: int(floor)

@@ -37,9 +37,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("target", ["demo", "up"])
 @pytest.mark.parametrize("variable", ["CALIFT_PORT", "CALIFT_DASHBOARD_PORT"])
-def test_make__notices_a_taken_port_before_it_installs(
-    checkout: Path, target: str, variable: str
-) -> None:
+def test_make__notices_a_taken_port_before_it_installs(checkout, target, variable):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -54,7 +52,7 @@ def test_make__notices_a_taken_port_before_it_installs(
     assert not (checkout / ".venv").exists()
 
 
-def test_ports__are_no_reason_against_a_calift_that_is_up(served: str) -> None:
+def test_ports__are_no_reason_against_a_calift_that_is_up(served):
     """`calift demo` uses the stack that is up, and says what else stands in the way."""
     port = served.rpartition(":")[2]
     done = subprocess.run(
@@ -68,7 +66,7 @@ def test_ports__are_no_reason_against_a_calift_that_is_up(served: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_ports__that_are_none_are_named() -> None:
+def test_ports__that_are_none_are_named():
     done = subprocess.run(
         [sys.executable, str(ROOT / "backend" / "stack" / "ports.py")],
         env={"CALIFT_PORT": "eight"},

@@ -48,9 +48,7 @@ def run_cell(source: str, namespace: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook__its_outputs_are_stripped_and_its_parameters_are_those_of_the_test(
-    path: Path,
-) -> None:
+def test_notebook__its_outputs_are_stripped_and_its_parameters_are_those_of_the_test(path):
     parameters = []
     for cell in cells_of(path):
         if cell["cell_type"] == "code":
@@ -69,9 +67,7 @@ def test_notebook__its_outputs_are_stripped_and_its_parameters_are_those_of_the_
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook__runs_to_its_end(
-    path: Path, suite: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebook__runs_to_its_end(path, suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CALIFT_HOME", str(tmp_path / "home"))
     namespace: dict[str, Any] = {"__name__": path.stem}

@@ -22,7 +22,7 @@ import scale  # noqa: E402
         ("linear", 0.01, lambda x: 2.0 + 0.01 * x),
     ],
 )
-def test_fit__finds_the_law_under_a_little_noise(kind: str, slope: float, law: object) -> None:
+def test_fit__finds_the_law_under_a_little_noise(kind, slope, law):
     sizes = np.array([100.0, 300.0, 1000.0, 3000.0])
     noise = 1 + 0.02 * np.array([1, -1, 1, -1])
     found = scale.fit(sizes, law(sizes) * noise)  # type: ignore[operator]
@@ -30,12 +30,12 @@ def test_fit__finds_the_law_under_a_little_noise(kind: str, slope: float, law: o
     assert found.slope == pytest.approx(slope, rel=0.15, abs=1e-12)
 
 
-def test_fit__needs_four_sizes() -> None:
+def test_fit__needs_four_sizes():
     with pytest.raises(ValueError, match="four sizes, got 3"):
         scale.fit([1, 2, 3], [1, 2, 3])
 
 
-def test_table__is_put_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
+def test_table__is_put_between_its_marks_and_nowhere_else(tmp_path):
     path = tmp_path / "d.md"
     path.write_text(f"before\n{scale.BEGIN}\nold\n{scale.END}\nafter\n")
     measured = scale.Measured()
@@ -53,7 +53,7 @@ def test_table__is_put_between_its_marks_and_nowhere_else(tmp_path: Path) -> Non
         scale.put([], path)
 
 
-def test_document__has_what_the_script_measures() -> None:
+def test_document__has_what_the_script_measures():
     body = scale.DOCUMENT.read_text(encoding="utf-8")
     _, begin, rest = body.partition(scale.BEGIN)
     shown, end, _ = rest.partition(scale.END)
@@ -71,7 +71,7 @@ def test_document__has_what_the_script_measures() -> None:
           for part, share in (("images", 0.02), ("classes", 0.1), ("workers", 0.3))),
     ],
 )  # fmt: skip
-def test_part__is_measured_at_a_toy_size(part: str, share: float) -> None:
+def test_part__is_measured_at_a_toy_size(part, share):
     measured = scale.Measured()
     scale.PARTS[part](measured, share)
     assert len(scale.table(measured)) >= 3

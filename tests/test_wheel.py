@@ -51,7 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("calift-*.whl"))
 
 
-def test_wheel__holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel__holds_every_file_of_the_packages_and_nothing_else(wheel):
     assert wheel.name.startswith(f"calift-{__version__}-py3-none-any")
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -65,7 +65,7 @@ def test_wheel__holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -
     assert "License-Expression: Apache-2.0" in text
 
 
-def test_wheel__runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_wheel__runs_away_from_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
@@ -90,9 +90,7 @@ def test_wheel__runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
 
 
-def test_wheel__says_how_an_extra_is_added_without_the_checkout(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_wheel__says_how_an_extra_is_added_without_the_checkout(wheel, tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(tmp_path / "site"), str(wheel)], check=True)
     code = "from calift_core.installed import install_extra; print(install_extra('train'))"

@@ -206,7 +206,7 @@ def service(
 
 
 @pytest.mark.fuzz
-def test_abuse__every_parameter_takes_every_nasty_value(service: Service) -> None:
+def test_abuse__every_parameter_takes_every_nasty_value(service):
     assert len(TEXTS + BYTES) % 2 == len(VALUES) % 2 == 1
     tried = 0
     for method, path, operation in service.operations():
@@ -262,7 +262,7 @@ def sent(value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.fuzz
-def test_abuse__every_field_of_a_spec_takes_every_nasty_value(service: Service) -> None:
+def test_abuse__every_field_of_a_spec_takes_every_nasty_value(service):
     whole = RunSpec.model_validate(
         {
             "name": "whole",
@@ -300,7 +300,7 @@ def test_abuse__every_field_of_a_spec_takes_every_nasty_value(service: Service) 
 
 @ON_SQLITE
 @pytest.mark.fuzz
-def test_abuse__bodies_that_are_no_documents(service: Service) -> None:
+def test_abuse__bodies_that_are_no_documents(service):
     bodies = [
         b"",
         b"{",
@@ -361,7 +361,7 @@ def test_abuse__bodies_that_are_no_documents(service: Service) -> None:
 
 
 @ON_SQLITE
-def test_abuse__addresses_and_headers(service: Service) -> None:
+def test_abuse__addresses_and_headers(service):
     token = service.caller.headers["authorization"]
     for path in (
         "/", "//", "/api", "/api/v1//runs", "/api/v1/runs//", "/api/v1/runs/./x", "/%2e%2e/token",
@@ -420,9 +420,7 @@ RAW = [
 ]
 
 
-def test_abuse__what_is_hardly_http(
-    make_settings: Any, sqlite_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_abuse__what_is_hardly_http(make_settings, sqlite_url, caplog):
     app = create_app(make_settings(database_url=sqlite_url), housekeeping=False)
     with serving(app) as address, httpx.Client() as caller:
         port = int(address.rpartition(":")[2])
@@ -439,7 +437,7 @@ def test_abuse__what_is_hardly_http(
 
 
 @ON_SQLITE
-def test_abuse__no_token_learns_nothing_by_trying(service: Service) -> None:
+def test_abuse__no_token_learns_nothing_by_trying(service):
     with httpx.Client() as stranger:
         for method, path, operation in service.operations():
             if operation.get("security") == []:

@@ -144,7 +144,7 @@ def one(api: TestClient, make_run: Callable[..., str]) -> Iterator[dict[str, Any
 # ---- Reliability and measures ------------------------------------------------------------------
 
 
-def test_reliability__agrees_with_the_stored_report(api: TestClient, one: dict[str, Any]) -> None:
+def test_reliability__agrees_with_the_stored_report(api, one):
     for e in one.values():
         diagram = get(api, f"/evaluations/{e['id']}/reliability")
         for name in ("value", "null_mean", "null_q95", "debiased"):
@@ -156,9 +156,7 @@ def test_reliability__agrees_with_the_stored_report(api: TestClient, one: dict[s
         assert np.trapezoid(density, x) == pytest.approx(1, abs=0.05)
 
 
-def test_measures__are_those_of_the_report_and_each_has_its_floor(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_measures__are_those_of_the_report_and_each_has_its_floor(api, one):
     e = one["id"]
     found = get(api, f"/evaluations/{e['id']}/metrics")
     by_name = {m["name"]: m for m in found["measures"]}
@@ -178,9 +176,7 @@ def test_measures__are_those_of_the_report_and_each_has_its_floor(
 
 
 @pytest.mark.parametrize(("norm", "name"), [("l2", "ece_l2"), ("max", "mce")])
-def test_measures__norm_and_temperature_are_those_asked_for(
-    api: TestClient, one: dict[str, Any], norm: str, name: str
-) -> None:
+def test_measures__norm_and_temperature_are_those_asked_for(api, one, norm, name):
     path = f"/evaluations/{one['id']['id']}"
     asked = {"norm": norm, "n_bins": 8, "scheme": "equal_width", "temperature": 1.7}
     found = get(api, f"{path}/metrics", classwise=False, **asked)
@@ -192,9 +188,7 @@ def test_measures__norm_and_temperature_are_those_asked_for(
     assert len({m["name"] for m in found["measures"]}) == len(found["measures"])
 
 
-def test_audit__batches_read_higher_the_smaller_they_are(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_audit__batches_read_higher_the_smaller_they_are(api, one):
     e = one["id"]
     rows = {m["name"]: m for m in get(api, f"/evaluations/{e['id']}/audit")["measures"]}
     sizes = [64, 128, 256]  # of 300 samples
@@ -217,7 +211,7 @@ def test_audit__batches_read_higher_the_smaller_they_are(
 # ---- Slices ------------------------------------------------------------------------------------
 
 
-def test_slices__classes_make_up_the_whole(api: TestClient, one: dict[str, Any]) -> None:
+def test_slices__classes_make_up_the_whole(api, one):
     e = one["id"]
     path = f"/evaluations/{e['id']}/slices"
     page = get(api, path)
@@ -232,9 +226,7 @@ def test_slices__classes_make_up_the_whole(api: TestClient, one: dict[str, Any])
     assert whole["gap"] == pytest.approx(e["mean_confidence"] - e["accuracy"])
 
 
-def test_slices__by_confidence_are_the_bins_of_the_diagram(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_slices__by_confidence_are_the_bins_of_the_diagram(api, one):
     e = one["id"]
     bins = get(api, f"/evaluations/{e['id']}/reliability", n_bins=6)["bins"]
     items = get(api, f"/evaluations/{e['id']}/slices", by="confidence", n_bins=6)["items"]
@@ -242,9 +234,7 @@ def test_slices__by_confidence_are_the_bins_of_the_diagram(
     assert [s["accuracy"] for s in items] == pytest.approx([b["accuracy"] for b in bins])
 
 
-def test_slices__too_small_ones_say_so_and_give_no_error(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_slices__too_small_ones_say_so_and_give_no_error(api, one):
     e = one["noise/3"]
     page = get(api, f"/evaluations/{e['id']}/slices", by="cluster", min_n=11)
     assert page["total"] == 30
@@ -260,7 +250,7 @@ def test_slices__too_small_ones_say_so_and_give_no_error(
     refused(api, f"/evaluations/{one['id']['id']}/slices", 422, "INVALID_SPEC", by="cluster")
 
 
-def test_slices__pages_and_orders(api: TestClient, one: dict[str, Any]) -> None:
+def test_slices__pages_and_orders(api, one):
     path = f"/evaluations/{one['id']['id']}/slices"
     whole = get(api, path)["items"]
     walked = [s for at in range(0, 6, 2) for s in get(api, path, offset=at, limit=2)["items"]]
@@ -273,9 +263,7 @@ def test_slices__pages_and_orders(api: TestClient, one: dict[str, Any]) -> None:
     assert get(api, path, offset=99)["items"] == []
 
 
-def test_slices__condition_and_its_opposite_share_the_samples(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_slices__condition_and_its_opposite_share_the_samples(api, one):
     path = f"/evaluations/{one['id']['id']}/slices"
     condition = "confidence >= 0.8 and (not correct or label in ('class 1', 3))"
     some = get(api, path, by="all", where=condition)
@@ -286,9 +274,7 @@ def test_slices__condition_and_its_opposite_share_the_samples(
     assert get(api, path, where="confidence > 1")["items"] == []
 
 
-def test_slices__what_is_no_condition_is_refused_with_the_place(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_slices__what_is_no_condition_is_refused_with_the_place(api, one):
     path = f"/evaluations/{one['id']['id']}/slices"
     for where in (
         "__import__('os')", "confidence", "confidence >", "confidence > 'high'", "speed > 3",
@@ -303,9 +289,7 @@ def test_slices__what_is_no_condition_is_refused_with_the_place(
 
 @pytest.mark.parametrize("by", ["class", "predicted", "confusion", "confidence", "cluster"])
 @pytest.mark.parametrize("where", [None, "confidence > 0.4 or rank >= 1"])
-def test_slices__the_condition_of_each_holds_for_its_samples_alone(
-    samples: Samples, by: Any, where: str | None
-) -> None:
+def test_slices__the_condition_of_each_holds_for_its_samples_alone(samples, by, where):
     page = slice_page(
         samples,
         Source(),
@@ -322,7 +306,7 @@ def test_slices__the_condition_of_each_holds_for_its_samples_alone(
     assert (np.sum(found, axis=0) == whole).all()
 
 
-def test_run_slices__one_condition_on_every_data_set(api: TestClient, one: dict[str, Any]) -> None:
+def test_run_slices__one_condition_on_every_data_set(api, one):
     run_id = one["id"]["run_id"]
     page = get(api, f"/runs/{run_id}/slices", where="confidence >= 0.9")
     assert [s["key"] for s in page["items"]] == [name for name, _ in SETS]
@@ -382,7 +366,7 @@ def samples() -> Samples:
 
 @given(a=CONDITIONS, b=CONDITIONS)
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-def test_condition__follows_the_laws_of_logic(samples: Samples, a: str, b: str) -> None:
+def test_condition__follows_the_laws_of_logic(samples, a, b):
     def of(condition: str) -> Any:
         return matching(samples, condition)
 
@@ -397,7 +381,7 @@ def test_condition__follows_the_laws_of_logic(samples: Samples, a: str, b: str) 
 
 @given(text=st.text(max_size=60))
 @hypothesis_settings(max_examples=100)
-def test_condition__any_text_is_a_condition_or_refused(samples: Samples, text: str) -> None:
+def test_condition__any_text_is_a_condition_or_refused(samples, text):
 
     try:
         found = matching(samples, text)
@@ -407,7 +391,7 @@ def test_condition__any_text_is_a_condition_or_refused(samples: Samples, text: s
     assert found.dtype == np.bool_
 
 
-def test_condition__by_hand(samples: Samples) -> None:
+def test_condition__by_hand(samples):
     scores = samples.scores
     assert matching(samples, None).all()
     assert matching(samples, " ").all()
@@ -424,9 +408,7 @@ KINDS = ("temperature", "vector", "histogram", "isotonic")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
-    api: TestClient, services: Any, one: dict[str, Any], kind: str
-) -> None:
+def test_calibrator__is_fitted_on_the_runs_own_calibration_split(api, services, one, kind):
     e = one["sketch"]
     effect = get(api, f"/evaluations/{e['id']}/calibrators", kind=kind)
     told = effect["calibrator"]
@@ -472,8 +454,8 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(
 
 @pytest.mark.parametrize("kind", sorted(calibration.INITIAL_MODEL_CALIBRATORS))
 def test_calibrator__that_reads_the_initial_model_finds_its_zero_shot_run(
-    api: TestClient, make_run: Callable[..., str], services: Any, kind: str
-) -> None:
+    api, make_run, services, kind
+):
     run = make_run(seed=1, started="a" * 64)
     e = evaluations(api, run)["sketch"]
     path = f"/api/v1/evaluations/{e['id']}/calibrators"
@@ -501,9 +483,7 @@ def test_calibrator__that_reads_the_initial_model_finds_its_zero_shot_run(
     assert [row["calibrator"] is None for row in matrix["rows"]][:2] == [True, False]
 
 
-def test_calibrator__other_data_need_to_be_called_an_oracle(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_calibrator__other_data_need_to_be_called_an_oracle(api, one):
     e, shift = one["id"], one["sketch"]
     path = f"/evaluations/{e['id']}/calibrators"
     for _ in range(2):  # also after an oracle was fitted and remembered
@@ -532,9 +512,7 @@ def test_calibrator__other_data_need_to_be_called_an_oracle(
     assert isotonic["ece"] < 0.2 * isotonic["null_mean"]
 
 
-def test_calibrator__what_cannot_be_fitted_is_named(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_calibrator__what_cannot_be_fitted_is_named(api, make_run):
     alone = evaluations(api, make_run(calibration_split=False))["id"]
     path = f"/evaluations/{alone['id']}"
     refused(api, f"{path}/calibrators", 404, "NOT_FOUND")
@@ -548,9 +526,7 @@ def test_calibrator__what_cannot_be_fitted_is_named(
     refused(api, f"/evaluations/{other['id']}/calibrators", 422, "INVALID_SPEC", kind="tsp")
 
 
-def test_calibrator__tsp_takes_the_perturbed_copies(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_calibrator__tsp_takes_the_perturbed_copies(api, make_run):
     e = evaluations(api, make_run(perturbed=2))["id"]
     effect = get(api, f"/evaluations/{e['id']}/calibrators", kind="tsp")
     assert effect["calibrator"]["fitted_on"]["n"] == 900
@@ -559,9 +535,7 @@ def test_calibrator__tsp_takes_the_perturbed_copies(
     assert plain["calibrator"]["fitted_on"]["n"] == 300
 
 
-def test_transfer__one_honest_row_and_the_diagonal_is_the_best_fit(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_transfer__one_honest_row_and_the_diagonal_is_the_best_fit(api, one):
     run_id = one["id"]["run_id"]
     matrix = get(api, f"/runs/{run_id}/calibrators/transfer", dataset=[name for name, _ in SETS])
     assert matrix["notes"] == []
@@ -595,9 +569,7 @@ def test_transfer__one_honest_row_and_the_diagonal_is_the_best_fit(
     refused(api, f"/runs/{run_id}/calibrators/transfer", 422, "UNKNOWN_NAME", dataset="x")
 
 
-def test_transfer__without_a_calibration_split_every_row_is_an_oracle(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_transfer__without_a_calibration_split_every_row_is_an_oracle(api, make_run):
     matrix = get(api, f"/runs/{make_run(calibration_split=False)}/calibrators/transfer")
     assert all(row["calibrator"]["oracle"] for row in matrix["rows"][1:])
     assert any("Every row here is an oracle" in note for note in matrix["notes"])
@@ -606,9 +578,7 @@ def test_transfer__without_a_calibration_split_every_row_is_an_oracle(
 # ---- Planning and groups -----------------------------------------------------------------------
 
 
-def test_budget__a_smaller_difference_takes_more_and_what_is_detectable_takes_n(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_budget__a_smaller_difference_takes_more_and_what_is_detectable_takes_n(api, make_run):
     a, b = evaluations(api, make_run(seed=0))["id"], evaluations(api, make_run(seed=1))["id"]
     path = f"/evaluations/{a['id']}/budget"
     for metric in ("accuracy", "ece", "nll"):
@@ -636,9 +606,7 @@ def test_budget__a_smaller_difference_takes_more_and_what_is_detectable_takes_n(
     refused(api, path, 422, "INVALID_REQUEST")
 
 
-def test_compare__confidence_sets_hold_every_run_once(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_compare__confidence_sets_hold_every_run_once(api, make_run):
     ids = [make_run(seed=s) for s in (0, 1, 4)]
     comparison = api.get("/api/v1/compare", params={"run_id": ids}).json()
     sets = comparison["confidence_sets"]
@@ -657,9 +625,7 @@ def test_compare__confidence_sets_hold_every_run_once(
     assert by_accuracy["excluded"][-1] == ids[2]
 
 
-def test_compare__parts_are_the_whole_and_are_kept(
-    api: TestClient, make_run: Callable[..., str], settings: Any
-) -> None:
+def test_compare__parts_are_the_whole_and_are_kept(api, make_run, settings):
     ids = [make_run(seed=s) for s in (0, 1, 4)]
     bare = get(api, "/compare", run_id=ids, paired=False)
     assert bare["confidence_sets"] == []
@@ -685,9 +651,7 @@ def test_compare__parts_are_the_whole_and_are_kept(
         assert other["interval"] == [-x for x in reversed(decided["interval"])]
 
 
-def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(api, make_run):
     ids = [make_run(seed=s) for s in (0, 1, 4)]
     boards = get(api, "/compare/leaders", run_id=ids)["boards"]
     own = {run: evaluations(api, run) for run in ids}
@@ -720,12 +684,8 @@ def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(
 
 
 def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks(
-    api: TestClient,
-    app: Any,
-    make_run: Callable[..., str],
-    settings: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    api, app, make_run, settings, monkeypatch
+):
     services = app.state.services
     base = make_run(seed=0, method={"kind": "zero_shot"})
     run = make_run(seed=1)
@@ -741,9 +701,7 @@ def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks
     assert len(get(api, f"/runs/{run}/ledger", against=base)["sets"]) == 3
 
 
-def test_ledger__is_what_numpy_counts_and_turns_round(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_ledger__is_what_numpy_counts_and_turns_round(api, make_run):
     base, run = make_run(seed=0), make_run(seed=3)
     found = get(api, f"/runs/{run}/ledger", against=base, step=0.2)
     assert (found["run"]["run_id"], found["against"]["run_id"]) == (run, base)
@@ -783,9 +741,7 @@ def test_ledger__is_what_numpy_counts_and_turns_round(
     refused(api, f"/runs/{run}/ledger", 404, "NOT_FOUND", against="nobody")
 
 
-def test_decision__is_what_the_samples_say_at_its_threshold(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_decision__is_what_the_samples_say_at_its_threshold(api, make_run):
     # Without all logits there is no calibrator: the pages of samples then show what is kept.
     run = make_run(seed=1, keep=3)
     found = get(api, f"/runs/{run}/decision", risk=0.6)
@@ -828,9 +784,7 @@ def samples_of(api: TestClient, evaluation: str) -> dict[str, Any]:
     return found
 
 
-def test_compare__an_ece_is_shown_and_its_square_decides(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_compare__an_ece_is_shown_and_its_square_decides(api, make_run):
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = api.get("/api/v1/compare", params={"run_id": ids}).json()
     base, run = ({e["dataset"]: e for e in c["evaluations"]} for c in comparison["runs"])
@@ -851,12 +805,7 @@ def test_compare__an_ece_is_shown_and_its_square_decides(
         assert squared["difference"] == pytest.approx(squared["value"] - squared["baseline"])
 
 
-def test_compare__is_written_for_people(
-    client: Any,
-    make_run: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_compare__is_written_for_people(client, make_run, capsys, monkeypatch):
     from calift.commands import console
     from calift.commands.service import show_comparison
     from frontend.tables.comparisons import decided
@@ -881,9 +830,7 @@ def test_compare__is_written_for_people(
 # ---- The service around it ---------------------------------------------------------------------
 
 
-def test_memory__a_new_name_shows_in_what_is_remembered(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_memory__a_new_name_shows_in_what_is_remembered(api, one):
     e = one["id"]
     paths = [f"/evaluations/{e['id']}/{what}" for what in ("reliability", "slices", "metrics")]
     before = [get(api, path) for path in paths]
@@ -895,9 +842,7 @@ def test_memory__a_new_name_shows_in_what_is_remembered(
     assert after[1]["items"] == before[1]["items"]
 
 
-def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(
-    api: TestClient, one: dict[str, Any]
-) -> None:
+def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(api, one):
     e, run_id = one["id"], one["id"]["run_id"]
     asked: list[tuple[str, dict[str, Any]]] = [
         (f"/runs/{run_id}/calibrators/transfer", {"kind": "isotonic"}),
@@ -916,8 +861,8 @@ def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(
 
 
 def test_client__parameters_are_those_of_the_query_and_checked_before_anything_is_asked(
-    client: Any, make_run: Callable[..., str]
-) -> None:
+    client, make_run
+):
     e, shift = client.run_evaluations(make_run())[:2]
     page = client.slices(e.id, by="confidence", where="correct", n_bins=4, sort="n", limit=2)
     assert (page.total, len(page.items), page.where) == (4, 2, "correct")
@@ -934,9 +879,7 @@ def test_client__parameters_are_those_of_the_query_and_checked_before_anything_i
         client.measures("nobody", colour=1)
 
 
-def test_top_k__what_needs_all_logits_says_so(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_top_k__what_needs_all_logits_says_so(api, make_run):
     e = evaluations(api, make_run(keep=2))["id"]
     assert get(api, f"/evaluations/{e['id']}/reliability")["ece"] == pytest.approx(
         e["ece"]["value"], abs=1e-5
@@ -956,13 +899,8 @@ def test_top_k__what_needs_all_logits_says_so(
 
 @pytest.mark.parametrize("settings_of_the_command", [(), ("--bins", "4")])
 def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
-    served: str,
-    settings: Any,
-    make_run: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    settings_of_the_command: tuple[str, ...],
-) -> None:
+    served, settings, make_run, capsys, monkeypatch, settings_of_the_command
+):
     from calift.commands.main import main
     from calift_core.client import Client
 
@@ -999,9 +937,7 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
 # ---- Out-of-distribution detection ---------------------------------------------------------------
 
 
-def test_ood__is_of_stored_logits_and_what_is_missing_is_said(
-    api: TestClient, make_run: Callable[..., str]
-) -> None:
+def test_ood__is_of_stored_logits_and_what_is_missing_is_said(api, make_run):
     run = make_run(seed=1)
     found = get(api, f"/runs/{run}/ood")
     assert [(one["dataset"], one["role"]) for one in found["sets"]] == [("sketch", "shift")]

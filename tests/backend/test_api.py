@@ -161,7 +161,7 @@ SCOPES = {
 )  # fmt: skip
 
 
-def test_scopes__every_route_has_the_scope_that_was_decided(app: Any) -> None:
+def test_scopes__every_route_has_the_scope_that_was_decided(app):
     found = {route.name: scope_of(route.endpoint) for route in flat(app.routes)}
     assert found == SCOPES
 
@@ -200,9 +200,7 @@ def tokens(services: Any) -> dict[str, str | None]:
     } | {name: f"Bearer {value}" for name, value in made.items()}
 
 
-def test_auth__matrix_of_every_route_and_every_kind_of_token(
-    app: Any, bare: TestClient, services: Any
-) -> None:
+def test_auth__matrix_of_every_route_and_every_kind_of_token(app, bare, services):
     ranks = ["read", "submit", "admin"]
     needed = {
         (method, re.sub(r"\{[^}]+\}", "abc", path)): SCOPES[item["operationId"]]
@@ -233,9 +231,7 @@ def test_auth__matrix_of_every_route_and_every_kind_of_token(
     assert len(seen) == len(SCOPES)
 
 
-def test_auth__token_of_the_file_is_admin_and_its_hash_is_not_a_token(
-    bare: TestClient, settings: Any
-) -> None:
+def test_auth__token_of_the_file_is_admin_and_its_hash_is_not_a_token(bare, settings):
     token = settings.admin_token()
     assert bare.get("/api/v1/runs", headers={"Authorization": f"bearer {token}"}).is_success
     problem(
@@ -245,7 +241,7 @@ def test_auth__token_of_the_file_is_admin_and_its_hash_is_not_a_token(
     )
 
 
-def test_auth__route_added_later_is_closed(settings: Any, home: Path) -> None:
+def test_auth__route_added_later_is_closed(settings, home):
     app = create_app(settings, housekeeping=False)
     router = APIRouter()
 
@@ -277,12 +273,12 @@ def test_auth__route_added_later_is_closed(settings: Any, home: Path) -> None:
             assert "secret" not in response.text
 
 
-def test_auth__unknown_paths_say_nothing_without_a_token(bare: TestClient) -> None:
+def test_auth__unknown_paths_say_nothing_without_a_token(bare):
     for method, path in (("GET", "/"), ("GET", "/doc"), ("PUT", "/api/v1/runs"), ("GET", "/x/y")):
         problem(bare.request(method, path), 401, "UNAUTHENTICATED")
 
 
-def test_auth__body_of_a_stranger_is_not_read(bare: TestClient) -> None:
+def test_auth__body_of_a_stranger_is_not_read(bare):
     response = bare.post("/api/v1/runs", json={"spec": SPEC})
     problem(response, 401, "UNAUTHENTICATED")
 
@@ -290,7 +286,7 @@ def test_auth__body_of_a_stranger_is_not_read(bare: TestClient) -> None:
 # --------------------------------------------------------------------------------- problems
 
 
-def test_problem__of_every_kind(api: TestClient, services: Any, finished_run: Any) -> None:
+def test_problem__of_every_kind(api, services, finished_run):
     get, post = api.get, api.post
     problem(get("/nowhere"), 404, "NOT_FOUND")
     problem(get("/api/v1/runs/nobody"), 404, "NOT_FOUND")
@@ -326,7 +322,7 @@ def test_problem__of_every_kind(api: TestClient, services: Any, finished_run: An
     problem(api.delete(f"/api/v1/runs/{queued}"), 409, "CONFLICT")
 
 
-def test_problem__parameters_and_bodies_say_where(api: TestClient) -> None:
+def test_problem__parameters_and_bodies_say_where(api):
     found = problem(api.get("/api/v1/runs?limit=201&sort=size"), 422, "INVALID_REQUEST")
     assert {(e["in"], e["parameter"]) for e in found.errors} == {
         ("query", "limit"),
@@ -354,7 +350,7 @@ def test_problem__parameters_and_bodies_say_where(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize("evil", ["a\x00b", "\ud800"])
-def test_problem__texts_that_no_database_holds_are_refused(api: TestClient, evil: str) -> None:
+def test_problem__texts_that_no_database_holds_are_refused(api, evil):
     headers = {"content-type": "application/json"}
 
     def send(method: str, path: str, body: Any) -> Any:
@@ -373,7 +369,7 @@ def test_problem__texts_that_no_database_holds_are_refused(api: TestClient, evil
 
 
 @pytest.mark.parametrize("path", ["~nobody-knows/x", "x" * 256, "x/" * 2100], ids=len)
-def test_problem__paths_that_no_disk_has_are_not_there(api: TestClient, path: str) -> None:
+def test_problem__paths_that_no_disk_has_are_not_there(api, path):
     for name in (path, f"folder:{path}", f"zip:{path}"):
         assert api.get("/api/v1/datasets/copies", params={"suite": name}).status_code == 422
     for group in (
@@ -387,9 +383,7 @@ def test_problem__paths_that_no_disk_has_are_not_there(api: TestClient, path: st
         assert found["errors"] or found["blocking"], group
 
 
-def test_problem__unexpected_error_shows_nothing_of_itself(
-    bare: TestClient, settings: Any, services: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_problem__unexpected_error_shows_nothing_of_itself(bare, settings, services, monkeypatch):
     def broken() -> Any:
         raise RuntimeError("password=hunter2")
 
@@ -400,7 +394,7 @@ def test_problem__unexpected_error_shows_nothing_of_itself(
     assert "hunter2" not in response.text
 
 
-def test_problem__too_many_requests(make_settings: Any, sqlite_url: str) -> None:
+def test_problem__too_many_requests(make_settings, sqlite_url):
     settings = make_settings(database_url=sqlite_url, requests_per_minute=40)
     app = create_app(settings, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1") as caller:
@@ -417,7 +411,7 @@ def test_problem__too_many_requests(make_settings: Any, sqlite_url: str) -> None
         assert caller.get("/api/v1/methods", headers={"Authorization": ""}).status_code == 429
 
 
-def test_problem__no_rate_holds_for_probes(make_settings: Any, sqlite_url: str) -> None:
+def test_problem__no_rate_holds_for_probes(make_settings, sqlite_url):
     """A container whose health check got six 429s was ended."""
     settings = make_settings(database_url=sqlite_url, requests_per_minute=40)
     with TestClient(
@@ -432,7 +426,7 @@ def test_problem__no_rate_holds_for_probes(make_settings: Any, sqlite_url: str) 
             assert caller.post(path, json={}).status_code in (401, 429)
 
 
-def test_problem__queue_cap(make_settings: Any, sqlite_url: str) -> None:
+def test_problem__queue_cap(make_settings, sqlite_url):
     settings = make_settings(database_url=sqlite_url, max_queued=2)
     with TestClient(
         create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
@@ -450,7 +444,7 @@ def test_problem__queue_cap(make_settings: Any, sqlite_url: str) -> None:
 # ------------------------------------------------------------------------------------- runs
 
 
-def test_submit__answers_202_with_location(api: TestClient) -> None:
+def test_submit__answers_202_with_location(api):
     response = api.post("/api/v1/runs", json={"spec": SPEC, "priority": 4})
     assert response.status_code == 202
     run = response.json()
@@ -460,7 +454,7 @@ def test_submit__answers_202_with_location(api: TestClient) -> None:
     assert api.get(response.headers["location"]).json() == run
 
 
-def test_submit__idempotency_key(api: TestClient) -> None:
+def test_submit__idempotency_key(api):
     headers = {"Idempotency-Key": "k-1"}
     first = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
     again = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
@@ -471,7 +465,7 @@ def test_submit__idempotency_key(api: TestClient) -> None:
     assert api.get("/api/v1/runs").json()["total"] == 1
 
 
-def test_validate__tells_faults_and_costs_without_storing(api: TestClient, tmp_path: Path) -> None:
+def test_validate__tells_faults_and_costs_without_storing(api, tmp_path):
     answer = api.post("/api/v1/runs/validate", json={"spec": SPEC | {"train": {"lr": -1}}}).json()
     assert not answer["valid"]
     assert [e["pointer"] for e in answer["errors"]] == ["#/spec/train/lr"]
@@ -508,9 +502,7 @@ def test_validate__tells_faults_and_costs_without_storing(api: TestClient, tmp_p
     assert api.get("/api/v1/runs").json()["total"] == 0
 
 
-def test_submit__exposed_service_reads_only_its_roots(
-    make_settings: Any, sqlite_url: str, tmp_path: Path
-) -> None:
+def test_submit__exposed_service_reads_only_its_roots(make_settings, sqlite_url, tmp_path):
     root = tmp_path / "data"
     for name in ("cat", "dog"):
         (root / "photos" / name).mkdir(parents=True)
@@ -553,8 +545,8 @@ def test_submit__exposed_service_reads_only_its_roots(
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
-    make_settings: Any, sqlite_url: str, home: Path, monkeypatch: Any, allowed: bool
-) -> None:
+    make_settings, sqlite_url, home, monkeypatch, allowed
+):
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     token = "ci." + "s" * 32
@@ -592,7 +584,7 @@ def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
         assert len(refused) == (0 if allowed else 1)
 
 
-def test_patch__changes_only_what_was_given(api: TestClient) -> None:
+def test_patch__changes_only_what_was_given(api):
     run = submit(api, spec=SPEC | {"notes": "old", "tags": ["a"]})
     path = f"/api/v1/runs/{run['id']}"
     patched = api.patch(path, json={"tags": ["b", "c", "b"], "archived": True}).json()
@@ -605,7 +597,7 @@ def test_patch__changes_only_what_was_given(api: TestClient) -> None:
     assert api.patch(path, json={}).json() == patched
 
 
-def test_clone__merges_changes(api: TestClient) -> None:
+def test_clone__merges_changes(api):
     run = submit(api, spec=SPEC | {"notes": "old"}, priority=3)
     response = api.post(
         f"/api/v1/runs/{run['id']}/clone",
@@ -630,7 +622,7 @@ def test_clone__merges_changes(api: TestClient) -> None:
     assert named["spec_sha256"] == run["spec_sha256"]
 
 
-def test_cancel_and_retry__are_repeatable(api: TestClient) -> None:
+def test_cancel_and_retry__are_repeatable(api):
     path = f"/api/v1/runs/{submit(api)['id']}"
     for _ in range(2):
         response = api.post(f"{path}/cancel")
@@ -640,9 +632,7 @@ def test_cancel_and_retry__are_repeatable(api: TestClient) -> None:
         assert (response.status_code, response.json()["phase"]) == (202, "QUEUED")
 
 
-def test_delete__takes_the_files_that_no_other_run_names(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_delete__takes_the_files_that_no_other_run_names(api, services, finished_run):
     first = finished_run(services.store, services.artifacts, seed=1)
     second = finished_run(services.store, services.artifacts, seed=1)
     root = services.artifacts.root
@@ -655,7 +645,7 @@ def test_delete__takes_the_files_that_no_other_run_names(
     problem(api.delete(f"/api/v1/runs/{second}"), 404, "NOT_FOUND")
 
 
-def test_list__pages_make_up_the_whole_list(api: TestClient) -> None:
+def test_list__pages_make_up_the_whole_list(api):
     for index in range(7):
         submit(api, spec=SPEC | {"name": f"run {index}"})
     whole = api.get("/api/v1/runs?limit=200&sort=name").json()
@@ -681,7 +671,7 @@ def working(services: Any, api: TestClient) -> str:
     return run_id
 
 
-def test_metrics__since_step_and_max_points(api: TestClient, services: Any, working: str) -> None:
+def test_metrics__since_step_and_max_points(api, services, working):
     values = [float(v) for v in np.random.default_rng(0).normal(size=500)]
     values[123] = 99.0
     services.store.records.record(
@@ -723,9 +713,7 @@ def messages(body: str) -> list[dict[str, str]]:
     return found
 
 
-def test_events__stream_equals_polling_and_ends(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_events__stream_equals_polling_and_ends(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     path = f"/api/v1/runs/{run_id}/events"
     polled = api.get(f"{path}/history").json()
@@ -753,7 +741,7 @@ def test_events__stream_equals_polling_and_ends(
     problem(api.get(path, headers={"Last-Event-ID": "x"}), 422, "INVALID_REQUEST")
 
 
-def test_logs__over_the_api(api: TestClient, services: Any, working: str) -> None:
+def test_logs__over_the_api(api, services, working):
     services.store.records.append_log(working, 1, "hello ü\n")
     page = api.get(f"/api/v1/runs/{working}/logs").json()
     assert page == {
@@ -770,9 +758,7 @@ def test_logs__over_the_api(api: TestClient, services: Any, working: str) -> Non
     assert api.get(f"/api/v1/runs/{working}/logs?tail=0").status_code == 422
 
 
-def test_suites__are_those_of_runs_in_these_phases_the_newest_first(
-    api: TestClient, services: Any
-) -> None:
+def test_suites__are_those_of_runs_in_these_phases_the_newest_first(api, services):
     store = services.store
 
     def run(suite: str, *, ends: bool) -> str:
@@ -793,9 +779,7 @@ def test_suites__are_those_of_runs_in_these_phases_the_newest_first(
     assert len(api.get("/api/v1/suites").json()) == 2
 
 
-def test_checkpoints__are_the_artifacts_of_that_kind(
-    api: TestClient, services: Any, working: str
-) -> None:
+def test_checkpoints__are_the_artifacts_of_that_kind(api, services, working):
     blob = services.artifacts.put_bytes(b"weights")
     for name, kind in (("checkpoint/5.safetensors", "checkpoint"), ("report.json", "report")):
         services.store.files.add(working, 1, name=name, kind=kind, sha256=blob.sha256, size_bytes=7)
@@ -814,9 +798,7 @@ def test_checkpoints__are_the_artifacts_of_that_kind(
     problem(api.get(f"/api/v1/runs/{working}/artifacts/report.json"), 500, "STORAGE_FAILED")
 
 
-def test_spectra__training_first_final_last(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_spectra__training_first_final_last(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     spectra = api.get(f"/api/v1/runs/{run_id}/spectra").json()
     assert [(s["step"], s["final"]) for s in spectra] == [(20, False), (20, True)]
@@ -826,7 +808,7 @@ def test_spectra__training_first_final_last(
 # ----------------------------------------------------------------------------------- results
 
 
-def test_evaluations__lists_agree(api: TestClient, services: Any, finished_run: Any) -> None:
+def test_evaluations__lists_agree(api, services, finished_run):
     runs = [finished_run(services.store, services.artifacts, seed=s) for s in range(3)]
     own = api.get(f"/api/v1/runs/{runs[0]}/evaluations").json()
     assert [e["dataset"] for e in own] == ["id", "sketch"]
@@ -846,9 +828,7 @@ def test_evaluations__lists_agree(api: TestClient, services: Any, finished_run: 
     assert walked == api.get("/api/v1/evaluations?limit=200").json()["items"]
 
 
-def test_reliability__is_that_of_the_stored_predictions(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_reliability__is_that_of_the_stored_predictions(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]
     path = f"/api/v1/evaluations/{evaluation['id']}/reliability"
@@ -886,9 +866,7 @@ def test_reliability__is_that_of_the_stored_predictions(
     problem(api.get(path, params={"n_bins": 0}), 422, "INVALID_REQUEST")
 
 
-def test_reliability__lost_or_damaged_predictions_are_named(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_reliability__lost_or_damaged_predictions_are_named(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     own = api.get(f"/api/v1/runs/{run_id}/evaluations").json()
     paths = [
@@ -901,9 +879,7 @@ def test_reliability__lost_or_damaged_predictions_are_named(
             problem(api.get(f"/api/v1/evaluations/{evaluation['id']}/{what}"), status, code)
 
 
-def test_compare__pairs_on_the_same_samples(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_compare__pairs_on_the_same_samples(api, services, finished_run):
     make: Callable[..., str] = finished_run
     base = make(services.store, services.artifacts, seed=0, name="base")
     same = make(services.store, services.artifacts, seed=0, name="same", train={"epochs": 3})
@@ -934,9 +910,7 @@ def test_compare__pairs_on_the_same_samples(
     )
 
 
-def test_compare__says_what_cannot_be_paired(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_compare__says_what_cannot_be_paired(api, services, finished_run):
     make: Callable[..., str] = finished_run
     a = make(services.store, services.artifacts, seed=0)
     # Other labels for the same images: not the same data.
@@ -947,9 +921,7 @@ def test_compare__says_what_cannot_be_paired(
     assert any("sketch" in sentence for sentence in comparison["warnings"])
 
 
-def test_report__is_what_the_runner_wrote(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_report__is_what_the_runner_wrote(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     report = api.get(f"/api/v1/runs/{run_id}/report").json()
     assert report["run_id"] == run_id
@@ -990,9 +962,7 @@ def with_frontier(services: Any, run: str) -> str:
     return run_id
 
 
-def test_frontier__is_what_the_runner_measured(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_frontier__is_what_the_runner_measured(api, services, finished_run):
     tuned = finished_run(services.store, services.artifacts)
     run_id = with_frontier(services, tuned)
     response = api.get(f"/api/v1/runs/{run_id}/frontier")
@@ -1006,9 +976,7 @@ def test_frontier__is_what_the_runner_measured(
     assert api.patch(f"/api/v1/runs/{run_id}", json={"name": "kept"}).is_success
 
 
-def test_frontier__of_another_method_or_an_unfinished_run_is_404(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_frontier__of_another_method_or_an_unfinished_run_is_404(api, services, finished_run):
     other = finished_run(services.store, services.artifacts)
     missing = problem(api.get(f"/api/v1/runs/{other}/frontier"), 404, "NOT_FOUND")
     assert "its method is carot" in missing.detail
@@ -1019,9 +987,7 @@ def test_frontier__of_another_method_or_an_unfinished_run_is_404(
     ).detail  # fmt: skip
 
 
-def test_submit__merges_name_finished_runs_by_their_ids(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_submit__merges_name_finished_runs_by_their_ids(api, services, finished_run):
     done = [finished_run(services.store, services.artifacts, seed=seed) for seed in (0, 1)]
     waiting = submit(api)["id"]
 
@@ -1051,9 +1017,7 @@ def test_submit__merges_name_finished_runs_by_their_ids(
     ask({"kind": "model_stock", "runs": done}, 202)
 
 
-def test_clone__of_a_merge_checks_its_runs_again(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_clone__of_a_merge_checks_its_runs_again(api, services, finished_run):
     tuned = finished_run(services.store, services.artifacts)
     run_id = with_frontier(services, tuned)
     body = {"changes": {"method": {"alpha": 0.75}}}
@@ -1065,9 +1029,7 @@ def test_clone__of_a_merge_checks_its_runs_again(
     assert refused.errors[0]["pointer"] == "#/changes/method/run"
 
 
-def test_groups__are_runs_that_differ_in_their_seed_alone(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_groups__are_runs_that_differ_in_their_seed_alone(api, services, finished_run):
     store = services.store
 
     def done(seed: int, **train: Any) -> str:
@@ -1093,9 +1055,7 @@ def test_groups__are_runs_that_differ_in_their_seed_alone(
     assert single["numbers"]["id_accuracy"].items() >= {"n": 1, "sd": None, "se": None}.items()
 
 
-def test_continue__names_its_run_and_the_epochs(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_continue__names_its_run_and_the_epochs(api, services, finished_run):
     long = {"epochs": 9, "warmup_steps": 5000, "batch_size": 64}
     done = finished_run(services.store, services.artifacts, train=long, name="n" * 118)
     place, key = f"/api/v1/runs/{done}/continue", {"Idempotency-Key": "once"}
@@ -1119,7 +1079,7 @@ def test_continue__names_its_run_and_the_epochs(
     problem(api.post("/api/v1/runs/nobody/continue", json={}), 404, "NOT_FOUND")
 
 
-def test_catalogue__methods_models_datasets(api: TestClient) -> None:
+def test_catalogue__methods_models_datasets(api):
     methods = {m["kind"]: m for m in api.get("/api/v1/methods").json()}
     assert methods["carot"]["defaults"]["lambda_sd"] == 1.5
     assert methods["carot"]["spec_schema"]["properties"]["lambda_oc"]["default"] == 0.2
@@ -1134,7 +1094,7 @@ def test_catalogue__methods_models_datasets(api: TestClient) -> None:
     assert "fashion-mnist" in {d["id"] for d in datasets}
 
 
-def test_catalogue__own_weights_are_found(api: TestClient, home: Path) -> None:
+def test_catalogue__own_weights_are_found(api, home):
     folder = home / "models" / "calift-tiny"
     (folder / "abc").mkdir(parents=True)
     (folder / "abc" / "model.safetensors").write_bytes(b"w")
@@ -1149,7 +1109,7 @@ def test_catalogue__own_weights_are_found(api: TestClient, home: Path) -> None:
     assert not models["broken"]["available"]
 
 
-def test_stats__count_what_is_there(api: TestClient, services: Any) -> None:
+def test_stats__count_what_is_there(api, services):
     submit(api)
     services.store.workers.seen("w-1", host="h", queues=["cpu"], device="cpu", run_id=None)
     stats = api.get("/api/v1/stats").json()
@@ -1164,9 +1124,7 @@ def test_stats__count_what_is_there(api: TestClient, services: Any) -> None:
     assert [w["alive"] for w in api.get("/api/v1/workers").json()] == [False]
 
 
-def test_api__many_callers_at_once_never_meet_a_locked_database(
-    api: TestClient, services: Any
-) -> None:
+def test_api__many_callers_at_once_never_meet_a_locked_database(api, services):
     statuses: list[int] = []
 
     def use() -> None:
@@ -1201,13 +1159,13 @@ def current_document() -> str:
         return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
 
 
-def test_openapi__is_the_snapshot() -> None:
+def test_openapi__is_the_snapshot():
     assert current_document() == SNAPSHOT.read_text(encoding="utf-8"), (
         "the API's description changed; if that was meant, run `python -m tests.backend.test_api`"
     )
 
 
-def test_openapi__operation_ids_are_unique_and_errors_declared(app: Any) -> None:
+def test_openapi__operation_ids_are_unique_and_errors_declared(app):
     document = app.openapi()
     operations_ = [o for item in document["paths"].values() for o in item.values()]
     ids = [o["operationId"] for o in operations_]
@@ -1219,7 +1177,7 @@ def test_openapi__operation_ids_are_unique_and_errors_declared(app: Any) -> None
             assert list(response["content"]) == [MEDIA_TYPE]
 
 
-def test_openapi__is_served(api: TestClient, app: Any) -> None:
+def test_openapi__is_served(api, app):
     assert api.get("/api/v1/openapi.json").json() == json.loads(json.dumps(app.openapi()))
 
 
@@ -1227,7 +1185,7 @@ def test_openapi__is_served(api: TestClient, app: Any) -> None:
 def _marked() -> None: ...
 
 
-def test_allow__marks_and_the_default_is_admin() -> None:
+def test_allow__marks_and_the_default_is_admin():
     assert scope_of(_marked) == "read"
     assert scope_of(lambda: None) == "admin"
     assert scope_of(None) == "admin"

@@ -38,7 +38,7 @@ def files(artifacts: ArtifactStore) -> list[Path]:
     return [p for p in artifacts.root.rglob("*") if p.is_file()]
 
 
-def test_put__lies_under_its_hash_and_reads_back(artifacts: ArtifactStore, tmp_path: Path) -> None:
+def test_put__lies_under_its_hash_and_reads_back(artifacts, tmp_path):
     source = tmp_path / "file"
     source.write_bytes(b"content")
     blob = artifacts.put_file(source)
@@ -50,9 +50,7 @@ def test_put__lies_under_its_hash_and_reads_back(artifacts: ArtifactStore, tmp_p
 
 
 @given(data=st.binary(max_size=2000))
-def test_put__file_and_bytes_are_the_same_content(
-    data: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_put__file_and_bytes_are_the_same_content(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("put")
     artifacts = ArtifactStore(folder / "a")
     (folder / "file").write_bytes(data)
@@ -62,9 +60,7 @@ def test_put__file_and_bytes_are_the_same_content(
     assert artifacts.verified(blob.sha256).read_bytes() == data
 
 
-def test_put__below_the_free_space_floor_is_refused_and_tears_nothing(
-    artifacts: ArtifactStore, tmp_path: Path
-) -> None:
+def test_put__below_the_free_space_floor_is_refused_and_tears_nothing(artifacts, tmp_path):
     source = tmp_path / "file"
     source.write_bytes(b"x" * 1000)
     full = ArtifactStore(artifacts.root, free_space_floor_bytes=1 << 60)
@@ -77,9 +73,7 @@ def test_put__below_the_free_space_floor_is_refused_and_tears_nothing(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_put__no_space_left_is_a_disk_full_error(
-    artifacts: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_put__no_space_left_is_a_disk_full_error(artifacts, tmp_path, monkeypatch):
     source = tmp_path / "file"
     source.write_bytes(b"x" * 100_000)
     opened = Path.open
@@ -95,9 +89,7 @@ def test_put__no_space_left_is_a_disk_full_error(
     assert files(artifacts) == []
 
 
-def test_place__gives_the_content_and_outlives_its_collection(
-    artifacts: ArtifactStore, one_store: Stores, tmp_path: Path
-) -> None:
+def test_place__gives_the_content_and_outlives_its_collection(artifacts, one_store, tmp_path):
     blob = artifacts.put_bytes(b"weights")
     target = tmp_path / "job" / "inputs" / "model"
     artifacts.place(blob.sha256, target)
@@ -108,9 +100,7 @@ def test_place__gives_the_content_and_outlives_its_collection(
         artifacts.place(blob.sha256, tmp_path / "other")
 
 
-def test_place__copies_where_links_do_not_work(
-    artifacts: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_place__copies_where_links_do_not_work(artifacts, tmp_path, monkeypatch):
     def another_device(*_: object, **__: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
@@ -121,7 +111,7 @@ def test_place__copies_where_links_do_not_work(
     assert (tmp_path / "model").stat().st_ino != artifacts.path(blob.sha256).stat().st_ino
 
 
-def test_put__links_and_folders_are_refused(artifacts: ArtifactStore, tmp_path: Path) -> None:
+def test_put__links_and_folders_are_refused(artifacts, tmp_path):
     (tmp_path / "secret").write_text("s")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     for source in (tmp_path / "link", tmp_path):
@@ -131,7 +121,7 @@ def test_put__links_and_folders_are_refused(artifacts: ArtifactStore, tmp_path: 
         artifacts.put_file(tmp_path / "missing")
 
 
-def test_verified__damage_is_found(artifacts: ArtifactStore) -> None:
+def test_verified__damage_is_found(artifacts):
     blob = artifacts.put_bytes(b"content")
     path = artifacts.verified(blob.sha256)
     path.write_bytes(b"cOntent")
@@ -142,7 +132,7 @@ def test_verified__damage_is_found(artifacts: ArtifactStore) -> None:
         artifacts.verified(blob.sha256)
 
 
-def test_verified__planted_link_is_refused(artifacts: ArtifactStore, tmp_path: Path) -> None:
+def test_verified__planted_link_is_refused(artifacts, tmp_path):
     (tmp_path / "secret").write_bytes(b"content")
     digest = hashlib.sha256(b"content").hexdigest()
     path = artifacts.path(digest)
@@ -153,7 +143,7 @@ def test_verified__planted_link_is_refused(artifacts: ArtifactStore, tmp_path: P
 
 
 @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
-def test_path__takes_nothing_but_a_hash(artifacts: ArtifactStore, digest: str) -> None:
+def test_path__takes_nothing_but_a_hash(artifacts, digest):
     with pytest.raises(SpecError):
         artifacts.path(digest)
 
@@ -163,13 +153,13 @@ def test_path__takes_nothing_but_a_hash(artifacts: ArtifactStore, digest: str) -
     ["", ".", "..", "a/../b", "/a", "a/", "a//b", ".hidden", "a/.b", "a\\b", "a b", "ü", "a\n",
      "a" * 301, "a\x00", "~", "-rf"],
 )  # fmt: skip
-def test_name__that_is_not_allowed(name: str) -> None:
+def test_name__that_is_not_allowed(name):
     with pytest.raises(SpecError, match="artifact's name"):
         check_name(name)
 
 
 @pytest.mark.parametrize("name", ["report.json", "predictions/fog-3.parquet", "a/b/c_1.2+x=y@z"])
-def test_name__that_is_allowed(name: str) -> None:
+def test_name__that_is_allowed(name):
     assert check_name(name) == name
 
 
@@ -181,9 +171,7 @@ def run_with(store: Stores, artifacts: ArtifactStore, source: Path, name: str = 
     return run_id
 
 
-def test_publish__fenced_off_attempt_names_nothing(
-    one_store: Stores, artifacts: ArtifactStore, tmp_path: Path
-) -> None:
+def test_publish__fenced_off_attempt_names_nothing(one_store, artifacts, tmp_path):
     (tmp_path / "file").write_text("x")
     run_id = run_with(one_store, artifacts, tmp_path / "file")
     assert not publish_artifact(
@@ -192,7 +180,7 @@ def test_publish__fenced_off_attempt_names_nothing(
     assert [a.name for a in one_store.files.of_run(run_id)] == ["a"]
 
 
-def test_collect__by_reference(one_store: Stores, artifacts: ArtifactStore, tmp_path: Path) -> None:
+def test_collect__by_reference(one_store, artifacts, tmp_path):
     for name in ("shared", "own"):
         (tmp_path / name).write_text(name)
     first = run_with(one_store, artifacts, tmp_path / "shared")
@@ -209,9 +197,7 @@ def test_collect__by_reference(one_store: Stores, artifacts: ArtifactStore, tmp_
     assert files(artifacts) == []
 
 
-def test_collect__storing_again_renews_the_grace(
-    one_store: Stores, artifacts: ArtifactStore
-) -> None:
+def test_collect__storing_again_renews_the_grace(one_store, artifacts):
     digest = artifacts.put_bytes(b"x").sha256
     os.utime(artifacts.path(digest), (1, 1))
     artifacts.put_bytes(b"x")
@@ -221,9 +207,7 @@ def test_collect__storing_again_renews_the_grace(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_collect__what_a_killed_process_left(
-    one_store: Stores, artifacts: ArtifactStore, tmp_path: Path, named: bool
-) -> None:
+def test_collect__what_a_killed_process_left(one_store, artifacts, tmp_path, named):
     source = tmp_path / "file"
     source.write_bytes(b"content")
     run_id = one_store.runs.submit(spec_of())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,8 @@ def rows(store: Stores) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("by_reference", [False, True], ids=["copied", "by reference"])
 def test_restore__gives_every_row_and_every_file(
-    settings: Settings,
-    elsewhere: Settings,
-    store: Stores,
-    filled: str,
-    tmp_path: Path,
-    by_reference: bool,
-) -> None:
+    settings, elsewhere, store, filled, tmp_path, by_reference
+):
     before = rows(store)
     made = back_up(settings, tmp_path / "backup", by_reference=by_reference)
     assert (made.runs, len(made.contents)) == (2, 2)
@@ -111,8 +106,8 @@ def test_restore__gives_every_row_and_every_file(
 
 
 def test_backup__again_into_the_same_folder_copies_what_is_new_and_heals_what_is_damaged(
-    settings: Settings, store: Stores, filled: str, finished_run: Any, tmp_path: Path
-) -> None:
+    settings, store, filled, finished_run, tmp_path
+):
     target = tmp_path / "backup"
     first = back_up(settings, target)
     copies = sorted(p for p in (target / "artifacts").rglob("*") if p.is_file())
@@ -129,9 +124,7 @@ def test_backup__again_into_the_same_folder_copies_what_is_new_and_heals_what_is
     put_back(settings, target, replace=True)
 
 
-def test_restore__waits_for_a_session_that_is_closing(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_restore__waits_for_a_session_that_is_closing(settings, monkeypatch):
     asking, closing = open_engine(settings.database_url), open_engine(settings.database_url)
     held = closing.connect()
     asked = []
@@ -149,8 +142,8 @@ def test_restore__waits_for_a_session_that_is_closing(
 
 
 def test_backup__damage_is_found_before_anything_is_replaced(
-    settings: Settings, elsewhere: Settings, filled: str, tmp_path: Path, store: Stores
-) -> None:
+    settings, elsewhere, filled, tmp_path, store
+):
     target = tmp_path / "backup"
     back_up(settings, target)
     copy = next(p for p in (target / "artifacts").rglob("*") if p.is_file())
@@ -172,8 +165,8 @@ def test_backup__damage_is_found_before_anything_is_replaced(
 
 
 def test_restore__of_a_newer_version_or_of_no_backup_is_a_sentence(
-    settings: Settings, elsewhere: Settings, filled: str, tmp_path: Path
-) -> None:
+    settings, elsewhere, filled, tmp_path
+):
     target = tmp_path / "backup"
     with pytest.raises(SpecError, match="is no whole backup"):
         put_back(elsewhere, target)
@@ -192,9 +185,7 @@ def test_restore__of_a_newer_version_or_of_no_backup_is_a_sentence(
         back_up(settings, target)
 
 
-def test_database__of_a_newer_version_is_refused_and_left_alone(
-    settings: Settings, store: Stores
-) -> None:
+def test_database__of_a_newer_version_is_refused_and_left_alone(settings, store):
     newest = migrations.newest_revision()
     with writing(store.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -208,12 +199,8 @@ def test_database__of_a_newer_version_is_refused_and_left_alone(
 
 
 def test_backup__from_a_bucket_reads_past_the_copies(
-    make_settings: Any,
-    sqlite_url: str,
-    finished_run: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    make_settings, sqlite_url, finished_run, tmp_path, monkeypatch
+):
     fsspec = pytest.importorskip("fsspec")
     fs = fsspec.filesystem("memory", skip_instance_cache=True)
     settings = make_settings(database_url=sqlite_url)
@@ -234,9 +221,7 @@ def test_backup__from_a_bucket_reads_past_the_copies(
         put_back(settings, tmp_path / "referring", replace=True)
 
 
-def test_postgres__without_its_tools_is_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, postgres_database: str
-) -> None:
+def test_postgres__without_its_tools_is_a_sentence(monkeypatch, tmp_path, postgres_database):
     monkeypatch.setattr("backend.store.dump.Path.glob", lambda *_: iter(()))
     monkeypatch.setattr("backend.store.dump.shutil.which", lambda _: None)
     engine = open_engine(postgres_database)
@@ -249,14 +234,8 @@ def test_postgres__without_its_tools_is_a_sentence(
 
 
 def test_command__backs_up_and_restores_a_home(
-    make_settings: Any,
-    sqlite_url: str,
-    home: Path,
-    finished_run: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    make_settings, sqlite_url, home, finished_run, tmp_path, monkeypatch, capsys
+):
     store = Stores.on(open_engine(sqlite_url))
     settings = make_settings(database_url=sqlite_url)
     finished_run(store, open_artifacts(settings))

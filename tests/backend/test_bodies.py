@@ -17,7 +17,7 @@ from tests.backend.test_api import problem
 SPEC = {"name": "a run", "method": {"kind": "carot"}}
 
 
-def test_submit__bare_spec_is_the_same_as_a_wrapped_one(api: TestClient) -> None:
+def test_submit__bare_spec_is_the_same_as_a_wrapped_one(api):
     key = {"Idempotency-Key": "one"}
     wrapped = api.post("/api/v1/runs", json={"spec": SPEC}, headers=key)
     bare = api.post("/api/v1/runs", json=SPEC, headers=key)
@@ -42,9 +42,7 @@ def test_submit__bare_spec_is_the_same_as_a_wrapped_one(api: TestClient) -> None
         ({}, {"#/name", "#/method"}),
     ],
 )
-def test_submit__pointers_are_into_the_body_that_was_sent(
-    api: TestClient, body: dict[str, Any], pointers: set[str]
-) -> None:
+def test_submit__pointers_are_into_the_body_that_was_sent(api, body, pointers):
     for path in ("/api/v1/runs", "/api/v1/runs/validate"):
         response = api.post(path, json=body)
         if response.status_code == 200:
@@ -56,13 +54,13 @@ def test_submit__pointers_are_into_the_body_that_was_sent(
 
 
 @pytest.mark.parametrize("body", ["[]", '"text"', "3", "null", "NaN"])
-def test_submit__what_is_no_object_is_422(api: TestClient, body: str) -> None:
+def test_submit__what_is_no_object_is_422(api, body):
     headers = {"content-type": "application/json"}
     found = problem(api.post("/api/v1/runs", content=body, headers=headers), 422, "INVALID_REQUEST")
     assert found.errors[0]["pointer"] == "#"
 
 
-def test_submit__description_says_both(app: Any) -> None:
+def test_submit__description_says_both(app):
     document = app.openapi()
     for path in ("/api/v1/runs", "/api/v1/runs/validate"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
@@ -86,7 +84,7 @@ def stranger(app: Any) -> Iterator[TestClient]:
         yield caller
 
 
-def test_docs__are_open_on_loopback(stranger: TestClient, app: Any) -> None:
+def test_docs__are_open_on_loopback(stranger, app):
     document = stranger.get("/api/v1/openapi.json")
     assert document.status_code == 200
     assert document.json() == json.loads(json.dumps(app.openapi()))
@@ -104,7 +102,7 @@ def test_docs__are_open_on_loopback(stranger: TestClient, app: Any) -> None:
     assert stranger.get("/docs", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_docs__take_a_token_where_others_reach_them(make_settings: Any, sqlite_url: str) -> None:
+def test_docs__take_a_token_where_others_reach_them(make_settings, sqlite_url):
     token = "ci." + "s" * 32
     settings = make_settings(
         database_url=sqlite_url, host="0.0.0.0", token=token, allowed_hosts=["calift.example"]
@@ -118,8 +116,8 @@ def test_docs__take_a_token_where_others_reach_them(make_settings: Any, sqlite_u
 
 
 def test_unauthenticated__names_the_way_of_the_deployment(
-    make_settings: Any, sqlite_url: str, stranger: TestClient, settings: Any
-) -> None:
+    make_settings, sqlite_url, stranger, settings
+):
     for path in ("/api/v1/runs", "/nowhere"):
         for headers in ({}, {"Authorization": "Bearer a.bbbbbbbbbbbbbbbbbbbbbbb"}):
             found = stranger.get(path, headers=headers).json()

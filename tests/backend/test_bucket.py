@@ -107,9 +107,7 @@ def overwrite(store: BucketStore, digest: str, data: bytes) -> None:
     store._fs.pipe_file(store._key(digest), data)
 
 
-def test_put__another_machine_reads_it_by_its_hash(
-    make: Callable[..., BucketStore], tmp_path: Path
-) -> None:
+def test_put__another_machine_reads_it_by_its_hash(make, tmp_path):
     here, there = make(), make()
     blob = here.put_file(written(tmp_path / "file", b"content" * 1000), link=True)
     assert blob.sha256 == hashlib.sha256(b"content" * 1000).hexdigest()
@@ -123,9 +121,7 @@ def test_put__another_machine_reads_it_by_its_hash(
     assert (tmp_path / "job" / "model").read_bytes() == b"content" * 1000
 
 
-def test_read__damage_in_the_bucket_is_found_and_a_damaged_copy_is_fetched_anew(
-    make: Callable[..., BucketStore],
-) -> None:
+def test_read__damage_in_the_bucket_is_found_and_a_damaged_copy_is_fetched_anew(make):
     here, there = make(), make()
     blob = here.put_bytes(b"content")
     copy = here.verified(blob.sha256)
@@ -138,7 +134,7 @@ def test_read__damage_in_the_bucket_is_found_and_a_damaged_copy_is_fetched_anew(
     assert here.verified(blob.sha256).read_bytes() == b"content", "the copy is good"
 
 
-def test_read__what_is_not_there(bucket: BucketStore, tmp_path: Path) -> None:
+def test_read__what_is_not_there(bucket, tmp_path):
     digest = hashlib.sha256(b"nothing").hexdigest()
     assert not bucket.has(digest)
     for read in (bucket.verified, bucket.keep, lambda d: bucket.place(d, tmp_path / "x")):
@@ -154,9 +150,7 @@ class _Nothing:
         return set()
 
 
-def test_collect__by_reference_and_by_age(
-    bucket: BucketStore, one_store: Stores, tmp_path: Path
-) -> None:
+def test_collect__by_reference_and_by_age(bucket, one_store, tmp_path):
     run_id = run_with(one_store, bucket, written(tmp_path / "own", b"own"))
     stray = bucket.put_bytes(b"stray").sha256
     assert bucket.collect(one_store.files, grace_s=3600) == []
@@ -168,9 +162,7 @@ def test_collect__by_reference_and_by_age(
 
 
 @pytest.mark.parametrize("look", [1, 2])
-def test_collect__a_run_that_names_it_in_that_moment_keeps_it(
-    bucket: BucketStore, one_store: Stores, tmp_path: Path, look: int
-) -> None:
+def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, one_store, tmp_path, look):
     source = written(tmp_path / "file", b"content")
     digest = bucket.put_file(source).sha256
     asked = one_store.files.referenced
@@ -197,9 +189,7 @@ def test_collect__a_run_that_names_it_in_that_moment_keeps_it(
     assert bucket._listed("gone") == []
 
 
-def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(
-    bucket: BucketStore, one_store: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(bucket, one_store, monkeypatch):
     digest = hashlib.sha256(b"stray").hexdigest()
     bucket._fs.pipe_file(f"{bucket._where}/gone/{digest}.0a1b2c3d", b"collected")
     bucket.collect(one_store.files, grace_s=-60)
@@ -209,7 +199,7 @@ def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(
     assert bucket._listed("gone") == []
 
 
-def test_publish__as_a_worker_does(bucket: BucketStore, one_store: Stores, tmp_path: Path) -> None:
+def test_publish__as_a_worker_does(bucket, one_store, tmp_path):
     source = written(tmp_path / "file", b"report")
     run_id = one_store.runs.submit(spec_of())
     assert one_store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
@@ -220,9 +210,7 @@ def test_publish__as_a_worker_does(bucket: BucketStore, one_store: Stores, tmp_p
     assert bucket.verified(stored.sha256).read_bytes() == b"report"
 
 
-def test_copies__leave_when_they_are_too_many_and_come_back(
-    make: Callable[..., BucketStore],
-) -> None:
+def test_copies__leave_when_they_are_too_many_and_come_back(make):
     store = make(cache_bytes=25)
     blobs = [store.put_bytes(bytes([i]) * 10) for i in range(4)]
     for age, blob in enumerate(blobs):
@@ -235,9 +223,7 @@ def test_copies__leave_when_they_are_too_many_and_come_back(
     assert store.path(blobs[0].sha256).exists(), "what was just fetched stays"
 
 
-def test_copies__no_room_is_said_before_anything_is_fetched(
-    make: Callable[..., BucketStore],
-) -> None:
+def test_copies__no_room_is_said_before_anything_is_fetched(make):
     blob = make().put_bytes(b"content")
     full = make(free_space_floor_bytes=1 << 60)
     with pytest.raises(DiskFullError, match="must stay free"):
@@ -270,9 +256,7 @@ class Flaky:
 
 
 @pytest.mark.parametrize("call", ["info", "pipe_file", "get_file"])
-def test_store__that_fails_now_and_then_is_asked_again(
-    make: Callable[..., BucketStore], call: str
-) -> None:
+def test_store__that_fails_now_and_then_is_asked_again(make, call):
     here, there = make(), make()
     for store in (here, there):
         store._fs = Flaky(store._fs, **{call: 3})
@@ -281,9 +265,7 @@ def test_store__that_fails_now_and_then_is_asked_again(
     assert here._fs.calls.count(call) >= 4
 
 
-def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(
-    make: Callable[..., BucketStore], tmp_path: Path
-) -> None:
+def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(make, tmp_path):
     from backend.storage.health import StorageHealth
 
     store = make()
@@ -299,9 +281,7 @@ def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(
     assert storage.trouble() == ""
 
 
-def test_put__store_that_keeps_other_bytes_is_refused_and_nothing_is_left(
-    make: Callable[..., BucketStore], tmp_path: Path
-) -> None:
+def test_put__store_that_keeps_other_bytes_is_refused_and_nothing_is_left(make, tmp_path):
     store = make()
     fs = store._fs
 
@@ -327,8 +307,8 @@ def test_put__store_that_keeps_other_bytes_is_refused_and_nothing_is_left(
 
 @pytest.mark.service
 def test_s3__multipart_that_gives_back_other_bytes_is_refused_and_whole_files_are_right(
-    s3_server: Server, tmp_path: Path
-) -> None:
+    s3_server, tmp_path
+):
     store = opened(s3_settings(s3_server, tmp_path / "home", s3_part_bytes=8 * MIB))
     data = random.Random(0).randbytes(20 * MIB)  # no part is like another
     source = written(tmp_path / "weights", data)
@@ -349,8 +329,8 @@ def test_s3__multipart_that_gives_back_other_bytes_is_refused_and_whole_files_ar
 
 @pytest.mark.service
 def test_s3__wrong_keys_and_a_server_that_is_away_are_sentences_without_the_secret(
-    s3_server: Server, tmp_path: Path
-) -> None:
+    s3_server, tmp_path
+):
     good = s3_settings(s3_server, tmp_path / "home")
     opened(good)
     wrong = good.model_copy(update={"s3_secret_key": type(good.s3_secret_key)("hunter2-hunter2")})
@@ -364,7 +344,7 @@ def test_s3__wrong_keys_and_a_server_that_is_away_are_sentences_without_the_secr
         assert "hunter2" not in str(caught.value)
 
 
-def test_settings__what_artifacts_may_be(home: Path) -> None:
+def test_settings__what_artifacts_may_be(home):
     assert Settings(artifacts="/mnt/shared").artifacts_dir == Path("/mnt/shared")
     assert Settings(artifacts="file:///mnt/shared").artifacts_dir == Path("/mnt/shared")
     bucket = Settings(artifacts="s3://lab/calift/")
@@ -375,7 +355,7 @@ def test_settings__what_artifacts_may_be(home: Path) -> None:
             Settings(artifacts=wrong)
 
 
-def test_settings__by_file(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings__by_file(home, monkeypatch, tmp_path):
     secret = written(tmp_path / "password", b"se/cret\n")
     monkeypatch.setenv("CALIFT_DATABASE_URL", "postgresql://calift@db:5432/calift")
     monkeypatch.setenv("CALIFT_DATABASE_PASSWORD_FILE", str(secret))

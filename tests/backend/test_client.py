@@ -35,9 +35,7 @@ def services(app: Any) -> Any:
     return app.state.services
 
 
-def test_client__every_method_against_the_service(
-    client: Client, services: Any, finished_run: Any, tmp_path: Path
-) -> None:
+def test_client__every_method_against_the_service(client, services, finished_run, tmp_path):
     assert client.health().status == "ok"
     store, artifacts = services.store, services.artifacts
     done = [finished_run(store, artifacts, seed=s, name=f"done {s}") for s in (0, 0)]
@@ -91,7 +89,7 @@ def test_client__every_method_against_the_service(
     assert client.wait(run_id).phase == "SUCCEEDED"
 
 
-def test_client__follows_a_run_while_it_works(client: Client, services: Any) -> None:
+def test_client__follows_a_run_while_it_works(client, services):
     store = services.store
     run_id = client.submit(spec_of()).id
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
@@ -113,7 +111,7 @@ def test_client__follows_a_run_while_it_works(client: Client, services: Any) -> 
     until(lambda: services.limits["streams"].held == 0, what="the stream to close")
 
 
-def test_client__stream_survives_a_service_that_restarts(settings: Any) -> None:
+def test_client__stream_survives_a_service_that_restarts(settings):
     first, second = (create_app(settings, housekeeping=False) for _ in range(2))
     port = free_port()
     seen: list[Any] = []
@@ -134,13 +132,13 @@ def test_client__stream_survives_a_service_that_restarts(settings: Any) -> None:
             assert len(seen) == 3
 
 
-def test_client__wait_gives_up_in_time(client: Client) -> None:
+def test_client__wait_gives_up_in_time(client):
     run_id = client.submit(spec_of()).id
     with pytest.raises(TimeoutError, match=run_id):
         client.wait(run_id, 0.05, timeout_s=0.2)
 
 
-def test_client__errors_carry_the_servers_sentence_and_hint(client: Client) -> None:
+def test_client__errors_carry_the_servers_sentence_and_hint(client):
     with pytest.raises(ServiceError, match="there is no run 'nobody'") as caught:
         client.run("nobody")
     assert caught.value.status == 404
@@ -157,7 +155,7 @@ def test_client__errors_carry_the_servers_sentence_and_hint(client: Client) -> N
     assert client.run(done.id)
 
 
-def test_client__wrong_token_says_where_the_right_one_is(served: str, home: Path) -> None:
+def test_client__wrong_token_says_where_the_right_one_is(served, home):
     with (
         Client(served, "x.yyyyyyyyyyyyyyyyyyyyyyy") as client,
         pytest.raises(ServiceError, match="not valid.*CALIFT_HOME/token"),
@@ -165,9 +163,7 @@ def test_client__wrong_token_says_where_the_right_one_is(served: str, home: Path
         client.runs()
 
 
-def test_client__finds_address_and_token_by_itself(
-    served: str, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_client__finds_address_and_token_by_itself(served, settings, monkeypatch):
     monkeypatch.setenv("CALIFT_API_URL", f"{served}/api/v1/")
     with Client() as client:
         assert client.runs().total == 0
@@ -176,7 +172,7 @@ def test_client__finds_address_and_token_by_itself(
         client.runs()
 
 
-def test_client__no_service_says_how_to_start_one(home: Path) -> None:
+def test_client__no_service_says_how_to_start_one(home):
     with (
         Client(f"http://127.0.0.1:{free_port()}") as client,
         pytest.raises(ServiceUnavailableError, match="calift up"),
@@ -184,7 +180,7 @@ def test_client__no_service_says_how_to_start_one(home: Path) -> None:
         client.health()
 
 
-def test_client__a_service_that_does_not_answer_in_time_is_not_told_as_none(home: Path) -> None:
+def test_client__a_service_that_does_not_answer_in_time_is_not_told_as_none(home):
     with socket.create_server(("127.0.0.1", 0)) as listener:  # takes connections and says nothing
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with Client(url, "a.b", timeout_s=0.25) as client:
@@ -226,12 +222,12 @@ def stranger() -> Iterator[str]:
         thread.join(10)
 
 
-def test_client__something_else_at_the_address_is_named(stranger: str, home: Path) -> None:
+def test_client__something_else_at_the_address_is_named(stranger, home):
     with Client(stranger, "a.b") as client, pytest.raises(ServiceError, match="not as calift"):
         client.runs()
 
 
-def test_client__answer_of_another_version_is_named(home: Path) -> None:
+def test_client__answer_of_another_version_is_named(home):
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "fine"}))
     with (
         Client("http://127.0.0.1:1", "a.b", transport=transport) as client,
@@ -240,9 +236,7 @@ def test_client__answer_of_another_version_is_named(home: Path) -> None:
         client.health()
 
 
-def test_client__submit_whose_answer_was_lost_is_asked_for_again(
-    app: Any, settings: Any, served: str
-) -> None:
+def test_client__submit_whose_answer_was_lost_is_asked_for_again(app, settings, served):
     lost: list[str] = []
 
     class Losing(httpx.HTTPTransport):
@@ -264,8 +258,8 @@ def test_client__submit_whose_answer_was_lost_is_asked_for_again(
 
 
 def test_client__damaged_download_leaves_no_file(
-    client: Client, services: Any, finished_run: Any, tmp_path: Path, settings: Any
-) -> None:
+    client, services, finished_run, tmp_path, settings
+):
     run_id = finished_run(services.store, services.artifacts)
 
     class Damaging(httpx.HTTPTransport):
@@ -286,7 +280,7 @@ def test_client__damaged_download_leaves_no_file(
     assert list(target.parent.iterdir()) == []
 
 
-def test_client__too_many_streams_are_refused(make_settings: Any, sqlite_url: str) -> None:
+def test_client__too_many_streams_are_refused(make_settings, sqlite_url):
     settings = make_settings(database_url=sqlite_url, max_streams=1)
     app = create_app(settings, housekeeping=False)
     with serving(app) as address, Client(address, settings.admin_token()) as client:
@@ -301,7 +295,7 @@ def test_client__too_many_streams_are_refused(make_settings: Any, sqlite_url: st
         assert next(client.events(run_id)).kind == "state"
 
 
-def test_spec_error__is_not_raised_for_a_mapping(client: Client) -> None:
+def test_spec_error__is_not_raised_for_a_mapping(client):
     with pytest.raises(ServiceError):
         client.submit({"name": "x"})
     with pytest.raises(SpecError):
@@ -325,9 +319,7 @@ def say_running(home: Path, url: str, pid: int) -> None:
     (home / "run" / "stack.json").write_text(json.dumps(state))
 
 
-def test_client__follows_the_stack_that_runs(
-    served: str, settings: Any, no_address: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_client__follows_the_stack_that_runs(served, settings, no_address, monkeypatch):
     say_running(no_address, served, os.getpid())
     settings.admin_token()
     with Client() as client:
@@ -343,8 +335,8 @@ def test_client__follows_the_stack_that_runs(
 
 
 def test_client__port_of_the_environment_where_no_stack_runs(
-    served: str, settings: Any, no_address: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    served, settings, no_address, monkeypatch
+):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     say_running(no_address, "http://127.0.0.1:1", gone.pid)
@@ -362,8 +354,8 @@ def test_client__port_of_the_environment_where_no_stack_runs(
 
 
 def test_client__token_that_is_refused_names_the_address_and_where_both_came_from(
-    served: str, no_address: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    served, no_address, monkeypatch
+):
     (no_address / "token").write_text("x.yyyyyyyyyyyyyyyyyyyyyyy")
     monkeypatch.setenv("CALIFT_PORT", served.rpartition(":")[2])
     with Client() as client, pytest.raises(ServiceError) as caught:
@@ -379,9 +371,7 @@ def test_client__token_that_is_refused_names_the_address_and_where_both_came_fro
     assert "from CALIFT_TOKEN" in caught.value.hint
 
 
-def test_client__no_answer_says_why_that_address_was_asked(
-    no_address: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_client__no_answer_says_why_that_address_was_asked(no_address, monkeypatch):
     port = free_port()
     monkeypatch.setenv("CALIFT_PORT", str(port))
     with Client() as client, pytest.raises(ServiceUnavailableError) as caught:
@@ -403,8 +393,8 @@ def test_client__no_answer_says_why_that_address_was_asked(
     ],
 )
 def test_client__address_or_token_that_cannot_be_used_is_a_sentence(
-    no_address: Path, monkeypatch: pytest.MonkeyPatch, url: str, token: str
-) -> None:
+    no_address, monkeypatch, url, token
+):
     monkeypatch.setenv("CALIFT_API_URL", url)
     monkeypatch.setenv("CALIFT_TOKEN", token)
     monkeypatch.setenv("CALIFT_PORT", str(free_port()))
@@ -412,9 +402,7 @@ def test_client__address_or_token_that_cannot_be_used_is_a_sentence(
         client.health()
 
 
-def test_client__reads_the_authorities_once_and_again_where_others_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_client__reads_the_authorities_once_and_again_where_others_are_named(monkeypatch, tmp_path):
     read: list[bool] = []
 
     def reading(**how: bool) -> ssl.SSLContext:
@@ -433,5 +421,5 @@ def test_client__reads_the_authorities_once_and_again_where_others_are_named(
     connection._certificates.cache_clear()
 
 
-def test_client__ready(client: Client) -> None:
+def test_client__ready(client):
     assert client.ready().checks == ["database", "schema", "broker", "artifacts", "disk"]

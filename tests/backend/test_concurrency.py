@@ -41,7 +41,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 # -------------------------------------------------------------------------- the limiter itself
 
 
-def test_limiter__owners_take_turns_and_each_has_a_share() -> None:
+def test_limiter__owners_take_turns_and_each_has_a_share():
     async def work() -> None:
         limiter = FairLimiter("things", places=6, places_each=4, turns=2, turns_each=1)
         order: list[str] = []
@@ -68,7 +68,7 @@ def test_limiter__owners_take_turns_and_each_has_a_share() -> None:
     run(work)
 
 
-def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_wait() -> None:
+def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_wait():
     limiter = FairLimiter("things", places=3, places_each=2, retry_s=7)
 
     def refused(owner: str) -> HttpError:
@@ -88,7 +88,7 @@ def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_w
         pass
 
 
-def test_limiter__who_gives_up_takes_no_turn() -> None:
+def test_limiter__who_gives_up_takes_no_turn():
     async def work() -> None:
         limiter = FairLimiter("things", places=9, places_each=9, turns=1)
         async with limiter.turn("a"):
@@ -129,9 +129,7 @@ class Owner:
         return asyncio.create_task(self.http.get(path, **more))
 
 
-def test_analysis__another_owner_is_answered_while_one_has_all_it_may(
-    app: Any, services: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, services, monkeypatch):
     gate, answered = threading.Event(), services.store.runs.submit(spec_of())
 
     def slow(run_id: str, query: LedgerQuery) -> Any:
@@ -169,9 +167,7 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(
     run(work)
 
 
-def test_picture__of_another_owner_comes_before_the_second_of_one(
-    app: Any, services: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_picture__of_another_owner_comes_before_the_second_of_one(app, services, monkeypatch):
     order: list[str] = []
     gate = threading.Event()
 
@@ -226,9 +222,7 @@ LIMITED = {
 }  # fmt: skip
 
 
-def test_limits__hold_for_what_is_expensive_and_for_nothing_else(
-    api: Any, app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limits__hold_for_what_is_expensive_and_for_nothing_else(api, app, monkeypatch):
     @contextmanager
     def full(self: FairLimiter, owner: str) -> Any:
         raise HttpError(503, "FULL", "no place.")

@@ -8,9 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from calift_core.client import Client
 from tests.conftest import unavailable
 
 DOC = Path(__file__).parents[2] / "docs" / "api.md"
@@ -40,9 +38,7 @@ def run_script(script: str, home: Path, folder: Path) -> subprocess.CompletedPro
     )
 
 
-def test_docs__every_curl_line_works(
-    app: Any, served: str, client: Client, home: Path, finished_run: Any, tmp_path: Path
-) -> None:
+def test_docs__every_curl_line_works(app, served, client, home, finished_run, tmp_path):
     if shutil.which("curl") is None or shutil.which("bash") is None:
         unavailable("no curl on this machine")
     services = app.state.services

@@ -8,7 +8,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -33,15 +32,13 @@ def services(app: Any) -> Any:
     return app.state.services
 
 
-def test_transfer__of_a_run_without_evaluations_is_404(api: TestClient) -> None:
+def test_transfer__of_a_run_without_evaluations_is_404(api):
     run_id = submit(api)["id"]
     found = problem(api.get(f"/api/v1/runs/{run_id}/calibrators/transfer"), 404, "NOT_FOUND")
     assert "QUEUED" in found.detail
 
 
-def test_budget__against_other_data_is_422(
-    api: TestClient, services: Any, finished_run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_budget__against_other_data_is_422(api, services, finished_run, monkeypatch):
     import tests.conftest as fixtures
 
     run_id = finished_run(services.store, services.artifacts)
@@ -65,9 +62,7 @@ def test_budget__against_other_data_is_422(
 
 
 @pytest.mark.parametrize("days", ["nan", "inf", "-inf", "-1", "0", "1e300"])
-def test_token__days_must_be_positive_and_finite(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, days: str
-) -> None:
+def test_token__days_must_be_positive_and_finite(home, capsys, monkeypatch, days):
     argv = ["backend", "token", "add", "ann", f"--days={days}"]
     monkeypatch.setattr(sys, "argv", argv)
     assert main() == 2
@@ -99,16 +94,14 @@ def nested(levels: int) -> Any:
         ("evaluations", lambda deep: {"runs": deep}, "#/runs"),
     ],
 )
-def test_body__that_nests_deep_is_422(
-    api: TestClient, path: str, body: Any, place: str, levels: int
-) -> None:
+def test_body__that_nests_deep_is_422(api, path, body, place, levels):
     run_id = submit(api)["id"]
     response = api.post(f"/api/v1/{path.format(id=run_id)}", json=body(nested(levels)))
     found = problem(response, 422, "INVALID_REQUEST")
     assert found.errors[0]["pointer"].startswith(place)
 
 
-def test_body__that_nests_without_end_is_400(api: TestClient) -> None:
+def test_body__that_nests_without_end_is_400(api):
     deep = "[" * 100_000 + "]" * 100_000
     for path in ("runs", "sweeps", "evaluations"):
         response = api.post(
@@ -119,7 +112,7 @@ def test_body__that_nests_without_end_is_400(api: TestClient) -> None:
         problem(response, 400, "BAD_JSON")
 
 
-def test_clone__is_replayed_after_its_source_has_gone(api: TestClient) -> None:
+def test_clone__is_replayed_after_its_source_has_gone(api):
     source, key = submit(api)["id"], {"Idempotency-Key": "once"}
     first = api.post(f"/api/v1/runs/{source}/clone", json={"name": "mine"}, headers=key)
     assert first.status_code == 202
@@ -147,9 +140,7 @@ def stranger(app: Any) -> Iterator[TestClient]:
         yield caller
 
 
-def test_slash__at_the_end_is_404_that_says_so(
-    stranger: TestClient, settings: Any, app: Any
-) -> None:
+def test_slash__at_the_end_is_404_that_says_so(stranger, settings, app):
     token = {"Authorization": f"Bearer {settings.admin_token()}"}
     paths = [re.sub(r"\{[^}]+\}", "abc", path) for path in app.openapi()["paths"]]
     for path in [*paths, "/api/v1/openapi.json", "/api/v1", "//api/v1/runs"]:
@@ -164,9 +155,7 @@ def test_slash__at_the_end_is_404_that_says_so(
     assert not problem(stranger.get("/api/v1/x/", headers=token), 404, "NOT_FOUND").hint
 
 
-def test_head__is_get_without_a_body_everywhere(
-    api: TestClient, app: Any, services: Any, finished_run: Any
-) -> None:
+def test_head__is_get_without_a_body_everywhere(api, app, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
     ids = {"run_id": run_id, "evaluation_id": evaluation, "name": "predictions/id.parquet"}
@@ -199,7 +188,7 @@ def test_head__is_get_without_a_body_everywhere(
     assert refused.headers["allow"] == "GET, HEAD, POST"
 
 
-def test_head__of_an_endless_stream_ends(served: str, settings: Any, app: Any) -> None:
+def test_head__of_an_endless_stream_ends(served, settings, app):
     run_id = app.state.services.store.runs.submit(spec_of())
     with httpx.Client(headers={"Authorization": f"Bearer {settings.admin_token()}"}) as caller:
         for _ in range(3):
@@ -211,7 +200,7 @@ def test_head__of_an_endless_stream_ends(served: str, settings: Any, app: Any) -
     )
 
 
-def test_etag__that_is_known_is_304(api: TestClient, services: Any, finished_run: Any) -> None:
+def test_etag__that_is_known_is_304(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
     for path in (
@@ -248,9 +237,7 @@ def opened(served: str, run_id: str, token: str) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired", "removed", "replaced", "logged out"])
-def test_stream__ends_with_its_token(
-    served: str, app: Any, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
+def test_stream__ends_with_its_token(served, app, monkeypatch, end):
     monkeypatch.setattr("backend.routes.events._RECHECK_S", 0.05)
     store = app.state.services.store
     run_id = store.runs.submit(spec_of())
@@ -279,9 +266,7 @@ def test_stream__ends_with_its_token(
         assert response.status_code == 401
 
 
-def test_stream__of_the_services_own_token_stays(
-    served: str, app: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stream__of_the_services_own_token_stays(served, app, settings, monkeypatch):
     monkeypatch.setattr("backend.routes.events._RECHECK_S", 0.0)
     store = app.state.services.store
     run_id = store.runs.submit(spec_of())
@@ -292,9 +277,7 @@ def test_stream__of_the_services_own_token_stays(
         assert "event: end" in list(lines)
 
 
-def test_stream__one_too_many_is_503_without_a_traceback(
-    make_settings: Any, sqlite_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stream__one_too_many_is_503_without_a_traceback(make_settings, sqlite_url, caplog):
     settings = make_settings(database_url=sqlite_url, max_streams=4)
     app = create_app(settings, housekeeping=False)
     token, store = settings.admin_token(), app.state.services.store
@@ -323,7 +306,7 @@ def test_stream__one_too_many_is_503_without_a_traceback(
 # ----------------------------------------------------------------------------------- files
 
 
-def test_database_file__is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_database_file__is_readable_by_its_owner_alone(tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     before = os.umask(0o022)
@@ -345,15 +328,13 @@ def test_database_file__is_readable_by_its_owner_alone(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_database_file__in_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_database_file__in_a_missing_folder_is_a_sentence(tmp_path):
     store = Stores.on(open_engine(f"sqlite:///{tmp_path / 'no' / 'where' / 'calift.db'}"))
     with pytest.raises(StorageError, match="no/where"):
         store.runs.by_phase()
 
 
-def test_error__that_a_library_answers_is_a_problem_too(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_error__that_a_library_answers_is_a_problem_too(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     path = f"/api/v1/runs/{run_id}/artifacts/predictions/id.parquet"
     size = len(api.get(path).content)
@@ -363,7 +344,7 @@ def test_error__that_a_library_answers_is_a_problem_too(
     assert beyond.headers["content-range"] == f"bytes */{size}"
 
 
-def test_filter__takes_a_bounded_number_of_values(api: TestClient) -> None:
+def test_filter__takes_a_bounded_number_of_values(api):
     for name in ("phase", "method", "model", "suite", "tag"):
         value = "QUEUED" if name == "phase" else "a"
         response = api.get("/api/v1/runs", params={name: [value] * 5000})
@@ -371,9 +352,7 @@ def test_filter__takes_a_bounded_number_of_values(api: TestClient) -> None:
         assert found.errors[0]["parameter"] == name
 
 
-def test_validate__of_a_large_tree_looks_at_a_part_of_it(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_validate__of_a_large_tree_looks_at_a_part_of_it(api, monkeypatch, tmp_path):
     for number in range(4):
         (tmp_path / f"class {number}").mkdir()
         for image in range(1000):

@@ -12,7 +12,6 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from backend.store.models import Run
-from backend.store.stores import Stores
 from calift_core.data.suites.load import load_suite
 from calift_core.data.workload import Pace, count_images
 from calift_core.evaluation.items import n_images_of
@@ -65,8 +64,8 @@ def tiny(tmp_path: Path) -> dict[str, Any]:
     ],
 )
 def test_dry_run__published_suites_have_the_same_numbers_by_api_and_command(
-    api: TestClient, tiny: dict[str, Any], suite: str, train: int, evaluated: int
-) -> None:
+    api, tiny, suite, train, evaluated
+):
     spec = spec_of(model=tiny, suite={"id": suite, "templates": "plain"})
     by_api, by_command = ask(api, spec), estimate.validate(spec, measure=False)
     assert numbers(by_api.estimate) == numbers(by_command.estimate)
@@ -100,9 +99,7 @@ def test_dry_run__suites_that_are_here_have_the_numbers_of_the_loaders(
     assert by_api.blocking == by_command.missing == []
 
 
-def test_dry_run__folders_that_do_not_fit_are_refused_by_both(
-    api: TestClient, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+def test_dry_run__folders_that_do_not_fit_are_refused_by_both(api, tiny, tmp_path):
     write_classes(tmp_path / "photos", PACS, n=3)
     write_classes(tmp_path / "art", PACS[:3], n=3)
     suite = {"id": f"folder:{tmp_path}/photos", "shifts": {"art": f"folder:{tmp_path}/art"}}
@@ -113,9 +110,7 @@ def test_dry_run__folders_that_do_not_fit_are_refused_by_both(
     assert by_api.errors[0]["message"] == by_command.errors[0]["message"]
 
 
-def test_dry_run__of_the_api_tells_nothing_of_its_working_folder(
-    api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dry_run__of_the_api_tells_nothing_of_its_working_folder(api, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     bodies = []
@@ -129,9 +124,7 @@ def test_dry_run__of_the_api_tells_nothing_of_its_working_folder(
     assert bodies[0] == bodies[1]
 
 
-def test_dry_run__what_is_left_out_is_named_alike_everywhere(
-    api: TestClient, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+def test_dry_run__what_is_left_out_is_named_alike_everywhere(api, tiny, tmp_path):
     for part, n in (("train", 12), ("val", 10), ("calib", 10), ("test", 10)):
         write_classes(tmp_path / "photos" / part, PACS, n=n)
         for name in ("a.heic", "b.HEIC"):
@@ -153,9 +146,7 @@ def test_dry_run__what_is_left_out_is_named_alike_everywhere(
     assert found["notes"].count(said) == 1
 
 
-def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(
-    api: TestClient, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(api, tiny, tmp_path):
     write_classes(tmp_path / "photos", PACS, n=12)
     spec = spec_of(model=tiny, suite={"id": str(tmp_path / "photos")}, train={"epochs": 2})
     assert spec.suite.id == f"folder:{tmp_path}/photos"
@@ -166,9 +157,7 @@ def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(
     assert not told.blocking
 
 
-def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(
-    store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, tmp_path, monkeypatch):
     lines = record_run.record(tmp_path)
     monkeypatch.chdir(tmp_path)
     report = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
@@ -212,8 +201,8 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(
 
 
 def test_pace__the_dry_run_knows_a_time_once_a_run_like_it_has_ended(
-    api: TestClient, app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    api, app, tmp_path, monkeypatch
+):
     lines = record_run.record(tmp_path)
     monkeypatch.chdir(tmp_path)
     spec = load_spec(tmp_path / "run" / "spec.json")

@@ -48,7 +48,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_stack__every_part_works(stack: EmbeddedStack) -> None:
+def test_stack__every_part_works(stack):
     assert set(stack.pids) == {"broker", "api", "worker", "worker-2", "dashboard"}
     assert answers(f"{stack.urls['dashboard']}/_stcore/health")
     token = (stack.home / "token").read_text().strip()
@@ -73,12 +73,8 @@ def test_stack__every_part_works(stack: EmbeddedStack) -> None:
     ],
 )
 def test_plan__workers_share_the_cores_unless_somebody_has_said(
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    workers: int,
-    said: dict[str, str],
-    share: int | None,
-) -> None:
+    home, monkeypatch, workers, said, share
+):
     monkeypatch.setattr("backend.stack.services.usable_cores", lambda: 8)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
@@ -91,7 +87,7 @@ def test_plan__workers_share_the_cores_unless_somebody_has_said(
     assert [service.beside for service in at_work] == [expected] * workers
 
 
-def test_stack__only_the_owner_can_reach_the_broker(stack: EmbeddedStack) -> None:
+def test_stack__only_the_owner_can_reach_the_broker(stack):
     path = socket_path(stack.home)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_ISSOCK(path.stat().st_mode)
@@ -101,9 +97,7 @@ def test_stack__only_the_owner_can_reach_the_broker(stack: EmbeddedStack) -> Non
     assert not [line for line in listening if f"socket:[{line.split()[9]}]" in inodes]
 
 
-def test_stack__a_second_one_on_the_same_home_refuses_and_says_where_the_first_is(
-    stack: EmbeddedStack,
-) -> None:
+def test_stack__a_second_one_on_the_same_home_refuses_and_says_where_the_first_is(stack):
     before = stack.pids
     second = EmbeddedStack(stack.home, api_port=0, dashboard=False)
     with pytest.raises(ServiceError) as caught:
@@ -134,13 +128,11 @@ def started_anew(stack: EmbeddedStack, names: tuple[str, ...], number: int) -> N
 
 
 @pytest.mark.parametrize("names", [("broker", "worker-2"), ("api", "dashboard")], ids="+".join)
-def test_stack__what_dies_is_started_again(stack: EmbeddedStack, names: tuple[str, ...]) -> None:
+def test_stack__what_dies_is_started_again(stack, names):
     started_anew(stack, names, signal.SIGKILL)
 
 
-def test_stack__what_hangs_is_killed_and_started_again(
-    stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stack__what_hangs_is_killed_and_started_again(stack, monkeypatch):
     # What is not ready yet is given any time: it has not hung.
     until(lambda: all(s.well_at for s in stack._supervisor.services), what="all parts to work")
     monkeypatch.setattr(stack._supervisor, "_hang_s", 4.0)
@@ -150,8 +142,8 @@ def test_stack__what_hangs_is_killed_and_started_again(
 
 
 def test_stack__a_foreign_broker_replaces_the_embedded_one_and_may_be_away(
-    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    home, monkeypatch, tmp_path
+):
     path = socket_path(tmp_path / "b")
     path.parent.mkdir(parents=True, mode=0o700)
     broker = subprocess.Popen(
@@ -186,7 +178,7 @@ def test_stack__a_foreign_broker_replaces_the_embedded_one_and_may_be_away(
         broker.wait()
 
 
-def test_service__a_life_that_did_its_work_forgets_earlier_deaths() -> None:
+def test_service__a_life_that_did_its_work_forgets_earlier_deaths():
     crashing = Service("worker", [], lambda _: True)
     delays = [crashing.died(now=float(n)) for n in range(9)]
     assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
@@ -197,7 +189,7 @@ def test_service__a_life_that_did_its_work_forgets_earlier_deaths() -> None:
     assert crashing.died(now=5000.1) == delays[1]
 
 
-def test_stack__a_taken_port_is_named_with_the_way_to_change_it(home: Path) -> None:
+def test_stack__a_taken_port_is_named_with_the_way_to_change_it(home):
     for taken, flag, variable in (
         ("api_port", "--api-port", "CALIFT_PORT"),
         ("dashboard_port", "--dashboard-port", "CALIFT_DASHBOARD_PORT"),
@@ -217,9 +209,7 @@ def test_stack__a_taken_port_is_named_with_the_way_to_change_it(home: Path) -> N
         assert stack.pids == {}
 
 
-def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(home, monkeypatch):
     monkeypatch.setattr("backend.stack.embedded._HOPELESS", 1)
     monkeypatch.setenv("CALIFT_DATABASE_URL", "mysql://nobody@127.0.0.1/x")
     with (
@@ -229,7 +219,7 @@ def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(
         stack.wait_ready(timeout_s=60)
 
 
-def test_stack__a_wrong_setting_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack__a_wrong_setting_is_a_sentence(home, monkeypatch):
     monkeypatch.setenv("CALIFT_LEASE_TTL_S", "soon")
     with pytest.raises(SpecError, match="lease_ttl_s"):
         EmbeddedStack(home, api_port=0, dashboard=False).start()
@@ -251,9 +241,7 @@ def broker_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Superv
         supervisor.stop()
 
 
-def test_stack__unreadable_broker_files_are_moved_aside(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stack__unreadable_broker_files_are_moved_aside(home, monkeypatch):
     data = home / "run" / "broker" / "appendonlydir"
     data.mkdir(parents=True)
     (data / "appendonly.aof.manifest").write_text("this is no manifest\n")
@@ -262,9 +250,7 @@ def test_stack__unreadable_broker_files_are_moved_aside(
     assert list((home / "run").glob("broker.unreadable-*"))
 
 
-def test_broker__comes_back_after_its_folders_were_deleted(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broker__comes_back_after_its_folders_were_deleted(home, monkeypatch):
     """By whoever tidies up: its files, and the socket's folder in the system's temporary one."""
     path = socket_path(home)
     with broker_alone(home, monkeypatch) as supervisor:
@@ -278,9 +264,7 @@ def test_broker__comes_back_after_its_folders_were_deleted(
         until(lambda: broker_pings(path), what="the broker to answer again")
 
 
-def test_socket_path__a_long_home_gets_a_short_private_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_socket_path__a_long_home_gets_a_short_private_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     home = tmp_path / ("x" * 120)
     path = socket_path(home)
@@ -293,9 +277,7 @@ def test_socket_path__a_long_home_gets_a_short_private_folder(
         socket_path(home)
 
 
-def test_socket_path__a_link_in_the_shared_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_socket_path__a_link_in_the_shared_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     home = tmp_path / ("x" * 120)
     folder = socket_path(home).parent
@@ -394,9 +376,7 @@ def hold(
         held.end()
 
 
-def test_up__starts_after_a_killed_stack_logs_in_by_its_link_and_leaves_nothing(
-    home: Path, hold: Callable[..., Held], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_up__starts_after_a_killed_stack_logs_in_by_its_link_and_leaves_nothing(home, hold, capsys):
     killed = hold(["-c", BARE], {"broker", "api", "worker"})
     killed.process.kill()
     killed.process.wait()

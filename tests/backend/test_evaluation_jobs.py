@@ -65,8 +65,8 @@ def refused(api: TestClient, body: dict[str, Any], pointer: str) -> str:
 
 
 def test_evaluate__everything_that_cannot_be_is_a_sentence_before_anything_is_queued(
-    api: TestClient, services: Any, run_id: str, art: Path, tmp_path: Path
-) -> None:
+    api, services, run_id, art, tmp_path
+):
     def about(pointer: str, **body: Any) -> str:
         return refused(api, {"runs": [run_id], **body}, pointer)
 
@@ -99,8 +99,8 @@ def _smog() -> dict[str, Any]:
 
 
 def test_evaluate__paths_outside_the_roots_are_refused(
-    make_settings: Any, sqlite_url: str, folder: Path, art: Path, tmp_path: Path
-) -> None:
+    make_settings, sqlite_url, folder, art, tmp_path
+):
     from backend.main import create_app
 
     settings = make_settings(database_url=sqlite_url, data_roots=[tmp_path / "allowed"])
@@ -112,9 +112,7 @@ def test_evaluate__paths_outside_the_roots_are_refused(
         assert "outside the folders that this service may read" in words
 
 
-def test_evaluate__a_dry_run_counts_and_a_job_is_queued_once(
-    api: TestClient, services: Any, run_id: str, art: Path
-) -> None:
+def test_evaluate__a_dry_run_counts_and_a_job_is_queued_once(api, services, run_id, art):
     n_test = services.store.results.run_evaluations(run_id)[0].n
     body = {
         "runs": [run_id],
@@ -158,9 +156,7 @@ def test_evaluate__a_dry_run_counts_and_a_job_is_queued_once(
     assert "is an evaluation job" in api.post("/api/v1/runs", json=named).json()["detail"]
 
 
-def test_evaluate__results_change_a_run_so_its_owner_alone_may(
-    api: TestClient, services: Any, run_id: str, art: Path
-) -> None:
+def test_evaluate__results_change_a_run_so_its_owner_alone_may(api, services, run_id, art):
     ann = add_token(services, "t_ann", "ann", "submit")
     bob = add_token(services, "t_bob", "bob", "submit")
     reader = add_token(services, "t_ann2", "ann", "read")
@@ -223,7 +219,7 @@ def test_client_and_command__say_the_same(
     assert calift("evaluations", "delete", job["id"]) == {"deleted": job["id"]}
 
 
-def test_submit__options_of_an_evaluation_need_its_flag(tmp_path: Path) -> None:
+def test_submit__options_of_an_evaluation_need_its_flag(tmp_path):
     from calift.commands.service import submit
 
     with pytest.raises(SpecError, match="one RunSpec, got shifts"):

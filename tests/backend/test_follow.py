@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from calift.commands import follow, service
-from calift_core.client import Client
 from calift_core.schema import records as r
 from tests.conftest import spec_of, until
 
@@ -18,9 +17,7 @@ def services(app: Any) -> Any:
     return app.state.services
 
 
-def test_follow__says_step_and_rest_without_a_terminal(
-    client: Client, services: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
+def test_follow__says_step_and_rest_without_a_terminal(client, services, capsys, monkeypatch):
     monkeypatch.setattr(follow, "SAY_EVERY_S", 0.0)
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id
@@ -52,9 +49,7 @@ def test_follow__says_step_and_rest_without_a_terminal(
     assert len(lines) == len(set(lines))
 
 
-def test_follow__is_not_chatty(
-    client: Client, services: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_follow__is_not_chatty(client, services, capsys):
     """Between two phases a line comes at most every ten seconds."""
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id

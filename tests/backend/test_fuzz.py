@@ -135,7 +135,7 @@ def sides(
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(600 + CASES)
-def test_fuzz__every_operation(sides: list[Side], caplog: pytest.LogCaptureFixture) -> None:
+def test_fuzz__every_operation(sides, caplog):
     document = sides[0].app.openapi()
     schema = schemathesis.openapi.from_dict(document)
     operations = sum(len(item) for item in document["paths"].values())

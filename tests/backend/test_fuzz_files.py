@@ -116,20 +116,18 @@ def hammer(
 
 
 @pytest.mark.filterwarnings("ignore")  # what libraries say of nonsense is theirs
-def test_predictions__damaged_archives_and_tables(
-    samples: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_predictions__damaged_archives_and_tables(samples, tmp_path):
     names = ["x.parquet", "x.npz", "packed.npz", "x.csv"]
     hammer(samples, names, tmp_path, lambda path: load_predictions(path, max_bytes=1 << 24))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_images__damaged(samples: dict[str, bytes], tmp_path: Path) -> None:
+def test_images__damaged(samples, tmp_path):
     names = [name for name in samples if name.rpartition(".")[2] not in ("parquet", "npz", "csv")]
     hammer(samples, names, tmp_path, decode)
 
 
-def test_archives__members_that_lead_out_are_written_nowhere(tmp_path: Path) -> None:
+def test_archives__members_that_lead_out_are_written_nowhere(tmp_path):
     outside = tmp_path / "escaped.npy"
     for name in ("../escaped.npy", str(outside), "a/../../escaped.npy", "labels.npy/../escaped"):
         path = tmp_path / "x.npz"
@@ -141,7 +139,7 @@ def test_archives__members_that_lead_out_are_written_nowhere(tmp_path: Path) -> 
         assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npz"]
 
 
-def test_checkpoints__damaged_and_sealed_again(tmp_path: Path) -> None:
+def test_checkpoints__damaged_and_sealed_again(tmp_path):
     """With hashes that fit, too: whoever can write the files can write the manifest."""
     rng = random.Random(f"{SEED} 2")
     good = save_state(tmp_path / "good", state_of(n=4), keep=1)
@@ -162,7 +160,7 @@ def test_checkpoints__damaged_and_sealed_again(tmp_path: Path) -> None:
         assert sorted(p.name for p in folder.iterdir()) == sorted(files)
 
 
-def test_backups__damaged_manifests(tmp_path: Path) -> None:
+def test_backups__damaged_manifests(tmp_path):
     rng = random.Random(f"{SEED} 3")
     good = Manifest(
         version="1", made_at="2026-01-01T00:00:00Z", kind="sqlite", revision="0001",
@@ -181,7 +179,7 @@ _PIECES = [
 ]  # fmt: skip
 
 
-def test_paths__no_name_leads_out(tmp_path: Path) -> None:
+def test_paths__no_name_leads_out(tmp_path):
     rng = random.Random(f"{SEED} 4")
     store = ArtifactStore(tmp_path / "artifacts")
     jobs = tmp_path / "jobs"

@@ -94,7 +94,7 @@ def judged(app: Any, finished_run: Callable[..., str]) -> Callable[..., tuple[st
     return make
 
 
-def test_samples__a_bin_holds_what_the_diagram_counts(api: TestClient, pair: Any) -> None:
+def test_samples__a_bin_holds_what_the_diagram_counts(api, pair):
     (_, evaluation), _ = pair
     for scheme in ("equal_mass", "equal_width"):
         asked = {"n_bins": 7, "scheme": scheme, "temperature": 1.5}
@@ -115,9 +115,7 @@ def test_samples__a_bin_holds_what_the_diagram_counts(api: TestClient, pair: Any
         assert [n for n in counts if n] == [b["count"] for b in diagram["bins"]]
 
 
-def test_samples__pages_follow_each_other_and_belong_to_their_question(
-    api: TestClient, pair: Any
-) -> None:
+def test_samples__pages_follow_each_other_and_belong_to_their_question(api, pair):
     (predictions, evaluation), _ = pair
     path = f"/evaluations/{evaluation}/samples"
     asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
@@ -246,9 +244,7 @@ def test_samples__a_page_around_one_has_what_comes_before_and_after_it(api, pair
     assert api.get(f"/api/v1{path}", params={**asked, "around": right}).status_code == 404
 
 
-def test_samples__gained_and_lost_are_what_two_models_disagree_on(
-    api: TestClient, pair: Any
-) -> None:
+def test_samples__gained_and_lost_are_what_two_models_disagree_on(api, pair):
     (before, base), (after, own) = pair
     now, then = (score_samples(p.logits, p.labels) for p in (after, before))
     path = f"/evaluations/{own}/samples"
@@ -270,9 +266,7 @@ def test_samples__gained_and_lost_are_what_two_models_disagree_on(
         assert sample["against"]["nll"] == pytest.approx(then.nll[k])
 
 
-def test_samples__the_most_probable_classes_are_those_of_the_logits(
-    api: TestClient, pair: Any, tmp_path: Path
-) -> None:
+def test_samples__the_most_probable_classes_are_those_of_the_logits(api, pair, tmp_path):
     (predictions, evaluation), _ = pair
     page = get(
         api,
@@ -299,7 +293,7 @@ def test_samples__the_most_probable_classes_are_those_of_the_logits(
     assert [row[0][1] for row in kept] == pytest.approx(whole.max(axis=1), rel=1e-5)
 
 
-def test_traits__are_fishers_test_adjusted_for_all_classes(api: TestClient, pair: Any) -> None:
+def test_traits__are_fishers_test_adjusted_for_all_classes(api, pair):
     (predictions, evaluation), _ = pair
     path = f"/evaluations/{evaluation}/samples/traits"
     found = get(api, path, where="predicted in (1, 2) and confidence > 0.6")
@@ -314,7 +308,7 @@ def test_traits__are_fishers_test_adjusted_for_all_classes(api: TestClient, pair
     assert get(api, path)["items"] == []
 
 
-def test_scores_at__are_those_of_the_whole_file(pair: Any, tmp_path: Path) -> None:
+def test_scores_at__are_those_of_the_whole_file(pair, tmp_path):
     (predictions, _), _ = pair
     rows = np.array([0, 3, 7, 299])
     for keep, temperature in (("full", 1.0), ("full", 2.5), (2, 1.0)):
@@ -327,9 +321,7 @@ def test_scores_at__are_those_of_the_whole_file(pair: Any, tmp_path: Path) -> No
             np.testing.assert_array_equal(expected, got, err_msg=f"{keep} {field.name}")
 
 
-def test_answers__are_what_each_data_set_says_of_the_sample(
-    api: TestClient, photos: Path, evaluated: Any
-) -> None:
+def test_answers__are_what_each_data_set_says_of_the_sample(api, photos, evaluated):
     found = evaluated(photos)
     sample = "test/dog/1 ü.png"
     told = get(api, f"/samples/{found['photos/test']}/{sample}/answers", top=2)
@@ -346,7 +338,7 @@ def test_answers__are_what_each_data_set_says_of_the_sample(
     assert code_of(missing)[0] == 404
 
 
-def test_answers__ids_of_another_data_set_are_other_images(api: TestClient, judged: Any) -> None:
+def test_answers__ids_of_another_data_set_are_other_images(api, judged):
     # Numbered ids are the same everywhere, and their images are not.
     run, evaluations = judged(("id", "id"), ("sketch", "shift"))
     for name in ("id", "sketch"):
@@ -355,7 +347,7 @@ def test_answers__ids_of_another_data_set_are_other_images(api: TestClient, judg
         assert told["source"]["run_id"] == run
 
 
-def test_doubtful__labels_that_every_run_contradicts_surely(api: TestClient, judged: Any) -> None:
+def test_doubtful__labels_that_every_run_contradicts_surely(api, judged):
     clean = example_predictions(0)
     wrong = np.array([5, 17, 40])
     other = (clean.labels[wrong] + 1) % 5
@@ -389,9 +381,7 @@ def test_doubtful__labels_that_every_run_contradicts_surely(api: TestClient, jud
     assert get(api, f"/evaluations/{ids[0]}/samples/doubtful")["n"] == 3
 
 
-def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(
-    api: TestClient, judged: Any, tmp_path: Path
-) -> None:
+def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, judged, tmp_path):
     tree = tmp_path / "things"
     for part in ("train", "validation", "calibration", "test"):
         for name in ("a_cat", "a_dog"):
@@ -441,9 +431,7 @@ def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(
 # ------------------------------------------------------------------------------------- images
 
 
-def test_looks__what_is_brighter_and_what_is_twice_there_is_found(
-    api: TestClient, photos: Path, evaluated: Any
-) -> None:
+def test_looks__what_is_brighter_and_what_is_twice_there_is_found(api, photos, evaluated):
     rng = np.random.default_rng(3)
     for name, level in (("cat", 60), ("dog", 190)):
         for k in range(10):
@@ -566,9 +554,7 @@ def thumbnail(api: TestClient, evaluation: str, sample: str, **asked: Any) -> An
     )
 
 
-def test_thumbnail__is_the_image_as_the_model_saw_it(
-    api: TestClient, client: Any, photos: Path, evaluated: Any
-) -> None:
+def test_thumbnail__is_the_image_as_the_model_saw_it(api, client, photos, evaluated):
     found = evaluated(photos)
     sample = "test/dog/1 ü.png"
     clean = thumbnail(api, found["photos/test"], sample, size=64)
@@ -600,9 +586,7 @@ def test_thumbnail__is_the_image_as_the_model_saw_it(
     assert code_of(gone) == (404, "NO_IMAGE")
 
 
-def test_thumbnail__nothing_leads_out_of_the_data(
-    api: TestClient, photos: Path, evaluated: Any, tmp_path: Path
-) -> None:
+def test_thumbnail__nothing_leads_out_of_the_data(api, photos, evaluated, tmp_path):
     secret = tmp_path / "secret.png"
     names = hostile(photos / "test" / "cat", secret)
     evaluation = evaluated(photos)["photos/test"]
@@ -622,9 +606,7 @@ def test_thumbnail__nothing_leads_out_of_the_data(
 
 
 @pytest.mark.fuzz
-def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
-    api: TestClient, app: Any, photos: Path, evaluated: Any
-) -> None:
+def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(api, app, photos, evaluated):
     rng = random.Random(f"{SEED} 7")
     kinds = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
     for k in range(FUZZED):
@@ -659,8 +641,8 @@ def test_thumbnail__fuzzed_images_end_as_a_picture_or_a_sentence(
 
 
 def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
-    api: TestClient, app: Any, photos: Path, evaluated: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    api, app, photos, evaluated, monkeypatch
+):
     evaluation = evaluated(photos)["photos/test"]
     assert thumbnail(api, evaluation, "test/cat/0 ü.png").status_code == 200
     first = app.state.services.thumbnails._workers[0]
@@ -680,8 +662,8 @@ def test_thumbnail__waits_for_its_turn_so_long_and_is_there_for_who_asks_again(
 
 
 def test_thumbnail__only_registered_folders_are_read_where_they_are_named(
-    make_settings: Any, sqlite_url: str, photos: Path, tmp_path: Path
-) -> None:
+    make_settings, sqlite_url, photos, tmp_path
+):
     finder = Finder()
     request = ThumbnailRequest(
         suites=[{"id": f"folder:{photos}"}], dataset="photos/test", role="id", corruption=None,

@@ -34,7 +34,7 @@ def lacking(response: Any) -> dict[str, str]:
     return {error["check"]: error["message"] for error in found.errors}
 
 
-def test_ready__when_everything_answers(stranger: TestClient) -> None:
+def test_ready__when_everything_answers(stranger):
     response = stranger.get("/api/v1/readyz")
     assert response.status_code == 200, response.text
     assert response.json() == {
@@ -44,7 +44,7 @@ def test_ready__when_everything_answers(stranger: TestClient) -> None:
     assert stranger.head("/api/v1/readyz").status_code == 200
 
 
-def test_ready__not_without_the_database(stranger: TestClient, app: Any) -> None:
+def test_ready__not_without_the_database(stranger, app):
     readiness = app.state.services.readiness
     there = app.state.services.store.engine
     readiness._engine = open_engine(f"postgresql://x:hunter2@127.0.0.1:{free_port()}/x")
@@ -57,9 +57,7 @@ def test_ready__not_without_the_database(stranger: TestClient, app: Any) -> None
 
 
 @pytest.mark.parametrize("revision", ["0000", "9999"])
-def test_ready__not_with_tables_of_another_version(
-    stranger: TestClient, app: Any, revision: str
-) -> None:
+def test_ready__not_with_tables_of_another_version(stranger, app, revision):
     engine = app.state.services.store.engine
     newest = migrations.newest_revision()
     with writing(engine) as connection:
@@ -72,7 +70,7 @@ def test_ready__not_with_tables_of_another_version(
     assert stranger.get("/api/v1/readyz").status_code == 200
 
 
-def test_ready__not_without_the_broker(make_settings: Any, sqlite_url: str) -> None:
+def test_ready__not_without_the_broker(make_settings, sqlite_url):
     settings = make_settings(
         database_url=sqlite_url, broker_url=f"redis://:hunter2@127.0.0.1:{free_port()}/0"
     )
@@ -83,9 +81,7 @@ def test_ready__not_without_the_broker(make_settings: Any, sqlite_url: str) -> N
         assert "hunter2" not in response.text
 
 
-def test_ready__not_without_the_artifact_store(
-    stranger: TestClient, app: Any, settings: Any
-) -> None:
+def test_ready__not_without_the_artifact_store(stranger, app, settings):
     settings.artifacts_dir.parent.mkdir(exist_ok=True)
     settings.artifacts_dir.write_text("no folder")
     response = stranger.get("/api/v1/readyz")
@@ -95,9 +91,7 @@ def test_ready__not_without_the_artifact_store(
     assert stranger.get("/api/v1/readyz").status_code == 200
 
 
-def test_ready__not_with_less_room_than_is_to_stay_free(
-    make_settings: Any, sqlite_url: str
-) -> None:
+def test_ready__not_with_less_room_than_is_to_stay_free(make_settings, sqlite_url):
     settings = make_settings(database_url=sqlite_url, free_space_floor_bytes=1 << 60)
     with TestClient(
         create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
@@ -108,9 +102,7 @@ def test_ready__not_with_less_room_than_is_to_stay_free(
         assert caller.get("/api/v1/health").status_code == 200
 
 
-def test_ready__not_where_nothing_can_be_written(
-    stranger: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ready__not_where_nothing_can_be_written(stranger, monkeypatch):
     def refuse(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -120,7 +112,7 @@ def test_ready__not_where_nothing_can_be_written(
     assert stranger.get("/api/v1/readyz").status_code == 200
 
 
-def test_ready__slow_question_keeps_nobody_else(until: Any) -> None:
+def test_ready__slow_question_keeps_nobody_else(until):
     recent: Recent[int] = Recent(-1.0)
     assert recent.ask(lambda: 1) == 1
     begun, go_on = threading.Event(), threading.Event()
@@ -139,9 +131,7 @@ def test_ready__slow_question_keeps_nobody_else(until: Any) -> None:
     assert recent.ask(lambda: 4) == 4
 
 
-def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(
-    app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(app, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "backend.services.readiness.seconds_now",

@@ -21,7 +21,6 @@ from backend.http.middleware import UPLOAD_TYPE
 from backend.storage.artifacts import check_name
 from calift_core import calibration
 from calift_core.analysis.upload_check import check_upload
-from calift_core.client import Client
 from calift_core.errors import PredictionsError, ServiceError
 from calift_core.judging.files import PredictionsFile, judge_files
 from calift_core.judging.upload import judge_upload
@@ -98,8 +97,8 @@ def left_behind(settings: Any) -> list[Path]:
 
 @pytest.mark.service
 def test_import__digits_of_scikit_learn_are_a_run_like_any_other(
-    client: Client, digits: tuple[Path, Any, Any], tmp_path: Path, settings: Any
-) -> None:
+    client, digits, tmp_path, settings
+):
     path, probs, labels = digits
     run = client.import_predictions(path)
     assert (run.phase, run.method, run.name, run.suite) == (
@@ -134,9 +133,7 @@ def test_import__digits_of_scikit_learn_are_a_run_like_any_other(
     assert left_behind(settings) == []
 
 
-def test_import__two_models_are_compared_on_the_samples_that_both_saw(
-    client: Client, tmp_path: Path
-) -> None:
+def test_import__two_models_are_compared_on_the_samples_that_both_saw(client, tmp_path):
     runs = []
     for seed in (0, 1):
         made = replace(example_predictions(0, n=400), logits=example_predictions(0, n=400).logits)
@@ -152,7 +149,7 @@ def test_import__two_models_are_compared_on_the_samples_that_both_saw(
     assert accuracy.difference == pytest.approx(second - first)
 
 
-def test_import__a_data_set_is_added_to_a_run_once(client: Client, tmp_path: Path) -> None:
+def test_import__a_data_set_is_added_to_a_run_once(client, tmp_path):
     files = {}
     for seed, (dataset, role) in enumerate(
         [("id", "id"), ("sketch/v 2", "shift"), ("cal", "calibration")]
@@ -187,7 +184,7 @@ def test_import__a_data_set_is_added_to_a_run_once(client: Client, tmp_path: Pat
         client.import_predictions(files["id"], run=submitted.id)
 
 
-def test_import__the_same_key_and_file_are_one_run(client: Client, tmp_path: Path) -> None:
+def test_import__the_same_key_and_file_are_one_run(client, tmp_path):
     write_predictions(tmp_path / "a.parquet", example_predictions(0))
     write_predictions(tmp_path / "b.parquet", example_predictions(1))
     first = client.import_predictions(tmp_path / "a.parquet", idempotency_key="k")
@@ -198,9 +195,7 @@ def test_import__the_same_key_and_file_are_one_run(client: Client, tmp_path: Pat
     assert caught.value.status == 409
 
 
-def test_import__the_largest_logits_alone_give_scores_at_temperature_one(
-    client: Client, tmp_path: Path
-) -> None:
+def test_import__the_largest_logits_alone_give_scores_at_temperature_one(client, tmp_path):
     whole = example_predictions(0, n_classes=12)
     write_predictions(tmp_path / "x.parquet", whole)
     run = client.import_predictions(tmp_path / "x.parquet", keep=3)
@@ -217,9 +212,7 @@ def test_import__the_largest_logits_alone_give_scores_at_temperature_one(
     assert caught.value.status == 422
 
 
-def test_import__a_foreign_table_is_understood_by_the_server_too(
-    api: TestClient, tmp_path: Path
-) -> None:
+def test_import__a_foreign_table_is_understood_by_the_server_too(api, tmp_path):
     pq.write_table(
         pa.table({"labels": [0, 1, 1], "probs": [[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]}),
         tmp_path / "x.parquet",
@@ -235,9 +228,7 @@ def test_import__a_foreign_table_is_understood_by_the_server_too(
     assert run["summary"]["id_accuracy"] is None
 
 
-def test_import__deleting_the_run_deletes_its_files(
-    client: Client, services: Any, tmp_path: Path
-) -> None:
+def test_import__deleting_the_run_deletes_its_files(client, services, tmp_path):
     write_predictions(tmp_path / "x.parquet", example_predictions())
     run = client.import_predictions(tmp_path / "x.parquet")
     assert len(dict(services.artifacts.walk())) == 1
@@ -249,7 +240,7 @@ def test_import__deleting_the_run_deletes_its_files(
 # ---------------------------------------------------------------------------- nothing to run
 
 
-def test_imported__is_no_job(client: Client, tmp_path: Path) -> None:
+def test_imported__is_no_job(client, tmp_path):
     with pytest.raises(ServiceError, match="imported predictions are not a job") as caught:
         client.submit({"name": "x", "method": {"kind": "imported"}})
     assert caught.value.status == 422
@@ -296,9 +287,7 @@ def damaged(folder: Path) -> Iterator[tuple[str, bytes, str]]:
 
 
 @pytest.mark.service
-def test_import__bad_uploads_are_named_and_leave_nothing(
-    api: TestClient, settings: Any, services: Any, tmp_path: Path
-) -> None:
+def test_import__bad_uploads_are_named_and_leave_nothing(api, settings, services, tmp_path):
     for _, body, message in damaged(tmp_path):
         refused(api, settings, body, message)
     assert dict(services.artifacts.walk()) == {}
@@ -307,8 +296,8 @@ def test_import__bad_uploads_are_named_and_leave_nothing(
 @pytest.mark.service
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space")
 def test_import__a_check_that_needs_too_much_memory_is_an_answer(
-    make_settings: Any, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_settings, sqlite_url, tmp_path, monkeypatch
+):
     from backend.main import create_app
 
     monkeypatch.setattr("backend.services.imports.CHECK_MEMORY_BYTES", 768 << 20)
@@ -321,9 +310,7 @@ def test_import__a_check_that_needs_too_much_memory_is_an_answer(
         refused(caller, settings, body, "memory")
 
 
-def test_import__names_that_are_not_allowed_are_refused(
-    api: TestClient, settings: Any, tmp_path: Path
-) -> None:
+def test_import__names_that_are_not_allowed_are_refused(api, settings, tmp_path):
     body = parquet_of(example_predictions(), tmp_path)
     refused(api, settings, body, "a name has 1 to 120", name="-x")
     refused(api, settings, body, "printable characters", dataset="a\nb")
@@ -331,7 +318,7 @@ def test_import__names_that_are_not_allowed_are_refused(
     assert upload(api, body, dataset="x" * 300).status_code == 422
 
 
-def test_import__the_client_refuses_before_it_sends(client: Client, tmp_path: Path) -> None:
+def test_import__the_client_refuses_before_it_sends(client, tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, labels=[0, 1], probs=[[0.5, 0.4], [0.5, 0.5]])
     with pytest.raises(PredictionsError, match="must sum to 1"):
@@ -355,9 +342,7 @@ def judged_files(folder: Path) -> tuple[Path, Path, Path]:
 
 
 @pytest.mark.service
-def test_judge__is_what_the_command_says_and_stores_nothing(
-    client: Client, tmp_path: Path, settings: Any
-) -> None:
+def test_judge__is_what_the_command_says_and_stores_nothing(client, tmp_path, settings):
     mine, night, other = judged_files(tmp_path)
     found = client.judge([mine, night], against=other)
     files = [PredictionsFile(path.name, path) for path in (mine, night, other)]
@@ -372,9 +357,7 @@ def test_judge__is_what_the_command_says_and_stores_nothing(
     assert left_behind(settings) == []
 
 
-def test_judge__says_what_is_wrong_as_the_command_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judge__says_what_is_wrong_as_the_command_does(tmp_path, monkeypatch):
     mine, night, other = judged_files(tmp_path)
     np.savez(tmp_path / "bad.npz", labels=[0, 1], probs=[[0.5, 0.4], [0.5, 0.5]])
     (tmp_path / "plain.csv").write_text("a,b\n1,2\n")
@@ -401,7 +384,7 @@ def test_judge__says_what_is_wrong_as_the_command_does(
         judge_upload(tmp_path)
 
 
-def test_judge__needs_a_token_that_may_read(bare: TestClient) -> None:
+def test_judge__needs_a_token_that_may_read(bare):
     assert (
         bare.post("/api/v1/judge", headers={"Content-Type": "application/zip"}).status_code == 401
     )
@@ -410,7 +393,7 @@ def test_judge__needs_a_token_that_may_read(bare: TestClient) -> None:
 # ------------------------------------------------------------------------------ the gate
 
 
-def test_upload__is_taken_by_its_route_alone(api: TestClient, tmp_path: Path) -> None:
+def test_upload__is_taken_by_its_route_alone(api, tmp_path):
     body = parquet_of(example_predictions(), tmp_path)
     for kind in ("application/json", "application/octet-stream", "text/csv", ""):
         response = upload(api, body, kind=kind)
@@ -428,7 +411,7 @@ def test_upload__is_taken_by_its_route_alone(api: TestClient, tmp_path: Path) ->
     assert api.post(PATH).status_code == 422  # no body at all
 
 
-def test_upload__needs_the_scope_to_submit(bare: TestClient, services: Any, tmp_path: Path) -> None:
+def test_upload__needs_the_scope_to_submit(bare, services, tmp_path):
     body = parquet_of(example_predictions(), tmp_path)
     for scope, status in (("read", 403), ("submit", 201), ("admin", 201)):
         token = f"clft_{scope}.{'s' * 32}"
@@ -443,9 +426,7 @@ def test_upload__needs_the_scope_to_submit(bare: TestClient, services: Any, tmp_
     assert upload(bare, body).status_code == 401
 
 
-def test_upload__has_a_limit_of_its_own(
-    make_settings: Any, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_upload__has_a_limit_of_its_own(make_settings, sqlite_url, tmp_path, monkeypatch):
     from backend.main import create_app
 
     monkeypatch.setattr("backend.http.middleware.MAX_BODY_BYTES", 2048)
@@ -465,9 +446,7 @@ def test_upload__has_a_limit_of_its_own(
     assert left_behind(settings) == []
 
 
-def test_upload__stops_where_the_disk_would_be_too_full(
-    make_settings: Any, sqlite_url: str, tmp_path: Path
-) -> None:
+def test_upload__stops_where_the_disk_would_be_too_full(make_settings, sqlite_url, tmp_path):
     from backend.main import create_app
 
     settings = make_settings(database_url=sqlite_url, free_space_floor_bytes=1 << 60)
@@ -480,9 +459,7 @@ def test_upload__stops_where_the_disk_would_be_too_full(
     assert left_behind(settings) == []
 
 
-def test_load_predictions__accepts_what_the_service_stored(
-    client: Client, digits: tuple[Path, Any, Any], tmp_path: Path
-) -> None:
+def test_load_predictions__accepts_what_the_service_stored(client, digits, tmp_path):
     run = client.import_predictions(digits[0])
     name = client.artifacts(run.id)[0].name
     path = client.download_artifact(run.id, name, tmp_path / "y.parquet")

@@ -50,7 +50,7 @@ def tables(engine: Engine) -> set[str]:
     return {json.dumps(one, default=str, sort_keys=True) for one in rows}
 
 
-def test_upgrade__equals_the_models(empty: Engine) -> None:
+def test_upgrade__equals_the_models(empty):
     migrations.upgrade(empty)
     with empty.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -65,7 +65,7 @@ def test_upgrade__equals_the_models(empty: Engine) -> None:
     assert [c["name"] for c in inspect(empty).get_check_constraints("runs")] == ["ck_runs_phase"]
 
 
-def test_upgrade__twice_and_at_once_is_once(empty_url: str) -> None:
+def test_upgrade__twice_and_at_once_is_once(empty_url):
     engines = [open_engine(empty_url) for _ in range(4)]
     failures: list[BaseException] = []
 
@@ -89,7 +89,7 @@ def test_upgrade__twice_and_at_once_is_once(empty_url: str) -> None:
         engine.dispose()
 
 
-def test_upgrade__keeps_rows_and_leaves_foreign_keys_on(empty: Engine) -> None:
+def test_upgrade__keeps_rows_and_leaves_foreign_keys_on(empty):
     migrations.upgrade(empty)
     store = Stores.on(empty)
     run_id = store.runs.submit(spec_of(tags=["t"]))
@@ -104,9 +104,7 @@ def test_upgrade__keeps_rows_and_leaves_foreign_keys_on(empty: Engine) -> None:
 
 
 @pytest.mark.parametrize("damage", ["rows are lost", "children are orphaned", "nothing"])
-def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(tmp_path, monkeypatch, damage):
     engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}")
     migrations.upgrade(engine)
     store = Stores.on(engine)

@@ -127,6 +127,6 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
 
 
 @pytest.mark.parametrize("url", ["models:8000", "ftp://a", "http://a/b", "http://u:p@a", "http://"])
-def test_models_url__that_is_no_address_is_refused(settings: Settings, url: str) -> None:
+def test_models_url__that_is_no_address_is_refused(settings, url):
     with pytest.raises(ValueError, match="models_url"):
         Settings(home=settings.home, models_url=url)

@@ -65,7 +65,7 @@ def code_of(response: Any) -> tuple[int, str]:
     return response.status_code, response.json().get("code")
 
 
-def test_id_token__opens_a_session_of_its_person(bare: TestClient, idp: IdentityProvider) -> None:
+def test_id_token__opens_a_session_of_its_person(bare, idp):
     held = session(bare, idp.id_token())
     me = bare.get(f"{BASE}/current", headers=bearer(held)).json()
     assert (me["name"], me["scope"]) == ("ada@example.org", "submit")
@@ -76,7 +76,7 @@ def test_id_token__opens_a_session_of_its_person(bare: TestClient, idp: Identity
     assert code_of(bare.get("/api/v1/runs", headers=bearer(held))) == (401, "SESSION_ENDED")
 
 
-def test_id_token__does_nothing_but_open_a_session(bare: TestClient, idp: IdentityProvider) -> None:
+def test_id_token__does_nothing_but_open_a_session(bare, idp):
     token = idp.id_token()
     for method, path in (
         ("GET", "/api/v1/runs"),
@@ -129,13 +129,11 @@ def _with_public_key_as_secret(idp: IdentityProvider) -> str:
         lambda _: "ey..",
     ],
 )
-def test_id_token__that_is_forged_or_for_another_is_refused(
-    bare: TestClient, idp: IdentityProvider, forge: Any
-) -> None:
+def test_id_token__that_is_forged_or_for_another_is_refused(bare, idp, forge):
     assert code_of(bare.post(BASE, headers=bearer(forge(idp)))) == (401, "IDENTITY")
 
 
-def test_grants__go_by_verified_addresses_alone(make_settings: Any, idp: IdentityProvider) -> None:
+def test_grants__go_by_verified_addresses_alone(make_settings, idp):
     provider = oidc.Provider(
         idp.issuer,
         idp.client_id,
@@ -162,7 +160,7 @@ def test_grants__go_by_verified_addresses_alone(make_settings: Any, idp: Identit
     assert scope(email=None, sub="*") == "none"
 
 
-def test_grants__taken_away_end_at_once(make_settings: Any, idp: IdentityProvider) -> None:
+def test_grants__taken_away_end_at_once(make_settings, idp):
     def app(**changes: Any) -> TestClient:
         made = create_app(settings_of(make_settings, idp, **changes), housekeeping=False)
         return TestClient(made, base_url="http://127.0.0.1")
@@ -179,8 +177,8 @@ def test_grants__taken_away_end_at_once(make_settings: Any, idp: IdentityProvide
 
 
 def test_keys__are_asked_for_again_when_they_changed_but_not_by_anybodys_nonsense(
-    make_settings: Any, idp: IdentityProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_settings, idp, monkeypatch
+):
     provider = oidc.Provider(idp.issuer, idp.client_id, {"read": ["*"]})
     before = idp.asked_for_keys
     provider.person(idp.id_token())
@@ -196,7 +194,7 @@ def test_keys__are_asked_for_again_when_they_changed_but_not_by_anybodys_nonsens
         provider.person(idp.id_token(key=old))
 
 
-def test_provider__that_does_not_answer_lets_nobody_in_and_nobody_wait(make_settings: Any) -> None:
+def test_provider__that_does_not_answer_lets_nobody_in_and_nobody_wait(make_settings):
     from tests.conftest import free_port
 
     provider = oidc.Provider(f"http://127.0.0.1:{free_port()}", "c", {"read": ["*"]})
@@ -204,7 +202,7 @@ def test_provider__that_does_not_answer_lets_nobody_in_and_nobody_wait(make_sett
         provider.person("eyJhbGciOiJSUzI1NiJ9.e30.AAAA")
 
 
-def test_settings__half_of_them_are_refused(make_settings: Any) -> None:
+def test_settings__half_of_them_are_refused(make_settings):
     for changes, named in (
         ({"oidc_issuer": "https://idp.example"}, "CALIFT_OIDC_CLIENT_ID"),
         ({"oidc_issuer": "https://idp.example", "oidc_client_id": "c"}, "CALIFT_OIDC_READERS"),
@@ -213,8 +211,6 @@ def test_settings__half_of_them_are_refused(make_settings: Any) -> None:
             create_app(make_settings(**changes), housekeeping=False)
 
 
-def test_without_a_provider__an_id_token_is_no_token(
-    make_settings: Any, idp: IdentityProvider
-) -> None:
+def test_without_a_provider__an_id_token_is_no_token(make_settings, idp):
     with TestClient(create_app(make_settings(), housekeeping=False), "http://127.0.0.1") as caller:
         assert code_of(caller.post(BASE, headers=bearer(idp.id_token())))[0] == 401

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ def audit(api: TestClient, **asked: Any) -> list[tuple[str, str, str]]:
 # ---- tokens ----------------------------------------------------------------------------------
 
 
-def test_tokens__are_made_listed_and_revoked_by_rest(api: TestClient, ada: TestClient) -> None:
+def test_tokens__are_made_listed_and_revoked_by_rest(api, ada):
     seen = [TokenInfo.model_validate(t) for t in ada.get("/api/v1/tokens").json()]
     assert [(t.owner, t.scope, t.note, t.state) for t in seen] == [
         ("ada", "submit", "laptop", "valid")
@@ -90,9 +89,7 @@ def test_tokens__are_made_listed_and_revoked_by_rest(api: TestClient, ada: TestC
 # ---- who did what ----------------------------------------------------------------------------
 
 
-def test_audit__says_who_changed_what_and_not_who_looked_or_failed(
-    api: TestClient, ada: TestClient
-) -> None:
+def test_audit__says_who_changed_what_and_not_who_looked_or_failed(api, ada):
     run_id = submit(ada)["id"]
     ada.get(f"/api/v1/runs/{run_id}")
     ada.post("/api/v1/runs/validate", json={"spec": {"method": {"kind": "carot"}}})
@@ -116,7 +113,7 @@ def test_audit__says_who_changed_what_and_not_who_looked_or_failed(
     problem(ada.get("/api/v1/audit"), 403, "FORBIDDEN")
 
 
-def test_audit__is_forgotten_after_its_time(api: TestClient, services: Any) -> None:
+def test_audit__is_forgotten_after_its_time(api, services):
     submit(api)
     with writing(services.store.engine) as connection:
         connection.execute(text("UPDATE audit SET at = at - 400 * 86400.0"))
@@ -134,9 +131,7 @@ def bulk(caller: TestClient, **body: Any) -> BulkDone:
     return BulkDone.model_validate(response.json())
 
 
-def test_bulk__changes_what_may_be_changed_and_says_what_not(
-    api: TestClient, ada: TestClient
-) -> None:
+def test_bulk__changes_what_may_be_changed_and_says_what_not(api, ada):
     own = [submit(ada)["id"] for _ in range(2)]
     foreign = submit(api)["id"]
     done = bulk(ada, action="tag", ids=[*own, foreign, "nothing"], tags=["photos"])
@@ -173,7 +168,7 @@ def test_bulk__changes_what_may_be_changed_and_says_what_not(
         {"action": "cancel", "filter": {"q": "\ud800"}},
     ],
 )
-def test_bulk__what_means_nothing_is_422(api: TestClient, body: dict[str, Any]) -> None:
+def test_bulk__what_means_nothing_is_422(api, body):
     sent = json.dumps(body).encode()
     answer = api.post(
         "/api/v1/runs/bulk", content=sent, headers={"Content-Type": "application/json"}
@@ -184,9 +179,7 @@ def test_bulk__what_means_nothing_is_422(api: TestClient, body: dict[str, Any]) 
 # ---- views -----------------------------------------------------------------------------------
 
 
-def test_views__are_shared_and_only_their_owner_or_an_admin_deletes_them(
-    api: TestClient, ada: TestClient
-) -> None:
+def test_views__are_shared_and_only_their_owner_or_an_admin_deletes_them(api, ada):
     body = {"name": "failed CaRot runs", "page": "runs", "query": "status=FAILED&method=carot"}
     made = api.post("/api/v1/views", json=body)
     assert made.status_code == 201
@@ -205,9 +198,7 @@ def test_views__are_shared_and_only_their_owner_or_an_admin_deletes_them(
 # ---- workers ---------------------------------------------------------------------------------
 
 
-def test_worker__is_drained_and_resumed_and_says_what_it_does(
-    api: TestClient, ada: TestClient, services: Any
-) -> None:
+def test_worker__is_drained_and_resumed_and_says_what_it_does(api, ada, services):
     store = services.store
     run_id = store.runs.submit(spec_of(name="a long one"))
     store.claims.claim(run_id, worker_id="w", ttl_s=60)
@@ -240,9 +231,7 @@ def aged(services: Any, run_id: str, days: float) -> None:
         )
 
 
-def test_retention__shows_first_and_then_removes_just_that(
-    api: TestClient, services: Any, finished_run: Any, tmp_path: Path
-) -> None:
+def test_retention__shows_first_and_then_removes_just_that(api, services, finished_run, tmp_path):
     store, artifacts = services.store, services.artifacts
     old, archived, young = (finished_run(store, artifacts, seed=s) for s in range(3))
     shared = artifacts.put_bytes(b"model")
@@ -277,9 +266,7 @@ def test_retention__shows_first_and_then_removes_just_that(
     assert api.get(f"/api/v1/runs/{young}").status_code == 200
 
 
-def test_retention__by_itself_where_it_is_set(
-    make_settings: Any, sqlite_url: str, finished_run: Any
-) -> None:
+def test_retention__by_itself_where_it_is_set(make_settings, sqlite_url, finished_run):
     settings = make_settings(database_url=sqlite_url, retain_days=10)
     services = create_app(settings, housekeeping=False).state.services
     run_id = finished_run(services.store, services.artifacts)
@@ -295,7 +282,7 @@ def test_retention__by_itself_where_it_is_set(
 # ---- quotas ----------------------------------------------------------------------------------
 
 
-def test_quota__is_a_problem_with_a_sentence(make_settings: Any, database_url: str) -> None:
+def test_quota__is_a_problem_with_a_sentence(make_settings, database_url):
     settings = make_settings(database_url=database_url, quota_queued=1)
     app = create_app(settings, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1") as caller:
@@ -318,9 +305,7 @@ def scraped(response: Any) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics__count_what_is_there(
-    api: TestClient, services: Any, finished_run: Any, app: Any
-) -> None:
+def test_metrics__count_what_is_there(api, services, finished_run, app):
     store = services.store
     finished_run(store, services.artifacts)
     run_id = submit(api)["id"]
@@ -348,7 +333,7 @@ def test_metrics__count_what_is_there(
     assert ("calift_queue_depth", "auto") not in found
 
 
-def test_metrics__exposed_need_a_token_or_a_setting(make_settings: Any, sqlite_url: str) -> None:
+def test_metrics__exposed_need_a_token_or_a_setting(make_settings, sqlite_url):
     exposed = {
         "database_url": sqlite_url,
         "host": "0.0.0.0",
@@ -381,9 +366,7 @@ def json_log() -> Iterator[io.StringIO]:
     logging.getLogger("calift.runner").setLevel(logging.WARNING)
 
 
-def test_log__json_carries_the_ids_and_the_run_keeps_that_of_its_request(
-    json_log: io.StringIO, api: TestClient, services: Any
-) -> None:
+def test_log__json_carries_the_ids_and_the_run_keeps_that_of_its_request(json_log, api, services):
     answer = api.post(
         "/api/v1/runs",
         json={"spec": {"name": "a", "method": {"kind": "carot"}}},
@@ -411,9 +394,7 @@ def test_log__json_carries_the_ids_and_the_run_keeps_that_of_its_request(
     assert "nothing" not in told[0]
 
 
-def test_log__a_request_that_fails_is_found_by_its_id(
-    json_log: io.StringIO, app: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log__a_request_that_fails_is_found_by_its_id(json_log, app, settings, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 

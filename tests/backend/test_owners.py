@@ -59,9 +59,7 @@ def submitted_by(api: TestClient, headers: dict[str, str]) -> str:
     return str(response.json()["id"])
 
 
-def test_owner__is_the_name_of_the_token_that_submitted(
-    api: TestClient, people: dict[str, dict[str, str]]
-) -> None:
+def test_owner__is_the_name_of_the_token_that_submitted(api, people):
     for who, owner in (("ann", "ann"), ("ann, another token", "ann"), ("an admin", "eve"),
                        ("the file's token", "admin")):  # fmt: skip
         run_id = submitted_by(api, people[who])
@@ -74,9 +72,7 @@ def test_owner__is_the_name_of_the_token_that_submitted(
     }
 
 
-def test_owner__of_a_clone_is_who_cloned(
-    api: TestClient, people: dict[str, dict[str, str]]
-) -> None:
+def test_owner__of_a_clone_is_who_cloned(api, people):
     run_id = submitted_by(api, people["ann"])
     cloned = api.post(f"/api/v1/runs/{run_id}/clone", json={}, headers=people["bob"])
     assert cloned.status_code == 202, cloned.text
@@ -91,9 +87,7 @@ def test_owner__of_a_clone_is_who_cloned(
         ("sweeps", {"name": "s", "base": SPEC, "methods": ["flyp"]}),
     ],
 )
-def test_priority__above_0_is_an_admins(
-    api: TestClient, people: dict[str, dict[str, str]], path: str, body: dict[str, Any]
-) -> None:
+def test_priority__above_0_is_an_admins(api, people, path, body):
     """Else everybody's runs would come first."""
     for priority in (1, 10):
         answer = api.post(
@@ -108,9 +102,7 @@ def test_priority__above_0_is_an_admins(
         assert answer.status_code == (422 if path == "evaluations" else 202), answer.text
 
 
-def test_priority__of_a_clone_is_one_that_its_owner_may_have(
-    api: TestClient, people: dict[str, dict[str, str]]
-) -> None:
+def test_priority__of_a_clone_is_one_that_its_owner_may_have(api, people):
     for given, who, expected in ((5, "ann", 0), (-5, "ann", -5), (5, "an admin", 5)):
         run_id = api.post("/api/v1/runs", json={"spec": SPEC, "priority": given}).json()["id"]
         cloned = api.post(f"/api/v1/runs/{run_id}/clone", json={}, headers=people[who])
@@ -155,9 +147,7 @@ class Belongings:
         return f"worker of {owner}"
 
 
-def test_owner__matrix_of_every_route_every_credential_and_every_owner(
-    app: Any, api: TestClient, services: Any, people: dict[str, dict[str, str]]
-) -> None:
+def test_owner__matrix_of_every_route_every_credential_and_every_owner(app, api, services, people):
     from tests.backend.test_api import SCOPES
 
     ranks = ["read", "submit", "admin"]
@@ -210,17 +200,13 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(
                     assert response.status_code in (200, 202, 204, 404, 409, 422), place
 
 
-def test_owner__tokens_and_audit_are_nobody_elses_business(
-    api: TestClient, people: dict[str, dict[str, str]]
-) -> None:
+def test_owner__tokens_and_audit_are_nobody_elses_business(api, people):
     seen = {t["owner"] for t in api.get("/api/v1/tokens", headers=people["bob"]).json()}
     assert seen == {"bob"}
     assert {"ann", "bob", "eve"} <= {t["owner"] for t in api.get("/api/v1/tokens").json()}
 
 
-def test_owner__what_another_refused_has_not_changed(
-    api: TestClient, people: dict[str, dict[str, str]]
-) -> None:
+def test_owner__what_another_refused_has_not_changed(api, people):
     run_id = submitted_by(api, people["ann"])
     path = f"/api/v1/runs/{run_id}"
     before = api.get(path).json()
@@ -235,9 +221,7 @@ def test_owner__what_another_refused_has_not_changed(
     assert missing.status_code == 404
 
 
-def test_owner__data_sets_are_added_to_ones_own_imports_alone(
-    api: TestClient, people: dict[str, dict[str, str]], tmp_path: Any
-) -> None:
+def test_owner__data_sets_are_added_to_ones_own_imports_alone(api, people, tmp_path):
     from calift_core.predictions.write import write_predictions
     from tests.conftest import example_predictions
 
@@ -262,7 +246,7 @@ def test_owner__data_sets_are_added_to_ones_own_imports_alone(
     assert upload("bob", "two", run="nobody").status_code == 404
 
 
-def test_owner__route_that_forgets_to_say_is_for_owners(settings: Any, spec_of: Any) -> None:
+def test_owner__route_that_forgets_to_say_is_for_owners(settings, spec_of):
     app = create_app(settings, housekeeping=False)
     router = APIRouter()
 
@@ -280,7 +264,7 @@ def test_owner__route_that_forgets_to_say_is_for_owners(settings: Any, spec_of: 
         assert refused.json()["code"] == "NOT_YOURS"
 
 
-def test_owner__nobody_is_called_admin(services: Any, api: TestClient) -> None:
+def test_owner__nobody_is_called_admin(services, api):
     from calift_core.errors import SpecError
 
     with pytest.raises(SpecError, match="admin"):

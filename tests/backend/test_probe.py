@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
-
-import pytest
 
 from backend.children.process import Pulse, pulse_path
 from backend.probe import beats, main
 from tests.conftest import free_port, until
 
 
-def test_probe__what_is_silent_is_asked_to_end_and_then_killed(tmp_path: Path) -> None:
+def test_probe__what_is_silent_is_asked_to_end_and_then_killed(tmp_path):
     sent: list[tuple[int, int]] = []
     nobody = f"http://127.0.0.1:{free_port()}/api/v1/health"
     argv = ["--lives", nobody, "--restart-after", "2", "--memory", str(tmp_path / "count")]
@@ -22,9 +19,7 @@ def test_probe__what_is_silent_is_asked_to_end_and_then_killed(tmp_path: Path) -
     assert sent == [(1, signal.SIGTERM), (1, signal.SIGTERM), (-1, signal.SIGKILL)]
 
 
-def test_probe__one_that_is_alive_and_not_ready_is_unhealthy_and_left_alone(
-    served: str, tmp_path: Path
-) -> None:
+def test_probe__one_that_is_alive_and_not_ready_is_unhealthy_and_left_alone(served, tmp_path):
     sent: list[tuple[int, int]] = []
     count = tmp_path / "count"
     count.write_text("5")
@@ -37,9 +32,7 @@ def test_probe__one_that_is_alive_and_not_ready_is_unhealthy_and_left_alone(
     assert main(argv) == 0
 
 
-def test_probe__pulse_of_a_worker(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_probe__pulse_of_a_worker(home, tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_PULSE_DIR", str(tmp_path / "own"))
     path = pulse_path(home, 7)
     assert path == tmp_path / "own" / "7.pulse"

@@ -112,9 +112,7 @@ def parts(broker: Broker, one_store: Stores, make_settings: Any) -> tuple[Any, .
     return settings, make_celery(settings), ArtifactStore(settings.artifacts_dir)
 
 
-def test_relay__rings_once_for_each_run_in_order_of_priority(
-    broker: Broker, one_store: Stores, parts: tuple[Any, ...]
-) -> None:
+def test_relay__rings_once_for_each_run_in_order_of_priority(broker, one_store, parts):
     _, celery, _ = parts
     low = one_store.runs.submit(spec_of(), priority=-10)
     high = one_store.runs.submit(spec_of(train={"device": "cuda"}), priority=10)
@@ -124,9 +122,7 @@ def test_relay__rings_once_for_each_run_in_order_of_priority(
     assert broker.messages() == [("gpu", high), ("cpu", middle), ("cpu", low)]
 
 
-def test_relay__of_several_one_rings_for_each_run(
-    broker: Broker, database_url: str, parts: tuple[Any, ...]
-) -> None:
+def test_relay__of_several_one_rings_for_each_run(broker, database_url, parts):
     settings, celery, artifacts = parts
     store = Stores.on(open_engine(database_url))
     for _ in range(200):
@@ -147,9 +143,7 @@ def test_relay__of_several_one_rings_for_each_run(
     assert len(sent) == 200, "messages for 200 runs"
 
 
-def test_relay__broker_away_keeps_the_run_and_rings_later(
-    broker: Broker, one_store: Stores, parts: tuple[Any, ...]
-) -> None:
+def test_relay__broker_away_keeps_the_run_and_rings_later(broker, one_store, parts):
     settings, celery, artifacts = parts
     assert broker_answers(celery)
     broker.kill()
@@ -170,9 +164,7 @@ def test_relay__broker_away_keeps_the_run_and_rings_later(
         keeper.stop()
 
 
-def test_housekeeper__rings_again_after_the_broker_lost_everything(
-    broker: Broker, one_store: Stores, parts: tuple[Any, ...]
-) -> None:
+def test_housekeeper__rings_again_after_the_broker_lost_everything(broker, one_store, parts):
     settings, celery, artifacts = parts
     settings = settings.model_copy(update={"redispatch_s": 0.2})
     one_store.workers.seen("w", host="h", queues=["cpu"], device="cpu")
@@ -189,9 +181,7 @@ def test_housekeeper__rings_again_after_the_broker_lost_everything(
         keeper.stop()
 
 
-def test_housekeeper__outlives_a_database_that_fails(
-    broker: Broker, one_store: Stores, parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_housekeeper__outlives_a_database_that_fails(broker, one_store, parts, monkeypatch):
     settings, celery, artifacts = parts
     failed = threading.Event()
     sweep = LeaseReaper.sweep
@@ -212,9 +202,7 @@ def test_housekeeper__outlives_a_database_that_fails(
         keeper.stop()
 
 
-def test_publish__takes_a_run_id_and_nothing_that_could_be_unpickled(
-    broker: Broker, parts: tuple[Any, ...]
-) -> None:
+def test_publish__takes_a_run_id_and_nothing_that_could_be_unpickled(broker, parts):
     _, celery, _ = parts
     publish(celery, "abc", queue="mps", priority=0)
     assert broker.messages() == [("mps", "abc")]
@@ -225,7 +213,7 @@ def test_publish__takes_a_run_id_and_nothing_that_could_be_unpickled(
         assert celery.conf.result_backend is None
 
 
-def test_priority__highest_first_within_the_brokers_levels() -> None:
+def test_priority__highest_first_within_the_brokers_levels():
     levels = [broker_priority(p) for p in range(-10, 11)]
     assert levels == sorted(levels, reverse=True)
     assert (levels[0], levels[-1]) == (9, 0)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.store.stores import Stores
 from calift_core.schema import records as r
 from tests.conftest import spec_of
 from tests.support import record_run, said
 
 
-def test_recorded__the_real_runner_still_says_it(tmp_path: Path) -> None:
+def test_recorded__the_real_runner_still_says_it(tmp_path):
     new = [r.RECORD.validate_json(line) for line in record_run.record(tmp_path)]
     assert said.shapes(new) == said.shapes(said.RECORDED), (
         "what a run says has changed: python -m tests.support.record_run"
@@ -21,7 +20,7 @@ def test_recorded__the_real_runner_still_says_it(tmp_path: Path) -> None:
     assert "/tmp" not in text, "no path of the recording machine"
 
 
-def test_recorded__every_validation_spectrum_is_kept_beside_the_final_one(store: Stores) -> None:
+def test_recorded__every_validation_spectrum_is_kept_beside_the_final_one(store):
     run_id = store.runs.submit(spec_of())
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     for record in said.RECORDED:

@@ -62,9 +62,7 @@ def lost(then: Any, now: Any, place: str) -> list[str]:
     return [] if then == now else [f"{place}: {then!r} then, {now!r} now"]
 
 
-def test_recorded_home__runs_evaluations_and_sweeps_are_read_the_same(
-    api: TestClient, recorded: dict[str, Any]
-) -> None:
+def test_recorded_home__runs_evaluations_and_sweeps_are_read_the_same(api, recorded):
     answers = recorded["answers"]
     assert {path.partition("/")[0] for path in answers} == {
         "runs", "evaluations", "evaluation-jobs", "sweeps",
@@ -77,13 +75,13 @@ def test_recorded_home__runs_evaluations_and_sweeps_are_read_the_same(
     assert found == []
 
 
-def test_recorded_home__a_spec_is_the_same_run(recorded: dict[str, Any]) -> None:
+def test_recorded_home__a_spec_is_the_same_run(recorded):
     """So that checkpoints and folders are known as what they are."""
     for body, sha256 in recorded["specs"]:
         assert parse_spec(body).content_hash() == sha256, body["method"]
 
 
-def test_recorded_home__a_stopped_run_has_a_checkpoint_to_go_on_from(unpacked: Path) -> None:
+def test_recorded_home__a_stopped_run_has_a_checkpoint_to_go_on_from(unpacked):
     from calift_core.training.checkpoint import newest_state
 
     folder = unpacked / "local"

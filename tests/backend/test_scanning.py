@@ -95,7 +95,7 @@ def scan(api: TestClient, suite: str) -> Any:
     return api.get("/api/v1/datasets/scan", params={"suite": suite})
 
 
-def test_scan__counts_classes_and_shows_images(api: TestClient, tmp_path: Path) -> None:
+def test_scan__counts_classes_and_shows_images(api, tmp_path):
     root = tmp_path / "data" / "birds"
     write(root, ("heron", "<b>owl"), 40)
     found = scan(api, f"folder:{root}").json()
@@ -110,7 +110,7 @@ def test_scan__counts_classes_and_shows_images(api: TestClient, tmp_path: Path) 
         assert base64.b64decode(body).startswith(b"\x89PNG")
 
 
-def test_scan__lists_each_folder_once(api: TestClient, tmp_path: Path, listings: list[str]) -> None:
+def test_scan__lists_each_folder_once(api, tmp_path, listings):
     root = tmp_path / "data" / "birds"
     write(root, ("heron", "owl"), 20)
     listings.clear()
@@ -119,9 +119,7 @@ def test_scan__lists_each_folder_once(api: TestClient, tmp_path: Path, listings:
     assert listings.count(str(root / "owl")) == 1
 
 
-def test_scan__of_more_than_may_be_looked_at_says_so(
-    api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scan__of_more_than_may_be_looked_at_says_so(api, tmp_path, monkeypatch):
     root = tmp_path / "data" / "birds"
     write(root, ("heron", "owl"), 20)
     monkeypatch.setattr("backend.services.submission.SCAN_ENTRIES", 30)
@@ -131,7 +129,7 @@ def test_scan__of_more_than_may_be_looked_at_says_so(
     assert "more than 30 files" in found["notes"][0]
 
 
-def test_scan__an_image_that_cannot_be_read_is_named(api: TestClient, tmp_path: Path) -> None:
+def test_scan__an_image_that_cannot_be_read_is_named(api, tmp_path):
     root = tmp_path / "data" / "birds"
     write(root, ("heron", "owl"), 20)
     for path in root.rglob("*.png"):
@@ -143,9 +141,7 @@ def test_scan__an_image_that_cannot_be_read_is_named(api: TestClient, tmp_path: 
         assert image["fault"]
 
 
-def test_scan__reads_nothing_outside_the_registered_folders(
-    api: TestClient, tmp_path: Path
-) -> None:
+def test_scan__reads_nothing_outside_the_registered_folders(api, tmp_path):
     write(tmp_path / "secret", ("a", "b"), 3)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
@@ -163,7 +159,7 @@ def test_scan__reads_nothing_outside_the_registered_folders(
     assert "no folder" in gone["problems"][0]
 
 
-def test_scan__of_a_built_in_suite_downloads_nothing(api: TestClient) -> None:
+def test_scan__of_a_built_in_suite_downloads_nothing(api):
     found = scan(api, "typefaces").json()
     assert found["n_classes"] > 10
     assert found["images"] == []
@@ -177,9 +173,7 @@ def folders(api: TestClient, path: Path | None = None) -> Any:
     return api.get("/api/v1/datasets/folders", params={"path": str(path)} if path else {})
 
 
-def test_folders__are_listed_a_level_at_a_time_and_say_what_they_hold(
-    api: TestClient, tmp_path: Path
-) -> None:
+def test_folders__are_listed_a_level_at_a_time_and_say_what_they_hold(api, tmp_path):
     root = tmp_path / "data"
     write(root / "birds", ("heron", "<b>owl"), 5)
     (root / ".hidden").mkdir()
@@ -197,7 +191,7 @@ def test_folders__are_listed_a_level_at_a_time_and_say_what_they_hold(
     assert (leaf["folders"], leaf["images"]) == ([], 5)
 
 
-def test_folders__nothing_leads_out_of_the_registered_ones(api: TestClient, tmp_path: Path) -> None:
+def test_folders__nothing_leads_out_of_the_registered_ones(api, tmp_path):
     root = tmp_path / "data"
     write(tmp_path / "secret", ("a", "b"), 1)
     write(root / "birds", ("heron", "owl"), 1)
@@ -214,7 +208,7 @@ def test_folders__nothing_leads_out_of_the_registered_ones(api: TestClient, tmp_
         assert folders(api, path).status_code == 422, path
 
 
-def test_folders__many_are_named_in_part_and_that_is_said(api: TestClient, tmp_path: Path) -> None:
+def test_folders__many_are_named_in_part_and_that_is_said(api, tmp_path):
     for index in range(230):
         (tmp_path / "data" / f"{index:03d}" / "a").mkdir(parents=True)
     for index in range(300):
@@ -250,9 +244,7 @@ def bring(api: TestClient, body: bytes, name: str = "birds.zip", **headers: str)
 
 
 @pytest.mark.usefixtures("in_process")
-def test_zip__is_kept_scanned_and_offered_and_the_same_one_is_kept_once(
-    api: TestClient, settings: Settings, tmp_path: Path
-) -> None:
+def test_zip__is_kept_scanned_and_offered_and_the_same_one_is_kept_once(api, settings, tmp_path):
     body = packed(BIRDS)
     answer = bring(api, body, name="../../my birds.ZIP")
     assert answer.status_code == 201, answer.text
@@ -312,8 +304,8 @@ def overlapping() -> bytes:
          "bomb", "overlap"],
 )  # fmt: skip
 def test_zip__that_cannot_be_used_is_refused_with_a_sentence_and_not_kept(
-    api: TestClient, settings: Settings, body: bytes, sentence: str
-) -> None:
+    api, settings, body, sentence
+):
     answer = bring(api, body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["code"] == "ZIP_REFUSED"
@@ -323,9 +315,7 @@ def test_zip__that_cannot_be_used_is_refused_with_a_sentence_and_not_kept(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_zip__limits_of_size_and_of_an_owner_and_other_types_are_refused(
-    api: TestClient, tmp_path: Path
-) -> None:
+def test_zip__limits_of_size_and_of_an_owner_and_other_types_are_refused(api, tmp_path):
     filler = packed(BIRDS, PNG.getvalue() + bytes(3000))
     assert bring(api, filler).status_code == 201
     second = bring(api, filler + b"", name="second.zip")
@@ -345,9 +335,7 @@ def test_zip__limits_of_size_and_of_an_owner_and_other_types_are_refused(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_zip__comes_by_the_client_from_a_path_or_an_open_file(settings, tmp_path):
     from calift_core.client import Client
 
     body = packed(BIRDS)  # another would have another time in it
@@ -363,9 +351,7 @@ def test_zip__comes_by_the_client_from_a_path_or_an_open_file(
             client.upload_zip(tmp_path / "gone.zip", "gone.zip")
 
 
-def test_zip__is_looked_through_by_another_process(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zip__is_looked_through_by_another_process(api, monkeypatch):
     body = packed(BIRDS)
 
     def opened(*_: object, **__: object) -> None:
@@ -383,9 +369,7 @@ def delete(api: TestClient, suite: str, **headers: str) -> Any:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs_it(
-    api: TestClient, settings: Settings
-) -> None:
+def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs_it(api, settings):
     store = api.app.state.services.store  # type: ignore[attr-defined]
     who = {}
     for name in ("ann", "bob"):
@@ -423,7 +407,7 @@ def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs
 
 
 @pytest.mark.usefixtures("in_process")
-def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api: TestClient) -> None:
+def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api):
     suite = bring(api, packed(BIRDS)).json()["suite"]
     base = {"model": {"name": "calift-tiny", "pretrained": "typefaces"}, "suite": {"id": suite}}
     asked = {"name": "s", "base": base, "methods": ["finetune"], "seeds": [0], "rate": None}
@@ -448,7 +432,7 @@ def grouped(root: Path) -> None:
             picture.save(root / name / f"patient{i // 5}_{i}.png")
 
 
-def test_scan__counts_parts_by_group_as_a_run_splits_them(api: TestClient, tmp_path: Path) -> None:
+def test_scan__counts_parts_by_group_as_a_run_splits_them(api, tmp_path):
     from calift_core.data.suites.load import load_suite
     from calift_core.schema.suite import SuiteSpec
 
@@ -468,9 +452,7 @@ def test_scan__counts_parts_by_group_as_a_run_splits_them(api: TestClient, tmp_p
         assert sentence in told.text, told.text
 
 
-def test_copies__are_those_of_the_command_with_its_sentence(
-    api: TestClient, tmp_path: Path
-) -> None:
+def test_copies__are_those_of_the_command_with_its_sentence(api, tmp_path):
     from typer.testing import CliRunner
 
     from calift.commands import data
@@ -502,8 +484,8 @@ def test_copies__are_those_of_the_command_with_its_sentence(
 
 
 def test_copies__nothing_outside_the_folders_and_no_more_than_somebody_can_wait_for(
-    api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    api, tmp_path, monkeypatch
+):
     write(tmp_path / "secret", ("a", "b"), 3)
     write(tmp_path / "data" / "birds", ("a", "b"), 30)
 

@@ -49,7 +49,7 @@ def refused(response: Any, status: int, code: str) -> None:
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
 
 
-def test_session__can_do_what_its_token_can_and_no_more(bare: TestClient, reader: str) -> None:
+def test_session__can_do_what_its_token_can_and_no_more(bare, reader):
     session = opened(bare, reader)
     me = bare.get(f"{BASE}/current", headers=bearer(session)).json()
     assert me["scope"] == "read"
@@ -59,7 +59,7 @@ def test_session__can_do_what_its_token_can_and_no_more(bare: TestClient, reader
     assert bare.get(f"{BASE}/current", headers=bearer(reader)).json()["expires_at"] is None
 
 
-def test_session__acts_for_its_token(bare: TestClient, services: Any, reader: str) -> None:
+def test_session__acts_for_its_token(bare, services, reader):
     """Queue caps, repeated requests and owners go by the token, however it asks."""
     session = opened(bare, reader)
     names = {
@@ -68,7 +68,7 @@ def test_session__acts_for_its_token(bare: TestClient, services: Any, reader: st
     assert names == {"Ada"}
 
 
-def test_session__ends_with_logout_and_the_token_stays(bare: TestClient, reader: str) -> None:
+def test_session__ends_with_logout_and_the_token_stays(bare, reader):
     session, other = opened(bare, reader), opened(bare, reader)
     assert bare.delete(f"{BASE}/current", headers=bearer(session)).status_code == 204
     refused(bare.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
@@ -76,17 +76,13 @@ def test_session__ends_with_logout_and_the_token_stays(bare: TestClient, reader:
     refused(bare.delete(f"{BASE}/current", headers=bearer(reader)), 409, "NO_SESSION")
 
 
-def test_session__ends_when_its_token_is_revoked(
-    bare: TestClient, services: Any, reader: str
-) -> None:
+def test_session__ends_when_its_token_is_revoked(bare, services, reader):
     session = opened(bare, reader)
     services.store.tokens.revoke("clft_reader")
     refused(bare.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
 
 
-def test_session__ends_when_the_admin_token_is_replaced(
-    bare: TestClient, settings: Any, services: Any
-) -> None:
+def test_session__ends_when_the_admin_token_is_replaced(bare, settings, services):
     session = opened(bare, settings.admin_token())
     assert settings.token_file is not None
     identity = settings.admin_token().partition(".")[0]
@@ -98,7 +94,7 @@ def test_session__ends_when_the_admin_token_is_replaced(
         refused(restarted.get("/api/v1/runs", headers=bearer(session)), 401, "SESSION_ENDED")
 
 
-def test_session__of_another_secret_is_refused(bare: TestClient, reader: str) -> None:
+def test_session__of_another_secret_is_refused(bare, reader):
     session = opened(bare, reader)
     forged = f"{session.partition('.')[0]}.{'x' * 43}"
     refused(bare.get("/api/v1/runs", headers=bearer(forged)), 401, "SESSION_ENDED")
@@ -107,7 +103,7 @@ def test_session__of_another_secret_is_refused(bare: TestClient, reader: str) ->
     )
 
 
-def test_session__too_old_is_refused_and_forgotten(services: Any, bare: TestClient) -> None:
+def test_session__too_old_is_refused_and_forgotten(services, bare):
     token = "clfs_old." + "o" * 43
     admin = services.settings.admin_token()
     common = {
@@ -123,7 +119,7 @@ def test_session__too_old_is_refused_and_forgotten(services: Any, bare: TestClie
     assert services.store.sessions.get("clfs_old") is not None
 
 
-def test_session__opens_no_other_one(bare: TestClient, reader: str) -> None:
+def test_session__opens_no_other_one(bare, reader):
     session = opened(bare, reader)
     for path in (BASE, f"{BASE}/links"):
         refused(bare.post(path, headers=bearer(session)), 403, "FORBIDDEN")
@@ -135,16 +131,14 @@ def link(bare: TestClient, token: str) -> str:
     return str(response.json()["token"])
 
 
-def test_link__opens_one_session(bare: TestClient, reader: str) -> None:
+def test_link__opens_one_session(bare, reader):
     code = link(bare, reader)
     session = opened(bare, code)
     assert bare.get("/api/v1/runs", headers=bearer(session)).is_success
     refused(bare.post(BASE, headers=bearer(code)), 401, "LINK_USED")
 
 
-def test_link__opened_many_times_at_once_opens_one_session(
-    services: Any, bare: TestClient, reader: str
-) -> None:
+def test_link__opened_many_times_at_once_opens_one_session(services, bare, reader):
     code = link(bare, reader)
 
     def open_it(number: int) -> bool:
@@ -165,7 +159,7 @@ def test_link__opened_many_times_at_once_opens_one_session(
         assert sum(pool.map(open_it, range(16))) == 1
 
 
-def test_link__does_nothing_else(bare: TestClient, reader: str) -> None:
+def test_link__does_nothing_else(bare, reader):
     code = link(bare, reader)
     for method, path in (
         ("GET", "/api/v1/runs"),
@@ -178,7 +172,7 @@ def test_link__does_nothing_else(bare: TestClient, reader: str) -> None:
     assert opened(bare, code)
 
 
-def test_link__that_waited_too_long_is_refused(services: Any, bare: TestClient) -> None:
+def test_link__that_waited_too_long_is_refused(services, bare):
     admin = services.settings.admin_token()
     code = "clfl_late." + "l" * 43
     services.store.sessions.add(
@@ -192,7 +186,7 @@ def test_link__that_waited_too_long_is_refused(services: Any, bare: TestClient) 
     refused(bare.post(BASE, headers=bearer(code)), 401, "LINK_USED")
 
 
-def test_sessions__no_secret_is_stored(bare: TestClient, services: Any, reader: str) -> None:
+def test_sessions__no_secret_is_stored(bare, services, reader):
     from sqlalchemy import text
 
     made = [opened(bare, reader), link(bare, reader)]

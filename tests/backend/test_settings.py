@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -22,7 +21,7 @@ from calift_core.errors import SpecError, StorageError
 TOKEN = "ci." + "s" * 32
 
 
-def test_settings__defaults_live_in_the_home(home: Path) -> None:
+def test_settings__defaults_live_in_the_home(home):
     settings = load_settings()
     assert settings.database_url == f"sqlite:///{home}/calift.db"
     assert settings.broker_url == f"redis+socket://{home}/run/broker.sock?virtual_host=0"
@@ -32,14 +31,14 @@ def test_settings__defaults_live_in_the_home(home: Path) -> None:
     settings.check_exposure()
 
 
-def test_settings__artifacts_may_lie_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings__artifacts_may_lie_elsewhere(home, monkeypatch):
     monkeypatch.setenv("CALIFT_ARTIFACTS", "/mnt/shared")
     settings = load_settings()
     assert settings.artifacts_dir == Path("/mnt/shared")
     assert settings.jobs_dir == home / "jobs"
 
 
-def test_settings__come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings__come_from_the_environment(home, monkeypatch):
     monkeypatch.setenv("CALIFT_PORT", "9000")
     monkeypatch.setenv("CALIFT_ALLOWED_HOSTS", "a.example, b.example")
     monkeypatch.setenv("CALIFT_DATA_ROOTS", f"/data{os.pathsep}/more")
@@ -50,7 +49,7 @@ def test_settings__come_from_the_environment(home: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "calift.example"])
-def test_exposure__needs_token_and_host_names(home: Path, host: str) -> None:
+def test_exposure__needs_token_and_host_names(home, host):
     with pytest.raises(SpecError, match="CALIFT_TOKEN .* and CALIFT_ALLOWED_HOSTS"):
         create_app(Settings(host=host))
     with pytest.raises(SpecError, match="CALIFT_ALLOWED_HOSTS"):
@@ -62,22 +61,22 @@ def test_exposure__needs_token_and_host_names(home: Path, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "localhost", "::1"])
-def test_exposure__loopback_needs_nothing(home: Path, host: str) -> None:
+def test_exposure__loopback_needs_nothing(home, host):
     Settings(host=host).check_exposure()
 
 
-def test_settings__heartbeat_must_fit_the_lease(home: Path) -> None:
+def test_settings__heartbeat_must_fit_the_lease(home):
     with pytest.raises(ValidationError, match="heartbeat_s must be less than lease_ttl_s"):
         Settings(heartbeat_s=60, lease_ttl_s=60)
 
 
 @pytest.mark.parametrize("token", ["", "x", "id.", ".secretsecretsecret", "id.short", "id.ü" * 9])
-def test_token__of_the_wrong_form_is_refused(token: str) -> None:
+def test_token__of_the_wrong_form_is_refused(token):
     with pytest.raises(SpecError, match="id.secret"):
         check_token(token, "CALIFT_TOKEN")
 
 
-def test_token__made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_token__made_once_for_its_owner_alone(tmp_path):
     path = tmp_path / "new" / "token"
     found: list[str] = []
     threads = [
@@ -94,7 +93,7 @@ def test_token__made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert found[0] != new_token()
 
 
-def test_token__file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_token__file_that_others_can_read_is_refused(tmp_path):
     path = tmp_path / "token"
     path.write_text(new_token())
     path.chmod(0o644)
@@ -102,7 +101,7 @@ def test_token__file_that_others_can_read_is_refused(tmp_path: Path) -> None:
         read_or_make_token(path)
 
 
-def test_settings__never_show_the_token(home: Path) -> None:
+def test_settings__never_show_the_token(home):
     assert "s" * 32 not in repr(Settings(token=TOKEN))
 
 
@@ -121,18 +120,14 @@ def backend(
     return run
 
 
-def test_main__exposed_bind_says_why_it_does_not_start(
-    backend: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_main__exposed_bind_says_why_it_does_not_start(backend, monkeypatch):
     monkeypatch.setenv("CALIFT_HOST", "0.0.0.0")
     status, _, error = backend()
     assert status == 2
     assert "can be reached from other machines" in error
 
 
-def test_main__tokens_are_made_shown_and_revoked(
-    backend: Any, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_main__tokens_are_made_shown_and_revoked(backend, sqlite_url, monkeypatch):
     monkeypatch.setenv("CALIFT_DATABASE_URL", sqlite_url)
     _, made, _ = backend("token", "add", "ci", "--scope", "read", "--days", "1")
     made = made.strip()

@@ -98,9 +98,7 @@ def fail(services: Any, run_id: str, reason: str) -> None:
     )
 
 
-def test_sweep__from_the_choice_of_rates_to_the_verdict(
-    api: TestClient, services: Any, finish: Any
-) -> None:
+def test_sweep__from_the_choice_of_rates_to_the_verdict(api, services, finish):
     sweep = begin(api)
     sweep_id = sweep["id"]
     assert sweep["phase"] == "RUNNING"
@@ -167,9 +165,7 @@ def test_sweep__from_the_choice_of_rates_to_the_verdict(
     assert [one["id"] for one in listed["items"]] == [sweep_id]
 
 
-def test_sweep__is_queued_once_by_any_number_of_processes(
-    api: TestClient, services: Any, settings: Any, finish: Any
-) -> None:
+def test_sweep__is_queued_once_by_any_number_of_processes(api, services, settings, finish):
     """Four processes advance it at once, over and over, and each has forgotten everything."""
     sweep_id = begin(api)["id"]
     for _ in range(4):
@@ -202,7 +198,7 @@ def test_sweep__is_queued_once_by_any_number_of_processes(
     assert len(names) == len(set(names)) == 10
 
 
-def test_housekeeper__advances_sweeps_by_itself(settings: Any, finished_run: Any) -> None:
+def test_housekeeper__advances_sweeps_by_itself(settings, finished_run):
     app = create_app(settings)
     services = app.state.services
     with TestClient(app, base_url="http://127.0.0.1") as api:
@@ -220,9 +216,7 @@ def test_housekeeper__advances_sweeps_by_itself(settings: Any, finished_run: Any
         until(lambda: look(api, sweep_id)["phase"] == "SUCCEEDED", what="the sweep to end")
 
 
-def test_hold__gives_a_sweep_to_one_process_until_it_is_released(
-    api: TestClient, services: Any
-) -> None:
+def test_hold__gives_a_sweep_to_one_process_until_it_is_released(api, services):
     sweep_id = begin(api)["id"]
     sweeps = services.store.sweeps
     assert sweeps.hold_next(60) == sweep_id
@@ -239,9 +233,7 @@ def test_hold__gives_a_sweep_to_one_process_until_it_is_released(
     assert sweeps.hold_next(60) is None
 
 
-def test_pause__takes_waiting_runs_out_of_line_and_resume_puts_them_back(
-    api: TestClient, services: Any, finish: Any
-) -> None:
+def test_pause__takes_waiting_runs_out_of_line_and_resume_puts_them_back(api, services, finish):
     sweep_id = begin(api)["id"]
     runs = runs_of(api, sweep_id)
     claim = services.store.claims.claim(runs[0]["id"], worker_id="w", ttl_s=60)
@@ -265,9 +257,7 @@ def test_pause__takes_waiting_runs_out_of_line_and_resume_puts_them_back(
     assert runs_of(api, sweep_id, "QUEUED")
 
 
-def test_cancel__ends_every_run_and_nothing_is_queued_after_it(
-    api: TestClient, services: Any
-) -> None:
+def test_cancel__ends_every_run_and_nothing_is_queued_after_it(api, services):
     sweep_id = begin(api)["id"]
     working = runs_of(api, sweep_id)[0]["id"]
     claim = services.store.claims.claim(working, worker_id="w", ttl_s=60)
@@ -296,8 +286,8 @@ def test_cancel__ends_every_run_and_nothing_is_queued_after_it(
 
 
 def test_failed__runs_end_the_sweep_last_and_are_retried_and_divergence_is_an_answer(
-    api: TestClient, services: Any, finish: Any
-) -> None:
+    api, services, finish
+):
     sweep_id = begin(api, methods=["flyp", "carot"])["id"]
     for run in runs_of(api, sweep_id):
         rate = services.store.runs.get(run["id"]).spec["train"]["lr"]
@@ -328,9 +318,7 @@ def test_failed__runs_end_the_sweep_last_and_are_retried_and_divergence_is_an_an
     problem(api.post(f"/api/v1/sweeps/{sweep_id}/retry"), 409, "CONFLICT")
 
 
-def test_hours__that_are_used_up_pause_the_sweep_until_they_are_raised(
-    api: TestClient, services: Any, finish: Any
-) -> None:
+def test_hours__that_are_used_up_pause_the_sweep_until_they_are_raised(api, services, finish):
     sweep_id = begin(api, max_hours=0.5)["id"]
     for run in runs_of(api, sweep_id):
         finish(run)
@@ -350,9 +338,7 @@ def test_hours__that_are_used_up_pause_the_sweep_until_they_are_raised(
 
 
 @pytest.mark.parametrize("limit", ["max_queued", "quota_queued"])
-def test_queue__that_is_full_is_filled_later(
-    make_settings: Any, database_url: str, limit: str
-) -> None:
+def test_queue__that_is_full_is_filled_later(make_settings, database_url, limit):
     app = create_app(make_settings(database_url=database_url, **{limit: 2}), housekeeping=False)
     services = app.state.services
     with TestClient(app, base_url="http://127.0.0.1") as api:
@@ -366,8 +352,8 @@ def test_queue__that_is_full_is_filled_later(
 
 
 def test_every_seed__at_every_rate_gives_intervals_over_seeds_at_equal_accuracy(
-    api: TestClient, services: Any, finish: Any
-) -> None:
+    api, services, finish
+):
     sweep_id = begin(
         api,
         methods=["flyp", "carot"],
@@ -389,9 +375,7 @@ def test_every_seed__at_every_rate_gives_intervals_over_seeds_at_equal_accuracy(
     assert {one["metric"] for one in equal["sets"]} == {"accuracy", "squared", "nll"}
 
 
-def test_validate__says_runs_hours_and_disk_without_storing_anything(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_validate__says_runs_hours_and_disk_without_storing_anything(api, services, finished_run):
     found = api.post("/api/v1/sweeps/validate", json=SPEC).json()
     assert found["valid"]
     assert found["labels"] == ["zero_shot", "flyp", "carot"]
@@ -413,7 +397,7 @@ def test_validate__says_runs_hours_and_disk_without_storing_anything(
     problem(api.post("/api/v1/sweeps", json=SPEC | {"max_runs": 3}), 422, "INVALID_SPEC")
 
 
-def test_key__gives_the_same_sweep_again_and_refuses_another_body(api: TestClient) -> None:
+def test_key__gives_the_same_sweep_again_and_refuses_another_body(api):
     headers = {"Idempotency-Key": "mine"}
     one = api.post("/api/v1/sweeps", json=SPEC, headers=headers).json()
     assert api.post("/api/v1/sweeps", json=SPEC, headers=headers).json()["id"] == one["id"]
@@ -422,7 +406,7 @@ def test_key__gives_the_same_sweep_again_and_refuses_another_body(api: TestClien
     assert len(runs_of(api, one["id"])) == 5
 
 
-def test_owner__alone_and_admins_steer_a_sweep(api: TestClient, services: Any) -> None:
+def test_owner__alone_and_admins_steer_a_sweep(api, services):
     ann = add_token(services, "t_ann", "ann", "submit")
     bob = add_token(services, "t_bob", "bob", "submit")
     sweep_id = api.post("/api/v1/sweeps", json=SPEC, headers=ann).json()["id"]
@@ -435,9 +419,7 @@ def test_owner__alone_and_admins_steer_a_sweep(api: TestClient, services: Any) -
         assert api.post(path, json={}, headers=ann).status_code == 202, action
 
 
-def test_command__begins_shows_and_steers_a_sweep(
-    served: str, settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any
-) -> None:
+def test_command__begins_shows_and_steers_a_sweep(served, settings, monkeypatch, tmp_path, capsys):
     from calift.commands import console
     from calift.commands.main import main
 

@@ -293,8 +293,8 @@ def test_try__runs_share_a_process_and_the_oldest_is_forgotten(
 
 
 def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
-    api: TestClient, services: Any, finished_run: Callable[..., str], spec_of: Any
-) -> None:
+    api, services, finished_run, spec_of
+):
     out = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out, format="PNG")
     picture = out.getvalue()
@@ -394,9 +394,7 @@ def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_co
     assert str(services.settings.home) not in words
 
 
-def test_model__without_one_or_without_data_to_fit_on_is_a_sentence(
-    api: TestClient, services: Any, finished_run: Any
-) -> None:
+def test_model__without_one_or_without_data_to_fit_on_is_a_sentence(api, services, finished_run):
     run_id = finished_run(services.store, services.artifacts)
     refused = api.get(f"/api/v1/runs/{run_id}/model")
     assert (refused.status_code, "no finished model" in refused.json()["detail"]) == (409, True)

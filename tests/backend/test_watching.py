@@ -11,7 +11,6 @@ import pytest
 from backend.http.authentication import Principal
 from backend.services.watching import Watch
 from backend.store.history import History, Position
-from calift_core.client import Client
 from calift_core.errors import CaliftError
 from tests.conftest import spec_of, until
 
@@ -26,7 +25,7 @@ class Counting:
         return principal.name == "ada"
 
 
-def test_watch__asks_the_database_once_for_all(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch__asks_the_database_once_for_all(store, monkeypatch):
     asked: list[list[str]] = []
     positions = History.positions
 
@@ -70,7 +69,7 @@ def test_watch__asks_the_database_once_for_all(store: Any, monkeypatch: pytest.M
     assert authenticator.asked == 4
 
 
-def test_stream__of_a_run_that_is_deleted_ends(client: Client, app: Any) -> None:
+def test_stream__of_a_run_that_is_deleted_ends(client, app):
     run_id = client.submit(spec_of()).id
     events = client.events(run_id)
     assert next(events).kind == "state"
@@ -81,9 +80,7 @@ def test_stream__of_a_run_that_is_deleted_ends(client: Client, app: Any) -> None
     until(lambda: app.state.services.limits["streams"].held == 0, what="the stream to close")
 
 
-def test_total__is_counted_so_far_and_no_further(
-    store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_total__is_counted_so_far_and_no_further(store, monkeypatch):
     monkeypatch.setattr("backend.store.cursors.COUNTED", 3)
     for expected in (1, 2, 3, 4, 4, 4):
         store.runs.submit(spec_of())

@@ -92,7 +92,7 @@ def waiting(store: Stores) -> int:
         return int(connection.execute(text("SELECT count(*) FROM notifications")).scalar_one())
 
 
-def test_ends__are_told_once_signed_and_in_their_order(store: Stores, receiver: Receiver) -> None:
+def test_ends__are_told_once_signed_and_in_their_order(store, receiver):
     first, second = ended(store), ended(store, "FAILED")
     queued = store.runs.submit(spec_of())
     store.runs.request_cancel(queued)
@@ -110,9 +110,7 @@ def test_ends__are_told_once_signed_and_in_their_order(store: Stores, receiver: 
     assert waiting(store) == 0
 
 
-def test_ends__that_could_not_be_told_are_told_later_with_the_same_id(
-    store: Stores, receiver: Receiver
-) -> None:
+def test_ends__that_could_not_be_told_are_told_later_with_the_same_id(store, receiver):
     ended(store)
     receiver.status = 503
     tell = notifier(store, receiver).tell
@@ -134,7 +132,7 @@ def test_ends__that_could_not_be_told_are_told_later_with_the_same_id(
     assert waiting(store) == 0, "given up after two days"
 
 
-def test_ends__are_not_kept_where_there_is_no_webhook(store: Stores) -> None:
+def test_ends__are_not_kept_where_there_is_no_webhook(store):
     ended(store)
     Notifier(store, Settings()).tell()
     assert waiting(store) == 0
@@ -142,9 +140,7 @@ def test_ends__are_not_kept_where_there_is_no_webhook(store: Stores) -> None:
         Notifier(store, Settings(webhook_url="ftp://somewhere"))
 
 
-def test_delivery__goes_to_public_addresses_alone_and_follows_no_redirect(
-    receiver: Receiver,
-) -> None:
+def test_delivery__goes_to_public_addresses_alone_and_follows_no_redirect(receiver):
     for url in (receiver.url, receiver.url.replace("127.0.0.1", "localhost")):
         with pytest.raises(WebhookError, match="is no public address"):
             deliver(Webhook(url), EVENT, now=0)
@@ -158,12 +154,12 @@ def test_delivery__goes_to_public_addresses_alone_and_follows_no_redirect(
     assert "webhook-signature" not in receiver.heard[0][0]
 
 
-def test_body__in_slacks_form_is_a_text_that_names_nobody() -> None:
+def test_body__in_slacks_form_is_a_text_that_names_nobody():
     assert json.loads(body_of(EVENT, "slack")) == {"text": "a &lt;b&gt; &amp; c"}
     assert json.loads(body_of(EVENT, "json"))["timestamp"] == "2026-09-21T14:13:20+00:00"
 
 
-def test_signature__is_the_example_of_the_standard() -> None:
+def test_signature__is_the_example_of_the_standard():
     """The example of its reference libraries."""
     found = signature(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -176,9 +172,7 @@ def test_signature__is_the_example_of_the_standard() -> None:
         Webhook("https://example.org", "whsec_no base64!")
 
 
-def test_sweep__is_told_at_its_end_and_its_runs_only_where_they_fail(
-    store: Stores, receiver: Receiver
-) -> None:
+def test_sweep__is_told_at_its_end_and_its_runs_only_where_they_fail(store, receiver):
     sweep_id = store.sweeps.create(
         parse_sweep({"name": "s", "methods": ["flyp"]}),
         methods=["flyp"], estimate=[None], runs_at_most=2, token_id="", submitted_by="ada",

@@ -23,9 +23,7 @@ OVERFLOW = """() => {
 }"""
 
 
-def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_runs__a_click_opens_the_run_and_its_tab_is_in_the_address(dashboard, tab):
     tab.goto(dashboard.at("runs"))
     settle(tab)
     tab.evaluate("() => { window.loadedOnce = true }")
@@ -51,9 +49,7 @@ def row_of(tab: Any, name: str) -> Any:
     return tab.locator(".rows tbody tr").filter(has=tab.get_by_role("link", name=name, exact=True))
 
 
-def test_runs__rows_are_chosen_and_opened_by_keys_and_nothing_opens_by_the_way(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_runs__rows_are_chosen_and_opened_by_keys_and_nothing_opens_by_the_way(dashboard, tab):
     tab.goto(dashboard.at("runs"))
     settle(tab)
     ticks = tab.locator(".rows tbody input")
@@ -93,9 +89,7 @@ def test_runs__rows_are_chosen_and_opened_by_keys_and_nothing_opens_by_the_way(
 
 
 @pytest.mark.thorough
-def test_calibration__reload_and_a_copied_address_keep_the_view(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_calibration__reload_and_a_copied_address_keep_the_view(dashboard, tab):
     tab.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
     settle(tab)
     bins = tab.get_by_label("Bins", exact=True)
@@ -114,7 +108,7 @@ def test_calibration__reload_and_a_copied_address_keep_the_view(
     assert "on sketch" in other.locator(".gtitle").first.text_content()
 
 
-def test_new__a_run_is_submitted_watched_and_cancelled(dashboard: Dashboard, tab: Any) -> None:
+def test_new__a_run_is_submitted_watched_and_cancelled(dashboard, tab):
     tab.goto(dashboard.at("new?preset=quick&method=flyp"))
     settle(tab)
     name = tab.get_by_label("Name", exact=True)
@@ -143,8 +137,8 @@ def only(ask: Callable[[], bool]) -> bool:
 
 @pytest.mark.thorough
 def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_submitted(
-    dashboard: Dashboard, tab: Any, tmp_path: Path
-) -> None:
+    dashboard, tab, tmp_path
+):
     for name in ("cat", "dog"):
         (tmp_path / "birds" / name).mkdir(parents=True)
         for index in range(30):
@@ -202,9 +196,7 @@ def told(tab: Any) -> str:
     return str(line.text_content()) if line.count() else ""
 
 
-def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(
-    dashboard: Dashboard, chromium: Any, logged_in: Any
-) -> None:
+def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(dashboard, chromium, logged_in):
     evaluation = evaluation_of(dashboard, "FLYP", "sketch")
     context = chromium.new_context(
         viewport={"width": 1440, "height": 1600}, storage_state=logged_in, has_touch=True,
@@ -264,9 +256,7 @@ def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(
     assert not faults
 
 
-def test_gallery__an_image_opens_its_page_and_back_leads_back(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_gallery__an_image_opens_its_page_and_back_leads_back(dashboard, tab):
     evaluation = evaluation_of(dashboard, "FLYP", "sketch")
     tab.goto(
         dashboard.at("calibration?run={FLYP}&dataset=sketch&images=")
@@ -287,7 +277,7 @@ def test_gallery__an_image_opens_its_page_and_back_leads_back(
     tab.locator(".gallery a.picture").first.wait_for()
 
 
-def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: Any) -> None:
+def test_components__make_text_of_whatever_a_name_is(dashboard, tab):
     tab.goto(dashboard.at("calibration?run={CaRot}"))
     settle(tab)
     found = tab.evaluate(
@@ -309,8 +299,9 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
                   bins: {bins: [bin], chosen: null, label: hostile}},
           gallery: {items: [item], missing: hostile},
           rows: {of: hostile, caption: hostile, several: true, chosen: [], dash: '-',
-                 columns: [{name: 'a', label: hostile, kind: 'open'},
-                           {name: 'b', label: hostile, kind: 'mark'}],
+                 sorted: hostile,
+                 columns: [{name: 'a', label: hostile, kind: 'open', sort: ''},
+                           {name: 'b', label: hostile, kind: 'mark', sort: hostile}],
                  rows: [{href: '/run?id=x', cells: {
                    a: hostile, b: {symbol: hostile, word: hostile, colour: hostile}}}]},
         };
@@ -343,9 +334,7 @@ def test_components__make_text_of_whatever_a_name_is(dashboard: Dashboard, tab: 
     assert {name: found[1] for name, found in texts.items()} == dict.fromkeys(texts, 0)
 
 
-def test_chart__its_table_opens_and_nothing_is_asked_of_another_machine(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_chart__its_table_opens_and_nothing_is_asked_of_another_machine(dashboard, tab):
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(dashboard.at("calibration?run={CaRot}"))

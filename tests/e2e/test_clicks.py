@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import until
-from tests.e2e.conftest import Dashboard, query, settle
+from tests.e2e.conftest import query, settle
 
 pytestmark = pytest.mark.browser
 
@@ -45,9 +45,7 @@ def open_row(tab: Any, caption: str, place: int) -> str:
     return str(name)
 
 
-def test_frontier__a_point_opens_the_images_of_its_run_where_it_is_worst(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_frontier__a_point_opens_the_images_of_its_run_where_it_is_worst(dashboard, tab):
     tab.goto(dashboard.at("frontier?run={all}"))
     settle(tab)
     tab.locator(".calift-chart[data-state=drawn]").first.wait_for()
@@ -56,8 +54,8 @@ def test_frontier__a_point_opens_the_images_of_its_run_where_it_is_worst(
 
 
 def test_runs__are_put_in_order_by_a_heading_and_columns_stay_with_the_browser(
-    dashboard: Dashboard, tab: Any, chromium: Any
-) -> None:
+    dashboard, tab, chromium
+):
     tab.goto(dashboard.at("runs"))
     tab.locator(".rows thead button").first.wait_for()
     settle(tab)
@@ -97,7 +95,7 @@ def _number(cell: str) -> float:
 @pytest.mark.parametrize(
     "by", ["class", pytest.param("confusion&where=label+%3D%3D+3", marks=pytest.mark.thorough)]
 )
-def test_slices__a_row_opens_its_images(dashboard: Dashboard, tab: Any, by: str) -> None:
+def test_slices__a_row_opens_its_images(dashboard, tab, by):
     tab.goto(dashboard.at("calibration?run={CaRot}&dataset=sketch&view=slices&by=") + by)
     settle(tab)
     name = open_row(tab, "open one to see its images", 1)
@@ -109,9 +107,7 @@ def test_slices__a_row_opens_its_images(dashboard: Dashboard, tab: Any, by: str)
     assert set(labels) == {classes[0]}, name
 
 
-def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(dashboard, tab):
     """The new diagram is held up on its way, so that the old one is still there to be clicked."""
     held: list[Any] = []
     armed = False
@@ -160,9 +156,7 @@ def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(
     until(lambda: "images=" in query(tab), timeout_s=45, what="the images in the address")
 
 
-def test_gallery__asks_again_for_an_image_that_a_busy_service_has_not_drawn(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_gallery__asks_again_for_an_image_that_a_busy_service_has_not_drawn(dashboard, tab):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (20, 160, 90)).save(file, "PNG")
     asked: list[str] = []

@@ -115,9 +115,7 @@ def ticked(tab: Any, table: Any, row: int) -> bool:
     return True
 
 
-def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(
-    doubted: Doubted, chromium: Any
-) -> None:
+def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(doubted, chromium):
     context = chromium.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
     context.set_default_timeout(60_000)
     tab = context.new_page()

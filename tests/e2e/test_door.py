@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,7 +83,7 @@ def foreign_page(html: str) -> Iterator[str]:
 # --------------------------------------------------------------------------- host and origin
 
 
-def test_host__foreign_name_is_refused_everywhere(dashboard: Dashboard, logged_in: Any) -> None:
+def test_host__foreign_name_is_refused_everywhere(dashboard, logged_in):
     own = urlsplit(dashboard.url)
     for path in ("/", "/login", "/runs", "/_stcore/health", "/_stcore/host-config", "/static/x.js"):
         for host in (f"evil.example:{own.port}", "evil.example", "localhost.evil.example", ""):
@@ -96,7 +95,7 @@ def test_host__foreign_name_is_refused_everywhere(dashboard: Dashboard, logged_i
         assert status in (200, 303)
 
 
-def test_host__rebound_name_shows_nothing_in_a_browser(dashboard: Dashboard, stranger: Any) -> None:
+def test_host__rebound_name_shows_nothing_in_a_browser(dashboard, stranger):
     port = urlsplit(dashboard.url).port
     answer = stranger.goto(f"http://evil.example:{port}/runs")
     assert answer.status == 400
@@ -109,7 +108,7 @@ def test_host__rebound_name_shows_nothing_in_a_browser(dashboard: Dashboard, str
     assert opened is False
 
 
-def test_socket__only_from_the_dashboards_own_origin(dashboard: Dashboard, logged_in: Any) -> None:
+def test_socket__only_from_the_dashboards_own_origin(dashboard, logged_in):
     own = urlsplit(dashboard.url)
     known = {"Host": own.netloc, "Cookie": cookie(logged_in)}
     assert handshake(dashboard, Origin=dashboard.url, **known) == 101
@@ -128,9 +127,7 @@ def test_socket__only_from_the_dashboards_own_origin(dashboard: Dashboard, logge
     assert handshake(dashboard, **known) == 403  # no browser leaves it out
 
 
-def test_socket__page_of_another_port_gets_nowhere_in_a_browser(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_socket__page_of_another_port_gets_nowhere_in_a_browser(dashboard, tab):
     """With the cookie: it is sent to every port of a host."""
     script = """url => new Promise(done => {
       const socket = new WebSocket(url, ['streamlit']);
@@ -146,7 +143,7 @@ def test_socket__page_of_another_port_gets_nowhere_in_a_browser(
     assert tab.evaluate(script, stream) == "open"
 
 
-def test_frame__of_any_page_is_refused(dashboard: Dashboard, tab: Any) -> None:
+def test_frame__of_any_page_is_refused(dashboard, tab):
     frames = "".join(
         f'<iframe name="{name}" src="{dashboard.url}/{name}"></iframe>'
         for name in ("login", "runs", "logout")
@@ -158,7 +155,7 @@ def test_frame__of_any_page_is_refused(dashboard: Dashboard, tab: Any) -> None:
     assert inside == dict.fromkeys(("login", "runs", "logout"), "chrome-error://chromewebdata/")
 
 
-def test_headers__stand_on_every_answer(dashboard: Dashboard, logged_in: Any) -> None:
+def test_headers__stand_on_every_answer(dashboard, logged_in):
     known = {"Cookie": cookie(logged_in)}
     places = [
         ask(dashboard, "/login"),
@@ -185,7 +182,7 @@ def test_headers__stand_on_every_answer(dashboard: Dashboard, logged_in: Any) ->
 # ------------------------------------------------------------------------------------ log-in
 
 
-def test_stranger__is_shown_nothing(dashboard: Dashboard, stranger: Any) -> None:
+def test_stranger__is_shown_nothing(dashboard, stranger):
     """Although the dashboard's process could read the service's token."""
     for path in ("/", "/runs", "/overview", f"/run?id={dashboard.service.ids['CaRot']}"):
         status, headers, body = ask(dashboard, path, Accept="text/html")
@@ -208,7 +205,7 @@ def test_stranger__is_shown_nothing(dashboard: Dashboard, stranger: Any) -> None
     assert not any(word in text for word in SECRETS)
 
 
-def test_token__logs_in_and_goes_on_to_the_permalink(dashboard: Dashboard, stranger: Any) -> None:
+def test_token__logs_in_and_goes_on_to_the_permalink(dashboard, stranger):
     stranger.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
     stranger.get_by_label("Token").fill("clft_wrong.token-of-nobody")
     stranger.get_by_role("button", name="Log in").click()
@@ -225,9 +222,7 @@ def test_token__logs_in_and_goes_on_to_the_permalink(dashboard: Dashboard, stran
     assert stranger.evaluate("() => document.cookie").count("calift") == 0
 
 
-def test_link__logs_in_once_then_no_more(
-    dashboard: Dashboard, stranger: Any, chromium: Any
-) -> None:
+def test_link__logs_in_once_then_no_more(dashboard, stranger, chromium):
     link = dashboard.link("/runs")
     status, headers, _ = ask(dashboard, link.removeprefix(dashboard.url), method="HEAD")
     assert "set-cookie" not in headers  # looking at it does not use it up
@@ -255,7 +250,7 @@ def test_link__logs_in_once_then_no_more(
     assert status == 405
 
 
-def test_link__on_a_page_of_somebody_elses_only_asks(dashboard: Dashboard, stranger: Any) -> None:
+def test_link__on_a_page_of_somebody_elses_only_asks(dashboard, stranger):
     """Else it would make people work as somebody whom they do not know."""
     link = dashboard.link("/runs")
     for host in ("127.0.0.1", "localhost"):
@@ -269,9 +264,7 @@ def test_link__on_a_page_of_somebody_elses_only_asks(dashboard: Dashboard, stran
     assert stranger.url == f"{dashboard.url}/runs"
 
 
-def test_permalink__from_another_site_finds_who_is_logged_in(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_permalink__from_another_site_finds_who_is_logged_in(dashboard, tab):
     """A strict cookie is not sent along with it, and yet nobody logs in twice."""
     place = dashboard.at("run?id={CaRot}")
     with foreign_page(f'<!doctype html><title>theirs</title><a href="{place}">look</a>') as theirs:
@@ -281,7 +274,7 @@ def test_permalink__from_another_site_finds_who_is_logged_in(
     assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
 
 
-def test_logout__ends_the_session_everywhere(dashboard: Dashboard, stranger: Any) -> None:
+def test_logout__ends_the_session_everywhere(dashboard, stranger):
     stranger.goto(dashboard.link("/runs"))
     settle(stranger)
     held = stranger.context.cookies()
@@ -316,8 +309,8 @@ def test_logout__ends_the_session_everywhere(dashboard: Dashboard, stranger: Any
 
 
 def test_restart__of_the_dashboard_needs_no_new_log_in_nor_a_second_one_beside_it(
-    dashboard: Dashboard, chromium: Any, tmp_path: Path
-) -> None:
+    dashboard, chromium, tmp_path
+):
     """Neither does one that another dashboard on this host has logged in, beside it."""
     port = free_port()
     context = chromium.new_context()
@@ -353,9 +346,7 @@ def reader_token(service: Service) -> str:
     return token
 
 
-def test_scope__of_a_reader_shows_runs_and_cancels_none(
-    dashboard: Dashboard, stranger: Any
-) -> None:
+def test_scope__of_a_reader_shows_runs_and_cancels_none(dashboard, stranger):
     stranger.goto(dashboard.at("run?id={running}"))
     stranger.get_by_label("Token").fill(reader_token(dashboard.service))
     stranger.get_by_role("button", name="Log in").click()
@@ -368,9 +359,7 @@ def test_scope__of_a_reader_shows_runs_and_cancels_none(
 # ------------------------------------------------------------------------- other deployments
 
 
-def test_exposed__bind_needs_names(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exposed__bind_needs_names(monkeypatch, capsys):
     from frontend.__main__ import main
 
     monkeypatch.delenv("CALIFT_ALLOWED_HOSTS", raising=False)
@@ -394,7 +383,7 @@ def require_proxy_with_tls(made: Dashboard) -> None:
     assert ask(made, "/login", Host="localhost")[0] == 400
 
 
-def test_api_away__shows_nothing_and_says_so(chromium: Any, tmp_path: Path) -> None:
+def test_api_away__shows_nothing_and_says_so(chromium, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "token").write_text("clft_nobody.0123456789abcdef\n")
@@ -416,9 +405,7 @@ def test_api_away__shows_nothing_and_says_so(chromium: Any, tmp_path: Path) -> N
         context.close()
 
 
-def test_organisation__logs_people_in_with_their_own_scope(
-    dashboard: Dashboard, chromium: Any, tmp_path: Path
-) -> None:
+def test_organisation__logs_people_in_with_their_own_scope(dashboard, chromium, tmp_path):
     from tests.frontend.conftest import service
     from tests.identity_provider import identity_provider
 

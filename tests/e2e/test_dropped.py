@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import free_port, unavailable, until
-from tests.e2e.conftest import ROOT, Dashboard, answers, serving_dashboard, settle
+from tests.e2e.conftest import ROOT, answers, serving_dashboard, settle
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +37,7 @@ def require_as_it_was(tab: Any) -> None:
     tab.get_by_text("name: half a form").wait_for(state="attached")
 
 
-def test_socket__that_drops_costs_the_page_nothing(dashboard: Dashboard, tab: Any) -> None:
+def test_socket__that_drops_costs_the_page_nothing(dashboard, tab):
     sockets: list[Any] = []
 
     def between(socket: Any) -> None:
@@ -70,8 +70,8 @@ def balanced(folder: Path, *ports: int) -> Iterator[str]:
 
 @pytest.mark.thorough
 def test_dashboard__that_ends_is_replaced_by_another_under_its_visitor(
-    dashboard: Dashboard, chromium: Any, tmp_path: Path
-) -> None:
+    dashboard, chromium, tmp_path
+):
     first, second = free_port(), free_port()
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(45_000)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
-from tests.e2e.conftest import Dashboard, query, settle
+from tests.e2e.conftest import query, settle
 
 pytestmark = pytest.mark.browser
 
@@ -62,9 +62,7 @@ def in_scheme(chromium: Any, logged_in: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("both", [False, pytest.param(True, marks=pytest.mark.thorough)])
-def test_axe__finds_no_fault_of_ours_in_either_colours(
-    dashboard: Dashboard, in_scheme: Any, both: bool
-) -> None:
+def test_axe__finds_no_fault_of_ours_in_either_colours(dashboard, in_scheme, both):
     """Each page in the colours that the one before it had not; `make fuzz` looks at all in both."""
     axe = pytest.importorskip("axe_playwright_python")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text()
@@ -106,9 +104,7 @@ def _lasting_faults(tab: Any, only: list[str] | None, timeout_s: float = 45) -> 
             return found
 
 
-def test_colours__chosen_in_the_menu_draw_the_charts_again(
-    dashboard: Dashboard, in_scheme: Any
-) -> None:
+def test_colours__chosen_in_the_menu_draw_the_charts_again(dashboard, in_scheme):
     tab = in_scheme("light")
     tab.goto(dashboard.at("shifts?run={CaRot}"))
     tab.locator(".js-plotly-plot .main-svg").first.wait_for()
@@ -122,9 +118,7 @@ def test_colours__chosen_in_the_menu_draw_the_charts_again(
         assert tab.evaluate(GROUND) == paper
 
 
-def test_back__leaves_a_page_with_one_press_and_forward_comes_again(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_back__leaves_a_page_with_one_press_and_forward_comes_again(dashboard, tab):
     tab.goto(dashboard.at("shifts?run={FLYP}"))
     settle(tab)
     tab.locator(".js-plotly-plot").first.wait_for()
@@ -155,9 +149,7 @@ def test_back__leaves_a_page_with_one_press_and_forward_comes_again(
     assert tab.locator(".calift-head h1").inner_text() == "Calibration"
 
 
-def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_for(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_for(dashboard, tab):
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(dashboard.at("compare?ids={all}"))
@@ -190,9 +182,7 @@ def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_
     tab.locator(".st-key-gallery").get_by_text(re.compile("sketch")).first.wait_for()
 
 
-def test_cell__of_corruption_and_severity_is_opened_by_keys_alone(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_cell__of_corruption_and_severity_is_opened_by_keys_alone(dashboard, tab):
     tab.goto(dashboard.at("run?id={CaRot}&tab=Shifts"))
     settle(tab)
     tab.locator(".calift-chart").nth(1).scroll_into_view_if_needed()
@@ -211,9 +201,7 @@ def test_cell__of_corruption_and_severity_is_opened_by_keys_alone(
     tab.locator(".st-key-gallery").get_by_text(re.compile("jpeg")).first.wait_for()
 
 
-def test_new__a_dropped_zip_is_scanned_and_named(
-    dashboard: Dashboard, tab: Any, tmp_path: Path
-) -> None:
+def test_new__a_dropped_zip_is_scanned_and_named(dashboard, tab, tmp_path):
     from io import BytesIO
 
     from PIL import Image
@@ -267,9 +255,7 @@ class SlowLine:
             page_side.send(said)
 
 
-def test_change__is_kept_when_the_next_comes_before_the_address_has_arrived(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_change__is_kept_when_the_next_comes_before_the_address_has_arrived(dashboard, tab):
     line = SlowLine(tab)
     tab.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
     settle(tab)
@@ -305,9 +291,7 @@ def test_change__is_kept_when_the_next_comes_before_the_address_has_arrived(
         assert ("temperature=1.05" in query(tab)) is heated
 
 
-def test_actions__buttons_and_links_of_a_row_stand_on_one_line(
-    dashboard: Dashboard, tab: Any
-) -> None:
+def test_actions__buttons_and_links_of_a_row_stand_on_one_line(dashboard, tab):
     tab.goto(dashboard.at("overview"))
     settle(tab)
     parts = [

@@ -59,8 +59,8 @@ def finished(
 
 @pytest.mark.parametrize("kind", sorted(OPTIONS))
 def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_curves(
-    finished: tuple[Client, dict[str, str]], kind: str
-) -> None:
+    finished, kind
+):
     client, ids = finished
     run = client.run(ids[kind])
     assert run.phase == "SUCCEEDED", (run.reason, run.message)
@@ -75,9 +75,7 @@ def test_method__launched_through_the_api_succeeds_with_its_options_and_its_own_
     assert summary.ood_ece is not None
 
 
-def test_prompts__are_kept_where_the_text_tower_is_the_classifier(
-    finished: tuple[Client, dict[str, str]],
-) -> None:
+def test_prompts__are_kept_where_the_text_tower_is_the_classifier(finished):
     client, ids = finished
     (own,) = [e for e in client.run_evaluations(ids["carot"]) if e.role == "id"]
     found = client.prompts(own.id)
@@ -87,9 +85,7 @@ def test_prompts__are_kept_where_the_text_tower_is_the_classifier(
     assert client.samples(own.id).items[0].prompts
 
 
-def test_merge__has_a_point_for_every_alpha_and_at_one_is_the_run_that_it_was_made_from(
-    finished: tuple[Client, dict[str, str]],
-) -> None:
+def test_merge__has_a_point_for_every_alpha_and_at_one_is_the_run_that_it_was_made_from(finished):
     client, ids = finished
     frontier = client.frontier(ids["wise_ft"])
     assert (frontier.input_run, frontier.alpha) == (ids["carot"], 1.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -37,7 +36,7 @@ def worst(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubted]
         yield made
 
 
-def test_phone__ship_corrections_and_folders_bear_any_name(worst: Doubted, chromium: Any) -> None:
+def test_phone__ship_corrections_and_folders_bear_any_name(worst, chromium):
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     context.set_default_timeout(60_000)
     tab = context.new_page()

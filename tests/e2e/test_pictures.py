@@ -71,7 +71,7 @@ def _and_then(settle: Any, script: str) -> Any:
     return both
 
 
-def test_pictures__of_good_pages_are_taken(shoot: Any) -> None:
+def test_pictures__of_good_pages_are_taken(shoot):
     shoot("overview", "overview", "Overview", {}, width=390)
     named = "run", "run", "CaRot on fashion-mnist", {"id": "{CaRot}"}
     picture = shoot(*named, charts=1)
@@ -91,16 +91,12 @@ def test_pictures__of_good_pages_are_taken(shoot: Any) -> None:
         ("compare", {"ids": "{CaRot}"}, "an empty state: One run is chosen"),
     ],
 )
-def test_pictures__of_a_bad_page_are_refused(
-    pictures: ModuleType, shoot: Any, path: str, query: dict[str, str], fault: str
-) -> None:
+def test_pictures__of_a_bad_page_are_refused(pictures, shoot, path, query, fault):
     with pytest.raises(pictures.PictureError, match=fault):
         shoot("bad", path, "Overview", query)
 
 
-def test_pictures__of_a_page_that_went_wrong_are_refused_with_all_that_is_wrong(
-    pictures: ModuleType, shoot: Any
-) -> None:
+def test_pictures__of_a_page_that_went_wrong_are_refused_with_all_that_is_wrong(pictures, shoot):
     script = """async () => {
       console.error('something is amiss');
       setTimeout(() => { throw new Error('lost') });
@@ -125,9 +121,7 @@ def test_pictures__of_a_page_that_went_wrong_are_refused_with_all_that_is_wrong(
         assert [one for one in faults if fault in one], fault
 
 
-def test_pictures__of_another_page_and_of_a_chart_that_is_missing_are_refused(
-    pictures: ModuleType, shoot: Any
-) -> None:
+def test_pictures__of_another_page_and_of_a_chart_that_is_missing_are_refused(pictures, shoot):
     pictures.PATIENCE_MS = 3_000
     with pytest.raises(pictures.PictureError) as refused:
         shoot("bad", "runs", "Overview", {}, charts=1)
@@ -135,9 +129,7 @@ def test_pictures__of_another_page_and_of_a_chart_that_is_missing_are_refused(
         assert fault in str(refused.value)
 
 
-def test_pictures__of_a_page_without_the_apis_numbers_are_refused(
-    pictures: ModuleType, shoot: Any, dashboard: Dashboard
-) -> None:
+def test_pictures__of_a_page_without_the_apis_numbers_are_refused(pictures, shoot, dashboard):
     from calift_core.client import Client
 
     with Client(dashboard.service.url, dashboard.admin_token) as client:

@@ -228,8 +228,8 @@ def saved(folder: Path) -> list[int]:
 
 
 def test_slurm__an_array_has_a_task_for_each_run_and_waits_for_a_drained_node(
-    slurm: Slurm, spec_file: Callable[..., Path], tmp_path: Path
-) -> None:
+    slurm, spec_file, tmp_path
+):
     slurm("scontrol", "update", f"NodeName={slurm.host}", "State=DRAIN", "Reason=test")
     specs = [str(spec_file(f"short-{i}", epochs=1)) for i in range(2)]
     job, folders = submit(slurm, tmp_path / "home", *specs, "--out", str(tmp_path / "array"))
@@ -241,8 +241,8 @@ def test_slurm__an_array_has_a_task_for_each_run_and_waits_for_a_drained_node(
 
 
 def test_slurm__a_run_that_is_preempted_goes_on_and_one_that_is_cancelled_does_not(
-    slurm: Slurm, spec_file: Callable[..., Path], tmp_path: Path
-) -> None:
+    slurm, spec_file, tmp_path
+):
     long = str(spec_file("long", epochs=60))
     job, (folder,) = submit(
         slurm, tmp_path / "home", long, "--out", str(tmp_path / "low"), "--cpus", "2"
@@ -265,9 +265,7 @@ def test_slurm__a_run_that_is_preempted_goes_on_and_one_that_is_cancelled_does_n
     assert saved(folder)[0] > step  # it has saved all the same
 
 
-def test_slurm__a_run_out_of_time_is_queued_again_by_its_script(
-    slurm: Slurm, spec_file: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_slurm__a_run_out_of_time_is_queued_again_by_its_script(slurm, spec_file, tmp_path):
     long = str(spec_file("out-of-time", epochs=5000))
     job, (folder,) = submit(
         slurm,
@@ -282,9 +280,7 @@ def test_slurm__a_run_out_of_time_is_queued_again_by_its_script(
     slurm("scancel", job)
 
 
-def test_slurm__runs_of_an_array_must_ask_for_the_same(
-    spec_file: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_slurm__runs_of_an_array_must_ask_for_the_same(spec_file, tmp_path):
     one, other = spec_file("one", epochs=1), spec_file("two", epochs=1, device="auto")
     done = calift("slurm", "submit", str(one), str(other), "--out", str(tmp_path), home=tmp_path)
     assert done.returncode == 1

@@ -139,7 +139,7 @@ def runners(home: Path) -> set[str]:
     }
 
 
-def test_host__reaches_this_machine_and_its_network_stays_as_it_was() -> None:
+def test_host__reaches_this_machine_and_its_network_stays_as_it_was():
     if reason := hosts.missing():
         pytest.skip(reason)
     before = socket.if_nameindex()
@@ -154,8 +154,8 @@ def test_host__reaches_this_machine_and_its_network_stays_as_it_was() -> None:
 
 
 def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
-    tmp_path: Path, database: str, broker: Broker, s3: radosgw.Server, home: Path
-) -> None:
+    tmp_path, database, broker, s3, home
+):
     store = Stores.on(open_engine(database))
     lab = Lab(tmp_path, database, broker, s3)
     settings = Settings(

@@ -54,9 +54,7 @@ class Session:
 @given(acts=ACTS)
 @example(acts=[("bins", "1", 0), ("metric", "1", 0)])
 @example(acts=[("bins", "1", 0), ("bins", None, 0), ("metric", "1", 1)])
-def test_address__holds_every_change_however_late_the_browser_hears_of_it(
-    acts: list[tuple[str, str | None, int]],
-) -> None:
+def test_address__holds_every_change_however_late_the_browser_hears_of_it(acts):
     session, wanted = Session(), {}
     for name, value, arrived in acts:
         session.arrive(arrived)
@@ -67,9 +65,7 @@ def test_address__holds_every_change_however_late_the_browser_hears_of_it(
 
 
 @given(acts=ACTS, where=some.dictionaries(some.sampled_from(NAMES), some.sampled_from("123")))
-def test_back__counts_whatever_is_still_on_the_way(
-    acts: list[tuple[str, str | None, int]], where: dict[str, str]
-) -> None:
+def test_back__counts_whatever_is_still_on_the_way(acts, where):
     session = Session()
     for name, value, arrived in acts:
         session.arrive(arrived)
@@ -78,7 +74,7 @@ def test_back__counts_whatever_is_still_on_the_way(
     assert session.looked(moved=True) == where
 
 
-def test_back__before_the_last_change_has_arrived_takes_that_change_back() -> None:
+def test_back__before_the_last_change_has_arrived_takes_that_change_back():
     session = Session()
     session.act("bins", "6")
     assert session.looked(moved=True) == {}
@@ -88,7 +84,7 @@ def test_back__before_the_last_change_has_arrived_takes_that_change_back() -> No
     assert session.shown == {}
 
 
-def test_link__to_an_earlier_value_counts_once_the_browser_has_sent_the_newer_one() -> None:
+def test_link__to_an_earlier_value_counts_once_the_browser_has_sent_the_newer_one():
     session = Session()
     session.act("bins", "6")
     session.arrive(1)

@@ -7,7 +7,6 @@ from statistics import fmean
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.answers import Board
 from calift_core.schema.wire.results import PairedDifference
 from frontend import answers, text
@@ -34,7 +33,7 @@ def of(
 FOUND = [of("contrast/5", 0.229), of("fog/1", -0.05), of("brightness/1", 0.001, clear=False)]
 
 
-def test_by_dataset__says_how_far_where_and_where_nobody_can_tell() -> None:
+def test_by_dataset__says_how_far_where_and_where_nobody_can_tell():
     said, dataset, _ = answers.by_dataset("CaRot", "FLYP", FOUND, "accuracy")
     assert dataset == "contrast/5"
     assert said == (
@@ -45,7 +44,7 @@ def test_by_dataset__says_how_far_where_and_where_nobody_can_tell() -> None:
     )
 
 
-def test_by_dataset__nothing_clear_is_said_so_and_names_format_nothing() -> None:
+def test_by_dataset__nothing_clear_is_said_so_and_names_format_nothing():
     for metric in answers.WORDS:
         unclear = [of("x", 0.01, metric=metric, clear=False)]
         said = answers.by_dataset("a*b", "[c](d)", unclear, metric).sentence
@@ -54,7 +53,7 @@ def test_by_dataset__nothing_clear_is_said_so_and_names_format_nothing() -> None
         assert answers.by_dataset("a", "b", [], metric).sentence == ""
 
 
-def test_by_dataset__a_smaller_calibration_error_is_better() -> None:
+def test_by_dataset__a_smaller_calibration_error_is_better():
     found = [of("x", -0.0096, metric="ece"), of("y", 0.02, metric="ece")]
     said, dataset, note = answers.by_dataset("a", "b", found, "ece")
     assert dataset == "x" or "worse on 1" in said
@@ -77,8 +76,8 @@ def board(role: str, metric: str, values: dict[str, float], reach: float) -> Boa
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.001, 0.2))
 def test_overall__says_higher_or_lower_exactly_where_the_interval_leaves_zero_out(
-    mine: float, theirs: float, reach: float
-) -> None:
+    mine, theirs, reach
+):
     boards = [
         board(role, metric, {"a": mine, "b": theirs}, reach)
         for role in ("id", "shift")
@@ -95,7 +94,7 @@ def test_overall__says_higher_or_lower_exactly_where_the_interval_leaves_zero_ou
     assert answers.overall("a", "b", [], names) == []
 
 
-def test_of_run__is_over_all_sets_of_a_role(evaluations: list[EvaluationReport]) -> None:
+def test_of_run__is_over_all_sets_of_a_role(evaluations):
     said = answers.of_run("A", evaluations)
     mean = fmean(e.accuracy for e in evaluations if e.role == "shift")
     assert said.startswith(f"**A**: over the 3 shifts accuracy {text.percent(mean)} (95 % interval")
@@ -103,7 +102,7 @@ def test_of_run__is_over_all_sets_of_a_role(evaluations: list[EvaluationReport])
     assert answers.of_run("A", []) == ""
 
 
-def test_batches__give_every_name_once_one_at_first() -> None:
+def test_batches__give_every_name_once_one_at_first():
     names = [str(i) for i in range(22)]
     found = list(batches(names))
     assert [n for batch in found for n in batch] == names

@@ -11,7 +11,7 @@ from pathlib import Path
 FRONTEND = Path(__file__).parents[2] / "frontend"
 
 
-def test_pages__each_file_has_its_line_and_each_line_its_file() -> None:
+def test_pages__each_file_has_its_line_and_each_line_its_file():
     calls = [
         node
         for node in ast.walk(ast.parse((FRONTEND / "app.py").read_text()))
@@ -34,7 +34,7 @@ asyncio.run(first())
 """
 
 
-def test_prepared__modules_are_no_garbage_and_no_page_is_drawn() -> None:
+def test_prepared__modules_are_no_garbage_and_no_page_is_drawn():
     """What is searched after each run of a page is what visitors made, and little of it."""
     done = subprocess.run(
         [sys.executable, "-c", _PREPARED], capture_output=True, text=True, timeout=120, check=True

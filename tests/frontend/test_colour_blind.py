@@ -112,9 +112,7 @@ def ciede2000(one: Floats, other: Floats) -> float:
         ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
     ],
 )
-def test_ciede2000__gives_the_published_pairs(
-    one: tuple[float, ...], other: tuple[float, ...], distance: float
-) -> None:
+def test_ciede2000__gives_the_published_pairs(one, other, distance):
     assert ciede2000(np.array(one), np.array(other)) == pytest.approx(distance, abs=1e-4)
 
 
@@ -134,14 +132,14 @@ GROUNDS = {"light": {c: c for c in DARK}, "dark": DARK}
 
 @pytest.mark.parametrize("kind", SEEN)
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_palette__series_are_told_apart(kind: str, ground: str) -> None:
+def test_palette__series_are_told_apart(kind, ground):
     distance, pair = closest(tuple(GROUNDS[ground][c] for c in PALETTE), kind)
     assert distance >= APART, (pair, distance)
 
 
 @pytest.mark.parametrize("kind", SEEN)
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_marks__over_and_under_are_told_apart(kind: str, ground: str) -> None:
+def test_marks__over_and_under_are_told_apart(kind, ground):
     over, under = (GROUNDS[ground][c] for c in (OVER, UNDER))
     assert ciede2000(seen(over, kind), seen(under, kind)) >= 3 * APART
 
@@ -153,7 +151,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_words__of_a_figure_are_read_on_its_ground_and_on_its_cells(ground: str) -> None:
+def test_words__of_a_figure_are_read_on_its_ground_and_on_its_cells(ground):
     look = GROUNDS[ground]
     for words in (INK, MUTED):
         assert contrast(look[words], look["#ffffff"]) >= 4.5
@@ -162,13 +160,13 @@ def test_words__of_a_figure_are_read_on_its_ground_and_on_its_cells(ground: str)
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_marks__stand_out_from_the_ground(ground: str) -> None:
+def test_marks__stand_out_from_the_ground(ground):
     look = GROUNDS[ground]
     lowest = {c: contrast(look[c], look["#ffffff"]) for c in (*PALETTE, OVER, UNDER)}
     assert min(lowest.values()) >= (3 if ground == "dark" else 2.2), lowest
 
 
-def test_palette__no_two_series_share_symbol_or_dash() -> None:
+def test_palette__no_two_series_share_symbol_or_dash():
     assert len(set(SYMBOLS)) == len(set(DASHES)) == len(PALETTE)
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import plotly.graph_objects as go
 import pytest
@@ -22,7 +22,7 @@ from frontend.panels import gallery
 ROOT = Path(__file__).parents[2]
 
 
-def test_files__are_found_by_streamlit_and_packed() -> None:
+def test_files__are_found_by_streamlit_and_packed():
     found = {c.name: (root / str(c.asset_dir)) for m, root in scan_component_manifests()
              if m.name == "calift" for c in m.components}  # fmt: skip
     assert set(found) == {"gallery", "page", "chart", "rows"}
@@ -32,7 +32,7 @@ def test_files__are_found_by_streamlit_and_packed() -> None:
     assert {"pyproject.toml", "components/*"} <= set(packed["package-data"]["calift"])
 
 
-def test_scripts__have_the_types_that_they_say() -> None:
+def test_scripts__have_the_types_that_they_say():
     tsc = shutil.which("tsc")
     if tsc is None:
         pytest.skip("no TypeScript on this machine; the workflow of the repository has it")
@@ -51,13 +51,13 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
-def test_edges__are_two_fractions_in_order_or_none(sent: Any) -> None:
+def test_edges__are_two_fractions_in_order_or_none(sent):
     found = components._edges(sent)
     assert found is None or (0 <= found[0] <= found[1] <= 1)
 
 
 @given(ANYTHING, st.integers(0, 5))
-def test_places__are_those_of_rows_that_are_there(sent: Any, n: int) -> None:
+def test_places__are_those_of_rows_that_are_there(sent, n):
     found = components._places(sent, n)
     assert found == sorted(set(found))
     assert all(0 <= place < n for place in found)
@@ -65,12 +65,12 @@ def test_places__are_those_of_rows_that_are_there(sent: Any, n: int) -> None:
 
 
 @given(a=st.floats(0, 1), b=st.floats(0, 1))
-def test_edges__of_a_diagram_are_taken_as_they_are(a: float, b: float) -> None:
+def test_edges__of_a_diagram_are_taken_as_they_are(a, b):
     assert components._edges(sorted([a, b])) == tuple(sorted([a, b]))
 
 
 @given(ANYTHING, st.text(max_size=8))
-def test_mark__of_another_figure_or_of_no_plain_values_is_none(sent: Any, of: str) -> None:
+def test_mark__of_another_figure_or_of_no_plain_values_is_none(sent, of):
     assert components._mark(sent, of) == []
     assert components._mark({"of": of + "x", "mark": ["a"]}, of) == []
     found = components._mark({"of": of, "mark": sent}, of)
@@ -78,7 +78,7 @@ def test_mark__of_another_figure_or_of_no_plain_values_is_none(sent: Any, of: st
     assert components._mark({"of": of, "mark": ["run", 0.5]}, of) == ["run", 0.5]
 
 
-def test_chart__is_drawn_by_the_script_that_plotly_published_with_its_licence() -> None:
+def test_chart__is_drawn_by_the_script_that_plotly_published_with_its_licence():
     vendor = ROOT / "frontend" / "vendor"
     script = (vendor / components.PLOTLY).read_text("utf-8")
     assert hashlib.sha256(script.encode()).hexdigest() == components.PLOTLY_SHA256
@@ -102,11 +102,11 @@ CHOSEN = st.builds(
 
 
 @given(CHOSEN)
-def test_chosen__is_what_the_address_says_again(chosen: gallery.Chosen) -> None:
+def test_chosen__is_what_the_address_says_again(chosen):
     assert gallery.from_text(gallery.as_text(chosen)) == chosen
 
 
 @given(st.text(max_size=200))
-def test_chosen__any_text_is_a_choice_or_none(sent: str) -> None:
+def test_chosen__any_text_is_a_choice_or_none(sent):
     found = gallery.from_text(sent)
     assert found is None or found.evaluation

@@ -42,14 +42,14 @@ ROOT = Path(__file__).parents[2]
         ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)"]
     )
 )
-def test_next__never_leads_elsewhere(given: str) -> None:
+def test_next__never_leads_elsewhere(given):
     found = urlsplit(urljoin(HERE, safe_path(given)))
     assert (found.scheme, found.netloc) == ("http", "127.0.0.1:8501")
     assert safe_path(given).startswith("/")
     assert not safe_path(given).startswith(("//", "/\\"))
 
 
-def test_next__keeps_a_permalink_and_drops_the_log_in_itself() -> None:
+def test_next__keeps_a_permalink_and_drops_the_log_in_itself():
     assert safe_path("/run?id=abc&tab=Logs") == "/run?id=abc&tab=Logs"
     for path in ("", None, "run", "/logout", "/login?next=/runs", "/enter?code=x"):
         assert safe_path(path) == "/"
@@ -73,11 +73,11 @@ def test_next__keeps_a_permalink_and_drops_the_log_in_itself() -> None:
         "/%" + "25" * 9 + "65nter",
     ],
 )
-def test_next__is_read_as_a_browser_and_the_server_read_it(spelt: str) -> None:
+def test_next__is_read_as_a_browser_and_the_server_read_it(spelt):
     assert safe_path(spelt) == "/"
 
 
-def test_next__keeps_what_is_encoded_for_a_reason() -> None:
+def test_next__keeps_what_is_encoded_for_a_reason():
     for path in ("/run?id=a%2Fb", "/v/a%20b", "/runs?q=//x&next=/enter", "/runs/x%25"):
         assert safe_path(path) == path
 
@@ -118,14 +118,14 @@ def dashboard(visitors: _Visitors) -> TestClient:
 
 
 @pytest.mark.parametrize("session", ["clfs_ended.s", None])
-def test_link__without_a_session_logs_in(dashboard: TestClient, session: str | None) -> None:
+def test_link__without_a_session_logs_in(dashboard, session):
     cookies = {"Cookie": f"{COOKIE}={session}"} if session else {}
     answer = dashboard.get("/enter?code=eve&next=/runs", headers=cookies)
     assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
     assert answer.headers["set-cookie"].startswith(f"{COOKIE}=clfs_eve.s")
 
 
-def test_link__over_a_session_asks(dashboard: TestClient, visitors: _Visitors) -> None:
+def test_link__over_a_session_asks(dashboard, visitors):
     own = {"Sec-Fetch-Site": "same-origin", "Origin": DASHBOARD, "Cookie": f"{COOKIE}=clfs_ann.s"}
     answer = dashboard.get("/enter?code=eve&next=/runs", headers=own)
     assert answer.status_code == 200
@@ -144,9 +144,7 @@ def test_link__over_a_session_asks(dashboard: TestClient, visitors: _Visitors) -
     ["null", "", "http://", "//127.0.0.1:8501", "file://", "http://127.0.0.1:9", "http://["],
 )
 @pytest.mark.parametrize("path", ["/enter", "/login", "/logout"])
-def test_origin__that_is_none_is_foreign(
-    dashboard: TestClient, visitors: _Visitors, origin: str, path: str
-) -> None:
+def test_origin__that_is_none_is_foreign(dashboard, visitors, origin, path):
     """As `null` a browser names a page on another port that sends no referrer."""
     headers = {"Origin": origin, "Cookie": f"{COOKIE}=clfs_ann.s"}
     answer = dashboard.post(path, data={"code": "eve", "token": "eve"}, headers=headers)
@@ -164,11 +162,11 @@ def test_origin__that_is_none_is_foreign(
         ("", "calift_session"),
     ],
 )
-def test_cookie__has_the_port_in_its_name(host: str, name: str) -> None:
+def test_cookie__has_the_port_in_its_name(host, name):
     assert cookie_name(host) == name
 
 
-def test_session__is_no_token() -> None:
+def test_session__is_no_token():
     host = "127.0.0.1:8501"
     for value in ("clft_abc.secret", "admin.0123456789abcdef", "clfl_abc.secret", "clfs_a b", ""):
         assert session_of({cookie_name(host): value}, host) is None
@@ -176,7 +174,7 @@ def test_session__is_no_token() -> None:
     assert session_of({"calift_session_1": "clfs_a.b"}, host) is None
 
 
-def test_policy__allows_streamlits_inline_scripts_by_their_hash_alone() -> None:
+def test_policy__allows_streamlits_inline_scripts_by_their_hash_alone():
     index = (Path(st.__file__).parent / "static" / "index.html").read_text()
     assert "unsafe" not in policy(index).split("script-src")[1].split(";")[0]
     assert policy(index).count("sha256-") == index.count("<script>") == 1
@@ -192,9 +190,7 @@ def _run_page(service: Service) -> AppTest:
     return at
 
 
-def test_scope__page_that_believes_too_much_changes_nothing(
-    seeded: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scope__page_that_believes_too_much_changes_nothing(seeded, monkeypatch):
     """Buttons are a courtesy: it is the API that refuses, by the visitor's own session."""
     from backend.http.authentication import hash_token
     from backend.settings import Settings
@@ -220,9 +216,7 @@ def test_scope__page_that_believes_too_much_changes_nothing(
         assert client.run(seeded.ids["running"]).phase == "RUNNING"
 
 
-def test_page__without_a_session_shows_nothing(
-    seeded: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page__without_a_session_shows_nothing(seeded, monkeypatch):
     with pointed_at(monkeypatch, seeded.url, seeded.home):
         monkeypatch.setenv("CALIFT_TOKEN", (seeded.home / "token").read_text().strip())
         monkeypatch.setattr("frontend.api.session_token", lambda: None)
@@ -233,7 +227,7 @@ def test_page__without_a_session_shows_nothing(
         assert "CaRot" not in shown
 
 
-def test_script__is_kept_by_browsers_and_no_other_file_is_served() -> None:
+def test_script__is_kept_by_browsers_and_no_other_file_is_served():
     app = Starlette(routes=routes(Sessions("http://127.0.0.1:9")))
     client = TestClient(app)
     whole = client.get(f"/scripts/{WHOLE}").content
@@ -250,7 +244,7 @@ def test_script__is_kept_by_browsers_and_no_other_file_is_served() -> None:
         assert client.get(f"/scripts/{name}").status_code == 404
 
 
-def test_connections__send_a_small_answer_at_once() -> None:
+def test_connections__send_a_small_answer_at_once():
     """On a socket that Streamlit binds, in the loop that its server takes.
 
     With Nagle's algorithm an answer's second part waits until the browser acknowledges the first,

@@ -22,9 +22,7 @@ from frontend.figures.style import SHARE, style_of_slot
         (-0.2, -0.6, 0.3, 0.5, "cannot be said to go together"),
     ],
 )
-def test_sentence__says_no_more_than_is_known(
-    rho: float, low: float, high: float, p: float, says: str
-) -> None:
+def test_sentence__says_no_more_than_is_known(rho, low, high, p, says):
     found = Correlation(
         term="sigma_min", error="ood_ece", rho=rho, low=low, high=high, p_value=p, n=20, n_groups=8
     )
@@ -33,7 +31,7 @@ def test_sentence__says_no_more_than_is_known(
         assert word not in sentence(found)
 
 
-def test_sentence__knows_every_term_and_error() -> None:
+def test_sentence__knows_every_term_and_error():
     from calift_core.analysis.bound import ERRORS as MEASURED
     from calift_core.analysis.bound import TERMS as RANKED_THERE
 
@@ -55,19 +53,19 @@ def _run(sigma_min: float) -> RunPoint:
     st.floats(1, 1e4),
     st.sampled_from(["sigma_min", "covariance_term"]),
 )
-def test_scatter__marks_lie_between_ticks(sigma: float, spread: float, term: str) -> None:
+def test_scatter__marks_lie_between_ticks(sigma, spread, term):
     """Powers of ten alone leave an axis of less than two of them with one tick, or none."""
     axis = scatter([_run(sigma), _run(sigma * spread)], term=term, error="ood_ece").layout.xaxis
     assert axis.type == "log"
     assert axis.dtick == "D2" or math.log10(spread) > 1.99
 
 
-def test_scatter__shares_have_ticks_as_fine_as_their_distance() -> None:
+def test_scatter__shares_have_ticks_as_fine_as_their_distance():
     layout = scatter([_run(1e-4)], term="id_ece", error="ood_ece").layout
     assert layout.xaxis.tickformat == layout.yaxis.tickformat == SHARE
 
 
-def test_scatter__few_runs_keep_the_looks_that_they_have_elsewhere() -> None:
+def test_scatter__few_runs_keep_the_looks_that_they_have_elsewhere():
     points = [_run(0.1), _run(0.2).model_copy(update={"run_id": "b", "name": "b"})]
     looks = {"a": style_of_slot(3), "b": style_of_slot(1)}
     drawn = scatter(points, term="sigma_min", error="ood_ece", styles=looks).data

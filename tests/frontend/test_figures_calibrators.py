@@ -37,7 +37,7 @@ def matrix_of(**changes: Any) -> TransferMatrix:
 
 
 @pytest.mark.parametrize("oracle", [False, True])
-def test_calibrator__overlay_tells_before_from_after_and_an_oracle(oracle: bool) -> None:
+def test_calibrator__overlay_tells_before_from_after_and_an_oracle(oracle):
     effect = effect_of(oracle=oracle)
     assert effect.calibrator.oracle == oracle
     figure = figures.calibrators.overlay(effect)
@@ -53,7 +53,7 @@ def test_calibrator__overlay_tells_before_from_after_and_an_oracle(oracle: bool)
     assert [row["ece"] for row in rows] == [effect.before.ece, effect.after.ece]
 
 
-def test_transfer__oracle_rows_are_framed_and_named_as_such() -> None:
+def test_transfer__oracle_rows_are_framed_and_named_as_such():
     matrix = matrix_of()
     figure = figures.calibrators.transfer(matrix)
     heat = figure.data[0]
@@ -74,7 +74,7 @@ def test_transfer__oracle_rows_are_framed_and_named_as_such() -> None:
     assert [row["oracle"] for row in twin] == [None, None, False, False, True, True]
 
 
-def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor() -> None:
+def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor():
     matrix = matrix_of()
     rows = [
         row.model_copy(
@@ -98,7 +98,7 @@ def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor(
     assert [row["null_mean"] for row in twin] == [0.02] * 4 + [None] * 2
 
 
-def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval() -> None:
+def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval():
     effect = effect_of(oracle=False)
     after = effect.after.model_copy(update={"in_sample": True})
     effect = effect.model_copy(update={"after": after})
@@ -114,7 +114,7 @@ def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval() -> None:
     assert not any("95" in fact for fact in figures.reliability.facts(after)[:2])
 
 
-def test_transfer__nothing_to_test_on_is_said() -> None:
+def test_transfer__nothing_to_test_on_is_said():
     assert "evaluated on nothing" in figures.style.alt_text(
         figures.calibrators.transfer(matrix_of(rows=[]))
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from calift_core.schema.report import Summary
-from calift_core.schema.wire.results import Comparison, PairedDifference
+from calift_core.schema.wire.results import PairedDifference
 from frontend import figures
 from frontend.tables import Run, comparisons
 
 
-def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison) -> None:
+def test_paired__open_marks_are_those_that_could_be_noise(comparison):
     marks = figures.compare.differences(comparison).data[0]
     assert list(marks.x) == pytest.approx([0.5, 5])
     assert "pp" in marks.hovertemplate
@@ -18,9 +18,7 @@ def test_paired__open_marks_are_those_that_could_be_noise(comparison: Comparison
     assert len(figures.compare.differences(comparison, roles=("id",)).data[0].x) == 1
 
 
-def test_paired__an_ece_is_drawn_as_the_difference_of_l2_errors(
-    comparison: Comparison,
-) -> None:
+def test_paired__an_ece_is_drawn_as_the_difference_of_l2_errors(comparison):
     found = PairedDifference.model_validate(
         {
             "dataset": "photo", "role": "id", "metric": "ece", "baseline": 0.03, "value": 0.05,
@@ -42,7 +40,7 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_l2_errors(
     assert (row["l2"], row["low"]) == pytest.approx((root / 100, root / 400))
 
 
-def test_scatter__floor_is_drawn_for_each_point() -> None:
+def test_scatter__floor_is_drawn_for_each_point():
     summary = Summary(
         id_accuracy=0.9, id_ece=0.03, id_ece_floor=0.01, ood_accuracy=0.6, ood_ece=0.1,
         ood_ece_floor=0.02,

@@ -14,7 +14,7 @@ from frontend.tables import Run
 OWN = figures.style.style_of_slot(2)
 
 
-def test_curves__long_series_are_drawn_by_webgl() -> None:
+def test_curves__long_series_are_drawn_by_webgl():
     def metrics(n: int) -> Metrics:
         steps = list(range(1, n + 1))
         series = MetricSeries(name="loss", steps=steps, values=[1 / s for s in steps])
@@ -28,7 +28,7 @@ def test_curves__long_series_are_drawn_by_webgl() -> None:
     assert list(drawn(3).y) == [1, 1 / 2, 1 / 3]
 
 
-def test_curves__a_run_has_its_own_colour_and_no_term_has_a_runs() -> None:
+def test_curves__a_run_has_its_own_colour_and_no_term_has_a_runs():
     names = ["loss", "contrastive", "orthogonality", "distillation"]
     series = [MetricSeries(name=n, steps=[1, 2], values=[2.0, 1.0]) for n in names]
     drawn = figures.curves.terms(Metrics(series=series, last_step=2), names, own=OWN).data
@@ -37,7 +37,7 @@ def test_curves__a_run_has_its_own_colour_and_no_term_has_a_runs() -> None:
     assert len({(line.line.color, line.line.dash) for line in drawn}) == len(names)
 
 
-def test_overlay__runs_of_a_configuration_share_a_colour_and_one_name() -> None:
+def test_overlay__runs_of_a_configuration_share_a_colour_and_one_name():
     labels = ["flyp", "carot", "flyp", "carot", "flyp"]
     runs = [
         (Run(str(k), label), _constant("val_accuracy", k / 10)) for k, label in enumerate(labels)
@@ -58,9 +58,7 @@ def _constant(name: str, value: float) -> Metrics:
 
 
 @given(st.floats(0, 1), st.sampled_from(["val_accuracy", "val_ece", "shift/art/ece"]))
-def test_curves__shares_that_stay_the_same_are_shown_between_0_and_100(
-    value: float, name: str
-) -> None:
+def test_curves__shares_that_stay_the_same_are_shown_between_0_and_100(value, name):
     metrics = _constant(name, value)
     figure = figures.curves.overlay([(Run("a1", "first"), metrics)], name)
     low, high = figure.layout.yaxis.range
@@ -72,7 +70,7 @@ def test_curves__shares_that_stay_the_same_are_shown_between_0_and_100(
     assert f"{100 * value:.1f}" in figures.style.alt_text(figure)
 
 
-def test_curves__shares_that_change_are_bounded_and_a_loss_is_no_share() -> None:
+def test_curves__shares_that_change_are_bounded_and_a_loss_is_no_share():
     series = MetricSeries(name="val_accuracy", steps=[1, 2], values=[0.2, 0.9])
     metrics = Metrics(series=[series], last_step=2)
     axis = figures.curves.overlay([(Run("a1", "first"), metrics)], "val_accuracy").layout.yaxis

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from calift_core.schema.wire.results import MeasureSet
 from frontend import figures
-from frontend.tables import Run, analysis
+from frontend.tables import analysis
 
 
-def test_estimators__each_mark_has_its_own_floor(
-    sets: list[tuple[Run, MeasureSet]],
-) -> None:
+def test_estimators__each_mark_has_its_own_floor(sets):
     figure = figures.estimators.figure(sets)
     first = sets[0][1].measures
     bars, marks = figure.data[::2], figure.data[1::2]

@@ -19,9 +19,7 @@ ways = st.tuples(st.sampled_from(["high", "low"]), st.sampled_from(["high", "low
 
 
 @given(points_2d, ways)
-def test_pareto__keeps_just_what_no_other_point_beats(
-    points: list[tuple[float, float]], better: tuple[str, str]
-) -> None:
+def test_pareto__keeps_just_what_no_other_point_beats(points, better):
     signs = [1 if way == "high" else -1 for way in better]
 
     def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
@@ -37,7 +35,7 @@ def test_pareto__keeps_just_what_no_other_point_beats(
     assert front[best]
 
 
-def test_frontier__path_runs_by_alpha_and_the_front_is_marked() -> None:
+def test_frontier__path_runs_by_alpha_and_the_front_is_marked():
     wise = Summary(id_accuracy=0.8, ood_accuracy=0.7)
     runs = [(Run("a", "tuned"), TUNED), (Run("w", "between"), wise)]
     paths = {"w": path_of("w", ROWS, 0.5)}
@@ -57,7 +55,7 @@ def test_frontier__path_runs_by_alpha_and_the_front_is_marked() -> None:
     assert len(figures.frontier.path_table(paths["w"]).rows) == 3
 
 
-def test_frontier__calibration_has_floors_and_low_is_better() -> None:
+def test_frontier__calibration_has_floors_and_low_is_better():
     runs = [(Run("a", "tuned"), TUNED), (Run("w", "between"), Summary())]
     paths = {"w": path_of("w", ROWS, 0.5)}
     figure = figures.frontier.figure(runs, paths, x="ood_accuracy", y="ood_ece")
@@ -70,7 +68,7 @@ def test_frontier__calibration_has_floors_and_low_is_better() -> None:
     assert "lower right is better" in figure.layout.title.text
 
 
-def test_frontier__long_paths_name_some_alphas_and_always_the_kept_one() -> None:
+def test_frontier__long_paths_name_some_alphas_and_always_the_kept_one():
     rows = [(i / 100, 0.5 + i / 1000, 0.6 - i / 1000) for i in range(101)]
     figure = figures.frontier.figure([(Run("w", "w"), Summary())], {"w": path_of("w", rows, 0.37)})
     path = next(t for t in figure.data if t.name == "w, path")
@@ -79,7 +77,7 @@ def test_frontier__long_paths_name_some_alphas_and_always_the_kept_one() -> None
     assert len(named) < 9
 
 
-def test_frontier__runs_without_a_number_are_left_out() -> None:
+def test_frontier__runs_without_a_number_are_left_out():
     runs = [(Run("a", "tuned"), TUNED), (Run("b", "no shifts"), Summary(id_accuracy=0.5))]
     figure = figures.frontier.figure(runs, {})
     assert "no shifts" not in {t.name for t in figure.data}
@@ -88,7 +86,7 @@ def test_frontier__runs_without_a_number_are_left_out() -> None:
     assert "no run here has both numbers" in figures.style.alt_text(empty)
 
 
-def test_frontier__ticks_of_shares_are_as_fine_as_their_distance() -> None:
+def test_frontier__ticks_of_shares_are_as_fine_as_their_distance():
     """Whole percents would name 65.5 % and 66 % alike where runs are near each other."""
     layout = figures.frontier.figure([(Run("a", "tuned"), TUNED)], {}).layout
     for axis in (layout.xaxis, layout.yaxis):

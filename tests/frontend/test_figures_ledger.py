@@ -29,7 +29,7 @@ FOUND = LedgerSet.model_validate(
 )  # fmt: skip
 
 
-def test_flows__what_enters_a_node_leaves_it() -> None:
+def test_flows__what_enters_a_node_leaves_it():
     figure = ledger.flows(FOUND, run=RUNS[0].label, base=RUNS[1].label, step=0.1)
     (trace,) = figure.data
     n_nodes = len(trace.node.label)
@@ -42,14 +42,14 @@ def test_flows__what_enters_a_node_leaves_it() -> None:
     assert "<b>_" not in figure.layout.title.text
 
 
-def test_tables__add_up_to_the_data_set() -> None:
+def test_tables__add_up_to_the_data_set():
     rows = analysis.ledger_cells(FOUND).rows
     assert sum(row["n"] for row in rows) == FOUND.n
     (row,) = analysis.ledger_sets([FOUND]).rows
     assert (row["gained"], row["lost"]) == (FOUND.gained, FOUND.lost)
 
 
-def test_outcomes__every_sample_meets_one() -> None:
+def test_outcomes__every_sample_meets_one():
     rng = np.random.default_rng(0)
     before, after = rng.random((2, 500)) < 0.6
     met = outcomes(before, after)

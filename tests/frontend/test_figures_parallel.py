@@ -54,7 +54,7 @@ some_rows = st.lists(
 
 
 @given(some_rows)
-def test_parallel__lines_keep_the_order_of_values_on_every_axis(rows: list[dict[str, Any]]) -> None:
+def test_parallel__lines_keep_the_order_of_values_on_every_axis(rows):
     figure = drawn(*rows)
     if not figure.data:
         return
@@ -71,9 +71,7 @@ def test_parallel__lines_keep_the_order_of_values_on_every_axis(rows: list[dict[
 
 
 @given(shares, shares)
-def test_parallel__labels_of_an_axis_of_shares_are_true_and_within_0_and_100(
-    first: float, second: float
-) -> None:
+def test_parallel__labels_of_an_axis_of_shares_are_true_and_within_0_and_100(first, second):
     figure = drawn(row(id_accuracy=first), row(id_accuracy=second, arm="carot"))
     if abs(first - second) < 1e-6:
         return
@@ -86,7 +84,7 @@ def test_parallel__labels_of_an_axis_of_shares_are_true_and_within_0_and_100(
         assert low + trace.y[3] * (high - low) == pytest.approx(100 * value, abs=1e-6)
 
 
-def test_parallel__is_of_lines_alone_and_each_says_its_run_and_all_its_values() -> None:
+def test_parallel__is_of_lines_alone_and_each_says_its_run_and_all_its_values():
     figure = drawn(row(run="<i>first"), row(run="second", arm="carot", lr=1e-3, id_accuracy=0.9))
     assert {trace.type for trace in figure.data} == {"scatter"}
     assert figures.style.on_dark(figure).data[0].line.color != figure.data[0].line.color
@@ -96,12 +94,12 @@ def test_parallel__is_of_lines_alone_and_each_says_its_run_and_all_its_values() 
         assert words in second
 
 
-def test_parallel__rates_are_logarithmic_and_labelled_as_they_are() -> None:
+def test_parallel__rates_are_logarithmic_and_labelled_as_they_are():
     figure = drawn(*(row(lr=lr, arm=f"a{lr}") for lr in (1e-5, 1e-4, 1e-3)))
     assert labels(figure, 1) == {"1e-05": 0.0, "0.0001": pytest.approx(0.5), "0.001": 1.0}
 
 
-def test_parallel__names_begin_at_the_top_and_numbers_grow_upwards() -> None:
+def test_parallel__names_begin_at_the_top_and_numbers_grow_upwards():
     figure = drawn(*(row(arm=arm, seed=seed) for arm, seed in (("b", "2"), ("a", "10"))))
     assert labels(figure, 0) == {"a": 1.0, "b": 0.0}
     assert labels(figure, 2) == {"2": 0.0, "10": 1.0}
@@ -112,7 +110,7 @@ def test_parallel__names_begin_at_the_top_and_numbers_grow_upwards() -> None:
     assert [trace.line.color for trace in given.data] == colours
 
 
-def test_parallel__what_all_share_is_in_the_middle_and_what_is_missing_below() -> None:
+def test_parallel__what_all_share_is_in_the_middle_and_what_is_missing_below():
     figure = drawn(row(sigma_min=0.2), row(arm="carot", id_accuracy=None))
     assert labels(figure, 2) == {"0": 0.5}
     assert [trace.y[4] for trace in figure.data] == [0.5, parallel.MISSING]
@@ -120,13 +118,13 @@ def test_parallel__what_all_share_is_in_the_middle_and_what_is_missing_below() -
     assert figure.layout.yaxis.range[0] < parallel.MISSING
 
 
-def test_parallel__a_column_without_a_value_has_no_axis_and_runs_alike_are_not_drawn() -> None:
+def test_parallel__a_column_without_a_value_has_no_axis_and_runs_alike_are_not_drawn():
     assert len(drawn(row(), row(arm="carot")).data[0].x) == 4
     assert not drawn(row(), row()).data
     assert not drawn(row()).data
 
 
-def test_parallel__colours_follow_the_contender_and_lines_are_bounded() -> None:
+def test_parallel__colours_follow_the_contender_and_lines_are_bounded():
     rows = [row(arm=f"a{i % 3}", seed=str(i)) for i in range(parallel.MOST + 50)]
     figure = drawn(*rows)
     assert len(figure.data) == parallel.MOST

@@ -57,14 +57,14 @@ def gaps(figure: go.Figure) -> list[tuple[float, float, str]]:
     ]
 
 
-def test_reliability__accuracy_bars_stand_on_their_bins_and_are_as_high_as_accuracy() -> None:
+def test_reliability__accuracy_bars_stand_on_their_bins_and_are_as_high_as_accuracy():
     bars = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy")
     assert list(bars.y) == [b.accuracy for b in BINS]
     assert list(bars.width) == pytest.approx([b.upper - b.lower for b in BINS])
     assert list(bars.x) == pytest.approx([(b.lower + b.upper) / 2 for b in BINS])
 
 
-def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side() -> None:
+def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side():
     found = sorted(gaps(figures.reliability.diagram(make_reliability(BINS))))
     expected = [
         (0.2, 0.35, "over-confident"),
@@ -76,7 +76,7 @@ def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side() -> N
         assert one[2] == other[2]
 
 
-def test_reliability__sides_differ_in_colour_and_in_pattern() -> None:
+def test_reliability__sides_differ_in_colour_and_in_pattern():
     figure = figures.reliability.diagram(make_reliability(BINS))
     over, under = (named(figure, f"{side}-confident").marker for side in ("over", "under"))
     assert over.line.color != under.line.color
@@ -86,9 +86,7 @@ def test_reliability__sides_differ_in_colour_and_in_pattern() -> None:
 @given(
     st.floats(0, 0.99), st.floats(0.001, 1), st.floats(0, 1), st.floats(0, 1)
 )  # fmt: skip
-def test_reliability__gap_bar_stays_inside_its_bin(
-    lower: float, width: float, share: float, accuracy: float
-) -> None:
+def test_reliability__gap_bar_stays_inside_its_bin(lower, width, share, accuracy):
     upper = min(1.0, lower + width)
     b = make_bin(lower, upper, lower + share * (upper - lower), accuracy)
     low, high = figures.square.gap_span(b)
@@ -97,7 +95,7 @@ def test_reliability__gap_bar_stays_inside_its_bin(
     assert high - low == pytest.approx(min(upper - lower, figures.square.GAP_WIDTH))
 
 
-def test_reliability__counts_share_the_x_axis_below() -> None:
+def test_reliability__counts_share_the_x_axis_below():
     figure = figures.reliability.diagram(make_reliability(BINS))
     counts = named(figure, "samples per bin")
     assert list(counts.y) == [b.count for b in BINS]
@@ -105,7 +103,7 @@ def test_reliability__counts_share_the_x_axis_below() -> None:
     assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
 
 
-def test_reliability__axes_are_square_and_cover_the_unit_interval() -> None:
+def test_reliability__axes_are_square_and_cover_the_unit_interval():
     layout = figures.reliability.diagram(make_reliability(BINS)).layout
     assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
     for axis in (layout.xaxis, layout.yaxis):
@@ -113,12 +111,12 @@ def test_reliability__axes_are_square_and_cover_the_unit_interval() -> None:
         assert axis.range[1] >= 1
 
 
-def test_reliability__identity_line_is_the_diagonal() -> None:
+def test_reliability__identity_line_is_the_diagonal():
     line = named(figures.reliability.diagram(make_reliability(BINS)), "perfect calibration")
     assert list(line.x) == list(line.y) == [0, 1]
 
 
-def test_reliability__points_sit_at_mean_confidence_with_their_interval() -> None:
+def test_reliability__points_sit_at_mean_confidence_with_their_interval():
     points = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy, 95 % interval")
     assert list(points.x) == [b.mean_confidence for b in BINS]
     assert [y + up for y, up in zip(points.y, points.error_y.array, strict=True)] == pytest.approx(
@@ -126,23 +124,23 @@ def test_reliability__points_sit_at_mean_confidence_with_their_interval() -> Non
     )
 
 
-def test_reliability__every_bin_with_samples_is_drawn_and_no_other(real: Reliability) -> None:
+def test_reliability__every_bin_with_samples_is_drawn_and_no_other(real):
     figure = figures.reliability.diagram(real)
     assert 0 < len(real.bins) < real.n_bins  # this model leaves low bins empty
     assert len(named(figure, "accuracy").y) == len(real.bins)
     assert sum(named(figure, "samples per bin").y) == real.n == 1000
 
 
-def test_reliability__band_can_be_left_out() -> None:
+def test_reliability__band_can_be_left_out():
     names = [t.name for t in figures.reliability.diagram(make_reliability(BINS), band=False).data]
     assert "calibrated at this n (95 %)" not in names
 
 
-def test_reliability__no_bin_is_no_fault() -> None:
+def test_reliability__no_bin_is_no_fault():
     assert gaps(figures.reliability.diagram(make_reliability([], n=0))) == []
 
 
-def test_reliability__picture_says_what_it_shows() -> None:
+def test_reliability__picture_says_what_it_shows():
     title = figures.reliability.diagram(make_reliability(BINS)).layout.title.text
     for fact in ("n = 30", "15 bins", "equal mass", "L1", "T = 1", "3.1\u00a0% (floor 1.2\u00a0%)"):
         assert fact in title
@@ -152,7 +150,7 @@ def test_reliability__picture_says_what_it_shows() -> None:
     assert "T = 1.5" in largest.layout.title.text
 
 
-def test_reliability__grid_and_overlay_hold_every_run() -> None:
+def test_reliability__grid_and_overlay_hold_every_run():
     many = [make_reliability(BINS, run_id=f"r{i}", run_name=f"run {i}") for i in range(5)]
     grid = figures.reliability.grid(many)
     assert sum(trace.name == "accuracy" for trace in grid.data) == 5
@@ -161,7 +159,7 @@ def test_reliability__grid_and_overlay_hold_every_run() -> None:
     assert sum(str(t.name).startswith("run ") for t in overlay.data if t.showlegend is None) == 5
 
 
-def test_smooth__curve_is_drawn_on_request_with_gaps() -> None:
+def test_smooth__curve_is_drawn_on_request_with_gaps():
     diagram = effect_of(oracle=False).before
     assert diagram.smooth is not None
     plain, smooth = (figures.reliability.diagram(diagram, smooth=on) for on in (False, True))
@@ -172,7 +170,7 @@ def test_smooth__curve_is_drawn_on_request_with_gaps() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["equal_mass", "equal_width"])
-def test_reliability__says_of_each_bin_and_of_the_error_what_the_numbers_say(scheme: Any) -> None:
+def test_reliability__says_of_each_bin_and_of_the_error_what_the_numbers_say(scheme):
     predictions = example_predictions(0)
     scores = score_samples(predictions.logits, predictions.labels)
     numbers = reliability_numbers(scores, Binning(5, scheme), smooth=smooth_curve(scores))

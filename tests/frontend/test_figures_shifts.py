@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from calift_core.schema.report import EvaluationReport
 from frontend import figures
 from frontend.tables import Run
 from tests.frontend.examples import named
 
 
-def test_shift_points__id_first_and_severities_averaged(
-    evaluations: list[EvaluationReport],
-) -> None:
+def test_shift_points__id_first_and_severities_averaged(evaluations):
     rows = figures.shifts.points(evaluations, "accuracy")
     assert [row.role for row in rows] == ["id", *["shift"] * 3, *["corruption"] * 2]
     noise = next(row for row in rows if row.dataset == "gaussian noise")
@@ -21,7 +18,7 @@ def test_shift_points__id_first_and_severities_averaged(
     assert noise.low is None
 
 
-def test_wilson__agrees_with_scipy(evaluations: list[EvaluationReport]) -> None:
+def test_wilson__agrees_with_scipy(evaluations):
     from scipy.stats import binomtest
 
     expected = binomtest(37, 50).proportion_ci(method="wilson")
@@ -30,7 +27,7 @@ def test_wilson__agrees_with_scipy(evaluations: list[EvaluationReport]) -> None:
     assert (row.low, row.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
-def test_accuracy_by_shift__one_mark_per_run_and_set(evaluations: list[EvaluationReport]) -> None:
+def test_accuracy_by_shift__one_mark_per_run_and_set(evaluations):
     runs = [(Run("a", "one"), evaluations), (Run("b", "two"), evaluations[:3])]
     figure = figures.shifts.dots(runs)
     assert len(named(figure, "one").x) == 6
@@ -40,9 +37,7 @@ def test_accuracy_by_shift__one_mark_per_run_and_set(evaluations: list[Evaluatio
     assert list(floors[0].x) == [r.floor for r in figures.shifts.points(evaluations, "ece")]
 
 
-def test_heatmap__cells_hold_the_values_and_leave_gaps_empty(
-    evaluations: list[EvaluationReport],
-) -> None:
+def test_heatmap__cells_hold_the_values_and_leave_gaps_empty(evaluations):
     runs = [(Run("a", "same name"), evaluations), (Run("b", "same name"), evaluations[:1])]
     heat = figures.shifts.by_run(runs).data[0]
     assert len(set(heat.y)) == 2  # equal labels must not fall into one row
@@ -56,9 +51,7 @@ def test_heatmap__cells_hold_the_values_and_leave_gaps_empty(
         assert words.startswith("(") is (row.above_floor is False)
 
 
-def test_by_run__many_data_sets_stand_one_below_another(
-    evaluations: list[EvaluationReport],
-) -> None:
+def test_by_run__many_data_sets_stand_one_below_another(evaluations):
     shifts = [
         evaluations[0].model_copy(update={"dataset": f"shift-{k:02d}", "role": "shift"})
         for k in range(50)
@@ -76,9 +69,7 @@ def test_by_run__many_data_sets_stand_one_below_another(
         assert list(stands_for) == [str(heat.x.index(x)), y]
 
 
-def test_corruptions__severity_zero_is_the_clean_test_set(
-    evaluations: list[EvaluationReport],
-) -> None:
+def test_corruptions__severity_zero_is_the_clean_test_set(evaluations):
     figure = figures.shifts.severity_lines([(Run("a", "one"), evaluations)])
     line = named(figure, "one")
     assert list(line.x) == [0, 1, 5]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from calift_core.analysis import slices
 from calift_core.schema.wire.queries import SlicesQuery
-from calift_core.schema.wire.results import SlicePage, Source
+from calift_core.schema.wire.results import Source
 from frontend import figures
-from frontend.tables import Run, analysis
+from frontend.tables import analysis
 from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
 
 
-def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, SlicePage]]) -> None:
+def test_slices__marks_are_filled_only_above_the_floor(pages):
     figure = figures.slices.gaps(pages)
     assert [trace.name for trace in figure.data] == ["first", "second"]
     names = list(figure.layout.yaxis.ticktext)
@@ -34,7 +34,7 @@ def test_slices__marks_are_filled_only_above_the_floor(pages: list[tuple[Run, Sl
     assert "slices above their floor" in alt
 
 
-def test_slices__none_is_said() -> None:
+def test_slices__none_is_said():
     page = slices.slice_page(
         samples_of("CaRot"),
         Source(dataset="sketch", role="shift"),

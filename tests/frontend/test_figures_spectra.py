@@ -7,7 +7,7 @@ from frontend.tables import Run
 from tests.frontend.examples import spectrum_of
 
 
-def test_singular_values__all_are_drawn_and_zero_is_left_out() -> None:
+def test_singular_values__all_are_drawn_and_zero_is_left_out():
     figure = figures.spectra.singular_values([(Run("a", "one"), spectrum_of([3.0, 1.0, 0.5]))])
     assert list(figure.data[0].y) == [3.0, 1.0, 0.5]
     assert figure.layout.yaxis.type == "log"
@@ -19,7 +19,7 @@ def test_singular_values__all_are_drawn_and_zero_is_left_out() -> None:
     assert "undefined" in figures.style.alt_text(zero)
 
 
-def test_sigma_over_steps__undefined_is_said_and_not_plotted() -> None:
+def test_sigma_over_steps__undefined_is_said_and_not_plotted():
     short = spectrum_of([3.0, 0.0], sigma_min=None, n=1)
     figure = figures.spectra.over_steps([(Run("a", "one"), [short])])
     assert not figure.data
@@ -30,7 +30,7 @@ def test_sigma_over_steps__undefined_is_said_and_not_plotted() -> None:
     assert list(drawn.data[1].y) == [0.3]
 
 
-def test_sigma_over_steps__values_far_apart_stand_on_a_logarithmic_axis() -> None:
+def test_sigma_over_steps__values_far_apart_stand_on_a_logarithmic_axis():
     near = [spectrum_of([2.0, s / 10], step=s) for s in (1, 2)]
     far = [spectrum_of([2.0, s / 1000], step=s) for s in (1, 2)]
     one, other = Run("a", "one"), Run("b", "other")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core.schema.report import EvaluationReport, Summary
-from calift_core.schema.wire.results import Comparison, MeasureSet, SlicePage
+from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 from frontend.figures.marks import marks
@@ -32,14 +32,14 @@ from tests.frontend.examples import (
 
 
 @given(st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=8))
-def test_styles__up_to_eight_runs_differ_in_every_way(ids: set[str]) -> None:
+def test_styles__up_to_eight_runs_differ_in_every_way(ids):
     styles = figures.style.run_styles(ids)
     for part in zip(*styles.values(), strict=True):
         assert len(set(part)) == len(ids)
 
 
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=20, unique=True), st.data())
-def test_styles__order_does_not_matter(ids: list[str], data: st.DataObject) -> None:
+def test_styles__order_does_not_matter(ids, data):
     assert figures.style.run_styles(ids) == figures.style.run_styles(
         data.draw(st.permutations(ids))
     )
@@ -49,9 +49,7 @@ def test_styles__order_does_not_matter(ids: list[str], data: st.DataObject) -> N
     st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=8, unique=True),
     st.lists(st.text(min_size=1, max_size=12), max_size=8),
 )
-def test_styles__a_known_run_keeps_its_own_when_others_come(
-    before: list[str], more: list[str]
-) -> None:
+def test_styles__a_known_run_keeps_its_own_when_others_come(before, more):
     known = figures.style.run_slots(before)
     now = figures.style.run_slots([*before, *more], known)
     assert {run: now[run] for run in before} == known
@@ -75,7 +73,7 @@ def seen(colour: str, blind: int | None = None) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("blind", [None, 0, 1])
-def test_styles__no_run_looks_like_another_or_like_a_mark_of_confidence(blind: int | None) -> None:
+def test_styles__no_run_looks_like_another_or_like_a_mark_of_confidence(blind):
     style = figures.style
     marks = {style.OVER, style.UNDER}
     assert not marks & set(style.PALETTE)
@@ -108,30 +106,26 @@ def all_figures(
     ]
 
 
-def test_alt_text__every_figure_says_what_it_shows(
-    evaluations: list[EvaluationReport], comparison: Comparison
-) -> None:
+def test_alt_text__every_figure_says_what_it_shows(evaluations, comparison):
     for figure in all_figures(evaluations, comparison):
         assert len(figures.style.alt_text(figure)) > 20
 
 
-def test_labels__what_people_typed_is_escaped(
-    evaluations: list[EvaluationReport], comparison: Comparison
-) -> None:
+def test_labels__what_people_typed_is_escaped(evaluations, comparison):
     for figure in all_figures(evaluations, comparison, label="<a href='x'>b</a>"):
         body = figure.to_dict()
         body["layout"].pop("meta")  # the description is plain text
         assert "<a href" not in str(body)
 
 
-def test_export__html_needs_no_network_and_has_its_description() -> None:
+def test_export__html_needs_no_network_and_has_its_description():
     page = figures.style.to_html(figures.reliability.diagram(make_reliability(BINS)), title="a <b>")
     assert not re.search(r'<(script|link)[^>]+(src|href)="https?:', page)
     assert "Reliability diagram of a run on sketch" in page
     assert "<title>a &lt;b&gt;</title>" in page
 
 
-def test_import__charts_load_neither_streamlit_nor_torch() -> None:
+def test_import__charts_load_neither_streamlit_nor_torch():
     code = (
         "import sys, frontend.figures, frontend.tables\n"
         "print(sorted({'streamlit', 'torch', 'pandas', 'fastapi'} & set(sys.modules)))"
@@ -140,9 +134,7 @@ def test_import__charts_load_neither_streamlit_nor_torch() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_labels__of_slices_and_estimators_are_escaped(
-    pages: list[tuple[Run, SlicePage]], sets: list[tuple[Run, MeasureSet]]
-) -> None:
+def test_labels__of_slices_and_estimators_are_escaped(pages, sets):
     evil = Run("a1", "<img src=x onerror=alert(1)>")
     for figure in (
         figures.slices.gaps([(evil, pages[0][1])]),
@@ -153,9 +145,7 @@ def test_labels__of_slices_and_estimators_are_escaped(
         assert "<img" not in str(layout)
 
 
-def test_dark__colours_change_and_words_stay(
-    evaluations: list[EvaluationReport], comparison: Comparison
-) -> None:
+def test_dark__colours_change_and_words_stay(evaluations, comparison):
     name = "a run called #1c2733 of style=#5b6875 and #ffffff"
     for figure in all_figures(evaluations, comparison, label=name):
         before, after = str(figure.to_dict()), str(figures.style.on_dark(figure).to_dict())
@@ -165,7 +155,7 @@ def test_dark__colours_change_and_words_stay(
             assert colour not in left, colour
 
 
-def test_marks__are_called_by_the_words_of_their_hover(evaluations: list[EvaluationReport]) -> None:
+def test_marks__are_called_by_the_words_of_their_hover(evaluations):
     run = Run("a", "<b>one</b>")
     cells = marks(figures.shifts.by_run([(run, evaluations)]))
     assert len(cells) == 6
@@ -182,7 +172,7 @@ def test_marks__are_called_by_the_words_of_their_hover(evaluations: list[Evaluat
     assert len({m.words for m in grid}) == 4
 
 
-def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not() -> None:
+def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not():
     for shares in (
         figures.style.axis(tickformat=figures.style.SHARE),
         figures.style.axis(tickformat=".0%"),

@@ -22,9 +22,7 @@ def stored(reports: list[EvaluationReport], **changes: float) -> list[Evaluation
     ]
 
 
-def test_worst_cell__is_the_least_accurate_and_lies_in_its_interval(
-    evaluations: list[EvaluationReport],
-) -> None:
+def test_worst_cell__is_the_least_accurate_and_lies_in_its_interval(evaluations):
     every = stored(evaluations)
     found = findings.worst_cell(every)
     assert found is not None
@@ -33,9 +31,7 @@ def test_worst_cell__is_the_least_accurate_and_lies_in_its_interval(
     assert findings.worst_cell([]) is None
 
 
-def test_most_over_confident__is_the_largest_gap_and_none_where_it_may_be_nothing(
-    evaluations: list[EvaluationReport],
-) -> None:
+def test_most_over_confident__is_the_largest_gap_and_none_where_it_may_be_nothing(evaluations):
     every = stored(evaluations)
     found = findings.most_over_confident(every)
     assert found is not None

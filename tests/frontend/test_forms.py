@@ -48,30 +48,30 @@ def leaves(model: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     return found
 
 
-def test_fields__every_leaf_of_a_run_spec_has_one() -> None:
+def test_fields__every_leaf_of_a_run_spec_has_one():
     assert {field.path for field in FIELDS} == leaves(RunSpec)
 
 
 @pytest.mark.parametrize("kind", METHOD_SPECS)
-def test_fields__every_option_of_a_method_has_one(kind: str) -> None:
+def test_fields__every_option_of_a_method_has_one(kind):
     assert {f.path for f in METHOD_FIELDS[kind]} == leaves(METHOD_SPECS[kind], ("method",))
 
 
 @pytest.mark.parametrize("kind", METHOD_SPECS)
-def test_fields__every_one_has_words_for_people(kind: str) -> None:
+def test_fields__every_one_has_words_for_people(kind):
     for field in [*FIELDS, *METHOD_FIELDS[kind]]:
         assert field.title
 
 
 @pytest.mark.parametrize("kind", METHOD_SPECS)
-def test_values__defaults_survive_their_widgets(kind: str) -> None:
+def test_values__defaults_survive_their_widgets(kind):
     for field in [*FIELDS, *METHOD_FIELDS[kind]]:
         if not field.required:
             assert forms.from_widget(field, forms.to_widget(field, field.default)) == field.default
 
 
 @pytest.mark.parametrize("kind", METHOD_SPECS)
-def test_build__defaults_alone_are_the_shortest_spec(kind: str) -> None:
+def test_build__defaults_alone_are_the_shortest_spec(kind):
     document = forms.build({("name",): "a run"}, [*FIELDS, *METHOD_FIELDS[kind]])
     assert document == {"name": "a run"}
     method = {"kind": kind} | NEEDED.get(kind, {})
@@ -118,7 +118,7 @@ def values_for(field: Field) -> st.SearchStrategy[Any]:
 
 
 @given(st.data())
-def test_values__whatever_a_field_may_hold_survives_its_widget(data: st.DataObject) -> None:
+def test_values__whatever_a_field_may_hold_survives_its_widget(data):
     field = data.draw(st.sampled_from([*FIELDS, *sum(METHOD_FIELDS.values(), [])]))
     value = data.draw(values_for(field))
     assert forms.from_widget(field, forms.to_widget(field, value)) == value
@@ -129,14 +129,14 @@ def field_at(*path: str) -> Field:
     return next(field for field in every if field.path == path)
 
 
-def test_untouched__a_value_that_no_widget_can_hold_stays_as_it_is() -> None:
+def test_untouched__a_value_that_no_widget_can_hold_stays_as_it_is():
     (field,) = (f for f in forms.fields_of(RunSpec.model_json_schema())
                 if f.path == ("suite", "class_names"))  # fmt: skip
     assert forms.untouched(field, {"cat": " "}) == {"cat": " "}
     assert forms.untouched(field, {"cat": " tabby "}) == {"cat": "tabby"}
 
 
-def test_lines__a_name_and_a_list_are_told_apart() -> None:
+def test_lines__a_name_and_a_list_are_told_apart():
     templates = field_at("suite", "templates")
     assert forms.from_widget(templates, "openai_imagenet\n") == "openai_imagenet"
     assert forms.from_widget(templates, "a photo of a {}.") == ["a photo of a {}."]
@@ -146,24 +146,24 @@ def test_lines__a_name_and_a_list_are_told_apart() -> None:
     assert forms.from_widget(corruptions, "") == []
 
 
-def test_map__a_line_without_a_colon_is_an_error_that_names_the_line() -> None:
+def test_map__a_line_without_a_colon_is_an_error_that_names_the_line():
     shifts = field_at("suite", "shifts")
     assert forms.from_widget(shifts, "art: folder:/data/art") == {"art": "folder:/data/art"}
     with pytest.raises(SpecError, match="'name: value', got 'art'"):
         forms.from_widget(shifts, "art")
 
 
-def test_bounds__exclusive_ones_of_integers_become_inclusive() -> None:
+def test_bounds__exclusive_ones_of_integers_become_inclusive():
     seed = field_at("train", "seed")
     assert (seed.minimum, seed.maximum) == (0, 2**32 - 1)
 
 
-def test_hint__says_what_empty_means() -> None:
+def test_hint__says_what_empty_means():
     assert forms.hint_of(field_at("train", "lr")) == "the method's default"
     assert forms.hint_of(field_at("train", "epochs")) == ""
 
 
-def test_fields__an_unknown_form_is_an_error_and_not_a_missing_field() -> None:
+def test_fields__an_unknown_form_is_an_error_and_not_a_missing_field():
     odd = {"properties": {"x": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}}
     with pytest.raises(SpecError, match="no widget is known"):
         forms.fields_of(odd)
@@ -203,7 +203,7 @@ DRAWN = set(with_fields_of_their_own())
     "kind",
     [k if k in DRAWN else pytest.param(k, marks=pytest.mark.thorough) for k in METHOD_SPECS],
 )
-def test_draw__every_field_is_a_widget_and_the_form_is_a_valid_spec(kind: str) -> None:
+def test_draw__every_field_is_a_widget_and_the_form_is_a_valid_spec(kind):
     app = AppTest.from_function(form, kwargs={"kind": kind}, default_timeout=30).run()
     assert not app.exception
     assert app.session_state["drawn"] == len(FIELDS) + len(METHOD_FIELDS[kind])
@@ -213,7 +213,7 @@ def test_draw__every_field_is_a_widget_and_the_form_is_a_valid_spec(kind: str) -
     RunSpec.model_validate(document | {"method": {"kind": kind} | NEEDED.get(kind, {})})
 
 
-def test_values__numbers_are_read_with_commas_and_others_are_named() -> None:
+def test_values__numbers_are_read_with_commas_and_others_are_named():
     sweep = next(f for f in METHOD_FIELDS["wise_ft"] if f.path == ("method", "sweep"))
     assert (sweep.kind, sweep.minimum, sweep.maximum) == ("values", 0, 1)
     assert forms.to_widget(sweep, [0.0, 0.25, 1.0]) == "0.0, 0.25, 1.0"
@@ -224,7 +224,7 @@ def test_values__numbers_are_read_with_commas_and_others_are_named() -> None:
             forms.from_widget(sweep, f"0, {word}")
 
 
-def test_build__what_is_required_and_empty_is_left_to_validation() -> None:
+def test_build__what_is_required_and_empty_is_left_to_validation():
     fields = METHOD_FIELDS["model_stock"]
     assert forms.build({("method", "runs"): []}, fields) == {}
     built = forms.build({("method", "runs"): ["a", "b"]}, fields)
@@ -249,7 +249,7 @@ def run_form(kind: str) -> None:
     st.session_state["document"] = forms.build(values, fields)
 
 
-def test_draw__known_values_are_offered_and_others_can_be_typed() -> None:
+def test_draw__known_values_are_offered_and_others_can_be_typed():
     one = AppTest.from_function(run_form, kwargs={"kind": "wise_ft"}, default_timeout=30).run()
     assert one.session_state["document"] == {}
     assert one.selectbox(key="method.run").options == ["aaa · first", "bbb · second"]
@@ -261,7 +261,7 @@ def test_draw__known_values_are_offered_and_others_can_be_typed() -> None:
     assert two.session_state["document"] == {"method": {"runs": ["bbb", "aaa"]}}
 
 
-def test_draw__what_is_typed_reaches_the_spec() -> None:
+def test_draw__what_is_typed_reaches_the_spec():
     app = AppTest.from_function(form, kwargs={"kind": "carot"}, default_timeout=30).run()
     app.text_input(key="name").input("typed")
     app.number_input(key="method.lambda_oc").set_value(0.35)
@@ -301,6 +301,6 @@ def test_draw__what_is_typed_reaches_the_spec() -> None:
         ("folder:/", "lp-ft on folder"),
     ],
 )
-def test_run_name__is_of_method_and_data_and_always_allowed(suite: str, name: str) -> None:
+def test_run_name__is_of_method_and_data_and_always_allowed(suite, name):
     assert text.run_name("lp_ft", suite) == name
     RunSpec.model_validate({"name": name, "method": {"kind": "flyp"}})

@@ -22,7 +22,7 @@ def judged(dataset: str, role: str, *, accuracy: float, n: int = 300) -> Evaluat
 ID = judged("id", "id", accuracy=0.8)
 
 
-def test_gains__a_set_that_only_one_was_judged_on_moves_nothing() -> None:
+def test_gains__a_set_that_only_one_was_judged_on_moves_nothing():
     run = [ID, judged("art", "shift", accuracy=0.5), judged("clay", "shift", accuracy=0.1)]
     base = [ID, judged("art", "shift", accuracy=0.4), judged("ink", "shift", accuracy=0.9)]
     found = gains(run, base)
@@ -32,7 +32,7 @@ def test_gains__a_set_that_only_one_was_judged_on_moves_nothing() -> None:
     assert (round(gain.value, 9), gain.common, gain.all) == (0.1, 1, 2)
 
 
-def test_gains__another_part_of_a_test_set_is_no_set_in_common() -> None:
+def test_gains__another_part_of_a_test_set_is_no_set_in_common():
     smaller = judged("id", "id", accuracy=0.7, n=200)
     assert gains([smaller], [ID]) == dict.fromkeys(
         ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
@@ -40,9 +40,7 @@ def test_gains__another_part_of_a_test_set_is_no_set_in_common() -> None:
 
 
 @pytest.mark.parametrize(("worse", "says"), [(0.2, None), (0.001, "worse")])
-def test_headline_cards__a_difference_that_could_be_noise_has_no_colour(
-    worse: float, says: str | None
-) -> None:
+def test_headline_cards__a_difference_that_could_be_noise_has_no_colour(worse, says):
     board = Board(
         role="id", metric="accuracy", datasets=["id"], n=300, n_resamples=5000, level=0.95,
         standings=[
@@ -59,7 +57,7 @@ def test_headline_cards__a_difference_that_could_be_noise_has_no_colour(
     assert ("not distinguishable" in note) == (says is None)
 
 
-def test_gains__severities_of_one_corruption_count_once() -> None:
+def test_gains__severities_of_one_corruption_count_once():
     def at(severity: int, name: str, accuracy: float) -> Any:
         made = judged(f"{name}/{severity}", "corruption", accuracy=accuracy)
         return made.model_copy(update={"corruption": name, "severity": severity})

@@ -52,7 +52,7 @@ def dashboard(imported: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
         for tab in TABS
     ],
 )
-def test_run__each_tab_of_an_imported_run(dashboard: Service, tab: str) -> None:
+def test_run__each_tab_of_an_imported_run(dashboard, tab):
     app = page("run", id=dashboard.ids["first"], tab=tab)
     said = words(app)
     assert not app.error
@@ -67,33 +67,33 @@ def test_run__each_tab_of_an_imported_run(dashboard: Service, tab: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["overview", "runs"])
-def test_lists__show_imported_runs(dashboard: Service, name: str) -> None:
+def test_lists__show_imported_runs(dashboard, name):
     app = page(name)
     assert not app.error
     assert "first" in words(app) or "second" in words(app)
     assert "imported" in words(app)
 
 
-def test_runs__can_be_filtered_by_imported(dashboard: Service) -> None:
+def test_runs__can_be_filtered_by_imported(dashboard):
     assert len(listed(page("runs", method="imported"))) == 2
     assert "No run matches" in words(page("runs", method="carot"))
 
 
 @pytest.mark.parametrize("name", ["calibration", "shifts", "frontier", "spectra"])
-def test_pages__draw_an_imported_run(dashboard: Service, name: str) -> None:
+def test_pages__draw_an_imported_run(dashboard, name):
     app = page(name, run=dashboard.ids["first"])
     assert not app.error
     assert len(words(app)) > 100
 
 
-def test_compare__pairs_imported_runs_by_their_samples(dashboard: Service) -> None:
+def test_compare__pairs_imported_runs_by_their_samples(dashboard):
     ids = dashboard.ids
     app = page("compare", ids=f"{ids['first']},{ids['second']}", baseline=ids["first"])
     assert not app.error
     assert any("difference to first" in alt for alt in charts_of(app))
 
 
-def test_compare__how_imported_predictions_were_made_is_not_known(dashboard: Service) -> None:
+def test_compare__how_imported_predictions_were_made_is_not_known(dashboard):
     said = words(page("compare", ids=f"{dashboard.ids['first']},{dashboard.ids['second']}"))
     assert "how they were made is not known" in said
     assert "same settings" not in said
@@ -108,27 +108,25 @@ def test_compare__how_imported_predictions_were_made_is_not_known(dashboard: Ser
         ("calibration", {"view": "prompts"}, "imported ones have none"),
     ],
 )
-def test_pages__what_was_not_imported_is_said_and_is_no_fault(
-    dashboard: Service, name: str, query: dict[str, str], missing: str
-) -> None:
+def test_pages__what_was_not_imported_is_said_and_is_no_fault(dashboard, name, query, missing):
     app = page(name, run=dashboard.ids["first"], **query)
     assert not app.error
     assert missing in words(app)
 
 
 @pytest.mark.parametrize("name", ["clone", "input"])
-def test_new__an_imported_run_cannot_be_run_again(dashboard: Service, name: str) -> None:
+def test_new__an_imported_run_cannot_be_run_again(dashboard, name):
     app = page("new", **{name: dashboard.ids["first"]})
     assert not app.error
     assert "Nothing to run again" in words(app)
     assert app.selectbox(key="url-preset")
 
 
-def test_imported__no_upload_is_left(imported: Service) -> None:
+def test_imported__no_upload_is_left(imported):
     assert list((imported.home / "uploads").iterdir()) == []
 
 
-def test_sample__without_an_image_says_so_and_asks_for_none(dashboard: Service) -> None:
+def test_sample__without_an_image_says_so_and_asks_for_none(dashboard):
     from calift_core.client import Client
 
     with Client() as client:

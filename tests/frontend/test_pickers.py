@@ -14,7 +14,7 @@ import pytest
 from frontend import api
 from frontend.figures import style
 from tests.conftest import serving, spec_of
-from tests.frontend.conftest import Service, pointed_at
+from tests.frontend.conftest import pointed_at
 from tests.frontend.driving import listed, page, words
 
 #: More than a picker offers at once.
@@ -74,7 +74,7 @@ def chosen(app: Any, key: str = "url-run") -> list[str]:
     return list(app.multiselect(key=key).value)
 
 
-def test_pages__begin_with_the_newest_runs_suite_and_widen(crowd: Crowd) -> None:
+def test_pages__begin_with_the_newest_runs_suite_and_widen(crowd):
     app = page("shifts")
     suites = app.selectbox(key="url-suite")
     assert suites.value == "pacs:photo"
@@ -100,9 +100,7 @@ def test_pages__begin_with_the_newest_runs_suite_and_widen(crowd: Crowd) -> None
     [("shifts", "url-run"), ("compare", "url-ids"), ("frontier", "url-run"),
      *(pytest.param(n, "url-run", marks=pytest.mark.thorough) for n in ("spectra", "calibration"))],
 )  # fmt: skip
-def test_find__reaches_the_oldest_of_many_runs_on_every_page(
-    crowd: Crowd, name: str, key: str
-) -> None:
+def test_find__reaches_the_oldest_of_many_runs_on_every_page(crowd, name, key):
     app = page(name)
     photos = set(chosen(app, key))
     app.selectbox(key="url-suite").set_value("pacs:sketch").run()
@@ -120,7 +118,7 @@ def test_find__reaches_the_oldest_of_many_runs_on_every_page(
     assert "There is no finished run" in words(app)
 
 
-def test_link__its_own_runs_say_where_to_look(crowd: Crowd) -> None:
+def test_link__its_own_runs_say_where_to_look(crowd):
     app = page("shifts", run=crowd.ids["the very first"])
     assert app.selectbox(key="url-suite").value == "pacs:sketch"
     assert chosen(app) == [crowd.ids["the very first"]]
@@ -130,7 +128,7 @@ def test_link__its_own_runs_say_where_to_look(crowd: Crowd) -> None:
     assert chosen(mixed) == both.split(",")
 
 
-def test_new__a_merge_finds_any_finished_run(crowd: Crowd) -> None:
+def test_new__a_merge_finds_any_finished_run(crowd):
     app = page("new", method="wise_ft", preset="blank")
     field = "new-blank-wise_ft-method.run"
     assert not any("very first" in o for o in app.selectbox(key=field).options)
@@ -144,7 +142,7 @@ def test_new__a_merge_finds_any_finished_run(crowd: Crowd) -> None:
     assert f"run: {crowd.ids['the very first']}" in words(app)
 
 
-def test_runs__are_filtered_by_their_data(crowd: Crowd) -> None:
+def test_runs__are_filtered_by_their_data(crowd):
     app = page("runs")
     assert f"{MANY + 6} runs" in words(app)
     app.multiselect(key="url-suite").set_value(["pacs:photo"]).run()
@@ -153,9 +151,7 @@ def test_runs__are_filtered_by_their_data(crowd: Crowd) -> None:
     assert len(listed(app)) == 4
 
 
-def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(
-    crowd: Crowd, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(crowd, caplog):
     run_id = crowd.ids["working"]
 
     def asked() -> list[str]:
@@ -188,7 +184,7 @@ def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(
     assert offsets == [before, before + news, before + 2 * news, before + 3 * news]
 
 
-def test_workspace__runs_baseline_and_data_go_along(dashboard: Service) -> None:
+def test_workspace__runs_baseline_and_data_go_along(dashboard):
     runs = f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}"
     app = page("compare", ids=runs, baseline=dashboard.ids["CaRot"])
     app.switch_page("views/calibration.py").run()
@@ -205,7 +201,7 @@ def test_workspace__runs_baseline_and_data_go_along(dashboard: Service) -> None:
     assert other.selectbox(key="url-baseline").value == dashboard.ids["FLYP"]
 
 
-def test_workspace__a_run_has_the_colour_that_the_service_gave_it(dashboard: Service) -> None:
+def test_workspace__a_run_has_the_colour_that_the_service_gave_it(dashboard):
     looks = {run.id: run.color_index for run in api.client().runs(limit=200).items}
     one = {run: looks[run] for run in (dashboard.ids["FLYP"], dashboard.ids["CaRot"])}
     assert len(set(one.values())) == 2

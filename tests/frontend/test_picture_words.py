@@ -18,14 +18,12 @@ from frontend.text import kept_words, training_words
         (None, None, "abstains: at most 5.0\u00a0% errors cannot be promised"),
     ],
 )
-def test_verdict__says_what_a_threshold_does(
-    threshold: float | None, kept: bool | None, said: str
-) -> None:
+def test_verdict__says_what_a_threshold_does(threshold, kept, said):
     at = KeptAt(risk=0.05, threshold=threshold, kept=kept)
     assert kept_words(TriedPicture.model_construct(n_classes=4, kept=[at]), 0.05) == said
 
 
-def test_verdict__without_a_validation_part_there_is_no_threshold() -> None:
+def test_verdict__without_a_validation_part_there_is_no_threshold():
     told = kept_words(TriedPicture.model_construct(n_classes=4, kept=[]), 0.05)
     assert told == "no threshold: no ID validation part"
 
@@ -38,7 +36,7 @@ def test_verdict__without_a_validation_part_there_is_no_threshold() -> None:
         (16, 16, "zero_shot", "This run was not trained."),
     ],
 )
-def test_training__says_among_which_images(n: int, of: int, method: str, said: str) -> None:
+def test_training__says_among_which_images(n, of, method, said):
     trained = TrainingPictures(dataset="my_pets/train", n=n, of=of, nearest=[])
     told = training_words(trained, method)
     assert said in told

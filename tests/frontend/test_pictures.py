@@ -42,7 +42,7 @@ def last_words() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another kind of pipe")
-def test_quiet__keeps_the_last_words_of_chrome_to_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_quiet__keeps_the_last_words_of_chrome_to_itself(caplog):
     last_words()
     assert "JSONError" in caplog.text  # the library's fault; once it is mended, `quiet` can go
     caplog.clear()
@@ -55,7 +55,7 @@ def test_quiet__keeps_the_last_words_of_chrome_to_itself(caplog: pytest.LogCaptu
 
 
 @pytest.mark.browser
-def test_draw__every_figure_in_one_go_and_without_a_word(tmp_path: Path) -> None:
+def test_draw__every_figure_in_one_go_and_without_a_word(tmp_path):
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         unavailable("no chromium on this machine")
     code = (

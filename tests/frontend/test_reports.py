@@ -49,7 +49,7 @@ def stored(page: str) -> dict[str, str]:
     return dict(json.loads(found[1]))
 
 
-def test_report__every_format_has_the_numbers_of_the_api(seeded: Service, made: Contents) -> None:
+def test_report__every_format_has_the_numbers_of_the_api(seeded, made):
     with Client(seeded.url, (seeded.home / "token").read_text().strip()) as client:
         asked: dict[tuple[str, str], Evaluation] = {
             (e.run_name, e.dataset): e
@@ -80,7 +80,7 @@ def test_report__every_format_has_the_numbers_of_the_api(seeded: Service, made: 
     assert {d["evaluation_id"]: d["ece"] for d in whole["reliability"]} == drawn
 
 
-def test_report__a_caption_stands_alone(made: Contents) -> None:
+def test_report__a_caption_stands_alone(made):
     for picture in made.pictures:
         if picture.name.startswith("reliability"):
             for word in ("n = 400", "15 bins", "floor", "draws, seed 0", "seed 0", "flyp"):
@@ -93,7 +93,7 @@ def test_report__a_caption_stands_alone(made: Contents) -> None:
     assert "draws, seed 0" in inside
 
 
-def test_report__one_page_is_enough(made: Contents) -> None:
+def test_report__one_page_is_enough(made):
     written = document.to_html(made)
     assert not re.search(r'(?:src|href)="(?!data:|#)', written.split("</head>", 1)[1])
     assert written.count("plotly.js v") == 1
@@ -107,7 +107,7 @@ def folder_of(path: Path, name: str, kind: str) -> Path:
     return path
 
 
-def test_report__folders_are_read_without_a_service_and_paired(tmp_path: Path) -> None:
+def test_report__folders_are_read_without_a_service_and_paired(tmp_path):
     some = [folder_of(tmp_path / "a", "first", "FLYP"), folder_of(tmp_path / "b", "two", "CaRot")]
     gathered = from_folders(some)
     found = {d.dataset: d for d in next(iter(gathered.differences.values())) if d.metric == "ece"}
@@ -125,7 +125,7 @@ def test_report__folders_are_read_without_a_service_and_paired(tmp_path: Path) -
         from_folders([])
 
 
-def test_report__hostile_names_are_text_in_every_format(tmp_path: Path) -> None:
+def test_report__hostile_names_are_text_in_every_format(tmp_path):
     folder = folder_of(tmp_path / "a", "plain", "FLYP")
     report = json.loads((folder / "report.json").read_text())
     report["name"] = HOSTILE
@@ -148,7 +148,7 @@ TEX = re.compile(
 
 
 @given(st.text(max_size=60))
-def test_tex__nothing_is_left_that_latex_would_obey(typed: str) -> None:
+def test_tex__nothing_is_left_that_latex_would_obey(typed):
     left = TEX.sub("", tables.tex(typed))
     assert not set(left) & set('\\{}$&#%_~^<>|[*`"\n\r')
 
@@ -179,7 +179,7 @@ def compiled(folder: Path, parts: dict[str, str], pictures: list[str]) -> bytes:
     return (folder / "all.pdf").read_bytes()
 
 
-def test_tex__every_table_and_figure_of_a_report_compiles(made: Contents, tmp_path: Path) -> None:
+def test_tex__every_table_and_figure_of_a_report_compiles(made, tmp_path):
     given = stored(document.to_html(made))
     parts = {name: content for name, content in given.items() if name.endswith(".tex")}
     assert len(parts) >= 3
@@ -192,7 +192,7 @@ def test_tex__every_table_and_figure_of_a_report_compiles(made: Contents, tmp_pa
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
-def test_to_markdown__a_row_stays_a_row(typed: list[str]) -> None:
+def test_to_markdown__a_row_stays_a_row(typed):
     table = Table([Column(str(i), "a|b") for i in range(len(typed))],
                   [{str(i): t for i, t in enumerate(typed)}])  # fmt: skip
     lines = tables.to_markdown(table).splitlines()
@@ -202,7 +202,7 @@ def test_to_markdown__a_row_stays_a_row(typed: list[str]) -> None:
 
 
 @given(st.text(max_size=60))
-def test_sentence_html__says_what_was_typed(typed: str) -> None:
+def test_sentence_html__says_what_was_typed(typed):
     from frontend import text
 
     said = sentence_html(f"**{text.md(typed)}** leads")
@@ -210,7 +210,7 @@ def test_sentence_html__says_what_was_typed(typed: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "compare"])
-def test_pages__offer_a_report(dashboard: Service, name: str) -> None:
+def test_pages__offer_a_report(dashboard, name):
     ids = ",".join(dashboard.ids[n] for n in ("zero-shot", "FLYP"))
     params: dict[str, Any] = (
         {"id": dashboard.ids["FLYP"], "tab": "Logs"} if name == "run" else {"ids": ids}
@@ -221,14 +221,12 @@ def test_pages__offer_a_report(dashboard: Service, name: str) -> None:
     assert "Save the page" in [b.proto.label for b in drawn.get("download_button")]
 
 
-def test_write__says_what_a_report_can_be(made: Contents, tmp_path: Path) -> None:
+def test_write__says_what_a_report_can_be(made, tmp_path):
     with pytest.raises(SpecError, match=r"\.html or \.pdf"):
         files.write(made, tmp_path / "report.docx")
 
 
-def test_write__without_a_browser_says_so_and_keeps_the_page(
-    made: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write__without_a_browser_says_so_and_keeps_the_page(made, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
     said: list[str] = []
     page = files.write(made, tmp_path / "report", said.append)
@@ -241,7 +239,7 @@ def test_write__without_a_browser_says_so_and_keeps_the_page(
 
 
 @pytest.mark.browser
-def test_to_pdf__is_a_pdf(made: Contents) -> None:
+def test_to_pdf__is_a_pdf(made):
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         unavailable("no chromium on this machine")
     few = replace(made, pictures=made.pictures[:1])

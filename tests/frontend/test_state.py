@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from streamlit.testing.v1 import AppTest
 
 from frontend import address
@@ -20,9 +19,7 @@ def _pages() -> None:
         state.choice(st.selectbox, "Method", name="method", options=options, default="carot")
 
 
-def test_bound__an_empty_filter_of_one_page_chooses_nothing_on_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bound__an_empty_filter_of_one_page_chooses_nothing_on_another(monkeypatch):
     monkeypatch.setattr(address, "page", lambda: "runs")
     app = AppTest.from_function(_pages).run()
     assert app.multiselect(key="url-method").value == []

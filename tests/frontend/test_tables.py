@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 from calift_core.data.relabel import read_corrections
 from calift_core.schema.wire.results import LabelCorrection
@@ -14,7 +13,7 @@ from frontend.tables import sweeps as sweep_tables
 from tests.frontend.examples import BINS, make_reliability
 
 
-def test_table__twin_holds_the_numbers_of_the_diagram() -> None:
+def test_table__twin_holds_the_numbers_of_the_diagram():
     table = figures.reliability.bins_table([make_reliability(BINS)])
     assert [row["accuracy"] for row in table.rows] == [b.accuracy for b in BINS]
     html = tables.to_html(table, caption="bins")
@@ -22,7 +21,7 @@ def test_table__twin_holds_the_numbers_of_the_diagram() -> None:
     assert "35.0\u00a0%" in html
 
 
-def test_table__html_escapes_everything_but_markup() -> None:
+def test_table__html_escapes_everything_but_markup():
     table = tables.Table(
         [tables.Column("a", "<b>"), tables.Column("b", "B")],
         [{"a": "<script>", "b": tables.Markup("<i>ours</i>")}],
@@ -34,18 +33,18 @@ def test_table__html_escapes_everything_but_markup() -> None:
     assert "<i>ours</i>" in html
 
 
-def test_table__csv_keeps_fractions_and_disarms_formulas() -> None:
+def test_table__csv_keeps_fractions_and_disarms_formulas():
     columns = [tables.Column("x", "X", "percent"), tables.Column("name", "Name")]
     table = tables.Table(columns, [{"x": -0.0312345, "name": "=1+1"}, {"x": None, "name": "a,b"}])
     assert tables.to_csv(table) == 'x,name\n-0.0312345,\'=1+1\n,"a,b"\n'
 
 
-def test_table__long_ones_say_how_much_is_left_out() -> None:
+def test_table__long_ones_say_how_much_is_left_out():
     table = tables.Table([tables.Column("x", "X", "count")], [{"x": i} for i in range(7)])
     assert "and 4 more rows" in tables.to_html(table, caption="numbers", limit=3)
 
 
-def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> None:
+def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data():
 
     shown = Table(
         [
@@ -62,7 +61,7 @@ def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data() -> N
     assert said.rows[0]["metric"] == "ID NLL"
 
 
-def test_corrections__hold_no_formula_and_are_read_back_as_they_were(tmp_path: Path) -> None:
+def test_corrections__hold_no_formula_and_are_read_back_as_they_were(tmp_path):
     said = [
         LabelCorrection(sample="=1+1.png", label="@a", suggested="-b"),
         LabelCorrection(sample="'=x.png", label="cat", suggested=""),

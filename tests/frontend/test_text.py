@@ -36,18 +36,18 @@ from frontend import text
         (text.duration(59.7), "1 min 00 s"),
     ],
 )
-def test_text__reads_as_people_write(said: str, expected: str) -> None:
+def test_text__reads_as_people_write(said, expected):
     assert said.replace("\u00a0", " ") == expected
 
 
 @given(st.text(alphabet="ab`*_[]()<>#$:~|!-\\", max_size=20))
-def test_text__markdown_of_what_people_typed_formats_nothing(typed: str) -> None:
+def test_text__markdown_of_what_people_typed_formats_nothing(typed):
     escaped = text.md(typed)
     assert re.sub(r"\\(.)", r"\1", escaped) == typed.replace("\n", " ")
     assert not re.search(r"(?<!\\)(\\\\)*[`*_\[<$]", escaped)
 
 
-def test_metrics__names_are_fields_of_an_evaluation() -> None:
+def test_metrics__names_are_fields_of_an_evaluation():
     assert set(text.METRICS) <= set(EvaluationReport.model_fields)
 
 
@@ -61,7 +61,7 @@ def a_run(run_id: str, name: str, sweep: str | None = None, seed: int = 0) -> Ru
     )  # fmt: skip
 
 
-def test_labels__of_one_sweep_leave_its_name_out_and_of_two_do_not() -> None:
+def test_labels__of_one_sweep_leave_its_name_out_and_of_two_do_not():
     one = [a_run("1", "Rates: all: flyp seed 0", "s"), a_run("2", "Rates: all: carot seed 0", "s")]
     other = a_run("3", "More: flyp seed 0", "t")
     zero = a_run("4", "Zero-shot")
@@ -78,8 +78,6 @@ def test_labels__of_one_sweep_leave_its_name_out_and_of_two_do_not() -> None:
     names=st.lists(st.sampled_from(["a", "b", "S: a", "S: b", "S: ", "T: x: a"]), min_size=1),
     sweeps=st.lists(st.sampled_from([None, "s", "t"]), min_size=20, max_size=20),
 )
-def test_labels__are_all_different_whatever_runs_are_called(
-    names: list[str], sweeps: list[str | None]
-) -> None:
+def test_labels__are_all_different_whatever_runs_are_called(names, sweeps):
     runs = [a_run(f"{k:06d}", name, sweeps[k % 20], seed=k % 3) for k, name in enumerate(names)]
     assert len(set(text.labels(runs).values())) == len(runs)

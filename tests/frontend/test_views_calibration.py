@@ -17,7 +17,6 @@ from calift_core.client import Client
 from calift_core.schema.wire.answers import TextFeatures
 from frontend import figures, text
 from tests.conftest import until
-from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, components_of, page, three, words
 from tests.frontend.seed import CLASSES
 
@@ -31,7 +30,7 @@ def traces(figure: dict[str, Any]) -> list[str]:
     return [trace.get("name", "") for trace in figure["data"]]
 
 
-def test_calibration__the_url_restores_the_view(dashboard: Service) -> None:
+def test_calibration__the_url_restores_the_view(dashboard):
     app = page(
         "calibration", run=dashboard.ids["FLYP"], dataset="sketch", bins="7", scheme="equal_width",
         temperature="1.5",
@@ -46,7 +45,7 @@ def test_calibration__the_url_restores_the_view(dashboard: Service) -> None:
     assert "samples per bin" in traces(drawn)
 
 
-def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard: Service) -> None:
+def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard):
     app = page("calibration", run=dashboard.ids["FLYP"])
     assert "bins" not in app.query_params
     app.number_input(key="url-bins").set_value(5).run()
@@ -56,14 +55,14 @@ def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard: Ser
 
 
 @pytest.mark.parametrize("nonsense", ["-3", "many"])
-def test_calibration__nonsense_in_the_url_is_the_default(dashboard: Service, nonsense: str) -> None:
+def test_calibration__nonsense_in_the_url_is_the_default(dashboard, nonsense):
     app = page("calibration", run=dashboard.ids["FLYP"], bins=nonsense, dataset=nonsense,
                scheme=nonsense, temperature=nonsense)  # fmt: skip
     assert app.number_input(key="url-bins").value == 15
     assert app.slider(key="url-temperature").value == 1.0 or nonsense == "1e9"
 
 
-def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service) -> None:
+def test_calibration__several_runs_side_by_side_and_overlaid(dashboard):
     apart = page("calibration", run=three(dashboard))
     assert len(diagrams_of(apart)) == 3
     offered = [button.proto.label for button in apart.get("download_button")]
@@ -72,7 +71,7 @@ def test_calibration__several_runs_side_by_side_and_overlaid(dashboard: Service)
     assert len(charts_of(together)) == 1
 
 
-def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard: Service) -> None:
+def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard):
     with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
         evaluation, other = (
             next(e for e in calift.run_evaluations(dashboard.ids[name]) if e.dataset == "sketch")
@@ -241,14 +240,12 @@ class Embedded:
     ["evaluation=nobody", "%ff", "evaluation=a&lower=nan&upper=1e999",
      "evaluation=a&outcome=lost&temperature=-1"],
 )  # fmt: skip
-def test_diagram__nonsense_in_the_choice_is_none_of_the_page_s_faults(
-    dashboard: Service, nonsense: str
-) -> None:
+def test_diagram__nonsense_in_the_choice_is_none_of_the_page_s_faults(dashboard, nonsense):
     app = page("calibration", run=dashboard.ids["FLYP"], dataset="sketch", images=nonsense)
     assert len(diagrams_of(app)) == 1
 
 
-def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard: Service) -> None:
+def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard):
     with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
         one, other = (
             next(e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == name)
@@ -263,7 +260,7 @@ def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard: Se
     assert other.id in app.query_params["images"]
 
 
-def test_sample__every_run_s_answers_on_its_page(dashboard: Service) -> None:
+def test_sample__every_run_s_answers_on_its_page(dashboard):
     with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
         evaluation = next(
             e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
@@ -283,7 +280,7 @@ def test_sample__every_run_s_answers_on_its_page(dashboard: Service) -> None:
     assert "no sample" in app.error[0].value
 
 
-def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Service) -> None:
+def test_slices__the_url_restores_condition_grouping_and_order(dashboard):
     app = page(
         "calibration", run=three(dashboard), dataset="sketch", view="slices", by="predicted",
         order="-gap", where="confidence >= 0.5",
@@ -304,9 +301,7 @@ def test_slices__the_url_restores_condition_grouping_and_order(dashboard: Servic
     assert "Gap by data set, 8 slices" in charts_of(app)[0]
 
 
-def test_slices__a_condition_that_is_none_is_explained_and_nothing_is_lost(
-    dashboard: Service,
-) -> None:
+def test_slices__a_condition_that_is_none_is_explained_and_nothing_is_lost(dashboard):
     app = page("calibration", run=dashboard.ids["FLYP"], view="slices", where="confidence is high")
     assert "INVALID" in app.error[0].value
     assert app.text_input(key="url-where").value == "confidence is high"
@@ -317,7 +312,7 @@ def test_slices__a_condition_that_is_none_is_explained_and_nothing_is_lost(
     assert len(charts_of(app)) == 1
 
 
-def test_calibrators__before_after_and_the_matrix(dashboard: Service) -> None:
+def test_calibrators__before_after_and_the_matrix(dashboard):
     app = page("calibration", run=dashboard.ids["FLYP"], view="calibrators", dataset="sketch")
     overlay, matrix = charts_of(app)
     assert "before and after temperature (fitted on fashion-mnist/calibration" in overlay
@@ -343,14 +338,12 @@ def test_calibrators__before_after_and_the_matrix(dashboard: Service) -> None:
     assert "5 further rows are oracles" in charts_of(app)[1]
 
 
-def test_calibrators__tsp_without_perturbed_copies_says_what_is_missing(
-    dashboard: Service,
-) -> None:
+def test_calibrators__tsp_without_perturbed_copies_says_what_is_missing(dashboard):
     app = page("calibration", run=dashboard.ids["FLYP"], view="calibrators", kind="tsp")
     assert "perturbed" in app.error[0].value
 
 
-def test_audit__every_estimator_of_every_run_with_its_floor(dashboard: Service) -> None:
+def test_audit__every_estimator_of_every_run_with_its_floor(dashboard):
     app = page("calibration", run=three(dashboard), view="audit")
     (alt,) = charts_of(app)
     assert "estimators" in alt
@@ -362,7 +355,7 @@ def test_audit__every_estimator_of_every_run_with_its_floor(dashboard: Service) 
     assert app.query_params["view"] == "audit"
 
 
-def test_prompts__of_runs_that_kept_none_say_so(dashboard: Service) -> None:
+def test_prompts__of_runs_that_kept_none_say_so(dashboard):
     app = page("calibration", run=three(dashboard), view="prompts")
     said = words(app).replace("\\", "")
     assert said.count("keeps no other prompts") == 3
@@ -370,7 +363,7 @@ def test_prompts__of_runs_that_kept_none_say_so(dashboard: Service) -> None:
     assert not charts_of(app)
 
 
-def test_diagram__a_smooth_curve_on_request(dashboard: Service) -> None:
+def test_diagram__a_smooth_curve_on_request(dashboard):
     app = page("calibration", run=dashboard.ids["FLYP"])
     plain = len(traces(diagrams_of(app)[0]))
     app.toggle(key="url-smooth").set_value(True).run()
@@ -378,7 +371,7 @@ def test_diagram__a_smooth_curve_on_request(dashboard: Service) -> None:
     assert len(traces(diagrams_of(app)[0])) == plain + 1
 
 
-def test_temperature__moves_confidence_and_never_accuracy(dashboard: Service) -> None:
+def test_temperature__moves_confidence_and_never_accuracy(dashboard):
     def card(temperature: str, label: str) -> str:
         app = page("calibration", run=dashboard.ids["FLYP"], temperature=temperature)
         found = re.search(rf"<dt>{label}</dt><dd>([^<]+)", words(app))

@@ -11,7 +11,6 @@ from calift.trackers.runs import metrics_of
 from calift_core.schema.wire.runs import Metrics
 from frontend.figures import curves
 from frontend.tables import Run
-from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
 A, B = Run("a1", "first"), Run("b2", "<b>second</b>")
@@ -21,9 +20,7 @@ finite = st.floats(-1e6, 1e6)
 
 
 @given(st.lists(finite, min_size=1, max_size=30), st.floats(0, 0.99))
-def test_smoothed__stays_within_what_was_seen_and_keeps_constants(
-    values: list[float], weight: float
-) -> None:
+def test_smoothed__stays_within_what_was_seen_and_keeps_constants(values, weight):
     found = curves.smoothed(values, weight)
     assert len(found) == len(values)
     for i, mean in enumerate(found):
@@ -38,7 +35,7 @@ def traces(figure: go.Figure) -> list[tuple[str, list[float]]]:
     return [(t.name, list(t.y)) for t in figure.data]
 
 
-def test_overlay__draws_what_was_recorded_and_smoothing_says_so() -> None:
+def test_overlay__draws_what_was_recorded_and_smoothing_says_so():
     plain = curves.overlay([(A, LOSS), (B, LOSS)], "loss")
     assert traces(plain) == [
         ("first", [4.0, 2.0, -1.0]), ("&lt;b&gt;second&lt;/b&gt;", [4.0, 2.0, -1.0])
@@ -56,26 +53,26 @@ def test_overlay__draws_what_was_recorded_and_smoothing_says_so() -> None:
     assert "moving average, weight 0.5" in smooth.layout.title.text
 
 
-def test_overlay__logarithmic_axes_leave_out_what_cannot_stand_on_them() -> None:
+def test_overlay__logarithmic_axes_leave_out_what_cannot_stand_on_them():
     figure = curves.overlay([(A, LOSS)], "loss", log_x=True, log_y=True)
     assert list(figure.data[0].x) == [1]
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
 
 
-def test_overlay__a_run_keeps_colour_symbol_and_dash() -> None:
+def test_overlay__a_run_keeps_colour_symbol_and_dash():
     figure = curves.overlay([(A, LOSS), (B, LOSS)], "loss")
     first, second = figure.data
     assert first.line.color != second.line.color
     assert first.line.dash != second.line.dash
 
 
-def test_overlay__of_shifts_says_that_nothing_is_chosen_on_it() -> None:
+def test_overlay__of_shifts_says_that_nothing_is_chosen_on_it():
     figure = curves.overlay([(A, LOSS)], "shift/art/ece")
     assert "nothing is chosen on it" in figure.layout.title.text
     assert "nothing is chosen on it" in figure.layout.meta["alt"]
 
 
-def test_page__overlays_the_chosen_runs(dashboard: Service) -> None:
+def test_page__overlays_the_chosen_runs(dashboard):
     app = page("curves", ids=three(dashboard), smooth="0.9", log_y="1", series="loss,lr")
     drawn = charts_of(app)
     assert len(drawn) == 2
@@ -86,9 +83,7 @@ def test_page__overlays_the_chosen_runs(dashboard: Service) -> None:
     assert "Without curves: zero-shot" in words(app).replace("\\", "")
 
 
-def test_page__shifts_over_training_must_be_asked_for(
-    dashboard: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page__shifts_over_training_must_be_asked_for(dashboard, monkeypatch):
     def told(run_id: str, revision: int, max_points: int) -> Metrics:
         return LOSS
 

@@ -70,9 +70,7 @@ def press(app: Any, label: str) -> Any:
     return app
 
 
-def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(
-    looking: Place, tmp_path: Path
-) -> None:
+def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(looking, tmp_path):
     run, store = looking.runs[0], looking.store
     art = write_classes(tmp_path / "art", n=2)
     app = page("run", id=run, tab="Shifts")
@@ -121,7 +119,7 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(
     assert "1 result" in said
 
 
-def test_evaluate__several_runs_of_a_comparison(looking: Place, tmp_path: Path) -> None:
+def test_evaluate__several_runs_of_a_comparison(looking, tmp_path):
     before = {job.id for job in looking.jobs}
     art = write_classes(tmp_path / "art", n=2)
     ids = ",".join(looking.runs)
@@ -135,7 +133,7 @@ def test_evaluate__several_runs_of_a_comparison(looking: Place, tmp_path: Path) 
     assert "evaluation on art, fog" in words(page("compare", ids=ids))
 
 
-def test_evaluate__a_worker_that_judges_is_followed_from_the_overview(looking: Place) -> None:
+def test_evaluate__a_worker_that_judges_is_followed_from_the_overview(looking):
     spec = EvaluationJobSpec(runs=tuple(looking.runs), suites=("imagenet",))
     job_id = looking.store.evaluation_jobs.submit(spec)
     claim = looking.store.claims.claim(job_id, worker_id="w", ttl_s=600)
@@ -169,7 +167,7 @@ def test_try__two_runs_say_what_they_see_and_a_page_that_is_no_picture_says_so(
     assert words(app).count("Could not ask") == 1  # the others are not asked
 
 
-def test_read_folders__takes_paths_with_and_without_a_name() -> None:
+def test_read_folders__takes_paths_with_and_without_a_name():
     lines = "night=/data/night\n\n /data/a=b \nfolder:/data/c\n"
     assert read_folders(lines) == {
         "shifts": {"night": "/data/night"},

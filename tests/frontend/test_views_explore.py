@@ -14,7 +14,7 @@ from tests.frontend.conftest import Service
 from tests.frontend.driving import charts_of, page, three, words
 
 
-def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
+def test_compare__pairs_the_runs_of_the_url(dashboard):
     base = dashboard.ids["zero-shot"]
     app = page("compare", ids=three(dashboard), baseline=base)
     said = words(app)
@@ -39,7 +39,7 @@ def test_compare__pairs_the_runs_of_the_url(dashboard: Service) -> None:
     assert any("difference to FLYP" in alt for alt in charts_of(app))
 
 
-def test_compare__what_was_forgotten_opens_its_images(dashboard: Service) -> None:
+def test_compare__what_was_forgotten_opens_its_images(dashboard):
     app = page("compare", ids=three(dashboard), baseline=dashboard.ids["zero-shot"])
     for outcome in ("lost", "gained"):
         app.button(key=f"ledger-{outcome}").click().run()
@@ -50,11 +50,11 @@ def test_compare__what_was_forgotten_opens_its_images(dashboard: Service) -> Non
         assert "Images: " in words(app)
 
 
-def test_compare__one_run_is_too_few(dashboard: Service) -> None:
+def test_compare__one_run_is_too_few(dashboard):
     assert "at least two" in words(page("compare", ids=dashboard.ids["CaRot"]))
 
 
-def test_runs__that_nobody_chose_are_beside_the_zero_shot_run(dashboard: Service) -> None:
+def test_runs__that_nobody_chose_are_beside_the_zero_shot_run(dashboard):
     for name, param in (("compare", "ids"), ("calibration", "run")):
         assert dashboard.ids["zero-shot"] in page(name).query_params[param]
     app = page("calibration", run=dashboard.ids["CaRot"])
@@ -63,7 +63,7 @@ def test_runs__that_nobody_chose_are_beside_the_zero_shot_run(dashboard: Service
     assert "accuracy is" in words(app)
 
 
-def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
+def test_decide__says_what_each_threshold_keeps(dashboard):
     runs = f"{dashboard.ids['zero-shot']},{dashboard.ids['CaRot']}"
     app = page("decide", run=runs, risk="0.1", beside="sketch")
     said = words(app)
@@ -87,7 +87,7 @@ def test_decide__says_what_each_threshold_keeps(dashboard: Service) -> None:
     assert own
 
 
-def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard: Service) -> None:
+def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard):
     run = dashboard.ids["CaRot"]
     app = page("decide", run=run, view="ood")
     with Client(dashboard.url) as client:
@@ -105,7 +105,7 @@ def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard: Service) 
     assert charts_of(app)[0].startswith(f"{ood.TITLES[other]} of ")
 
 
-def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> None:
+def test_bound__shows_every_run_and_says_what_is_missing(dashboard):
     app = page("bound", term="effective_rank")
     assert charts_of(app) == ["OOD ECE against Effective rank: 5 runs of 5 methods."]
     assert "at least 8 runs, got 5" in words(app).replace("\\", "")
@@ -116,7 +116,7 @@ def test_bound__shows_every_run_and_says_what_is_missing(dashboard: Service) -> 
     assert len(set(looks)) == len(points)
 
 
-def test_plan__fewer_samples_do_in_pairs(dashboard: Service) -> None:
+def test_plan__fewer_samples_do_in_pairs(dashboard):
     runs = {"run": f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}", "dataset": "sketch"}
 
     def needed(**params: str) -> int:
@@ -129,13 +129,13 @@ def test_plan__fewer_samples_do_in_pairs(dashboard: Service) -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "ece", "nll"])
-def test_shifts__heat_map_dots_and_corruptions(dashboard: Service, metric: str) -> None:
+def test_shifts__heat_map_dots_and_corruptions(dashboard, metric):
     app = page("shifts", run=three(dashboard), metric=metric)
     assert len(charts_of(app)) == 6
     assert all(charts_of(app))
 
 
-def test_spectra__the_step_is_part_of_the_url(dashboard: Service) -> None:
+def test_spectra__the_step_is_part_of_the_url(dashboard):
     app = page("spectra", run=three(dashboard), step="20")
     assert "(step 20)" in charts_of(app)[0]
     assert "zero-shot" in words(app)  # it has no such step, and the page says so
@@ -147,7 +147,7 @@ def frontier(service: Service, **params: str) -> AppTest:
     return page("frontier", run=chosen, **params)
 
 
-def test_frontier__both_charts_name_the_front_and_the_path(dashboard: Service) -> None:
+def test_frontier__both_charts_name_the_front_and_the_path(dashboard):
     app = frontier(dashboard)
     robust, calibrated = charts_of(app)
     assert robust.startswith("OOD accuracy against ID accuracy")
@@ -162,7 +162,7 @@ def test_frontier__both_charts_name_the_front_and_the_path(dashboard: Service) -
     assert "Launch WiSE-FT" not in said
 
 
-def test_frontier__its_choices_are_in_the_url(dashboard: Service) -> None:
+def test_frontier__its_choices_are_in_the_url(dashboard):
     wise = dashboard.ids["WiSE-FT"]
     app = frontier(dashboard, **{"on": "id", f"alpha-{wise}": "0.3"})
     assert "ID ECE against ID accuracy" in charts_of(app)[1]
@@ -175,7 +175,7 @@ def test_frontier__its_choices_are_in_the_url(dashboard: Service) -> None:
     assert "on" not in app.query_params
 
 
-def test_frontier__without_a_path_the_next_step_is_a_link(dashboard: Service) -> None:
+def test_frontier__without_a_path_the_next_step_is_a_link(dashboard):
     flyp = dashboard.ids["FLYP"]
     app = page("frontier", run=f"{dashboard.ids['zero-shot']},{flyp}")
     assert "No path between two models" in words(app)
@@ -187,13 +187,13 @@ def test_frontier__without_a_path_the_next_step_is_a_link(dashboard: Service) ->
     assert link.query_string == "method=wise_ft"
 
 
-def test_data__lists_suites_and_models(dashboard: Service) -> None:
+def test_data__lists_suites_and_models(dashboard):
     said = words(page("data"))
     assert "fashion-mnist" in said
     assert "ViT-B-16" in said
 
 
-def test_pickers__find_any_run_on_the_server_and_keep_the_chosen(dashboard: Service) -> None:
+def test_pickers__find_any_run_on_the_server_and_keep_the_chosen(dashboard):
     app = page("shifts", run=dashboard.ids["FLYP"])
     app.text_input(key="url-find").set_value("zero").run()
     options = app.multiselect(key="url-run").options

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port
-from tests.frontend.conftest import Service, pointed_at
+from tests.frontend.conftest import pointed_at
 from tests.frontend.driving import listed, page, words
 
 
@@ -18,9 +18,7 @@ from tests.frontend.driving import listed, page, words
     "name",
     ["overview", "runs", "compare", "calibration", "frontier", "shifts", "spectra", "new", "data"],
 )
-def test_empty__every_page_says_what_to_do(
-    bare: Service, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_empty__every_page_says_what_to_do(bare, monkeypatch, name):
     with pointed_at(monkeypatch, bare.url, bare.home):
         app = page(name)
     assert not app.error
@@ -35,15 +33,13 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["overview", "runs", "calibration", "new", "data"])
-def test_unreachable__every_page_says_where_it_looked(nowhere: None, name: str) -> None:
+def test_unreachable__every_page_says_where_it_looked(nowhere, name):
     app = page(name)
     assert "127" in app.error[0].value
     assert "calift up" in app.error[0].value
 
 
-def test_unreachable__a_service_that_is_busy_is_not_to_be_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable__a_service_that_is_busy_is_not_to_be_started(tmp_path, monkeypatch):
     from calift_core.client import Client
 
     monkeypatch.setattr("frontend.api._client", lambda url, token: Client(url, token, 0.25))
@@ -55,9 +51,7 @@ def test_unreachable__a_service_that_is_busy_is_not_to_be_started(
     assert "calift up" not in said
 
 
-def test_unreachable__the_last_good_answer_stays_with_a_word(
-    dashboard: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable__the_last_good_answer_stays_with_a_word(dashboard, monkeypatch):
     app = page("runs")
     before = listed(app)
     assert before
@@ -68,9 +62,7 @@ def test_unreachable__the_last_good_answer_stays_with_a_word(
     assert "received at" in app.warning[0].value
 
 
-def test_names__what_people_typed_is_shown_and_not_run(
-    bare: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names__what_people_typed_is_shown_and_not_run(bare, monkeypatch):
     from calift_core.client import Client
 
     with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:

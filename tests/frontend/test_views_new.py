@@ -15,7 +15,7 @@ from calift_core.client import Client
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.schema.wire.operations import TokenMake
 from tests.core.conftest import write_classes
-from tests.frontend.conftest import Service, pointed_at, service
+from tests.frontend.conftest import pointed_at, service
 from tests.frontend.driving import page, submit_of, unfold, words
 
 #: A method of each kind of form; the widgets of all are drawn in `test_forms.py`.
@@ -26,7 +26,7 @@ FORMS = {"zero_shot", "linear_probe", "flyp", "carot", "coop", "wise_ft", "model
     "kind",
     [k if k in FORMS else pytest.param(k, marks=pytest.mark.thorough) for k in METHOD_SPECS],
 )
-def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service, kind: str) -> None:
+def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard, kind):
     app = page("new", method=kind)
     if METHOD_SPECS[kind].family == "merge":  # somebody has to choose the runs
         assert "Field required" in app.error[0].value
@@ -44,7 +44,7 @@ def test_new__the_form_of_every_method_is_valid_as_it_stands(dashboard: Service,
     assert f"kind: {kind}" in words(app)
 
 
-def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> None:
+def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard):
     flyp = dashboard.ids["FLYP"]
     app = page("new", method="wise_ft", input=flyp)
     assert not app.error
@@ -60,7 +60,7 @@ def test_new__a_merge_of_a_run_takes_its_model_and_data(dashboard: Service) -> N
     assert "at least 2" in stock.error[0].value
 
 
-def test_new__a_clone_takes_the_alpha_of_the_link(dashboard: Service) -> None:
+def test_new__a_clone_takes_the_alpha_of_the_link(dashboard):
     wise = dashboard.ids["WiSE-FT"]
     app = page("new", clone=wise, alpha="0.3")
     assert "alpha: 0.3" in words(app)
@@ -69,7 +69,7 @@ def test_new__a_clone_takes_the_alpha_of_the_link(dashboard: Service) -> None:
         assert "alpha" not in words(page("new", clone=wise, alpha=nonsense)).split("sweep")[0]
 
 
-def test_new__the_name_follows_the_method_until_it_is_edited(dashboard: Service) -> None:
+def test_new__the_name_follows_the_method_until_it_is_edited(dashboard):
     app = page("new")
     name = "new-quick-name"
     assert app.text_input(key=name).value == "flyp on typefaces"
@@ -83,7 +83,7 @@ def test_new__the_name_follows_the_method_until_it_is_edited(dashboard: Service)
     assert app.text_input(key=name).value == "carot on pacs"
 
 
-def test_new__a_misspelt_corruption_is_refused_with_the_nearest(dashboard: Service) -> None:
+def test_new__a_misspelt_corruption_is_refused_with_the_nearest(dashboard):
     app = page("new")
     field = app.multiselect(key="new-quick-suite.corruptions.names")
     assert field.value == []
@@ -100,8 +100,8 @@ def test_new__a_misspelt_corruption_is_refused_with_the_nearest(dashboard: Servi
 
 
 def test_new__what_is_not_there_cannot_be_submitted_and_a_bare_path_is_a_folder(
-    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    bare, monkeypatch, tmp_path
+):
     from calift_core.client import Client
 
     write_classes(tmp_path / "birds", ("cat", "dog"), n=30)
@@ -129,7 +129,7 @@ def test_new__what_is_not_there_cannot_be_submitted_and_a_bare_path_is_a_folder(
         assert submit_of(shift).disabled
 
 
-def test_new__says_what_is_evaluated_and_what_is_chosen_on(dashboard: Service) -> None:
+def test_new__says_what_is_evaluated_and_what_is_chosen_on(dashboard):
     app = page("new", preset="blank")
     app.selectbox(key="new-blank-suite.id").set_value("cifar10-c").run()
     said = words(app)
@@ -143,7 +143,7 @@ def spec_of(app: AppTest) -> str:
     return next(c.value for c in app.get("code") if "method:" in c.value)
 
 
-def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: Service) -> None:
+def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard):
     app = page("new")
     unfold(app, "training", "more")
     app.number_input(key="new-quick-train.batch_size").set_value(256).run()
@@ -156,7 +156,7 @@ def test_new__a_fault_is_named_by_its_field_and_cannot_be_submitted(dashboard: S
 FOLDED = ("training", "more", "splits", "rest")
 
 
-def test_new__what_is_folded_holds_what_it_would_show(dashboard: Service) -> None:
+def test_new__what_is_folded_holds_what_it_would_show(dashboard):
     for params in ({}, {"preset": "blank"}, {"clone": dashboard.ids["CaRot"]},
                    {"clone": dashboard.ids["WiSE-FT"]}):  # fmt: skip
         app = page("new", **params)
@@ -168,7 +168,7 @@ def test_new__what_is_folded_holds_what_it_would_show(dashboard: Service) -> Non
         assert spec_of(app) == said
 
 
-def test_new__a_part_that_was_opened_once_keeps_what_was_written_in_it(dashboard: Service) -> None:
+def test_new__a_part_that_was_opened_once_keeps_what_was_written_in_it(dashboard):
     app = page("new")
     assert "new-quick-train.seed" not in {box.key for box in app.number_input}
     unfold(app, "training")
@@ -178,14 +178,14 @@ def test_new__a_part_that_was_opened_once_keeps_what_was_written_in_it(dashboard
     assert "seed: 7" in spec_of(app)
 
 
-def test_new__a_clone_begins_with_the_runs_settings(dashboard: Service) -> None:
+def test_new__a_clone_begins_with_the_runs_settings(dashboard):
     app = page("new", clone=dashboard.ids["CaRot"])
     key = f"new-clone-{dashboard.ids['CaRot']}-train.epochs"
     assert app.number_input(key=key).value == 4
     assert "CaRot on fashion-mnist copy" in words(app)
 
 
-def test_new__another_intent_begins_with_its_method(dashboard: Service) -> None:
+def test_new__another_intent_begins_with_its_method(dashboard):
     app = page("new")
     assert app.selectbox(key="url-method").value == "flyp"
     assert page("new", intent="evaluate").selectbox(key="url-method").value == "zero_shot"
@@ -197,9 +197,7 @@ def test_new__another_intent_begins_with_its_method(dashboard: Service) -> None:
     assert "preset: compare-methods" in words(compare)
 
 
-def test_new__a_folder_is_looked_at_as_soon_as_it_is_named(
-    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_new__a_folder_is_looked_at_as_soon_as_it_is_named(bare, monkeypatch, tmp_path):
     from calift_core.client import Client
 
     write_classes(tmp_path / "birds", ("<b>cat", "dog"), n=30)
@@ -217,7 +215,7 @@ def test_new__a_folder_is_looked_at_as_soon_as_it_is_named(
     assert "Nothing is changed: this is a run once more" in said.replace("\\", "")
 
 
-def test_changes__are_the_settings_that_differ_with_defaults_filled_in() -> None:
+def test_changes__are_the_settings_that_differ_with_defaults_filled_in():
     from frontend.panels.new.differs import changes
 
     before = {"name": "a", "method": {"kind": "flyp"}}
@@ -228,9 +226,7 @@ def test_changes__are_the_settings_that_differ_with_defaults_filled_in() -> None
     assert {"setting": "method › kind", "before": "flyp", "after": "carot"} in found
 
 
-def test_new__a_folder_is_chosen_from_the_registered_ones(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_new__a_folder_is_chosen_from_the_registered_ones(monkeypatch, tmp_path):
     write_classes(tmp_path / "data" / "birds", ("cat", "dog"), n=30)
     (tmp_path / "data" / "empty").mkdir()
     roots = (tmp_path / "data",)
@@ -269,9 +265,7 @@ def test_new__a_folder_is_chosen_from_the_registered_ones(
         assert app.selectbox(key="bring-open").options == ["birds · 2 folders, 60 images"]
 
 
-def test_new__a_zip_is_brought_once_and_named_in_the_form(
-    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_new__a_zip_is_brought_once_and_named_in_the_form(bare, monkeypatch, tmp_path):
     write_classes(tmp_path / "birds", ("cat", "dog"), n=30)
     made = shutil.make_archive(str(tmp_path / "my birds"), "zip", tmp_path, "birds")
     with pointed_at(monkeypatch, bare.url, bare.home):
@@ -293,8 +287,8 @@ def test_new__a_zip_is_brought_once_and_named_in_the_form(
 
 
 def test_data__a_zip_that_was_brought_is_deleted_and_its_owner_alone_may(
-    bare: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    bare, monkeypatch, tmp_path
+):
     write_classes(tmp_path / "fish", ("cod", "eel"), n=5)
     made = shutil.make_archive(str(tmp_path / "fish"), "zip", tmp_path, "fish")
     admin = (bare.home / "token").read_text().strip()

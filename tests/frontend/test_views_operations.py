@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ser
         store.close()
 
 
-def test_overview__shows_the_gpu_and_drains_a_worker(small: tuple[Service, Stores]) -> None:
+def test_overview__shows_the_gpu_and_drains_a_worker(small):
     _, store = small
     app = page("overview")
     said = words(app).replace("\N{NO-BREAK SPACE}", " ")
@@ -53,7 +53,7 @@ def test_overview__shows_the_gpu_and_drains_a_worker(small: tuple[Service, Store
     assert store.workers.drained_by("box-1") is None
 
 
-def test_tokens__one_is_made_shown_once_and_revoked(small: tuple[Service, Stores]) -> None:
+def test_tokens__one_is_made_shown_once_and_revoked(small):
     _, store = small
     app = page("tokens")
     app.text_input[0].input("ada")
@@ -75,9 +75,7 @@ def test_tokens__one_is_made_shown_once_and_revoked(small: tuple[Service, Stores
     assert "revoked" in words(page("tokens"))
 
 
-def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
-    small: tuple[Service, Stores],
-) -> None:
+def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(small):
     _, store = small
     app = page("runs")
     choose(app, [0, 1])
@@ -110,9 +108,7 @@ def test_runs__chosen_ones_are_tagged_and_cancelled_at_once(
     assert [run.name for run in store.runs.page(archived=True)[0]] == ["one"]
 
 
-def test_run__more_epochs_are_a_new_run_that_says_what_it_begins_with(
-    small: tuple[Service, Stores], finished_run: Callable[..., str]
-) -> None:
+def test_run__more_epochs_are_a_new_run_that_says_what_it_begins_with(small, finished_run):
     made, store = small
     done = finished_run(store, open_artifacts(Settings(home=made.home)), name="flyp")
     app = page("run", id=done)
@@ -127,7 +123,7 @@ def test_run__more_epochs_are_a_new_run_that_says_what_it_begins_with(
     assert link.proto.query_string == f"id={done}"
 
 
-def test_view__is_saved_and_its_short_address_leads_to_it(small: tuple[Service, Stores]) -> None:
+def test_view__is_saved_and_its_short_address_leads_to_it(small):
     made, store = small
     app = page("runs", status="QUEUED", q="one")
     app.text_input(key="view-name-runs").input("what waits").run()

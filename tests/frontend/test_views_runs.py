@@ -17,11 +17,11 @@ from frontend import page as dashboard_page
 from frontend import tables
 from frontend.figures.style import PALETTE
 from frontend.tables import Column, Table
-from tests.frontend.conftest import Service, pointed_at, service
+from tests.frontend.conftest import pointed_at, service
 from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
 
 
-def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) -> None:
+def test_overview__shows_work_failure_and_the_newest_result(dashboard):
     said = words(page("overview"))
     for name in ("CaRot (second seed)", "CaRot with a large batch", "CaRot on fashion-mnist"):
         assert name in said
@@ -40,7 +40,7 @@ def test_overview__shows_work_failure_and_the_newest_result(dashboard: Service) 
     assert "of what was right before" in said
 
 
-def test_overview__judges_files_that_are_dropped(dashboard: Service) -> None:
+def test_overview__judges_files_that_are_dropped(dashboard):
     rows = "\n".join(f"{'ab'[i % 2]},0.{3 + i % 5},0.{7 - i % 5}" for i in range(60))
     csv = f"label,probs_a,probs_b\n{rows}".encode()
     app = page("overview")
@@ -61,7 +61,7 @@ def test_overview__judges_files_that_are_dropped(dashboard: Service) -> None:
     assert "plain.csv must hold probs or logits, got a, b" in words(app).replace("\\", "")
 
 
-def test_overview__a_card_opens_its_evidence(dashboard: Service) -> None:
+def test_overview__a_card_opens_its_evidence(dashboard):
     app = page("overview")
     links = {x.proto.label: x.proto.query_string for x in app.get("page_link")}
     run = dashboard.ids["CaRot"]
@@ -72,7 +72,7 @@ def test_overview__a_card_opens_its_evidence(dashboard: Service) -> None:
     assert app.button(key=f"retry-{dashboard.ids['failed']}").label == "Retry"
 
 
-def test_runs__lists_every_run_with_its_floor(dashboard: Service) -> None:
+def test_runs__lists_every_run_with_its_floor(dashboard):
     rows = listed(page("runs"))
     assert len(rows) == len(dashboard.ids)
     carot = next(row for row in rows if row["name"] == "CaRot on fashion-mnist")
@@ -80,7 +80,7 @@ def test_runs__lists_every_run_with_its_floor(dashboard: Service) -> None:
     assert carot["ood_ece"].endswith("floor 4.2\u00a0%")
 
 
-def test_runs__what_is_chosen_in_the_table_can_be_compared(dashboard: Service) -> None:
+def test_runs__what_is_chosen_in_the_table_can_be_compared(dashboard):
     app = page("runs")
     assert next(b for b in app.button if b.label == "Compare").disabled
     done = [i for i, row in enumerate(listed(app)) if row["id_accuracy"]][:2]
@@ -93,7 +93,7 @@ def test_runs__what_is_chosen_in_the_table_can_be_compared(dashboard: Service) -
     assert len(app.query_params["ids"].split(",")) == 2
 
 
-def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -> None:
+def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard):
     app = page("runs", status="FAILED")
     assert len(listed(app)) == 1
     app.multiselect(key="url-status").set_value(["SUCCEEDED", "FAILED"]).run()
@@ -103,7 +103,7 @@ def test_runs__filters_come_from_the_url_and_go_back_to_it(dashboard: Service) -
     assert "No run matches" in words(app)
 
 
-def test_runs__columns_and_their_order_come_from_the_url(dashboard: Service) -> None:
+def test_runs__columns_and_their_order_come_from_the_url(dashboard):
     app = page("runs", sort="-ood_accuracy", columns="method,ood_accuracy,id_ece,owner")
     found = listed(app)
     assert set(found[0]) == {"name", "method", "ood_accuracy", "id_ece", "owner"}
@@ -121,7 +121,7 @@ def test_runs__columns_and_their_order_come_from_the_url(dashboard: Service) -> 
     assert components_of(odd, "rows")[0]["sorted"] == "-created"
 
 
-def test_runs__groups_show_means_with_their_standard_errors(dashboard: Service) -> None:
+def test_runs__groups_show_means_with_their_standard_errors(dashboard):
     with Client() as client:
         groups = client.run_groups()
     app = page("runs", group="1")
@@ -133,9 +133,7 @@ def test_runs__groups_show_means_with_their_standard_errors(dashboard: Service) 
     st.lists(st.one_of(st.none(), st.floats(allow_nan=False), st.integers()), max_size=12),
     st.booleans(),
 )
-def test_order__is_that_of_the_values_and_what_has_none_comes_last(
-    values: list[Any], down: bool
-) -> None:
+def test_order__is_that_of_the_values_and_what_has_none_comes_last(values, down):
     shown = Table([Column("x", "X", "number")], [{"x": value} for value in values])
     places = dashboard_page._sorted(shown, "-x" if down else "x")
     assert sorted(places) == list(range(len(values)))
@@ -148,7 +146,7 @@ def test_order__is_that_of_the_values_and_what_has_none_comes_last(
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
+def test_run__each_tab_of_a_finished_run(dashboard, tab):
     app = page("run", id=dashboard.ids["CaRot"], tab=tab)
     assert "CaRot on fashion-mnist" in words(app)
     expected = {"Curves": 8, "Shifts": 2, "Calibration": 2, "Spectrum": 3}
@@ -164,12 +162,12 @@ def test_run__each_tab_of_a_finished_run(dashboard: Service, tab: str) -> None:
         for j, tab in enumerate(TABS)
     ],
 )
-def test_run__every_state_has_something_to_say(dashboard: Service, name: str, tab: str) -> None:
+def test_run__every_state_has_something_to_say(dashboard, name, tab):
     app = page("run", id=dashboard.ids[name], tab=tab)
     assert len(words(app)) > 100
 
 
-def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard: Service) -> None:
+def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard):
     def ship(name: str, kind: str = "disagreement") -> AppTest:
         app = page("run", id=dashboard.ids[name])
         return app.selectbox(key="ship-kind").set_value(kind).run()
@@ -193,7 +191,7 @@ def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard: 
     assert not any("two towers" in option for option in base.options)
 
 
-def test_run__a_model_that_cannot_be_made_is_told_on_the_page(dashboard: Service) -> None:
+def test_run__a_model_that_cannot_be_made_is_told_on_the_page(dashboard):
     app = page("run", id=dashboard.ids["FLYP"])
     refused = app.button(key="ship-make").click().run()
     assert not refused.exception
@@ -204,7 +202,7 @@ def test_run__a_model_that_cannot_be_made_is_told_on_the_page(dashboard: Service
     assert not refused.button(key="ship-make").disabled
 
 
-def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:
+def test_run__a_waiting_run_says_what_it_waits_for(dashboard):
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
 
@@ -218,9 +216,7 @@ def test_run__a_waiting_run_says_what_it_waits_for(dashboard: Service) -> None:
     assert "could take it is busy" in words(page("run", id=dashboard.ids["queued"]))
 
 
-def test_overview__a_worker_that_is_out_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overview__a_worker_that_is_out_says_why(tmp_path, monkeypatch):
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
     from tests.conftest import spec_of
@@ -237,24 +233,24 @@ def test_overview__a_worker_that_is_out_says_why(
         assert "box: 1 MiB is free in /data" in said
 
 
-def test_run__a_failure_says_why_and_what_to_do(dashboard: Service) -> None:
+def test_run__a_failure_says_why_and_what_to_do(dashboard):
     said = re.sub(r"\\", "", words(page("run", id=dashboard.ids["failed"])))
     assert "OOM" in said
     assert "Raise train.accumulation_steps" in said
 
 
-def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard: Service) -> None:
+def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard):
     app = page("run", id="000000000000")
     assert len(app.error) == 1
     assert "request id" in app.error[0].value
     assert "404" in app.error[0].value
 
 
-def test_run__without_an_id_the_next_step_is_shown(dashboard: Service) -> None:
+def test_run__without_an_id_the_next_step_is_shown(dashboard):
     assert "No run is named" in words(page("run"))
 
 
-def test_run__looks_on_its_own_page_as_the_service_says(dashboard: Service) -> None:
+def test_run__looks_on_its_own_page_as_the_service_says(dashboard):
     run_id = dashboard.ids["CaRot"]
     with Client() as client:
         index = client.run(run_id).color_index
@@ -264,8 +260,8 @@ def test_run__looks_on_its_own_page_as_the_service_says(dashboard: Service) -> N
 
 
 def test_files__one_that_the_service_refuses_says_why_and_the_next_try_saves_it(
-    dashboard: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    dashboard, monkeypatch
+):
     app = page("run", id=dashboard.ids["FLYP"], tab="Artifacts")
     key = f"get-{dashboard.ids['FLYP']}"
 

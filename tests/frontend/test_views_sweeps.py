@@ -35,8 +35,8 @@ def button(app: AppTest, label: str) -> Any:
 
 
 def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
-    dashboard: Client, app: Any, finished_run: Any
-) -> None:
+    dashboard, app, finished_run
+):
     services = app.state.services
     form = page("new")
     assert not [b for b in form.button if b.label == "Start the sweep"]
@@ -95,9 +95,7 @@ def test_sweep__from_the_form_to_its_verdict_and_what_the_page_says_on_the_way(
     assert "Its sweep" in words(of_run)
 
 
-def test_run__its_three_seeds_are_two_clicks_away(
-    dashboard: Client, app: Any, finished_run: Any
-) -> None:
+def test_run__its_three_seeds_are_two_clicks_away(dashboard, app, finished_run):
     services = app.state.services
     run_id = finished_run(services.store, services.artifacts, train={"seed": 4})
     shown = page("run", id=run_id)
@@ -115,7 +113,7 @@ def test_run__its_three_seeds_are_two_clicks_away(
     assert "Resume" in [b.label for b in page("sweep", id=sweep.id).button]
 
 
-def test_sweeps__says_that_there_is_none_and_where_to_begin(dashboard: Client) -> None:
+def test_sweeps__says_that_there_is_none_and_where_to_begin(dashboard):
     said = words(page("sweeps"))
     assert "No sweep yet" in said
     assert "Compare all methods" in said

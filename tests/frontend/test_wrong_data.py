@@ -190,18 +190,14 @@ def service(bare: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("wrong", WRONG)
-def test_door__says_what_is_wrong(
-    wrong: str, door: str, tree: Path, tmp_path: Path, service: Service
-) -> None:
+def test_door__says_what_is_wrong(wrong, door, tree, tmp_path, service):
     make, sentence = WRONG[wrong]
     said = DOORS[door](make(tree, tmp_path / "data"))
     assert sentence in said
     assert "Traceback" not in said
 
 
-def test_door__lets_the_same_data_in_where_nothing_is_wrong(
-    tree: Path, tmp_path: Path, service: Service
-) -> None:
+def test_door__lets_the_same_data_in_where_nothing_is_wrong(tree, tmp_path, service):
     source = manifest(lambda rows: rows)(tree, tmp_path / "data")
     inspect = CliRunner().invoke(command.app, ["data", "inspect", source])
     assert inspect.exit_code == 0, inspect.output
@@ -213,9 +209,7 @@ def test_door__lets_the_same_data_in_where_nothing_is_wrong(
     assert {one.name for one in found.classes} == set(CLASSES)
 
 
-def test_dropped_zip__that_climbs_out_is_refused_and_nothing_is_kept(
-    tree: Path, tmp_path: Path, service: Service
-) -> None:
+def test_dropped_zip__that_climbs_out_is_refused_and_nothing_is_kept(tree, tmp_path, service):
     file = Path(climbing_zip(tree, tmp_path / "data").removeprefix("zip:"))
     with Client() as client, pytest.raises(ServiceError, match="leads out of the zip") as refused:
         client.upload_zip(str(file), "a.zip")

@@ -29,7 +29,7 @@ from tests.backend.store.helpers import (
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 
 
-def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
+def test_claim__of_two_at_once_one_wins(database_url):
     stores = [Stores.on(open_engine(database_url)) for _ in range(4)]
     try:
         for _ in range(8):
@@ -56,7 +56,7 @@ def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
             store.close()
 
 
-def test_claim__of_unknown_or_ended_run_gives_nothing(store: Stores) -> None:
+def test_claim__of_unknown_or_ended_run_gives_nothing(store):
     claim = claimed(store)
     assert store.claims.finish(claim.run_id, 1, phase="FAILED", reason="OOM")
     assert store.claims.claim(claim.run_id, **WORKER) is None
@@ -87,9 +87,7 @@ OLD_WRITES: dict[str, Callable[[Stores, str, int], Any]] = {
 
 
 @pytest.mark.parametrize("after", ["swept", "claimed again", "finished", "future"])
-def test_fence__writes_of_an_attempt_that_lost_its_run_change_nothing(
-    store: Stores, after: str
-) -> None:
+def test_fence__writes_of_an_attempt_that_lost_its_run_change_nothing(store, after):
     claim = claimed(store)
     run_id = claim.run_id
     store.records.record(run_id, 1, [metric(1)])
@@ -112,13 +110,13 @@ def test_fence__writes_of_an_attempt_that_lost_its_run_change_nothing(
         assert everything(store) == before, name
 
 
-def test_fence__lets_the_holder_through(store: Stores) -> None:
+def test_fence__lets_the_holder_through(store):
     for name, write in OLD_WRITES.items():
         claim = claimed(store)
         assert write(store, claim.run_id, claim.attempt) is True, name
 
 
-def test_line__higher_priority_first_then_who_came_first(store: Stores) -> None:
+def test_line__higher_priority_first_then_who_came_first(store):
     late = [store.runs.submit(spec_of(), priority=p) for p in (0, 3, 0, -2, 3)]
     order = [late[1], late[4], late[0], late[2], late[3]]
     taken = [store.claims.claim_next(["cpu"], message_run=None, **WORKER) for _ in range(6)]
@@ -127,9 +125,7 @@ def test_line__higher_priority_first_then_who_came_first(store: Stores) -> None:
 
 
 @pytest.mark.parametrize("how", ["drained", "lost", "swept", "no room"])
-def test_line__a_run_that_was_given_back_goes_before_those_submitted_after_it(
-    store: Stores, how: str
-) -> None:
+def test_line__a_run_that_was_given_back_goes_before_those_submitted_after_it(store, how):
     before = store.runs.submit(spec_of())
     assert store.claims.claim(before, **WORKER) is not None
     behind = [store.runs.submit(spec_of()) for _ in range(3)]
@@ -148,7 +144,7 @@ def test_line__a_run_that_was_given_back_goes_before_those_submitted_after_it(
     assert again.run_id == behind[0]
 
 
-def test_line__a_retried_run_goes_to_the_end(store: Stores) -> None:
+def test_line__a_retried_run_goes_to_the_end(store):
     first = claimed(store).run_id
     second = store.runs.submit(spec_of())
     store.claims.finish(first, 1, phase="FAILED", reason="OOM")
@@ -157,7 +153,7 @@ def test_line__a_retried_run_goes_to_the_end(store: Stores) -> None:
     assert [c.run_id for c in taken if c] == [second, first]
 
 
-def test_line__who_may_take_what(store: Stores) -> None:
+def test_line__who_may_take_what(store):
     runs = {
         device: store.runs.submit(spec_of(train={"device": device}))
         for device in ("cuda", "mps", "auto", "cpu")
@@ -190,8 +186,8 @@ def test_line__who_may_take_what(store: Stores) -> None:
     ),
 )
 def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
-    sqlite_template: Path, devices: list[str], moves: list[tuple[int, str, int]]
-) -> None:
+    sqlite_template, devices, moves
+):
     """Whatever order messages are sent and heard in, and whoever answers them."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(sqlite_template, Path(folder) / "line.db")
@@ -261,8 +257,8 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
     ],
 )
 def test_line__a_bell_that_woke_a_worker_for_another_run_is_not_lost(
-    store: Stores, device: str, first_is_rung: bool, left: list[str]
-) -> None:
+    store, device, first_is_rung, left
+):
     first = store.runs.submit(spec_of(train={"device": "cuda"}))
     second = store.runs.submit(spec_of(train={"device": device}))
     for row in store.outbox.unsent():
@@ -274,7 +270,7 @@ def test_line__a_bell_that_woke_a_worker_for_another_run_is_not_lost(
     assert [(row.run_id, row.queue) for row in store.outbox.unsent()] == [(second, q) for q in left]
 
 
-def test_waiting__says_what_a_run_waits_for(store: Stores) -> None:
+def test_waiting__says_what_a_run_waits_for(store):
     runs = {
         device: store.runs.submit(spec_of(train={"device": device}))
         for device in ("cuda", "mps", "auto", "cpu")
@@ -299,7 +295,7 @@ def test_waiting__says_what_a_run_waits_for(store: Stores) -> None:
     assert store.runs.get(runs["cpu"]).waiting == ""
 
 
-def test_attempts__drains_and_setbacks_cost_none(store: Stores) -> None:
+def test_attempts__drains_and_setbacks_cost_none(store):
     run_id = store.runs.submit(spec_of(), max_attempts=3)
     for attempt in (1, 2, 3):
         assert store.claims.claim(run_id, **WORKER) is not None
@@ -317,7 +313,7 @@ def test_attempts__drains_and_setbacks_cost_none(store: Stores) -> None:
     assert store.runs.get(run_id).attempts.startswith("2 of 3")
 
 
-def test_attempts__a_run_that_fits_nowhere_fails_at_last(store: Stores) -> None:
+def test_attempts__a_run_that_fits_nowhere_fails_at_last(store):
     run_id = store.runs.submit(spec_of(), max_attempts=20)
     for attempt in range(1, MAX_STORAGE_REQUEUES + 1):
         assert store.claims.claim(run_id, **WORKER) is not None
@@ -331,14 +327,14 @@ def test_attempts__a_run_that_fits_nowhere_fails_at_last(store: Stores) -> None:
     assert store.runs.retry(run_id).storage_requeues == 0
 
 
-def test_requeue__of_a_run_that_was_cancelled_ends_it(store: Stores) -> None:
+def test_requeue__of_a_run_that_was_cancelled_ends_it(store):
     claim = claimed(store)
     store.runs.request_cancel(claim.run_id)
     assert store.claims.requeue(claim.run_id, 1)
     assert store.runs.get(claim.run_id).phase == "CANCELLED"
 
 
-def test_requeue__rings_for_the_next_worker(store: Stores) -> None:
+def test_requeue__rings_for_the_next_worker(store):
     run_id = store.runs.submit(spec_of(), priority=2)
     for row in store.outbox.unsent():
         store.outbox.mark_sent(row.id)
@@ -349,7 +345,7 @@ def test_requeue__rings_for_the_next_worker(store: Stores) -> None:
     assert [(row.run_id, row.priority) for row in store.outbox.unsent()] == [(run_id, 2)]
 
 
-def test_finish__names_no_spectrum_final_that_did_not_say_so(store: Stores) -> None:
+def test_finish__names_no_spectrum_final_that_did_not_say_so(store):
     run_id = claimed(store).run_id
     store.records.record(
         run_id, 1, [r.SpectrumRecord(step=s, spectrum=example_spectrum()) for s in (1, 2)]
@@ -358,7 +354,7 @@ def test_finish__names_no_spectrum_final_that_did_not_say_so(store: Stores) -> N
     assert [(s.step, s.final) for s in store.history.spectra(run_id)] == [(1, False), (2, False)]
 
 
-def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store: Stores) -> None:
+def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store):
     run_id = claimed(store).run_id
     evaluations = [
         example_evaluation(example_predictions(dataset=name)) for name in ("kept", "stale")
@@ -375,7 +371,7 @@ def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store: St
 
 
 @pytest.mark.parametrize("words", ["a\0b", "\ud800", "ü\0\udfff"])
-def test_finish__a_runners_last_words_may_be_anything(store: Stores, words: str) -> None:
+def test_finish__a_runners_last_words_may_be_anything(store, words):
     ends: list[Callable[[str], bool]] = [
         lambda i: store.claims.finish(
             i, 1, phase="FAILED", reason=words, message=words, hint=words

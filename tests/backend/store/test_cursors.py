@@ -57,9 +57,7 @@ def two_connections(store: Stores) -> None:
 
 
 @pytest.mark.parametrize("value", EVIL, ids=repr)
-def test_cursor__tampered_is_422_and_submits_go_on_answering(
-    app: Any, bare: TestClient, value: Any
-) -> None:
+def test_cursor__tampered_is_422_and_submits_go_on_answering(app, bare, value):
     scope = scope_of(RunsQuery().model_dump(exclude={"cursor", "limit"}), None)
     for _ in range(3):
         submit(bare)
@@ -76,7 +74,7 @@ def test_cursor__tampered_is_422_and_submits_go_on_answering(
     assert bare.get("/api/v1/runs").json()["total"] == 7
 
 
-def test_cursor__every_changed_character_is_refused(bare: TestClient) -> None:
+def test_cursor__every_changed_character_is_refused(bare):
     for _ in range(3):
         submit(bare)
     good = bare.get("/api/v1/runs", params={"limit": 1}).json()["next_cursor"]
@@ -108,7 +106,7 @@ def test_cursor__every_changed_character_is_refused(bare: TestClient) -> None:
         problem(answer, 422, "INVALID_CURSOR")
 
 
-def test_cursor__of_the_longest_names_fits(bare: TestClient) -> None:
+def test_cursor__of_the_longest_names_fits(bare):
     rng = random.Random(0)
     names = ["".join(rng.choices(string.ascii_letters, k=120)) for _ in range(3)]
     for name in names:
@@ -125,7 +123,7 @@ def test_cursor__of_the_longest_names_fits(bare: TestClient) -> None:
     assert seen == sorted(names)
 
 
-def test_cursor__several_api_processes_read_each_others(settings: Any) -> None:
+def test_cursor__several_api_processes_read_each_others(settings):
     first, second = (create_app(settings, housekeeping=False) for _ in range(2))
     stores = [app.state.services.store for app in (first, second)]
     with TestClient(first, base_url="http://127.0.0.1"):
@@ -139,7 +137,7 @@ def test_cursor__several_api_processes_read_each_others(settings: Any) -> None:
         stores[1].close()
 
 
-def test_cursor__key_is_not_the_token(settings: Any) -> None:
+def test_cursor__key_is_not_the_token(settings):
     token = settings.admin_token()
     assert settings.derived_key("cursor") != settings.derived_key("session")
     written = Cursors(settings.derived_key("cursor")).write("scope", [1])
@@ -148,7 +146,7 @@ def test_cursor__key_is_not_the_token(settings: Any) -> None:
     assert token.partition(".")[2] not in written
 
 
-def test_store__connection_that_saw_an_error_is_thrown_away(store: Stores) -> None:
+def test_store__connection_that_saw_an_error_is_thrown_away(store):
     """Even values that we signed ourselves, were they wrong, would leave no stale snapshot."""
     for _ in range(3):
         store.runs.submit(spec_of())
@@ -168,7 +166,7 @@ def test_store__connection_that_saw_an_error_is_thrown_away(store: Stores) -> No
             assert store.runs.get(run_id).id == run_id
 
 
-def test_store__half_read_answer_holds_no_snapshot(store: Stores) -> None:
+def test_store__half_read_answer_holds_no_snapshot(store):
     store.runs.submit(spec_of())
     two_connections(store)
     held: list[Any] = []
@@ -188,7 +186,7 @@ def test_store__half_read_answer_holds_no_snapshot(store: Stores) -> None:
         assert store.runs.get(run_id).id == run_id
 
 
-def test_store__expected_errors_keep_their_connection(store: Stores) -> None:
+def test_store__expected_errors_keep_their_connection(store):
     store.runs.submit(spec_of())
     before = store.engine.pool.checkedin()  # type: ignore[attr-defined]
     for _ in range(3):
@@ -202,7 +200,7 @@ def test_store__expected_errors_keep_their_connection(store: Stores) -> None:
     assert store.engine.pool.checkedin() == before - 1 if before > 1 else True  # type: ignore[attr-defined]
 
 
-def test_backend__connections_are_opened_in_two_places_alone() -> None:
+def test_backend__connections_are_opened_in_two_places_alone():
     """`reading` and `writing` throw a broken connection away; a third way would not."""
     folder = Path(backend.__file__).parent
     found = {

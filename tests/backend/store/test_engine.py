@@ -43,9 +43,7 @@ def another(url: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_sqlite__a_process_that_ends_takes_nothing_away_from_those_that_stay(
-    tmp_path: Path,
-) -> None:
+def test_sqlite__a_process_that_ends_takes_nothing_away_from_those_that_stay(tmp_path):
     url = f"sqlite:///{tmp_path / 'x.db'}"
     engine = open_engine(url)
     with writing(engine) as connection:
@@ -64,8 +62,8 @@ def test_sqlite__a_process_that_ends_takes_nothing_away_from_those_that_stay(
 
 
 def test_postgres__a_transaction_that_froze_does_not_hold_up_the_lease_reaper(
-    postgres_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    postgres_database, monkeypatch
+):
     store = Stores.on(open_engine(postgres_database))
     claim = claimed(store)
     expire(store, claim.run_id)
@@ -89,7 +87,7 @@ def test_postgres__a_transaction_that_froze_does_not_hold_up_the_lease_reaper(
     store.close()
 
 
-def test_clock__a_statement_with_the_database_s_time_is_compiled_once(store: Stores) -> None:
+def test_clock__a_statement_with_the_database_s_time_is_compiled_once(store):
     def compiled(statement: Any) -> bool:
         """Whether the statement was found among those compiled before."""
         context = connection.execute(statement).context

@@ -61,7 +61,7 @@ def each_connection(engine: Any, *, sqlite: str, postgres: str = "") -> None:
     engine.dispose()
 
 
-def test_fault__busy(bare: TestClient, engine: Any) -> None:
+def test_fault__busy(bare, engine):
     each_connection(engine, sqlite="busy_timeout=1", postgres="lock_timeout = 1")
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":  # a writer of SQLite locks the whole file
@@ -70,7 +70,7 @@ def test_fault__busy(bare: TestClient, engine: Any) -> None:
     submit(bare)
 
 
-def test_fault__every_connection_in_use(bare: TestClient, engine: Any) -> None:
+def test_fault__every_connection_in_use(bare, engine):
     engine.pool._timeout = 0.01
     with contextlib.ExitStack() as stack:
         for _ in range(engine.pool.size() + engine.pool._max_overflow):
@@ -80,7 +80,7 @@ def test_fault__every_connection_in_use(bare: TestClient, engine: Any) -> None:
 
 
 @on_sqlite
-def test_fault__disk_full(bare: TestClient, engine: Any) -> None:
+def test_fault__disk_full(bare, engine):
     with reading(engine) as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
     each_connection(engine, sqlite=f"max_page_count={pages}")
@@ -96,7 +96,7 @@ def test_fault__disk_full(bare: TestClient, engine: Any) -> None:
     assert bare.get("/api/v1/runs").json()["total"] == len(run_ids)
 
 
-def test_fault__read_only(bare: TestClient, engine: Any) -> None:
+def test_fault__read_only(bare, engine):
     each_connection(engine, sqlite="query_only=ON", postgres="default_transaction_read_only = on")
     refused(bare, 503, "DATABASE_READ_ONLY")
     assert bare.get("/api/v1/runs").status_code == 200
@@ -105,7 +105,7 @@ def test_fault__read_only(bare: TestClient, engine: Any) -> None:
 @pytest.mark.parametrize(
     "change", ["ALTER TABLE runs RENAME TO r", "ALTER TABLE runs RENAME COLUMN notes TO n"]
 )
-def test_fault__other_schema(make_settings: Any, database_url: str, change: str) -> None:
+def test_fault__other_schema(make_settings, database_url, change):
     settings = make_settings(database_url=database_url)
     app = create_app(settings, housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
@@ -124,7 +124,7 @@ def test_fault__other_schema(make_settings: Any, database_url: str, change: str)
 
 
 @on_sqlite
-def test_fault__damaged(bare: TestClient, engine: Any, tmp_path: Path) -> None:
+def test_fault__damaged(bare, engine, tmp_path):
     submit(bare)
     engine.dispose()
     file = Path(engine.url.database)
@@ -139,9 +139,7 @@ def test_fault__damaged(bare: TestClient, engine: Any, tmp_path: Path) -> None:
     ("state", "status", "code"),
     [("disk_full", 507, "DATABASE_FULL"), ("data_corrupted", 500, "DATABASE_DAMAGED")],
 )
-def test_fault__as_the_server_says(
-    bare: TestClient, engine: Any, state: str, status: int, code: str
-) -> None:
+def test_fault__as_the_server_says(bare, engine, state, status, code):
     with writing(engine) as connection:
         connection.exec_driver_sql(
             "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -157,7 +155,7 @@ def test_fault__as_the_server_says(
     submit(bare)
 
 
-def test_fault__no_server_answers(bare: TestClient, app: Any, tmp_path: Path) -> None:
+def test_fault__no_server_answers(bare, app, tmp_path):
     dead = open_engine(f"postgresql://calift:hunter2@127.0.0.1:{free_port()}/calift")
     object.__setattr__(app.state.services, "store", Stores.on(dead))
     response = bare.get("/api/v1/runs")
@@ -196,20 +194,18 @@ def wrapped(cause: Exception) -> DBAPIError:
         (sqlite3.ProgrammingError("x"), None),
     ],
 )
-def test_fault__by_what_the_driver_says(error: Exception, code: str | None) -> None:
+def test_fault__by_what_the_driver_says(error, code):
     found = fault_of(wrapped(error))
     assert (found.code if found else None) == code
 
 
-def test_fault__of_the_pool() -> None:
+def test_fault__of_the_pool():
     found = fault_of(PoolTimeoutError("QueuePool limit of size 5 overflow 10 reached"))
     assert found is not None
     assert found.code == "DATABASE_BUSY"
 
 
-def test_fault__mistake_of_ours_is_500_without_the_statement(
-    bare: TestClient, app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault__mistake_of_ours_is_500_without_the_statement(bare, app, monkeypatch):
     def wrong() -> Any:
         with reading(app.state.services.store.engine) as connection:
             connection.execute(text("SELEKT a secret"))

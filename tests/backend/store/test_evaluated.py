@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,7 @@ class Job:
         )
 
 
-def test_publish__a_result_is_the_runs_as_if_it_had_judged_itself(
-    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
-) -> None:
+def test_publish__a_result_is_the_runs_as_if_it_had_judged_itself(store, artifacts, finished_run):
     run_id = finished_run(store, artifacts, datasets=(("id", "id"),))
     before = store.runs.get(run_id)
     assert before.summary is not None
@@ -103,8 +100,8 @@ def test_publish__a_result_is_the_runs_as_if_it_had_judged_itself(
 
 
 def test_publish__leaves_a_headline_over_the_specs_own_shifts_as_it_is(
-    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
-) -> None:
+    store, artifacts, finished_run
+):
     run_id = finished_run(store, artifacts)  # judged on sketch, too
     before = store.runs.get(run_id).summary
     assert before is not None
@@ -116,9 +113,7 @@ def test_publish__leaves_a_headline_over_the_specs_own_shifts_as_it_is(
     assert "art" in {e.dataset for e in store.results.run_evaluations(run_id)}
 
 
-def test_publish__is_fenced_by_the_job_and_knows_what_is_gone(
-    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
-) -> None:
+def test_publish__is_fenced_by_the_job_and_knows_what_is_gone(store, artifacts, finished_run):
     run_id, other = finished_run(store, artifacts), finished_run(store, artifacts, seed=2)
     job = Job(store, artifacts, run_id, other)
     expire(store, job.id)
@@ -145,9 +140,7 @@ def test_publish__is_fenced_by_the_job_and_knows_what_is_gone(
     assert "art" in {e.dataset for e in store.results.run_evaluations(run_id)}
 
 
-def test_evaluation_jobs__live_like_runs_and_are_none(
-    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
-) -> None:
+def test_evaluation_jobs__live_like_runs_and_are_none(store, artifacts, finished_run):
     run_id = finished_run(store, artifacts)
     jobs = store.evaluation_jobs
     key = {"idempotency_key": "k", "body_hash": "h", "token_id": "t"}
@@ -183,9 +176,7 @@ def test_evaluation_jobs__live_like_runs_and_are_none(
     assert jobs.get(first).spec.runs == (run_id,)
 
 
-def test_submit__keeps_to_the_quotas_of_owners(
-    store: Stores, artifacts: ArtifactStore, finished_run: Callable[..., str]
-) -> None:
+def test_submit__keeps_to_the_quotas_of_owners(store, artifacts, finished_run):
     run_id = finished_run(store, artifacts)
     jobs = EvaluationJobs(store.engine, store.cursors, Quotas(queued=1))
     first = jobs.submit(ask(run_id), submitted_by="ada", request_id="asked")

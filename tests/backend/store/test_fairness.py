@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ def submit(store: Stores, owner: str | None, count: int = 1, priority: int = 0) 
     ]
 
 
-def test_turns__one_worker_serves_owners_in_turn_whoever_queued_first(store: Stores) -> None:
+def test_turns__one_worker_serves_owners_in_turn_whoever_queued_first(store):
     mine = submit(store, "ada", 4)
     theirs = submit(store, "ben", 2)
     nobodys = submit(store, None)
@@ -44,7 +43,7 @@ def test_turns__one_worker_serves_owners_in_turn_whoever_queued_first(store: Sto
     assert order == [mine[0], theirs[0], nobodys[0], mine[1], theirs[1], mine[2], mine[3]]
 
 
-def test_turns__who_has_fewest_at_work_is_next_and_priority_counts_first(store: Stores) -> None:
+def test_turns__who_has_fewest_at_work_is_next_and_priority_counts_first(store):
     mine = submit(store, "ada", 3)
     assert take(store) == mine[0]
     assert take(store) == mine[1]
@@ -63,12 +62,8 @@ _JOBS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), min_size=
 @settings(max_examples=25)
 @given(jobs=_JOBS, workers=st.integers(1, 3), data=st.data())
 def test_turns__nobody_who_waits_has_fewer_at_work_than_who_is_served(
-    sqlite_template: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    jobs: list[tuple[str, int]],
-    workers: int,
-    data: st.DataObject,
-) -> None:
+    sqlite_template, tmp_path_factory, jobs, workers, data
+):
     path = tmp_path_factory.mktemp("turns") / "calift.db"
     shutil.copy(sqlite_template, path)
     one_store = Stores.on(open_engine(f"sqlite:///{path}"))
@@ -100,7 +95,7 @@ def test_turns__nobody_who_waits_has_fewer_at_work_than_who_is_served(
     one_store.close()
 
 
-def test_quota__of_running_runs_keeps_an_owner_waiting_and_says_so(store: Stores) -> None:
+def test_quota__of_running_runs_keeps_an_owner_waiting_and_says_so(store):
     mine, theirs = submit(store, "ada", 2), submit(store, "ben", 2)
     runs = Runs(store.engine, store.cursors, Quotas(running=1))
     assert take(store, quota_running=1) == mine[0]
@@ -116,7 +111,7 @@ def test_quota__of_running_runs_keeps_an_owner_waiting_and_says_so(store: Stores
     assert [job.waiting for job in jobs.page()[0]] == [jobs.get(judges).waiting]
 
 
-def test_quota__of_waiting_runs_and_of_stored_bytes(store: Stores) -> None:
+def test_quota__of_waiting_runs_and_of_stored_bytes(store):
     runs = Runs(store.engine, store.cursors, Quotas(queued=2, artifact_bytes=100))
     first = runs.submit(spec_of(), submitted_by="ada")
     runs.submit(spec_of(), submitted_by="ada")

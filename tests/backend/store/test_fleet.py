@@ -22,7 +22,7 @@ HARSH = fleet.Plan(
 )
 
 
-def test_fleet__every_run_succeeds_once_whatever_fails(database_url: str) -> None:
+def test_fleet__every_run_succeeds_once_whatever_fails(database_url):
     outcome = fleet.simulate(database_url, HARSH)
     assert outcome.deaths > 0
     assert outcome.freezes > 0
@@ -35,7 +35,7 @@ def test_fleet__every_run_succeeds_once_whatever_fails(database_url: str) -> Non
     assert outcome.succeeded > HARSH.runs / 2
 
 
-def test_clock__is_the_databases_own(database_url: str) -> None:
+def test_clock__is_the_databases_own(database_url):
     engine = open_engine(database_url)
     clock = fleet.TurnedClock()
     clock.rule(engine)
@@ -45,9 +45,7 @@ def test_clock__is_the_databases_own(database_url: str) -> None:
     engine.dispose()
 
 
-def test_fleet__sees_a_queue_without_a_fence(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fleet__sees_a_queue_without_a_fence(sqlite_url, monkeypatch):
     finish = Claims.finish
 
     def unfenced(self: Claims, run_id: str, attempt: int, **how: Any) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from backend.store.stores import Stores
 from tests.backend.store.helpers import (
     claimed,
 )
 
 
-def test_log__pieces_make_up_the_whole_and_never_split_a_character(store: Stores) -> None:
+def test_log__pieces_make_up_the_whole_and_never_split_a_character(store):
     run_id = claimed(store).run_id
     text_ = "".join(f"line {i} — ü🎈\n" for i in range(40))
     raw = text_.encode()
@@ -28,7 +27,7 @@ def test_log__pieces_make_up_the_whole_and_never_split_a_character(store: Stores
     assert "�" not in store.history.logs(run_id, offset=-21).text
 
 
-def test_log__of_a_working_run_is_never_complete(store: Stores) -> None:
+def test_log__of_a_working_run_is_never_complete(store):
     run_id = claimed(store).run_id
     store.records.append_log(run_id, 1, "a")
     page = store.history.logs(run_id)

@@ -24,7 +24,7 @@ def stored(predictions: Any, sha256: str) -> ImportedPredictions:
     )
 
 
-def test_store__an_import_is_a_finished_run_that_takes_further_sets(store: Any) -> None:
+def test_store__an_import_is_a_finished_run_that_takes_further_sets(store):
     clean = example_predictions(dataset="clean")
     night = example_predictions(1, dataset="night", role="shift")
     first, second = stored(clean, "a" * 64), stored(night, "b" * 64)
@@ -50,7 +50,7 @@ def test_store__an_import_is_a_finished_run_that_takes_further_sets(store: Any) 
     assert {artifact.sha256 for artifact in store.files.of_run(run_id)} >= {"a" * 64, "b" * 64}
 
 
-def test_store__a_run_that_was_not_imported_takes_no_import(store: Any) -> None:
+def test_store__a_run_that_was_not_imported_takes_no_import(store):
     run_id = store.runs.submit(spec_of())
     with pytest.raises(ConflictError, match="must be an imported one"):
         store.imports.extend(

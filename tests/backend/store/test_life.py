@@ -32,7 +32,7 @@ from tests.backend.store.helpers import (
 from tests.conftest import SEARCH, spec_of
 
 
-def test_life__from_queue_to_success(store: Stores) -> None:
+def test_life__from_queue_to_success(store):
     run_id = store.runs.submit(spec_of(tags=["x"]), priority=3)
     waits = store.runs.get(run_id)
     assert (waits.phase, waits.fraction_done, waits.eta_seconds) == ("QUEUED", 0.0, None)
@@ -208,7 +208,7 @@ class Life(RuleBasedStateMachine):
             assert ids == list(range(1, len(ids) + 1))
 
 
-def test_life__any_order_of_events_keeps_the_rules(store: Stores) -> None:
+def test_life__any_order_of_events_keeps_the_rules(store):
     Life.store = store
     run_state_machine_as_test(
         Life,

@@ -75,7 +75,7 @@ def by_hand(
     return able[0]["id"] if able else None
 
 
-def test_line__first_is_the_one_that_a_look_at_all_finds(store: Stores) -> None:
+def test_line__first_is_the_one_that_a_look_at_all_finds(store):
     chance = random.Random(7)
     for _ in range(15):
         rows = [
@@ -153,7 +153,7 @@ def fill(store: Stores, first: int, last: int) -> None:
         connection.execute(insert(Outbox), messages)
 
 
-def test_line__costs_the_same_whatever_waits(sqlite_url: str) -> None:
+def test_line__costs_the_same_whatever_waits(sqlite_url):
     store = Stores.on(open_engine(sqlite_url))
     store.workers.seen("w", host="h", queues=("gpu",), device="GPU", run_id="x")
     claims = 0
@@ -184,7 +184,7 @@ def test_line__costs_the_same_whatever_waits(sqlite_url: str) -> None:
         assert many[name] <= 2 * few[name] + 5, (few, many)
 
 
-def test_sweep__is_due_for_one_of_many(store: Stores) -> None:
+def test_sweep__is_due_for_one_of_many(store):
     others = [Stores.on(store.engine) for _ in range(3)]
     assert [one.reaper.due(60.0) for one in (store, *others)] == [True, False, False, False]
     assert not store.reaper.due(60.0)
@@ -195,7 +195,7 @@ def test_sweep__is_due_for_one_of_many(store: Stores) -> None:
     assert others[1].reaper.due(60.0)
 
 
-def test_workers__that_are_alike_are_counted_and_those_out_are_named(store: Stores) -> None:
+def test_workers__that_are_alike_are_counted_and_those_out_are_named(store):
     for n in range(3):
         store.workers.seen(f"a{n}", host=f"h{n}", queues=("gpu", "cpu"), device="GPU")
     store.workers.seen("b", host="h3", queues=("gpu",), device="GPU", run_id="x")
@@ -224,7 +224,7 @@ def test_workers__that_are_alike_are_counted_and_those_out_are_named(store: Stor
 
 
 @pytest.mark.parametrize("trouble", ["", "no room."])
-def test_auto__is_the_gpu_while_one_is_well(store: Stores, trouble: str) -> None:
+def test_auto__is_the_gpu_while_one_is_well(store, trouble):
     store.workers.seen("m", host="h", queues=("gpu-multi-2",), device="GPU")
     store.workers.seen("w", host="h", queues=("gpu",), device="GPU", trouble=trouble)
     run_id = store.runs.submit(spec_of())

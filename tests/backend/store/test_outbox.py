@@ -5,14 +5,13 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from backend.store.engine import writing
-from backend.store.stores import Stores
 from tests.backend.store.helpers import (
     everything,
 )
 from tests.conftest import spec_of
 
 
-def test_outbox__forgets_runs_that_wait_no_more(store: Stores) -> None:
+def test_outbox__forgets_runs_that_wait_no_more(store):
     run_id = store.runs.submit(spec_of())
     store.runs.request_cancel(run_id)
     assert store.outbox.unsent() == []
@@ -20,7 +19,7 @@ def test_outbox__forgets_runs_that_wait_no_more(store: Stores) -> None:
     assert everything(store)["outbox"] == []
 
 
-def test_outbox__urgent_first_and_devices_have_their_queues(store: Stores) -> None:
+def test_outbox__urgent_first_and_devices_have_their_queues(store):
     low = store.runs.submit(spec_of(), priority=-1)
     gpu = store.runs.submit(spec_of(train={"device": "cuda"}), priority=5)
     cpu = store.runs.submit(spec_of(train={"device": "cpu"}))
@@ -34,7 +33,7 @@ def test_outbox__urgent_first_and_devices_have_their_queues(store: Stores) -> No
     assert [row.run_id for row in store.outbox.unsent(limit=1)] == [gpu]
 
 
-def test_outbox__one_relay_holds_what_it_rings_and_a_dead_one_loses_it(store: Stores) -> None:
+def test_outbox__one_relay_holds_what_it_rings_and_a_dead_one_loses_it(store):
     runs = [store.runs.submit(spec_of()) for _ in range(3)]
     held = store.outbox.take(2)
     assert [row.run_id for row in held] == runs[:2]

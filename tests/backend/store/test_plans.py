@@ -96,7 +96,7 @@ ASKED: dict[str, Callable[[Stores, str], Any]] = {
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_plan__has_an_index_for_every_large_table(engine: Engine, what: str) -> None:
+def test_plan__has_an_index_for_every_large_table(engine, what):
     stores = Stores.on(engine)
     finished = stores.runs.page(phase=("SUCCEEDED",), limit=1)[0][0].id
     with statements(engine) as sent:

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from backend.store.engine import seconds_now
-from backend.store.stores import Stores
 from tests.backend.store.helpers import (
     WORKER,
     age_queue,
@@ -18,13 +17,13 @@ from tests.backend.store.helpers import (
 from tests.conftest import spec_of
 
 
-def test_sweep__leaves_a_live_lease(store: Stores) -> None:
+def test_sweep__leaves_a_live_lease(store):
     claim = claimed(store)
     assert store.reaper.sweep() == []
     assert store.runs.get(claim.run_id).phase == "STARTING"
 
 
-def test_sweep__queues_again_until_the_attempts_are_spent(store: Stores) -> None:
+def test_sweep__queues_again_until_the_attempts_are_spent(store):
     run_id = store.runs.submit(spec_of(), max_attempts=2)
     for attempt, action in ((1, "requeued"), (2, "failed")):
         for row in store.outbox.unsent():
@@ -40,7 +39,7 @@ def test_sweep__queues_again_until_the_attempts_are_spent(store: Stores) -> None
     assert store.reaper.sweep() == []
 
 
-def test_sweep__drains_are_not_losses(store: Stores) -> None:
+def test_sweep__drains_are_not_losses(store):
     run_id = store.runs.submit(spec_of(), max_attempts=1)
     for attempt in (1, 2, 3):
         claim = store.claims.claim(run_id, **WORKER)
@@ -53,7 +52,7 @@ def test_sweep__drains_are_not_losses(store: Stores) -> None:
     assert [s.action for s in store.reaper.sweep()] == ["failed"]
 
 
-def test_sweep__cancelled_run_of_a_lost_worker_ends_cancelled(store: Stores) -> None:
+def test_sweep__cancelled_run_of_a_lost_worker_ends_cancelled(store):
     claim = claimed(store)
     assert store.runs.request_cancel(claim.run_id).phase == "CANCELLING"
     expire(store, claim.run_id)
@@ -61,14 +60,14 @@ def test_sweep__cancelled_run_of_a_lost_worker_ends_cancelled(store: Stores) -> 
     assert store.runs.get(claim.run_id).phase == "CANCELLED"
 
 
-def test_sweep__heartbeat_in_time_saves_the_lease(store: Stores) -> None:
+def test_sweep__heartbeat_in_time_saves_the_lease(store):
     claim = claimed(store)
     expire(store, claim.run_id)
     assert store.claims.heartbeat(claim.run_id, 1, ttl_s=60).held
     assert store.reaper.sweep() == []
 
 
-def test_sweep__heartbeat_after_the_reaper_looked_saves_the_lease(store: Stores) -> None:
+def test_sweep__heartbeat_after_the_reaper_looked_saves_the_lease(store):
     claim = claimed(store)
     expire(store, claim.run_id)
     assert store.claims.heartbeat(claim.run_id, 1, ttl_s=60).held
@@ -79,8 +78,8 @@ def test_sweep__heartbeat_after_the_reaper_looked_saves_the_lease(store: Stores)
 
 @pytest.mark.parametrize("hours", [-2, 2])
 def test_lease__is_by_the_databases_clock_whatever_that_of_the_worker_says(
-    store: Stores, monkeypatch: pytest.MonkeyPatch, hours: int
-) -> None:
+    store, monkeypatch, hours
+):
     true_time = time.time
     monkeypatch.setattr(time, "time", lambda: true_time() + 3600 * hours)
     claim = claimed(store)
@@ -93,7 +92,7 @@ def test_lease__is_by_the_databases_clock_whatever_that_of_the_worker_says(
     assert [s.action for s in store.reaper.sweep()] == ["requeued"]
 
 
-def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store: Stores) -> None:
+def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store):
     run_id = store.runs.submit(spec_of())
     for row in store.outbox.unsent():
         store.outbox.mark_sent(row.id)
@@ -105,7 +104,7 @@ def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store: St
     assert store.reaper.sweep() == []
 
 
-def test_sweep__rings_for_nobody_who_could_not_come(store: Stores) -> None:
+def test_sweep__rings_for_nobody_who_could_not_come(store):
     gpu = store.runs.submit(spec_of(train={"device": "cuda"}))
     apple = store.runs.submit(spec_of(train={"device": "mps"}))
     ring_all(store)
@@ -120,7 +119,7 @@ def test_sweep__rings_for_nobody_who_could_not_come(store: Stores) -> None:
     assert [(s.run_id, s.action) for s in store.reaper.sweep()] == [(apple, "redispatched")]
 
 
-def test_sweep__one_bell_for_each_idle_worker_is_enough(store: Stores) -> None:
+def test_sweep__one_bell_for_each_idle_worker_is_enough(store):
     runs = [store.runs.submit(spec_of()) for _ in range(20)]
     ring_all(store)
     for name in ("a", "b"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from backend.store.stores import Stores
 from calift_core.schema import records as r
 from tests.backend.store.helpers import (
     WORKER,
@@ -14,7 +13,7 @@ from tests.backend.store.helpers import (
 from tests.conftest import example_evaluation, example_predictions, example_spectrum
 
 
-def test_record__resumed_run_neither_loses_nor_repeats_points(store: Stores) -> None:
+def test_record__resumed_run_neither_loses_nor_repeats_points(store):
     run_id = claimed(store).run_id
     store.records.record(run_id, 1, [metric(s, 1.0) for s in range(1, 11)])
     store.records.record(
@@ -31,7 +30,7 @@ def test_record__resumed_run_neither_loses_nor_repeats_points(store: Stores) -> 
     assert [s.step for s in store.history.spectra(run_id)] == [5]
 
 
-def test_record__attempt_that_starts_over_leaves_no_old_points(store: Stores) -> None:
+def test_record__attempt_that_starts_over_leaves_no_old_points(store):
     run_id = claimed(store).run_id
     store.records.record(run_id, 1, [metric(s, 1.0) for s in (10, 20, 30, 40)])
     expire(store, run_id)
@@ -41,7 +40,7 @@ def test_record__attempt_that_starts_over_leaves_no_old_points(store: Stores) ->
     assert steps(store, run_id) == [10]
 
 
-def test_restore__fills_holes_and_touches_nothing_else(store: Stores) -> None:
+def test_restore__fills_holes_and_touches_nothing_else(store):
     run_id = claimed(store).run_id
     store.records.record(run_id, 1, [metric(s, 1.0) for s in (1, 2, 5)])
     expire(store, run_id)
@@ -63,7 +62,7 @@ def test_restore__fills_holes_and_touches_nothing_else(store: Stores) -> None:
     assert len(steps(store, run_id)) == 2499
 
 
-def test_record__repeating_a_batch_changes_no_number(store: Stores) -> None:
+def test_record__repeating_a_batch_changes_no_number(store):
     run_id = claimed(store).run_id
     batch = [
         metric(1),
@@ -85,13 +84,13 @@ def test_record__repeating_a_batch_changes_no_number(store: Stores) -> None:
     ) == (first)
 
 
-def test_record__same_step_twice_in_a_batch_keeps_the_later(store: Stores) -> None:
+def test_record__same_step_twice_in_a_batch_keeps_the_later(store):
     run_id = claimed(store).run_id
     assert store.records.record(run_id, 1, [metric(1, 1.0), metric(1, 2.0)])
     assert store.history.metrics(run_id).series[0].values == [2.0]
 
 
-def test_record__event_ids_have_no_gap(store: Stores) -> None:
+def test_record__event_ids_have_no_gap(store):
     run_id = claimed(store).run_id
     store.records.record(run_id, 1, [r.PhaseRecord(phase="training"), metric(1), metric(2)])
     store.records.record(run_id, 1, [r.LogRecord(message="x"), metric(3)])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
-from backend.store.stores import Stores
 from backend.store.submitting import new_id
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema import records as r
@@ -21,7 +20,7 @@ from tests.backend.store.helpers import (
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 
 
-def test_cancel__waiting_run_at_once_and_repeatable(store: Stores) -> None:
+def test_cancel__waiting_run_at_once_and_repeatable(store):
     run_id = store.runs.submit(spec_of())
     first = store.runs.request_cancel(run_id)
     assert (first.phase, first.reason) == ("CANCELLED", "USER_CANCELLED")
@@ -29,7 +28,7 @@ def test_cancel__waiting_run_at_once_and_repeatable(store: Stores) -> None:
     assert store.runs.request_cancel(run_id) == first
 
 
-def test_cancel__working_run_is_told_and_ended_by_its_worker(store: Stores) -> None:
+def test_cancel__working_run_is_told_and_ended_by_its_worker(store):
     claim = claimed(store)
     assert store.runs.request_cancel(claim.run_id).phase == "CANCELLING"
     assert store.runs.request_cancel(claim.run_id).phase == "CANCELLING"
@@ -40,7 +39,7 @@ def test_cancel__working_run_is_told_and_ended_by_its_worker(store: Stores) -> N
     assert store.runs.get(claim.run_id).phase == "CANCELLED"
 
 
-def test_cancel__ended_run_stays_as_it_is(store: Stores) -> None:
+def test_cancel__ended_run_stays_as_it_is(store):
     claim = claimed(store)
     store.claims.finish(claim.run_id, 1, phase="SUCCEEDED")
     before = everything(store)
@@ -48,14 +47,14 @@ def test_cancel__ended_run_stays_as_it_is(store: Stores) -> None:
     assert everything(store) == before
 
 
-def test_spec__is_that_of_the_whole_run_without_its_report(store: Stores) -> None:
+def test_spec__is_that_of_the_whole_run_without_its_report(store):
     run_id = store.runs.submit(spec_of())
     assert store.runs.spec(run_id) == store.runs.get(run_id).spec
     with pytest.raises(NotFoundError, match="no run 'nobody'"):
         store.runs.spec("nobody")
 
 
-def test_retry__queues_the_same_run_and_is_repeatable(store: Stores) -> None:
+def test_retry__queues_the_same_run_and_is_repeatable(store):
     claim = claimed(store)
     store.records.record(claim.run_id, 1, [metric(1), metric(2)])
     store.claims.finish(claim.run_id, 1, phase="FAILED", reason="OOM", message="no memory")
@@ -69,14 +68,14 @@ def test_retry__queues_the_same_run_and_is_repeatable(store: Stores) -> None:
     assert not again.cancel_requested
 
 
-def test_retry__refuses_success(store: Stores) -> None:
+def test_retry__refuses_success(store):
     claim = claimed(store)
     store.claims.finish(claim.run_id, 1, phase="SUCCEEDED")
     with pytest.raises(ConflictError, match="succeeded"):
         store.runs.retry(claim.run_id)
 
 
-def test_delete__takes_every_row_and_refuses_working_runs(store: Stores) -> None:
+def test_delete__takes_every_row_and_refuses_working_runs(store):
     claim = claimed(store, tags=["t"])
     run_id = claim.run_id
     store.records.record(
@@ -102,7 +101,7 @@ def test_delete__takes_every_row_and_refuses_working_runs(store: Stores) -> None
             call(run_id)
 
 
-def test_submit__same_key_and_body_is_the_same_run(store: Stores) -> None:
+def test_submit__same_key_and_body_is_the_same_run(store):
     key = {"idempotency_key": "k", "body_hash": "b", "token_id": "t"}
     first = store.runs.submit(spec_of(), **key)
     assert store.runs.submit(spec_of(), **key) == first
@@ -112,7 +111,7 @@ def test_submit__same_key_and_body_is_the_same_run(store: Stores) -> None:
     assert store.runs.page()[2] == 2
 
 
-def test_submit__same_key_at_the_same_moment_is_one_run(store: Stores) -> None:
+def test_submit__same_key_at_the_same_moment_is_one_run(store):
     found: list[str] = []
     gate = threading.Barrier(6)
 
@@ -129,7 +128,7 @@ def test_submit__same_key_at_the_same_moment_is_one_run(store: Stores) -> None:
     assert len(set(found)) == 1
 
 
-def test_submit__queue_cap_counts_waiting_runs_of_the_token(store: Stores) -> None:
+def test_submit__queue_cap_counts_waiting_runs_of_the_token(store):
     first = store.runs.submit(spec_of(), token_id="t", max_queued=1)
     with pytest.raises(QueueFullError):
         store.runs.submit(spec_of(), token_id="t", max_queued=1)
@@ -141,7 +140,7 @@ def test_submit__queue_cap_counts_waiting_runs_of_the_token(store: Stores) -> No
 @pytest.mark.parametrize(
     "sort", ["created", "-created", "name", "-name", "id_accuracy", "-ood_ece", "sigma_min"]
 )
-def test_list__pages_make_up_the_whole_list(store: Stores, sort: Any) -> None:
+def test_list__pages_make_up_the_whole_list(store, sort):
     for index in range(11):
         run_id = store.runs.submit(spec_of(name=f"run {index % 4}"))
         if index % 3:
@@ -169,7 +168,7 @@ def test_list__pages_make_up_the_whole_list(store: Stores, sort: Any) -> None:
         assert values[: len(numbers)] == sorted(numbers, reverse=sort.startswith("-"))
 
 
-def test_list__filters(store: Stores) -> None:
+def test_list__filters(store):
     a = store.runs.submit(spec_of(name="alpha", tags=["x", "y"], notes="first_try at 50%"))
     b = store.runs.submit(spec_of(name="beta", method={"kind": "flyp"}, tags=["x"]))
     c = store.runs.submit(spec_of(name="gamma", suite={"id": "folder:/data"}))
@@ -195,12 +194,12 @@ def test_list__filters(store: Stores) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "bnVsbA", "W10", "WzEsMl0", "é"])
-def test_list__foreign_cursor_is_refused(store: Stores, cursor: str) -> None:
+def test_list__foreign_cursor_is_refused(store, cursor):
     with pytest.raises(SpecError, match="cursor"):
         store.runs.page(cursor=cursor)
 
 
-def test_list__cursor_of_another_order_is_refused(store: Stores) -> None:
+def test_list__cursor_of_another_order_is_refused(store):
     for _ in range(3):
         store.runs.submit(spec_of())
     cursor = store.runs.page(limit=1)[1]
@@ -210,7 +209,7 @@ def test_list__cursor_of_another_order_is_refused(store: Stores) -> None:
         store.runs.page(q="a", cursor=cursor)
 
 
-def test_new_id__is_text_in_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_id__is_text_in_yaml(monkeypatch):
     drawn = iter(["123456789012", "12e456789012", "12e45678901f"])
     monkeypatch.setattr("secrets.token_hex", lambda _n: next(drawn))
     assert new_id() == "12e45678901f"
