@@ -129,7 +129,9 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     # A log-in that began at one dashboard may end at another: all of them know this secret.
-    shared = hashlib.sha256(f"cookie {known.client_secret}".encode()).hexdigest() if known else None
+    if known is not None:
+        secret = hashlib.sha256(f"cookie {known.client_secret}".encode()).hexdigest()
+        os.environ["STREAMLIT_SERVER_COOKIE_SECRET"] = secret
     sessions = Sessions()
     index = Path(st.__file__).parent / "static" / "index.html"
     app = st.App(
@@ -150,7 +152,6 @@ def main() -> int:
             "server.headless": True,
             "server.fileWatcherType": "none",
             "server.maxUploadSize": largest,
-            **({"server.cookieSecret": shared} if shared else {}),
             "server.allowedHosts": names(hosts),
             "server.enableCORS": True,
             "server.enableXsrfProtection": True,

@@ -53,8 +53,7 @@ MUTATIONS = {
     "outbox": Mutation(
         "what is queued leaves no message in its transaction",
         "backend/store/outbox.py",
-        "    connection.execute(insert(Outbox).values("
-        "run_id=run_id, priority=priority, created_at=now))",
+        "    connection.execute(_INSERT, row)",
         "    return",
         (f"{_STORE}/test_life.py", "-k", "from_queue and sqlite"),
     ),
