@@ -14,11 +14,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from research.benches import BENCHES
 from research.recipes import ZERO_SHOT
 from research.records import RECORDS
 from research.study import FIRST
-from research.tables import Study
+from research.tables import Study, complete_studies
 
 #: Row → its colour: Okabe and Ito's, which people of every colour vision tell apart.
 COLOURS = dict(zip(FIRST, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
@@ -84,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--write", type=Path, required=True)
     options = parser.parse_args(arguments)
-    there = [name for name in BENCHES if (options.records / f"{name}.npz.xz").is_file()]
-    if not there:
-        sys.exit(f"no suite has a record in {options.records}")
-    print(draw([Study(name, options.records) for name in there], options.write))
+    studies = complete_studies(options.records)
+    if not studies:
+        sys.exit(f"no suite has a complete record in {options.records}")
+    print(draw(studies, options.write))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from research.benches import BENCHES
 from research.marks import refreshed
 from research.recipes import ZERO_SHOT, Recipe
 from research.records import RECORDS
-from research.tables import Study, claims, verdicts
+from research.tables import Study, claims, complete_studies, verdicts
 
 #: What the page shows of a suite; everything else is on the suite's own page.
 SHOWN: tuple[tuple[str, Recipe], ...] = (
@@ -89,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--write", type=Path, help="the page; without it, the tables are printed")
     options = parser.parse_args(arguments)
-    there = [name for name in BENCHES if (options.records / f"{name}.npz.xz").is_file()]
-    made = blocks([Study(name, options.records) for name in there])
+    made = blocks(complete_studies(options.records))
     if options.write:
         options.write.write_text(refreshed(options.write.read_text(), made))
         return

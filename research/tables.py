@@ -22,7 +22,7 @@ from research.intervals import Estimate, estimate, holm, jackknifed, verdict
 from research.recipes import CANDIDATES, CLAIMS, REFERENCES, ZERO_SHOT, Recipe
 from research.records import NUMBERS, RECORDS, read
 from research.scoring import USES
-from research.study import BY_NAME, SEEDS
+from research.study import BY_NAME, FIRST, SEEDS
 
 
 class Study:
@@ -102,6 +102,18 @@ class Study:
 
     def _jackknife(self, recipe: Recipe) -> np.ndarray:
         return np.asarray(self.arrays["jackknife/" + "/".join(recipe)], dtype=np.float64)
+
+
+def complete_studies(folder: Path = RECORDS) -> list[Study]:
+    """Those whose first rows have every seed: the page of results waits for them."""
+    there = [name for name in BENCHES if (folder / f"{name}.npz.xz").is_file()]
+    first = [(row, "end", "raw") for row in FIRST]
+    studies = [Study(name, folder) for name in there]
+    return [
+        study
+        for study in studies
+        if all(r in study.recipes and len(study.runs(r)) == len(SEEDS) for r in first)
+    ]
 
 
 # ------------------------------------------------------------------------------------- tables
