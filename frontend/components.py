@@ -167,7 +167,7 @@ def gallery(
             it is put there or taken off.
     """
 
-    def told(name: str, call: Callable[[int], None]) -> None:
+    def call_with_place(name: str, call: Callable[[int], None]) -> None:
         at = st.session_state[key].get(name)
         if isinstance(at, int) and 0 <= at < len(data["items"]):
             call(at)
@@ -184,8 +184,8 @@ def gallery(
     _component("gallery")(
         key=key,
         data=data,
-        on_open_change=lambda: told("open", opened),
-        on_alike_change=lambda: told("alike", alike),
+        on_open_change=lambda: call_with_place("open", opened),
+        on_alike_change=lambda: call_with_place("alike", alike),
         on_tag_change=on_tag,
     )
 

@@ -189,7 +189,7 @@ class Runs(Jobs[RunSpec, RunDetail]):
         found: dict[tuple[str | None, str], list[Row[*tuple[Any, ...]]]] = {}
         for row in rows:
             key = without_seed(row.spec)
-            if row.sweep_id is not None:  # `3.judged.0.001.2` ends in the seed
+            if row.sweep_id is not None:  # `3.evaluation.0.001.2` ends in the seed
                 key = row.sweep_key.rpartition(".")[0]
             found.setdefault((row.sweep_id, key), []).append(row)
         return [_group(alike) for alike in found.values()]

@@ -47,15 +47,14 @@ def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         for tag, n in Counter(one.tag for one in found).most_common(_OFFERED):
-            own, now = f'tag == "{tag}"', where or ""
-            on = own in now
+            own = f'tag == "{tag}"'
             st.button(
                 f"{text.md(tag)} {text.count(n)}",
                 icon=":material/label:",
-                type="primary" if on else "secondary",
+                type="primary" if own in (where or "") else "secondary",
                 key=f"tag-{tag}",
                 on_click=choose,
-                args=(own if not now or on and now != own else "" if on else f"({now}) and {own}",),
+                args=(_toggled(where or "", own),),
             )
         st.download_button(
             "Tags, CSV",
@@ -66,6 +65,13 @@ def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None
             type="tertiary",
             on_click="ignore",
         )
+
+
+def _toggled(where: str, own: str) -> str:
+    """The next condition: with the tag; it alone where it was a part; none where it was all."""
+    if where == own:
+        return ""
+    return f"({where}) and {own}" if where and own not in where else own
 
 
 def known(evaluation: Evaluation) -> list[str]:
