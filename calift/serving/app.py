@@ -207,11 +207,11 @@ class Server:
         return [
             RefusedError(422, "UNREADABLE_IMAGE", one).problem
             if isinstance(one, str)
-            else self._said(next(rows), top, false_alarms)
+            else self._answer(next(rows), top, false_alarms)
             for one in decoded
         ]
 
-    def _said(self, row: NDArray[np.float64], top: int, false_alarms: float) -> Answer:
+    def _answer(self, row: NDArray[np.float64], top: int, false_alarms: float) -> Answer:
         probs, like, threshold = row[:-1], row[-1], self.threshold(false_alarms)
         order = np.argsort(-probs, kind="stable")[:top]
         guesses = [
