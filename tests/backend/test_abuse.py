@@ -5,13 +5,11 @@ Every parameter of every operation and every field of a RunSpec is given nasty v
 comes to all kinds of places, and each place sees several.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -105,7 +103,7 @@ ALIVE = {"name": "alive", "method": {"kind": "zero_shot"}}
 
 
 @pytest.fixture
-def database_url(each_database: str) -> str:
+def database_url(each_database):
     """Each kind of database has values of its own that it cannot hold."""
     return each_database
 
@@ -115,7 +113,7 @@ ON_SQLITE = pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
+def settings(make_settings, database_url):
     """Nobody is held back for asking often."""
     return make_settings(
         database_url=database_url, requests_per_minute=10_000_000, max_queued=1_000_000
@@ -192,9 +190,7 @@ class Service:
 
 
 @pytest.fixture
-def service(
-    app: Any, settings: Any, finished_run: Callable[..., str], caplog: pytest.LogCaptureFixture
-) -> Iterator[Service]:
+def service(app, settings, finished_run, caplog):
     services = app.state.services
     headers = {"Authorization": f"Bearer {settings.admin_token()}"}
     with serving(app) as address, httpx.Client(headers=headers, timeout=60) as caller:
@@ -255,10 +251,7 @@ def changed(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def sent(value: Any) -> dict[str, Any]:
-    return {
-        "content": json.dumps(value).encode(),
-        "headers": {"Content-Type": "application/json"},
-    }
+    return {"content": json.dumps(value).encode(), "headers": {"Content-Type": "application/json"}}
 
 
 @pytest.mark.fuzz

@@ -1,14 +1,10 @@
 """What the API computes of stored predictions: relations between its answers, and the guard."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,26 +35,26 @@ SETS = (("id", "id"), ("sketch", "shift"), ("noise/3", "corruption"))
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
 @pytest.fixture
-def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
+def make_run(services, tmp_path):
     """A finished run with predictions of its evaluations and of its ID calibration split."""
 
     def make(
         *,
-        seed: int = 0,
-        calibration_split: bool = True,
-        perturbed: int = 0,
-        keep: Any = "full",
-        kind: str = "carot",
-        started: str = "",
-        **spec: Any,
-    ) -> str:
+        seed=0,
+        calibration_split=True,
+        perturbed=0,
+        keep="full",
+        kind="carot",
+        started="",
+        **spec,
+    ):
         store, artifacts = services.store, services.artifacts
-        run_id: str = store.runs.submit(
+        run_id = store.runs.submit(
             spec_of(name=f"run {seed}", **{"method": {"kind": kind}, **spec})
         )
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
@@ -66,7 +62,7 @@ def make_run(services: Any, tmp_path: Path) -> Callable[..., str]:
         folder = tmp_path / "made" / run_id
         reports, named = [], []
 
-        def stored(name: str, predictions: Any) -> str:
+        def stored(name, predictions):
             if kind == "zero_shot":
                 told_by = replace(predictions.metadata, model_sha256=started)
                 predictions = replace(predictions, metadata=told_by)
@@ -136,7 +132,7 @@ def refused(api: TestClient, path: str, status: int, code: str, **params: Any) -
 
 
 @pytest.fixture
-def one(api: TestClient, make_run: Callable[..., str]) -> Iterator[dict[str, Any]]:
+def one(api, make_run):
     """A run's evaluations by data set."""
     return evaluations(api, make_run())
 
@@ -354,7 +350,7 @@ CONDITIONS = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def samples() -> Samples:
+def samples():
     predictions = example_predictions(0)
     return Samples(
         scores=calibration.score_samples(predictions.logits, predictions.labels),
@@ -367,7 +363,7 @@ def samples() -> Samples:
 @given(a=CONDITIONS, b=CONDITIONS)
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_condition__follows_the_laws_of_logic(samples, a, b):
-    def of(condition: str) -> Any:
+    def of(condition):
         return matching(samples, condition)
 
     if max(len(a), len(b)) > 200:
@@ -430,7 +426,7 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(api, services, 
         calibration.nll(calibration.score_probs(probs, stored.labels)), rel=1e-5
     )
     if kind in ("histogram", "isotonic"):  # of the top label: the predicted class stays
-        confidences = expected.confidences(stored.logits)  # type: ignore[attr-defined]
+        confidences = expected.confidences(stored.logits)
         correct = stored.logits.argmax(axis=1) == stored.labels
         assert effect["after"]["accuracy"] == effect["before"]["accuracy"]
     else:
@@ -466,7 +462,7 @@ def test_calibrator__that_reads_the_initial_model_finds_its_zero_shot_run(
     first = evaluations(api, make_run(seed=0, kind="zero_shot", started="a" * 64))["sketch"]
     effect = get(api, f"/evaluations/{e['id']}/calibrators", kind=kind)
 
-    def logits(evaluation: dict[str, Any]) -> Any:
+    def logits(evaluation):
         digest = services.store.results.predictions_of(evaluation["id"]).sha256
         return read_predictions(services.artifacts.path(digest))
 
@@ -844,7 +840,7 @@ def test_memory__a_new_name_shows_in_what_is_remembered(api, one):
 
 def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(api, one):
     e, run_id = one["id"], one["id"]["run_id"]
-    asked: list[tuple[str, dict[str, Any]]] = [
+    asked = [
         (f"/runs/{run_id}/calibrators/transfer", {"kind": "isotonic"}),
         (f"/evaluations/{e['id']}/reliability", {"calibrator": "isotonic", "n_bins": 9}),
         (f"/evaluations/{e['id']}/reliability", {"n_bins": 9}),
@@ -910,7 +906,7 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     with Client(served, settings.admin_token()) as client:
         by_set = {e.dataset: e for e in client.evaluations(run_id=[run_id]).items}
 
-    def slices(target: str, command: str = "slices") -> tuple[int, Any]:
+    def slices(target, command="slices"):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["analyse", command, target, "--json", *settings_of_the_command])

@@ -1,12 +1,10 @@
 """The REST API: who may do what, what every error looks like, and that its views agree."""
 
-from __future__ import annotations
-
 import json
 import re
 import threading
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +33,18 @@ SNAPSHOT = Path(__file__).parent / "openapi.json"
 
 
 @pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
+def settings(make_settings, database_url):
     """Hundreds of calls in a moment, from one address: the limit has a test of its own."""
     return make_settings(database_url=database_url, requests_per_minute=10_000_000)
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
 @pytest.fixture
-def bare(app: Any) -> Iterator[TestClient]:
+def bare(app):
     """Calls without any header of ours; server errors come as answers."""
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         yield caller
@@ -177,10 +175,7 @@ def tokens(services: Any) -> dict[str, str | None]:
     for name in ("expired", "revoked"):
         made[name] = f"clft_{name}.{'s' * 32}"
         services.store.tokens.add(
-            f"clft_{name}",
-            name=name,
-            scope="admin",
-            secret_sha256=hash_token(made[name]),
+            f"clft_{name}", name=name, scope="admin", secret_sha256=hash_token(made[name])
         )
     services.store.tokens.revoke("clft_revoked")
     with writing(services.store.engine) as connection:
@@ -246,14 +241,14 @@ def test_auth__route_added_later_is_closed(settings, home):
     router = APIRouter()
 
     @router.get("/api/v1/forgotten")
-    def forgotten() -> str:
+    def forgotten():
         return "secret"
 
     @app.get("/loose")
-    def loose() -> str:
+    def loose():
         return "secret"
 
-    async def raw(request: Any) -> PlainTextResponse:
+    async def raw(request):
         return PlainTextResponse("secret")
 
     app.include_router(router)
@@ -353,7 +348,7 @@ def test_problem__parameters_and_bodies_say_where(api):
 def test_problem__texts_that_no_database_holds_are_refused(api, evil):
     headers = {"content-type": "application/json"}
 
-    def send(method: str, path: str, body: Any) -> Any:
+    def send(method, path, body):
         return api.request(method, path, content=json.dumps(body), headers=headers)
 
     spec = SPEC | {"notes": evil}
@@ -384,7 +379,7 @@ def test_problem__paths_that_no_disk_has_are_not_there(api, path):
 
 
 def test_problem__unexpected_error_shows_nothing_of_itself(bare, settings, services, monkeypatch):
-    def broken() -> Any:
+    def broken():
         raise RuntimeError("password=hunter2")
 
     monkeypatch.setattr(services.store.workers, "recent", broken)
@@ -521,7 +516,7 @@ def test_submit__exposed_service_reads_only_its_roots(make_settings, sqlite_url,
     with TestClient(app, base_url="http://calift.example") as caller:
         caller.headers["Authorization"] = f"Bearer {token}"
 
-        def faults(**changes: Any) -> list[str]:
+        def faults(**changes):
             answer = caller.post("/api/v1/runs/validate", json={"spec": SPEC | changes})
             return [e["pointer"] for e in answer.json()["errors"]]
 
@@ -555,7 +550,7 @@ def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
     with TestClient(app, base_url="http://127.0.0.1") as caller:
         caller.headers["Authorization"] = f"Bearer {token}"
 
-        def faults(name: str, pretrained: str | None = None) -> list[str]:
+        def faults(name, pretrained=None):
             spec = SPEC | {"model": {"name": name, "pretrained": pretrained}}
             answer = caller.post("/api/v1/runs/validate", json={"spec": spec}).json()
             for error in answer["errors"]:
@@ -605,7 +600,7 @@ def test_clone__merges_changes(api):
     )
     # A merge patch keeps the options of the other method, which flyp does not have.
     assert response.status_code == 422
-    method: dict[str, Any] = dict.fromkeys(run["spec"]["method"]) | {"kind": "flyp"}
+    method = dict.fromkeys(run["spec"]["method"]) | {"kind": "flyp"}
     response = api.post(
         f"/api/v1/runs/{run['id']}/clone",
         json={"changes": {"train": {"epochs": 3}, "notes": None, "method": method}},
@@ -665,8 +660,8 @@ def test_list__pages_make_up_the_whole_list(api):
 
 
 @pytest.fixture
-def working(services: Any, api: TestClient) -> str:
-    run_id: str = services.store.runs.submit(spec_of())
+def working(services, api):
+    run_id = services.store.runs.submit(spec_of())
     assert services.store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     return run_id
 
@@ -761,7 +756,7 @@ def test_logs__over_the_api(api, services, working):
 def test_suites__are_those_of_runs_in_these_phases_the_newest_first(api, services):
     store = services.store
 
-    def run(suite: str, *, ends: bool) -> str:
+    def run(suite, *, ends):
         run_id = store.runs.submit(spec_of(suite={"id": suite}))
         if ends:
             assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
@@ -880,7 +875,7 @@ def test_reliability__lost_or_damaged_predictions_are_named(api, services, finis
 
 
 def test_compare__pairs_on_the_same_samples(api, services, finished_run):
-    make: Callable[..., str] = finished_run
+    make = finished_run
     base = make(services.store, services.artifacts, seed=0, name="base")
     same = make(services.store, services.artifacts, seed=0, name="same", train={"epochs": 3})
     ids = [base, same]
@@ -911,7 +906,7 @@ def test_compare__pairs_on_the_same_samples(api, services, finished_run):
 
 
 def test_compare__says_what_cannot_be_paired(api, services, finished_run):
-    make: Callable[..., str] = finished_run
+    make = finished_run
     a = make(services.store, services.artifacts, seed=0)
     # Other labels for the same images: not the same data.
     b = make(services.store, services.artifacts, seed=1, datasets=(("id", "id"),))
@@ -991,7 +986,7 @@ def test_submit__merges_name_finished_runs_by_their_ids(api, services, finished_
     done = [finished_run(services.store, services.artifacts, seed=seed) for seed in (0, 1)]
     waiting = submit(api)["id"]
 
-    def ask(method: dict[str, Any], status: int = 422) -> list[dict[str, str]]:
+    def ask(method, status=422):
         body = {"spec": SPEC | {"method": method}}
         if status == 202:
             assert api.post("/api/v1/runs", json=body).status_code == 202
@@ -1032,10 +1027,9 @@ def test_clone__of_a_merge_checks_its_runs_again(api, services, finished_run):
 def test_groups__are_runs_that_differ_in_their_seed_alone(api, services, finished_run):
     store = services.store
 
-    def done(seed: int, **train: Any) -> str:
+    def done(seed, **train):
         name, train = f"carot seed {seed}", {"seed": seed} | train
-        made: str = finished_run(store, services.artifacts, seed=seed, name=name, train=train)
-        return made
+        return finished_run(store, services.artifacts, seed=seed, name=name, train=train)
 
     alike = [done(seed) for seed in range(3)]
     waits = store.runs.submit(spec_of(name="carot seed 3", train={"seed": 3}))
@@ -1125,9 +1119,9 @@ def test_stats__count_what_is_there(api, services):
 
 
 def test_api__many_callers_at_once_never_meet_a_locked_database(api, services):
-    statuses: list[int] = []
+    statuses = []
 
-    def use() -> None:
+    def use():
         for _ in range(5):
             response = api.post("/api/v1/runs", json={"spec": SPEC})
             statuses.append(response.status_code)

@@ -1,7 +1,5 @@
 """Stored files: whole or absent, verified when read, collected by reference."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -23,12 +21,12 @@ from tests.conftest import spec_of
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactStore:
+def artifacts(tmp_path):
     return ArtifactStore(tmp_path / "artifacts")
 
 
 @pytest.fixture
-def one_store(sqlite_url: str):
+def one_store(sqlite_url):
     store = Stores.on(open_engine(sqlite_url))
     yield store
     store.close()
@@ -78,7 +76,7 @@ def test_put__no_space_left_is_a_disk_full_error(artifacts, tmp_path, monkeypatc
     source.write_bytes(b"x" * 100_000)
     opened = Path.open
 
-    def on_a_full_device(self: Path, *args, **kwargs):
+    def on_a_full_device(self, *args, **kwargs):
         self.touch()
         return opened(Path("/dev/full") if self.suffix == ".tmp" else self, *args, **kwargs)
 
@@ -101,7 +99,7 @@ def test_place__gives_the_content_and_outlives_its_collection(artifacts, one_sto
 
 
 def test_place__copies_where_links_do_not_work(artifacts, tmp_path, monkeypatch):
-    def another_device(*_: object, **__: object) -> None:
+    def another_device(*_, **__):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", another_device)

@@ -1,11 +1,7 @@
 """A backup restores to the same service, on both databases; what does not fit is a sentence."""
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +20,7 @@ from tests.conftest import fresh_postgres, postgres_binaries, spec_of
 
 
 @pytest.fixture(autouse=True)
-def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+def tools(monkeypatch):
     """Where no client of Postgres is installed, the one beside the server that tests start."""
     found = postgres_binaries()
     if found is not None:
@@ -32,20 +28,17 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def database_url(each_database: str) -> str:
+def database_url(each_database):
     return each_database
 
 
 @pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Settings:
-    made: Settings = make_settings(database_url=database_url)
-    return made
+def settings(make_settings, database_url):
+    return make_settings(database_url=database_url)
 
 
 @pytest.fixture
-def elsewhere(
-    request: pytest.FixtureRequest, make_settings: Any, settings: Settings, tmp_path: Path
-) -> Iterator[Settings]:
+def elsewhere(request, make_settings, settings, tmp_path):
     """An empty home, with an empty database of the same kind."""
     other = tmp_path / "elsewhere"
     if settings.database_url.startswith("sqlite"):
@@ -56,10 +49,10 @@ def elsewhere(
 
 
 @pytest.fixture
-def filled(settings: Settings, store: Stores, finished_run: Any) -> str:
+def filled(settings, store, finished_run):
     """A service with a finished run, a waiting one and a token of its own."""
     settings.admin_token()
-    run_id: str = finished_run(store, open_artifacts(settings))
+    run_id = finished_run(store, open_artifacts(settings))
     store.runs.submit(spec_of(name="waits"))
     return run_id
 
@@ -129,7 +122,7 @@ def test_restore__waits_for_a_session_that_is_closing(settings, monkeypatch):
     held = closing.connect()
     asked = []
 
-    def meanwhile(seconds: float) -> None:
+    def meanwhile(seconds):
         asked.append(seconds)
         held.close()
         closing.dispose()
@@ -241,7 +234,7 @@ def test_command__backs_up_and_restores_a_home(
     finished_run(store, open_artifacts(settings))
     store.close()
 
-    def calift(status: int, *words: str) -> Any:
+    def calift(status, *words):
         with pytest.raises(SystemExit) as ended:
             main(list(words))
         told = capsys.readouterr()

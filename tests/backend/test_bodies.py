@@ -1,11 +1,7 @@
 """The body of a submission: a RunSpec, bare or with what goes around it; and what describes it."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -79,7 +75,7 @@ def test_submit__description_says_both(app):
 
 
 @pytest.fixture
-def stranger(app: Any) -> Iterator[TestClient]:
+def stranger(app):
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         yield caller
 

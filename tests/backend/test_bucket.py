@@ -4,13 +4,10 @@ fsspec's memory and local file systems are always tried, a real S3 server (Ceph'
 is installed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,14 +28,14 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def one_store(sqlite_url: str) -> Iterator[Stores]:
+def one_store(sqlite_url):
     store = Stores.on(open_engine(sqlite_url))
     yield store
     store.close()
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[Server]:
+def s3_server():
     reason = missing()
     if reason:
         pytest.skip(reason)
@@ -52,8 +49,8 @@ def s3_settings(server: Server, home: Path, **values: Any) -> Settings:
         home=home,
         artifacts=f"s3://calift-{uuid4().hex[:8]}/lab/runs",
         s3_endpoint_url=server.url,
-        s3_access_key=server.key,  # type: ignore[arg-type]
-        s3_secret_key=server.secret,  # type: ignore[arg-type]
+        s3_access_key=server.key,
+        s3_secret_key=server.secret,
         free_space_floor_bytes=0,
         **values,
     )
@@ -67,7 +64,7 @@ def opened(settings: Settings) -> BucketStore:
 
 
 @pytest.fixture(params=["memory", "local", "s3"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., BucketStore]:
+def make(request, tmp_path):
     """Stores on one bucket, as several machines have them: each with copies of its own."""
     fsspec = pytest.importorskip("fsspec")
     count = iter(range(100))
@@ -81,7 +78,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Bucket
         fs = fsspec.filesystem("file", auto_mkdir=True, skip_instance_cache=True)
         where = str(tmp_path / "bucket")
 
-    def made(**options: Any) -> BucketStore:
+    def made(**options):
         store = BucketStore(
             fs, where, cache=tmp_path / f"copies-{next(count)}", wait_s=0.0, **options
         )
@@ -93,7 +90,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Bucket
 
 
 @pytest.fixture
-def bucket(make: Callable[..., BucketStore]) -> BucketStore:
+def bucket(make):
     return make()
 
 
@@ -142,7 +139,7 @@ def test_read__what_is_not_there(bucket, tmp_path):
             read(digest)
     with pytest.raises(SpecError):
         bucket.has("../../etc/passwd")
-    assert bucket.collect(_Nothing(), grace_s=0, digests=[digest]) == []  # type: ignore[arg-type]
+    assert bucket.collect(_Nothing(), grace_s=0, digests=[digest]) == []
 
 
 class _Nothing:
@@ -172,14 +169,14 @@ def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, one_store,
     class Late:
         """A row that is written while the collector's first or second look is under way."""
 
-        def referenced(self, digests: list[str]) -> set[str]:
+        def referenced(self, digests):
             found = asked(digests)
             if next(looks) == look:
                 publisher.start()
                 until(lambda: asked([digest]), what="the row")
             return found
 
-    gone = bucket.collect(Late(), grace_s=-60)  # type: ignore[arg-type]
+    gone = bucket.collect(Late(), grace_s=-60)
     publisher.join(60)
     assert not publisher.is_alive()
     assert gone == ([] if look == 1 else [digest])
@@ -286,10 +283,10 @@ def test_put__store_that_keeps_other_bytes_is_refused_and_nothing_is_left(make, 
     fs = store._fs
 
     class Liar(Flaky):
-        def pipe_file(self, path: str, data: bytes, **_: Any) -> None:
+        def pipe_file(self, path, data, **_):
             fs.pipe_file(path, data[:-1] + b"?")
 
-        def put_file(self, source: str, path: str, **_: Any) -> None:
+        def put_file(self, source, path, **_):
             self.pipe_file(path, Path(source).read_bytes())
 
     store._fs = Liar(fs)
@@ -337,7 +334,7 @@ def test_s3__wrong_keys_and_a_server_that_is_away_are_sentences_without_the_secr
     away = good.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
     for settings in (wrong, away):
         store = open_artifacts(settings)
-        store._wait_s = 0.0  # type: ignore[attr-defined]
+        store._wait_s = 0.0
         with pytest.raises(StorageError) as caught:
             store.put_bytes(b"content")
         assert "s3://calift-" in str(caught.value)

@@ -1,7 +1,5 @@
 """The typed client against a served API: one view of everything, and errors that help."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -9,9 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -31,7 +27,7 @@ from tests.conftest import example_predictions, free_port, serving, spec_of, unt
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -93,7 +89,7 @@ def test_client__follows_a_run_while_it_works(client, services):
     store = services.store
     run_id = client.submit(spec_of()).id
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
-    seen: list[Any] = []
+    seen = []
     follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
     follower.start()
     until(lambda: services.limits["streams"].held == 1, what="the stream to open")
@@ -114,7 +110,7 @@ def test_client__follows_a_run_while_it_works(client, services):
 def test_client__stream_survives_a_service_that_restarts(settings):
     first, second = (create_app(settings, housekeeping=False) for _ in range(2))
     port = free_port()
-    seen: list[Any] = []
+    seen = []
     with Client(f"http://127.0.0.1:{port}", settings.admin_token()) as client:
         with serving(first, port):
             store = first.state.services.store
@@ -195,12 +191,12 @@ def test_client__a_service_that_does_not_answer_in_time_is_not_told_as_none(home
 
 
 @pytest.fixture
-def stranger() -> Iterator[str]:
+def stranger():
     """Something that answers and is not calift."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closing = threading.Event()
 
-        def answer() -> None:
+        def answer():
             while True:
                 try:
                     connection, _ = listener.accept()
@@ -237,12 +233,12 @@ def test_client__answer_of_another_version_is_named(home):
 
 
 def test_client__submit_whose_answer_was_lost_is_asked_for_again(app, settings, served):
-    lost: list[str] = []
+    lost = []
 
     class Losing(httpx.HTTPTransport):
         """Delivers the first request and loses its answer."""
 
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
+        def handle_request(self, request):
             response = super().handle_request(request)
             if request.method == "POST" and not lost:
                 response.read()
@@ -263,7 +259,7 @@ def test_client__damaged_download_leaves_no_file(
     run_id = finished_run(services.store, services.artifacts)
 
     class Damaging(httpx.HTTPTransport):
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
+        def handle_request(self, request):
             response = super().handle_request(request)
             body = bytearray(response.read())
             body[10] ^= 1
@@ -306,7 +302,7 @@ def test_spec_error__is_not_raised_for_a_mapping(client):
 
 
 @pytest.fixture
-def no_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def no_address(home, monkeypatch):
     """A home and nothing that names a service."""
     for name in ("CALIFT_API_URL", "CALIFT_PORT", "CALIFT_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -403,9 +399,9 @@ def test_client__address_or_token_that_cannot_be_used_is_a_sentence(
 
 
 def test_client__reads_the_authorities_once_and_again_where_others_are_named(monkeypatch, tmp_path):
-    read: list[bool] = []
+    read = []
 
-    def reading(**how: bool) -> ssl.SSLContext:
+    def reading(**how):
         read.append(how["trust_env"])
         return ssl.create_default_context()
 

@@ -1,7 +1,5 @@
 """Expensive requests: an owner has a share, others are answered meanwhile, refusals say when."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,7 +14,6 @@ from backend.http.concurrency import FairLimiter
 from backend.http.problems import HttpError
 from backend.settings import new_token
 from calift_core.schema.evaluation_job import JOB_PREFIX
-from calift_core.schema.wire.queries import LedgerQuery
 from tests.backend.test_api import problem
 from tests.conftest import spec_of
 
@@ -24,7 +21,7 @@ PATIENCE_S = 30
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -35,19 +32,19 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(work())  # type: ignore[arg-type]
+    asyncio.run(work())
 
 
 # -------------------------------------------------------------------------- the limiter itself
 
 
 def test_limiter__owners_take_turns_and_each_has_a_share():
-    async def work() -> None:
+    async def work():
         limiter = FairLimiter("things", places=6, places_each=4, turns=2, turns_each=1)
-        order: list[str] = []
+        order = []
         gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "b2", "c1")}
 
-        async def one(name: str) -> None:
+        async def one(name):
             with limiter.place(name[0]) as place:
                 async with place.turn():
                     order.append(name)
@@ -71,7 +68,7 @@ def test_limiter__owners_take_turns_and_each_has_a_share():
 def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_wait():
     limiter = FairLimiter("things", places=3, places_each=2, retry_s=7)
 
-    def refused(owner: str) -> HttpError:
+    def refused(owner):
         with pytest.raises(HttpError) as caught, limiter.place(owner):
             pass
         return caught.value
@@ -89,7 +86,7 @@ def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_w
 
 
 def test_limiter__who_gives_up_takes_no_turn():
-    async def work() -> None:
+    async def work():
         limiter = FairLimiter("things", places=9, places_each=9, turns=1)
         async with limiter.turn("a"):
             waiting = asyncio.create_task(limiter.turn("b").__aenter__())
@@ -132,7 +129,7 @@ class Owner:
 def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, services, monkeypatch):
     gate, answered = threading.Event(), services.store.runs.submit(spec_of())
 
-    def slow(run_id: str, query: LedgerQuery) -> Any:
+    def slow(run_id, query):
         assert query.against == "quick" or gate.wait(PATIENCE_S)
         raise HttpError(418, "ANSWERED", "it was its turn.")
 
@@ -140,7 +137,7 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
     limiter = services.limits["analyses"]
     path = f"/runs/{answered}/ledger"
 
-    async def work() -> None:
+    async def work():
         one, other = Owner(app, "one"), Owner(app, "other")
         asked = [one.ask(path, params={"against": "slow"}) for _ in range(40)]
         try:
@@ -168,10 +165,10 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
 
 
 def test_picture__of_another_owner_comes_before_the_second_of_one(app, services, monkeypatch):
-    order: list[str] = []
+    order = []
     gate = threading.Event()
 
-    def tried(run_id: str, picture: bytes) -> Any:
+    def tried(run_id, picture):
         gate.wait(PATIENCE_S)
         order.append(picture.decode())
         raise HttpError(418, "ANSWERED", "it was its turn.")
@@ -179,10 +176,10 @@ def test_picture__of_another_owner_comes_before_the_second_of_one(app, services,
     monkeypatch.setattr(services.trials, "_ask", tried)
     limiter = services.limits["pictures"]
 
-    async def work() -> None:
+    async def work():
         one, other = Owner(app, "one"), Owner(app, "other")
 
-        def post(owner: Owner, body: bytes) -> asyncio.Task[Any]:
+        def post(owner, body):
             kind = {"Content-Type": "application/octet-stream"}
             return asyncio.create_task(owner.http.post("/runs/a/try", content=body, headers=kind))
 
@@ -224,7 +221,7 @@ LIMITED = {
 
 def test_limits__hold_for_what_is_expensive_and_for_nothing_else(api, app, monkeypatch):
     @contextmanager
-    def full(self: FairLimiter, owner: str) -> Any:
+    def full(self, owner):
         raise HttpError(503, "FULL", "no place.")
         yield
 
@@ -236,7 +233,7 @@ def test_limits__hold_for_what_is_expensive_and_for_nothing_else(api, app, monke
             names = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
             filled = path.format(**(dict.fromkeys(names, "a") | job))
             media = next(iter(operation.get("requestBody", {}).get("content", {})), None)
-            body: dict[str, Any] = {}
+            body = {}
             if media is not None:
                 body = {"content": b"{}", "headers": {"Content-Type": media}}
             answer = api.request(method, filled, **body)

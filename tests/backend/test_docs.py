@@ -1,7 +1,5 @@
 """The commands of docs/api.md are run as they stand, against a served application."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Doors that were open: what a stranger, a slip of the keyboard or a broken part may ask for."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat
@@ -28,7 +26,7 @@ from tests.conftest import serving, spec_of, until
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -45,7 +43,7 @@ def test_budget__against_other_data_is_422(api, services, finished_run, monkeypa
     ours = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]["id"]
     made = fixtures.example_predictions
 
-    def others(seed: int = 0, **metadata: Any) -> Any:
+    def others(seed=0, **metadata):
         found = made(seed, **metadata)
         found.ids[:] = [f"other {i}" for i in range(len(found.ids))]
         return found
@@ -129,13 +127,10 @@ def test_clone__is_replayed_after_its_source_has_gone(api):
 
 
 @pytest.fixture
-def stranger(app: Any) -> Iterator[TestClient]:
+def stranger(app):
     """Without a token; server errors come as answers and redirects are not followed."""
     with TestClient(
-        app,
-        base_url="http://127.0.0.1",
-        raise_server_exceptions=False,
-        follow_redirects=False,
+        app, base_url="http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False
     ) as caller:
         yield caller
 
@@ -360,7 +355,7 @@ def test_validate__of_a_large_tree_looks_at_a_part_of_it(api, monkeypatch, tmp_p
     monkeypatch.setattr("backend.services.submission.SCAN_ENTRIES", 2000)
     looked, scandir = [], os.scandir
 
-    def counted(*place: Any) -> Any:
+    def counted(*place):
         looked.append(place)
         return scandir(*place)
 

@@ -1,10 +1,8 @@
 """The dry run: the API, the command and the loaders say the same; a run that ended tells a pace."""
 
-from __future__ import annotations
-
+# ruff: noqa: F811
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from starlette.testclient import TestClient
 
 from backend.store.models import Run
 from calift_core.data.suites.load import load_suite
-from calift_core.data.workload import Pace, count_images
+from calift_core.data.workload import count_images
 from calift_core.evaluation.items import n_images_of
 from calift_core.jobs import estimate
 from calift_core.schema import records as r
@@ -47,7 +45,7 @@ def numbers(of: Estimate) -> dict[str, Any]:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> dict[str, Any]:
+def tiny(tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(VIT))
     return {"name": str(tmp_path / "tiny.json"), "pretrained": None}
 
@@ -77,11 +75,10 @@ def test_dry_run__published_suites_have_the_same_numbers_by_api_and_command(
 
 @pytest.mark.parametrize("suite", ["pacs", "folder", "cifar10-c"])
 def test_dry_run__suites_that_are_here_have_the_numbers_of_the_loaders(
-    api: TestClient, tiny: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path,
-    suite: str,
-) -> None:  # fmt: skip
+    api, tiny, request, tmp_path, suite
+):
     where = request.getfixturevalue({"cifar10-c": "cifar10_c"}.get(suite, "pacs"))
-    data: dict[str, Any] = {"id": f"{suite}:{where}", "templates": "plain"}
+    data = {"id": f"{suite}:{where}", "templates": "plain"}
     if suite == "folder":
         data |= {
             "id": f"folder:{where}/photo",
@@ -163,7 +160,7 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, tmp
     report = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
     spec = load_spec(tmp_path / "run" / "spec.json")
 
-    def pace_of(spec: RunSpec) -> Pace | None:
+    def pace_of(spec):
         return store.results.pace(spec, count_images(spec))
 
     assert pace_of(spec) is None
@@ -182,7 +179,7 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, tmp
     assert pace is not None
     assert count_images(spec).estimate(pace).seconds == pytest.approx(wall, rel=0.05)
 
-    def like(**changes: Any) -> RunSpec:
+    def like(**changes):
         data = spec.model_dump(mode="json")
         return parse_spec(
             {k: {**v, **changes.get(k, {})} if isinstance(v, dict) else v for k, v in data.items()}

@@ -1,7 +1,5 @@
 """The embedded stack: real processes, and what becomes of them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -14,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,9 +145,7 @@ def test_stack__a_foreign_broker_replaces_the_embedded_one_and_may_be_away(
     path = socket_path(tmp_path / "b")
     path.parent.mkdir(parents=True, mode=0o700)
     broker = subprocess.Popen(
-        broker_argv(path, tmp_path / "data"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        broker_argv(path, tmp_path / "data"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         until(lambda: broker_pings(path), what="the broker to answer")
@@ -198,7 +194,7 @@ def test_stack__a_taken_port_is_named_with_the_way_to_change_it(home):
             other.bind(("127.0.0.1", 0))
             other.listen()
             port = other.getsockname()[1]
-            ports: dict[str, Any] = {"api_port": 0, "dashboard_port": 0, taken: port}
+            ports = {"api_port": 0, "dashboard_port": 0, taken: port}
             stack = EmbeddedStack(home, **ports)
             # The failed start holds nothing: the second gets as far as the first.
             with pytest.raises(SpecError) as caught:
@@ -317,11 +313,9 @@ BARE = (
 class Held:
     """A stack that a process of its own holds up: it is up when `parts` run and `said` is said."""
 
-    def __init__(
-        self, home: Path, log: Path, argv: list[str], parts: set[str], said: bytes = b""
-    ) -> None:
+    def __init__(self, home, log, argv, parts, said=b""):
         self.home, self.log = home, log
-        self.pids: dict[str, int] = {}
+        self.pids = {}
         root = Path(__file__).resolve().parents[2]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -331,7 +325,7 @@ class Held:
                 stderr=file,
             )
 
-        def up() -> bool:
+        def up():
             assert self.process.poll() is None, log.read_text()
             with contextlib.suppress(OSError):
                 state = json.loads((home / "run" / "stack.json").read_text())
@@ -359,15 +353,13 @@ class Held:
 
 
 @pytest.fixture
-def hold(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Held]]:
+def hold(home, tmp_path, monkeypatch):
     """Start stacks in processes of their own, all on one home."""
     monkeypatch.setenv("CALIFT_TOKEN", "admin.0123456789abcdef0123")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    started: list[Held] = []
+    started = []
 
-    def start(*arguments: Any) -> Held:
+    def start(*arguments):
         started.append(Held(home, tmp_path / f"log-{len(started)}", *arguments))
         return started[-1]
 

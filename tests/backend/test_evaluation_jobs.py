@@ -1,16 +1,13 @@
 """Evaluation jobs by REST and by the command: what is refused before it is queued, and why."""
 
-from __future__ import annotations
-
+# ruff: noqa: F811
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from calift.commands.evaluations import job_of
-from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError
 from calift_core.schema.wire.runs import Validation
 from tests.backend.test_owners import add_token
@@ -23,29 +20,25 @@ JOBS = "/api/v1/evaluation-jobs"
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory,
-    configs: dict[str, Path],  # noqa: F811
-    photos: Path,  # noqa: F811
-) -> Path:
+def folder(tmp_path_factory, configs, photos):
     """A finished zero-shot run."""
     home = tmp_path_factory.mktemp("finished")
     return run_once(small_spec("zero_shot", configs["vit"], photos), home / "zs")
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
 @pytest.fixture
-def run_id(services: Any, api: TestClient, folder: Path) -> str:
+def run_id(services, api, folder):
     """The run, which is ann's."""
     return store_run(services.store, services.artifacts, folder, submitted_by="ann")
 
 
 @pytest.fixture
-def art(tmp_path: Path) -> Path:
+def art(tmp_path):
     return write_classes(tmp_path / "art", n=4, seed=1)
 
 
@@ -67,7 +60,7 @@ def refused(api: TestClient, body: dict[str, Any], pointer: str) -> str:
 def test_evaluate__everything_that_cannot_be_is_a_sentence_before_anything_is_queued(
     api, services, run_id, art, tmp_path
 ):
-    def about(pointer: str, **body: Any) -> str:
+    def about(pointer, **body):
         return refused(api, {"runs": [run_id], **body}, pointer)
 
     shifts = {"art": str(art)}
@@ -177,15 +170,14 @@ def test_evaluate__results_change_a_run_so_its_owner_alone_may(api, services, ru
 
 
 def test_client_and_command__say_the_same(
-    client: Client, run_id: str, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], services: Any, finished_run: Any,
-) -> None:  # fmt: skip
+    client, run_id, art, tmp_path, monkeypatch, capsys, services, finished_run
+):
     from calift.commands.main import main
 
     monkeypatch.setenv("CALIFT_API_URL", client.base_url)
     monkeypatch.chdir(art.parent)
 
-    def calift(*arguments: str) -> Any:
+    def calift(*arguments):
         with pytest.raises(SystemExit) as end:
             main([*arguments, "--json"])
         assert end.value.code in (0, None), capsys.readouterr()

@@ -1,9 +1,6 @@
 """Following runs where no terminal is: lines that say how far they are."""
 
-from __future__ import annotations
-
 import threading
-from typing import Any
 
 import pytest
 
@@ -13,7 +10,7 @@ from tests.conftest import spec_of, until
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -21,13 +18,13 @@ def test_follow__says_step_and_rest_without_a_terminal(client, services, capsys,
     monkeypatch.setattr(follow, "SAY_EVERY_S", 0.0)
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id
-    said: list[str] = []
-    ended: list[Any] = []
+    said = []
+    ended = []
     follower = threading.Thread(
         target=lambda: ended.extend(service.follow_runs(client, [run_id])), daemon=True
     )
 
-    def hears(words: str) -> bool:
+    def hears(words):
         said.append(capsys.readouterr().err)
         return words in "".join(said)
 
@@ -56,7 +53,7 @@ def test_follow__is_not_chatty(client, services, capsys):
     store.claims.claim(run_id, worker_id="w", ttl_s=60)
     done = threading.Event()
 
-    def work() -> None:
+    def work():
         for step in range(1, 40):
             record = r.ProgressRecord(phase="training", step=step, total_steps=40)
             store.records.record(run_id, 1, [record])

@@ -4,12 +4,9 @@ Each call goes to a service on SQLite and to one on Postgres, which must answer 
 the same every time and few; `make fuzz` makes a long night of others (`CALIFT_FUZZ_CASES=50000`).
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -111,9 +108,7 @@ def _known(store: Any, finished: list[str]) -> dict[str, list[Any]]:
 
 
 @pytest.fixture
-def sides(
-    make_settings: Any, sqlite_url: str, postgres: Any, finished_run: Callable[..., str]
-) -> Iterator[list[Side]]:
+def sides(make_settings, sqlite_url, postgres, finished_run):
     with ExitStack() as stack:
         urls = {"sqlite": sqlite_url, "postgres": stack.enter_context(fresh_postgres(postgres))}
         made = []
@@ -141,8 +136,8 @@ def test_fuzz__every_operation(sides, caplog):
     operations = sum(len(item) for item in document["paths"].values())
     # Right calls and wrong ones; some operations take no wrong one, and the slow ones are few.
     examples = max(EXAMPLES, math.ceil(1.2 * CASES / (2 * operations)))
-    asked: dict[str, int] = {}
-    faults: list[str] = []
+    asked = {}
+    faults = []
     for found in schema.get_all_operations():
         operation = found.ok()
         for mode in GenerationMode:
@@ -158,9 +153,7 @@ def test_fuzz__every_operation(sides, caplog):
     assert [r for r in caplog.records if r.exc_info and r.levelno >= logging.ERROR] == []
 
 
-def _fuzz(
-    operation: Any, mode: GenerationMode, sides: list[Side], faults: list[str], examples: int
-) -> int:
+def _fuzz(operation, mode, sides, faults, examples):
     """Call one operation with generated requests; how many there were."""
     name = operation.definition.raw["operationId"]
     count = 0
@@ -171,7 +164,7 @@ def _fuzz(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
-    def call(case: Any, data: Any) -> None:
+    def call(case, data):
         nonlocal count
         count += 1
         chosen = _choose(name, case, data)

@@ -4,18 +4,13 @@ Checkpoints, archives, predictions, images, backups and paths share 500 cases, w
 every time; `make fuzz` makes a night of others (`CALIFT_FUZZ_FILES=20000`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
 import os
 import random
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +65,7 @@ def shares(kinds: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def samples(tmp_path_factory):
     """A good file of each kind that people bring."""
     folder = tmp_path_factory.mktemp("samples")
     predictions = example_predictions(0, n=40)
@@ -93,9 +88,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found
 
 
-def hammer(
-    samples: dict[str, bytes], names: list[str], folder: Path, read: Callable[[Path], Any]
-) -> None:
+def hammer(samples, names, folder, read):
     """Read damaged files; what is no sentence of ours is a crash, and nothing else may change."""
     rng = random.Random(f"{SEED} 1")
     place = folder / "inside"

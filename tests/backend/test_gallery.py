@@ -1,14 +1,11 @@
 """Samples one by one and their images: what they are of, and that no file leads anywhere else."""
 
-from __future__ import annotations
-
 import io
 import os
 import random
 import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +35,7 @@ FUZZED = int(os.environ.get("CALIFT_FUZZ_IMAGES", "60"))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawers() -> Iterator[None]:
+def drawers():
     with shared_drawers(2):
         yield
 
@@ -57,7 +54,7 @@ def code_of(response: Any) -> tuple[int, str]:
 
 
 @pytest.fixture
-def pair(app: Any, finished_run: Callable[..., str]) -> list[Any]:
+def pair(app, finished_run):
     """The predictions of two models on the same samples, and their evaluations' ids."""
     services = app.state.services
     made = []
@@ -82,11 +79,11 @@ def pair(app: Any, finished_run: Callable[..., str]) -> list[Any]:
 
 
 @pytest.fixture
-def judged(app: Any, finished_run: Callable[..., str]) -> Callable[..., tuple[str, dict[str, str]]]:
+def judged(app, finished_run):
     """Makes a finished run; its id and its evaluations by data set."""
     services = app.state.services
 
-    def make(*datasets: tuple[str, str], **more: Any) -> tuple[str, dict[str, str]]:
+    def make(*datasets, **more):
         run = finished_run(services.store, services.artifacts, datasets=datasets, **more)
         found = services.store.results.run_evaluations(run)
         return run, {e.dataset: e.id for e in found}
@@ -119,7 +116,7 @@ def test_samples__pages_follow_each_other_and_belong_to_their_question(api, pair
     (predictions, evaluation), _ = pair
     path = f"/evaluations/{evaluation}/samples"
     asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
-    seen: list[Any] = []
+    seen = []
     page = get(api, path, **asked, limit=17)
     while True:
         seen += page["items"]
@@ -144,7 +141,7 @@ def test_tags__stay_with_the_data_and_a_condition_reads_them_everywhere(
     ids = predictions.ids[[7, 3, 50]].tolist()
     path = f"/evaluations/{one}/samples"
 
-    def tagged(where: str, of: str = one) -> list[str]:
+    def tagged(where, of=one):
         found = get(api, f"/evaluations/{of}/samples", where=where, limit=200)["items"]
         assert get(api, f"/evaluations/{of}/slices", where=where)["n_matching"] == len(found)
         return [sample["id"] for sample in found]
@@ -168,7 +165,7 @@ def test_tags__stay_with_the_data_and_a_condition_reads_them_everywhere(
     traits = get(api, f"{path}/traits", where='tag == "wrong"')
     assert traits["n_matching"] == n
 
-    def refused(**body: Any) -> int:
+    def refused(**body):
         return api.post(f"/api/v1/evaluations/{one}/tags", json=body).status_code
 
     assert refused(samples=["nobody"], add=["x"]) == 404
@@ -233,7 +230,7 @@ def test_samples__a_page_around_one_has_what_comes_before_and_after_it(api, pair
     asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
     every = [s["id"] for s in get(api, path, **asked, limit=200)["items"]]
 
-    def around(sample: str) -> list[str]:
+    def around(sample):
         found = get(api, path, **asked, limit=3, around=sample)
         return [found["offset"], *(s["id"] for s in found["items"])]
 
@@ -353,7 +350,7 @@ def test_doubtful__labels_that_every_run_contradicts_surely(api, judged):
     other = (clean.labels[wrong] + 1) % 5
     alone = 60  # contradicted by one run only
 
-    def made(seed: int) -> Any:
+    def made(seed):
         logits = 2.0 * np.eye(5, dtype=np.float32)[clean.labels]
         logits[wrong] = 0
         logits[wrong, other] = [9.0, 8.0 - seed, 7.0]
@@ -391,7 +388,7 @@ def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, jud
     suite = load_suite(SuiteSpec(id=f"folder:{tree}"))
     test = suite.part("test")
 
-    def predict(*_: Any) -> Any:
+    def predict(*_):
         example = example_predictions(0, n=6, n_classes=2)
         about = replace(example.metadata, class_names=("a cat", "a dog"))
         ids = np.array(test.ids)
@@ -488,7 +485,7 @@ def hostile(folder: Path, secret: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     """A folder of two classes with a test part, and beside it a picture that is nobody's."""
     root = tmp_path / "photos"
     for part in ("train", "test"):
@@ -501,12 +498,10 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluated(
-    app: Any, finished_run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, str]]:
+def evaluated(app, finished_run, monkeypatch):
     """Makes a run on a folder; its evaluations by data set."""
 
-    def reported(predictions: Any, digest: str) -> Any:
+    def reported(predictions, digest):
         name, _, level = predictions.metadata.dataset.partition("/")
         found = example_evaluation(predictions, digest)
         if predictions.metadata.role != "corruption":
@@ -515,11 +510,11 @@ def evaluated(
 
     monkeypatch.setattr("tests.conftest.example_evaluation", reported)
 
-    def make(root: Path) -> dict[str, str]:
+    def make(root):
         files = sorted(p.relative_to(root).as_posix() for p in (root / "test").glob("*/*"))
         labels = np.array([["cat", "dog"].index(f.split("/")[1]) for f in files])
 
-        def predict(dataset: str, role: str) -> Any:
+        def predict(dataset, role):
             made = example_predictions(
                 0, n=len(files), n_classes=2, dataset=dataset, role=role, class_names=("cat", "dog")
             )
@@ -561,11 +556,7 @@ def test_thumbnail__is_the_image_as_the_model_saw_it(api, client, photos, evalua
     assert (clean.status_code, clean.headers["content-type"]) == (200, "image/jpeg"), clean.text
     assert Image.open(io.BytesIO(clean.content)).size == (64, 64)
     again = thumbnail(
-        api,
-        found["photos/test"],
-        sample,
-        size=64,
-        headers={"If-None-Match": clean.headers["etag"]},
+        api, found["photos/test"], sample, size=64, headers={"If-None-Match": clean.headers["etag"]}
     )
     assert (again.status_code, again.content) == (304, b"")
 

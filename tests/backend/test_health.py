@@ -1,11 +1,7 @@
 """Two questions: does the process live, and can it do its work?"""
 
-from __future__ import annotations
-
 import errno
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +17,7 @@ from tests.conftest import free_port
 
 
 @pytest.fixture
-def stranger(app: Any) -> Iterator[TestClient]:
+def stranger(app):
     """Without a token; server errors come as answers."""
     object.__setattr__(app.state.services, "ready", Recent(-1.0))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
@@ -103,7 +99,7 @@ def test_ready__not_with_less_room_than_is_to_stay_free(make_settings, sqlite_ur
 
 
 def test_ready__not_where_nothing_can_be_written(stranger, monkeypatch):
-    def refuse(path: Path) -> None:
+    def refuse(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -113,11 +109,11 @@ def test_ready__not_where_nothing_can_be_written(stranger, monkeypatch):
 
 
 def test_ready__slow_question_keeps_nobody_else(until):
-    recent: Recent[int] = Recent(-1.0)
+    recent = Recent(-1.0)
     assert recent.ask(lambda: 1) == 1
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow() -> int:
+    def slow():
         begun.set()
         assert go_on.wait(20)
         return 2

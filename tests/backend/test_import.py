@@ -1,7 +1,5 @@
 """Predictions made elsewhere, through the API: taken in as a run, or refused with a reason."""
 
-from __future__ import annotations
-
 import json
 import sys
 import zipfile
@@ -41,26 +39,26 @@ def here(_checker: Any, question: bytes) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def check(request, monkeypatch):
     """Only `service` tests are about the process: for the others a check costs no start of one."""
     if request.node.get_closest_marker("service") is None:
         monkeypatch.setattr("backend.services.imports.ask_once", here)
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
 @pytest.fixture
-def bare(app: Any) -> Iterator[TestClient]:
+def bare(app):
     """Calls without a token."""
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         yield caller
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+def digits(tmp_path_factory):
     """An NPZ as people make it: logistic regression on scikit-learn's digits."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression

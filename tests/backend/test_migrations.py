@@ -1,11 +1,7 @@
 """Migrations: the tables they make are the tables of the models, and nothing is lost on the way."""
 
-from __future__ import annotations
-
 import json
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from alembic import op
@@ -23,7 +19,7 @@ from tests.conftest import fresh_postgres, spec_of
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def empty_url(request, tmp_path):
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
     else:
@@ -32,7 +28,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def empty(empty_url: str) -> Iterator[Engine]:
+def empty(empty_url):
     engine = open_engine(empty_url)
     yield engine
     engine.dispose()
@@ -67,9 +63,9 @@ def test_upgrade__equals_the_models(empty):
 
 def test_upgrade__twice_and_at_once_is_once(empty_url):
     engines = [open_engine(empty_url) for _ in range(4)]
-    failures: list[BaseException] = []
+    failures = []
 
-    def up(engine: Engine) -> None:
+    def up(engine):
         try:
             migrations.upgrade(engine)
         except BaseException as error:
@@ -110,10 +106,8 @@ def test_upgrade__that_breaks_sqlite_rows_is_rolled_back(tmp_path, monkeypatch, 
     store = Stores.on(engine)
     run_id = store.runs.submit(spec_of(tags=["t"]))
 
-    def revision(configuration: object, _target: str) -> None:
-        context = MigrationContext.configure(
-            configuration.attributes["connection"]  # type: ignore[attr-defined]
-        )
+    def revision(configuration, _target):
+        context = MigrationContext.configure(configuration.attributes["connection"])
         with Operations.context(context):
             if damage == "rows are lost":
                 op.execute("DELETE FROM run_tags")

@@ -1,13 +1,11 @@
 """An API without torch has its models loaded by another process, a real one here."""
 
-from __future__ import annotations
-
+# ruff: noqa: F811
 import os
 import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def host(settings: Settings, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def host(settings, tmp_path):
     """`python -m backend models` on the same home: its address and the process."""
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
@@ -46,7 +44,7 @@ def host(settings: Settings, tmp_path: Path) -> Iterator[tuple[str, subprocess.P
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
 
-    def answers() -> bool:
+    def answers():
         assert process.poll() is None, (tmp_path / "models.log").read_text()
         try:
             return httpx.get(f"{url}/api/v1/health", timeout=5).status_code == 200
@@ -72,13 +70,8 @@ def assert_the_administrator_alone_is_answered(url: str, settings: Settings) -> 
 
 
 def test_models_url__another_process_answers_exports_and_refuses_as_this_one_would(
-    settings: Settings,
-    host: tuple[str, subprocess.Popen[bytes]],
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-    finished_run: Callable[..., str],
-    tmp_path: Path,
-) -> None:
+    settings, host, folder, photos, finished_run, tmp_path
+):
     from calift_core.client import Client
 
     url, process = host

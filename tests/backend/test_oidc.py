@@ -1,12 +1,9 @@
 """People whom an OpenID provider vouches for: who is let in, and what they may do."""
 
-from __future__ import annotations
-
 import base64
 import hmac
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,13 +20,13 @@ BASE = "/api/v1/sessions"
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[IdentityProvider]:
+def running():
     with identity_provider() as made:
         yield made
 
 
 @pytest.fixture
-def idp(running: IdentityProvider) -> IdentityProvider:
+def idp(running):
     running.claims = {"sub": "1234", "email": "Ada@Example.org", "email_verified": True}
     return running
 
@@ -45,7 +42,7 @@ def settings_of(make_settings: Any, idp: IdentityProvider, **changes: Any) -> An
 
 
 @pytest.fixture
-def bare(make_settings: Any, idp: IdentityProvider) -> Iterator[TestClient]:
+def bare(make_settings, idp):
     app = create_app(settings_of(make_settings, idp), housekeeping=False)
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         yield caller
@@ -140,7 +137,7 @@ def test_grants__go_by_verified_addresses_alone(make_settings, idp):
         {"admin": ["root@example.org"], "submit": ["@example.org"], "read": ["abc", "@x.org"]},
     )
 
-    def scope(**claims: Any) -> str:
+    def scope(**claims):
         try:
             return provider.person(idp.id_token(**claims)).scope
         except oidc.IdentityError as error:
@@ -161,7 +158,7 @@ def test_grants__go_by_verified_addresses_alone(make_settings, idp):
 
 
 def test_grants__taken_away_end_at_once(make_settings, idp):
-    def app(**changes: Any) -> TestClient:
+    def app(**changes):
         made = create_app(settings_of(make_settings, idp, **changes), housekeeping=False)
         return TestClient(made, base_url="http://127.0.0.1")
 

@@ -1,11 +1,8 @@
 """What keeps a service in order, as its callers meet it."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,12 +27,12 @@ from tests.conftest import spec_of
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
 @pytest.fixture
-def ada(api: TestClient, app: Any) -> TestClient:
+def ada(api, app):
     """A caller with a token of scope submit that the admin made."""
     made = api.post("/api/v1/tokens", json={"owner": "ada", "note": "laptop"})
     assert made.status_code == 201, made.text
@@ -136,10 +133,7 @@ def test_bulk__changes_what_may_be_changed_and_says_what_not(api, ada):
     foreign = submit(api)["id"]
     done = bulk(ada, action="tag", ids=[*own, foreign, "nothing"], tags=["photos"])
     assert done.done == own
-    assert {r.id: r.code for r in done.refused} == {
-        foreign: "NOT_YOURS",
-        "nothing": "NOT_FOUND",
-    }
+    assert {r.id: r.code for r in done.refused} == {foreign: "NOT_YOURS", "nothing": "NOT_FOUND"}
     assert bulk(ada, action="untag", ids=own[:1], tags=["photos"]).done == own[:1]
     assert bulk(api, action="cancel", filter={"tag": ["photos"]}).done == [own[1]]
     assert bulk(api, action="archive", filter={"phase": ["CANCELLED"]}).done == [own[1]]
@@ -355,7 +349,7 @@ def test_metrics__exposed_need_a_token_or_a_setting(make_settings, sqlite_url):
 
 
 @pytest.fixture
-def json_log() -> Iterator[io.StringIO]:
+def json_log():
     """What a service that is set to JSON logs."""
     root = logging.getLogger()
     held, level = list(root.handlers), root.level
@@ -395,7 +389,7 @@ def test_log__json_carries_the_ids_and_the_run_keeps_that_of_its_request(json_lo
 
 
 def test_log__a_request_that_fails_is_found_by_its_id(json_log, app, settings, monkeypatch):
-    def broken(*_: object) -> None:
+    def broken(*_):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(type(app.state.services.store.workers), "recent", broken)

@@ -1,7 +1,5 @@
 """Whose a run is: its owner and admins may change it, everybody who may read may read it."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -28,7 +26,7 @@ CHANGES = {
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -40,7 +38,7 @@ def add_token(services: Any, token_id: str, name: str, scope: str) -> dict[str, 
 
 
 @pytest.fixture
-def people(api: TestClient, services: Any) -> dict[str, dict[str, str]]:
+def people(api, services):
     """A header for each kind of credential; `ann` has two tokens."""
     return {
         "none": {"Authorization": ""},
@@ -225,7 +223,7 @@ def test_owner__data_sets_are_added_to_ones_own_imports_alone(api, people, tmp_p
     from calift_core.predictions.write import write_predictions
     from tests.conftest import example_predictions
 
-    def upload(who: str, dataset: str, **params: str) -> Any:
+    def upload(who, dataset, **params):
         file = tmp_path / f"{dataset}.parquet"
         write_predictions(file, example_predictions(1, n=60, dataset=dataset, role="id"))
         return api.post(
@@ -252,7 +250,7 @@ def test_owner__route_that_forgets_to_say_is_for_owners(settings, spec_of):
 
     @router.post("/api/v1/runs/{run_id}/forgotten")
     @allow("submit")
-    def forgotten(run_id: str) -> str:
+    def forgotten(run_id):
         return run_id
 
     app.include_router(router)

@@ -1,7 +1,5 @@
 """The health check of containers: who shows no sign of life is asked to end, then killed."""
 
-from __future__ import annotations
-
 import os
 import signal
 
@@ -11,7 +9,7 @@ from tests.conftest import free_port, until
 
 
 def test_probe__what_is_silent_is_asked_to_end_and_then_killed(tmp_path):
-    sent: list[tuple[int, int]] = []
+    sent = []
     nobody = f"http://127.0.0.1:{free_port()}/api/v1/health"
     argv = ["--lives", nobody, "--restart-after", "2", "--memory", str(tmp_path / "count")]
     results = [main(argv, kill=lambda *what: sent.append(what)) for _ in range(4)]
@@ -20,7 +18,7 @@ def test_probe__what_is_silent_is_asked_to_end_and_then_killed(tmp_path):
 
 
 def test_probe__one_that_is_alive_and_not_ready_is_unhealthy_and_left_alone(served, tmp_path):
-    sent: list[tuple[int, int]] = []
+    sent = []
     count = tmp_path / "count"
     count.write_text("5")
     away = f"http://127.0.0.1:{free_port()}/"

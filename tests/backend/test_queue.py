@@ -1,15 +1,11 @@
 """Messages, with a real broker: they may be lost, and no run is."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -90,7 +86,7 @@ class Broker:
 
 
 @pytest.fixture
-def broker() -> Iterator[Broker]:
+def broker():
     # A unix socket's path has at most 107 bytes; pytest's own folders may be longer.
     with tempfile.TemporaryDirectory(prefix="calift-b-") as folder:
         made = Broker(Path(folder))
@@ -100,14 +96,14 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def one_store(sqlite_url: str) -> Iterator[Stores]:
+def one_store(sqlite_url):
     store = Stores.on(open_engine(sqlite_url))
     yield store
     store.close()
 
 
 @pytest.fixture
-def parts(broker: Broker, one_store: Stores, make_settings: Any) -> tuple[Any, ...]:
+def parts(broker, one_store, make_settings):
     settings = make_settings(broker_url=broker.url, relay_s=0.05, sweep_s=0.05)
     return settings, make_celery(settings), ArtifactStore(settings.artifacts_dir)
 
@@ -186,7 +182,7 @@ def test_housekeeper__outlives_a_database_that_fails(broker, one_store, parts, m
     failed = threading.Event()
     sweep = LeaseReaper.sweep
 
-    def broken(*_: Any, **__: Any) -> Any:
+    def broken(*_, **__):
         failed.set()
         raise OSError("the disk is gone")
 

@@ -1,7 +1,5 @@
 """What one real run said, told to the store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calift_core.schema import records as r

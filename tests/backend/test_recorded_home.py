@@ -3,12 +3,8 @@
 `tests/support/record_home.py` says what is in it and how it was made.
 """
 
-from __future__ import annotations
-
 import json
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +20,7 @@ PASSING = {"waiting", "cost", "sentence", "message", "hint"}
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(tmp_path_factory):
     root = tmp_path_factory.mktemp("recorded")
     with tarfile.open(PACKED) as archive:
         archive.extractall(root, filter="data")
@@ -33,12 +29,12 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recorded(unpacked: Path) -> dict[str, Any]:
+def recorded(unpacked):
     return dict(json.loads((unpacked / "recorded.json").read_text()))
 
 
 @pytest.fixture(scope="module")
-def api(unpacked: Path) -> Iterator[TestClient]:
+def api(unpacked):
     home = unpacked / "home"
     app = create_app(Settings(home=home), housekeeping=False)
     token = (home / "token").read_text().strip()

@@ -1,7 +1,5 @@
 """A look at somebody's data: right numbers, a few images, and nothing that it must not read."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -9,7 +7,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from PIL import Image
 from backend.http.authentication import hash_token
 from backend.http.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.main import create_app
-from backend.settings import Settings
 from calift_core.data import looking
 from calift_core.errors import CaliftError, ServiceError, SpecError, StorageError
 from tests.conftest import serving
@@ -38,15 +35,13 @@ def write(root: Path, names: tuple[str, ...], n: int) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawers() -> Iterator[None]:
+def drawers():
     with shared_drawers():
         yield
 
 
 @pytest.fixture
-def api(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TestClient]:
+def api(tmp_path, settings, monkeypatch):
     monkeypatch.setattr("backend.services.datasets.MAX_ZIP_FILES", 50)
     limits = {"max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
     made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
@@ -57,10 +52,10 @@ def api(
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process(monkeypatch):
     """Zips are examined in this process, which another test says that the service does not."""
 
-    def look(asked: dict[str, Any], **_: object) -> Any:
+    def look(asked, **_):
         try:
             return json.loads(looking.answer(json.dumps(asked).encode()))
         except CaliftError as error:
@@ -74,18 +69,18 @@ _HOOKED: list[bool] = []
 
 
 @pytest.fixture
-def listings() -> Iterator[list[str]]:
+def listings():
     """Every folder that this process lists, as Python's audit events say."""
     if not _HOOKED:  # a hook stays for ever, so there is one
         _HOOKED.append(True)
 
-        def hook(event: str, given: tuple[Any, ...]) -> None:
+        def hook(event, given):
             if event == "os.scandir":
                 for heard in _HEARD:
                     heard.append(os.fspath(given[0]) if given else "")
 
         sys.addaudithook(hook)
-    mine: list[str] = []
+    mine = []
     _HEARD.append(mine)
     yield mine
     _HEARD.remove(mine)
@@ -354,7 +349,7 @@ def test_zip__comes_by_the_client_from_a_path_or_an_open_file(settings, tmp_path
 def test_zip__is_looked_through_by_another_process(api, monkeypatch):
     body = packed(BIRDS)
 
-    def opened(*_: object, **__: object) -> None:
+    def opened(*_, **__):
         raise AssertionError("the API reads a zip that was just brought")
 
     monkeypatch.setattr(zipfile, "ZipFile", opened)
@@ -370,7 +365,7 @@ def delete(api: TestClient, suite: str, **headers: str) -> Any:
 
 @pytest.mark.usefixtures("in_process")
 def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs_it(api, settings):
-    store = api.app.state.services.store  # type: ignore[attr-defined]
+    store = api.app.state.services.store
     who = {}
     for name in ("ann", "bob"):
         token = f"clft_{name}.{'s' * 32}"
@@ -388,7 +383,7 @@ def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs
         assert delete(api, other, **who["ann"]).status_code == 404
 
     spec = {"name": "r", "method": {"kind": "zero_shot"}}
-    named: list[dict[str, Any]] = [
+    named = [
         {"id": ann}, {"id": bob, "shifts": {"same": ann}},
     ]  # fmt: skip
     for suite in named:
@@ -489,7 +484,7 @@ def test_copies__nothing_outside_the_folders_and_no_more_than_somebody_can_wait_
     write(tmp_path / "secret", ("a", "b"), 3)
     write(tmp_path / "data" / "birds", ("a", "b"), 30)
 
-    def asked(path: Path) -> tuple[int, str]:
+    def asked(path):
         told = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{path}"})
         return told.status_code, told.text
 

@@ -1,8 +1,5 @@
 """Sessions: what a dashboard's visitor holds instead of the token, and links that work once."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,18 +17,18 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
 @pytest.fixture
-def bare(app: Any) -> Iterator[TestClient]:
+def bare(app):
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         yield caller
 
 
 @pytest.fixture
-def reader(services: Any) -> str:
+def reader(services):
     token = f"clft_reader.{'s' * 32}"
     services.store.tokens.add(
         "clft_reader", name="Ada", scope="read", secret_sha256=hash_token(token)
@@ -141,7 +138,7 @@ def test_link__opens_one_session(bare, reader):
 def test_link__opened_many_times_at_once_opens_one_session(services, bare, reader):
     code = link(bare, reader)
 
-    def open_it(number: int) -> bool:
+    def open_it(number):
         return (
             services.store.sessions.add(
                 f"clfs_{number}",

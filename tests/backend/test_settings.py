@@ -1,12 +1,9 @@
 """Settings: defaults, what they refuse, and the token file."""
 
-from __future__ import annotations
-
 import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +75,7 @@ def test_token__of_the_wrong_form_is_refused(token):
 
 def test_token__made_once_for_its_owner_alone(tmp_path):
     path = tmp_path / "new" / "token"
-    found: list[str] = []
+    found = []
     threads = [
         threading.Thread(target=lambda: found.append(read_or_make_token(path))) for _ in range(8)
     ]
@@ -106,13 +103,11 @@ def test_settings__never_show_the_token(home):
 
 
 @pytest.fixture
-def backend(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def backend(home, monkeypatch, capsys):
     """`python -m backend` in this process: status, stdout and stderr."""
     monkeypatch.setattr("backend.__main__.set_up", lambda *_, **__: None)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["backend", *arguments])
         status = main()
         return (status, *capsys.readouterr())

@@ -1,7 +1,5 @@
 """Sweeps over the API: from the first run to the verdict, whatever happens."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable
@@ -38,7 +36,7 @@ ACCURACY = {
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -72,10 +70,10 @@ def predict_as(quality: float, seed: int) -> Callable[[str, str], Any]:
 
 
 @pytest.fixture
-def finish(services: Any, finished_run: Any) -> Callable[[dict[str, Any]], None]:
+def finish(services, finished_run):
     """End a run of a sweep as its method and rate deserve."""
 
-    def end(run: dict[str, Any]) -> None:
+    def end(run):
         spec = services.store.runs.get(run["id"]).spec
         lr, seed = spec["train"]["lr"], spec["train"]["seed"]
         accuracy = ACCURACY.get((run["method"], lr), 0.3)
@@ -170,9 +168,9 @@ def test_sweep__is_queued_once_by_any_number_of_processes(api, services, setting
     sweep_id = begin(api)["id"]
     for _ in range(4):
         barrier = threading.Barrier(4)
-        failures: list[BaseException] = []
+        failures = []
 
-        def advance(barrier: Any = barrier, failures: Any = failures) -> None:
+        def advance(barrier=barrier, failures=failures):
             engine = open_engine(settings.database_url)
             try:
                 store = Stores.on(engine)
@@ -429,7 +427,7 @@ def test_command__begins_shows_and_steers_a_sweep(served, settings, monkeypatch,
     monkeypatch.setenv("CALIFT_TOKEN", settings.admin_token())
     monkeypatch.chdir(tmp_path)
 
-    def calift(*arguments: str) -> tuple[int, str, str]:
+    def calift(*arguments):
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))
         told = capsys.readouterr()

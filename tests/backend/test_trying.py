@@ -1,7 +1,6 @@
 """Asking a run about a picture: by a model in another process, of a picture that may be hostile."""
 
-from __future__ import annotations
-
+# ruff: noqa: F811
 import io
 import os
 import shutil
@@ -9,10 +8,8 @@ import signal
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -51,20 +48,20 @@ KIND = {"Content-Type": "application/octet-stream"}
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[Callable[..., Child]]:
+def processes():
     """The processes of one service for all tests: loading torch takes 4 s of the processor."""
-    kept: dict[tuple[str, ...], Child] = {}
+    kept = {}
     # The kernel ends a child with the thread that started it: this one outlives the services.
     with ThreadPoolExecutor(max_workers=1) as keeper:
 
         class Shared(Child):
-            def _ready(self) -> Any:
+            def _ready(self):
                 return keeper.submit(super()._ready).result()
 
-            def stop(self) -> None:
+            def stop(self):
                 """Another test goes on with it."""
 
-        def child(argv: list[str], name: str, **options: Any) -> Child:
+        def child(argv, name, **options):
             return kept.setdefault(tuple(argv), Shared(argv, name, **options))
 
         yield child
@@ -73,12 +70,12 @@ def processes() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture(autouse=True)
-def _shared(processes: Callable[..., Child], monkeypatch: pytest.MonkeyPatch) -> None:
+def _shared(processes, monkeypatch):
     monkeypatch.setattr("backend.services.trying.Child", processes)
 
 
 @pytest.fixture
-def services(app: Any) -> Any:
+def services(app):
     return app.state.services
 
 
@@ -100,11 +97,8 @@ def png(width: int, height: int) -> bytes:
 
 
 def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated(
-    api: TestClient,
-    services: Any,
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-) -> None:
+    api, services, folder, photos
+):
     run_id = store_run(services.store, services.artifacts, folder)
     evaluation = services.store.results.run_evaluations(run_id)[0]
     sample = api.get(f"/api/v1/evaluations/{evaluation.id}/samples").json()["items"][0]
@@ -154,13 +148,8 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
 
 
 def test_try__names_training_images_and_they_can_be_seen(
-    api: TestClient,
-    client: Any,
-    services: Any,
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+    api, client, services, folder, photos, tmp_path
+):
     run_id = store_run(services.store, services.artifacts, folder)
     kept = read_training_images(folder / "checkpoint" / TRAINING_IMAGES)
     sample = str(kept.ids[3])
@@ -181,7 +170,7 @@ def test_try__names_training_images_and_they_can_be_seen(
     factor = len(drawn) // len(own)
     assert (drawn[::factor, ::factor] == own).all()
 
-    def refused(of: str, name: str) -> tuple[int, str]:
+    def refused(of, name):
         told = api.get(f"/api/v1/runs/{of}/training-images/{quote(name, safe='')}/thumbnail")
         return told.status_code, told.json()["code"]
 
@@ -197,11 +186,8 @@ def test_try__names_training_images_and_they_can_be_seen(
 
 
 def test_search__ranks_images_by_the_runs_own_towers_among_those_that_are_meant(
-    client: Any,
-    services: Any,
-    folder: Path,  # noqa: F811
-    finished_run: Callable[..., str],
-) -> None:
+    client, services, folder, finished_run
+):
     run_id = store_run(services.store, services.artifacts, folder)
     evaluation = services.store.results.run_evaluations(run_id)[0]
     model = CalibratedClassifier.load(folder, device="cpu")
@@ -223,7 +209,7 @@ def test_search__ranks_images_by_the_runs_own_towers_among_those_that_are_meant(
     assert (like[0].id, like[0].similarity) == (found[-1].id, pytest.approx(1, abs=2e-3))
     assert services.trials._models.starts == 1  # nor is it asked twice
 
-    def refused(of: str, **params: Any) -> tuple[int, str]:
+    def refused(of, **params):
         with pytest.raises(ServiceError) as refusal:
             client.samples(of, **params)
         return refusal.value.status, refusal.value.message
@@ -240,12 +226,8 @@ def test_search__ranks_images_by_the_runs_own_towers_among_those_that_are_meant(
 
 
 def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(
-    api: TestClient,
-    services: Any,
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+    api, services, folder, photos, tmp_path
+):
     old = tmp_path / "old"
     shutil.copytree(folder, old)
     (old / "checkpoint" / TRAINING_IMAGES).unlink()
@@ -258,17 +240,12 @@ def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(
     assert (told.status_code, "kept no features" in told.json()["detail"]) == (404, True)
 
 
-def test_try__runs_share_a_process_and_the_oldest_is_forgotten(
-    api: TestClient,
-    services: Any,
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-) -> None:
+def test_try__runs_share_a_process_and_the_oldest_is_forgotten(api, services, folder, photos):
     store = partial(store_run, services.store, services.artifacts)
     runs = [store(folder) for _ in range(5)]
     picture = next(photos.rglob("*.png")).read_bytes()
 
-    def said(run_id: str) -> TriedPicture:
+    def said(run_id):
         found = asked(api, run_id, picture)
         if found.status_code == 503:  # it was asked before the end of a process was seen
             found = asked(api, run_id, picture)
@@ -313,13 +290,8 @@ def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
 
 
 def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
-    client: Any,
-    api: TestClient,
-    services: Any,
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+    client, api, services, folder, photos, tmp_path
+):
     run_id = store_run(services.store, services.artifacts, folder)
     packed = client.download_model(
         run_id, tmp_path / "model.zip", calibrator="temperature", onnx=True
@@ -343,15 +315,8 @@ def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
 
 
 def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_command(
-    client: Any,
-    api: TestClient,
-    services: Any,
-    folder: Path,  # noqa: F811
-    configs: dict[str, Path],  # noqa: F811
-    photos: Path,  # noqa: F811
-    paintings: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+    client, api, services, folder, configs, photos, paintings, tmp_path
+):
     tuned = run_once(small_spec("flyp", configs["vit"], photos), tmp_path / "tuned")
     shifts = {"shifts": {"art": f"folder:{paintings}"}}
     shifted = run_once(small_spec("flyp", configs["vit"], photos, **shifts), tmp_path / "shifted")
@@ -376,7 +341,7 @@ def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_co
     # Fitted twice, there and here: on one processor they were 4e-16 apart.
     np.testing.assert_allclose(shipped.predict(files).probs, here.probs, rtol=0, atol=1e-12)
 
-    def refused(of: str, **asked: str) -> tuple[int, str]:
+    def refused(of, **asked):
         told = api.get(f"/api/v1/runs/{of}/model", params=asked)
         return told.status_code, told.json()["detail"] + told.json().get("hint", "")
 
@@ -403,12 +368,8 @@ def test_model__without_one_or_without_data_to_fit_on_is_a_sentence(api, service
 
 
 def test_threshold__is_one_for_decide_the_command_try_export_and_predict(
-    api: TestClient,
-    services: Any,
-    folder: Path,  # noqa: F811
-    photos: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+    api, services, folder, photos, tmp_path
+):
     run = shutil.copytree(folder, tmp_path / "run")
     report = read_report(run)
     for seed, part in enumerate(("calibration", "validation")):

@@ -1,9 +1,6 @@
 """Many who watch cost the database what one does."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
-from typing import Any
 
 import anyio
 import pytest
@@ -26,23 +23,23 @@ class Counting:
 
 
 def test_watch__asks_the_database_once_for_all(store, monkeypatch):
-    asked: list[list[str]] = []
+    asked = []
     positions = History.positions
 
-    def counted(self: History, run_ids: Any) -> dict[str, Position]:
+    def counted(self, run_ids):
         asked.append(sorted(run_ids))
         return positions(self, run_ids)
 
     monkeypatch.setattr(History, "positions", counted)
     runs = sorted(store.runs.submit(spec_of()) for _ in range(20))
     authenticator = Counting()
-    watch = Watch(store.history, authenticator, poll_s=0.0)  # type: ignore[arg-type]
-    found: list[Position | None] = []
+    watch = Watch(store.history, authenticator, poll_s=0.0)
+    found = []
 
-    async def look(run_id: str) -> None:
+    async def look(run_id):
         found.append(await watch.position(run_id))
 
-    async def main() -> None:
+    async def main():
         with ExitStack() as watched:
             for run_id in runs * 10:
                 watched.enter_context(watch.of(run_id))

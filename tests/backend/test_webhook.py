@@ -1,14 +1,11 @@
 """A webhook hears of every end once it can be reached, signed as the standard says."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac
 import json
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -58,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver():
     with Receiver() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -6,7 +6,6 @@ dear; `make chaos` strikes with every kind on both databases, each in turn and t
 been stopped.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,7 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def chaos() -> Iterator[Chaos]:
+def chaos():
     """A house that the faults of this module strike in turn."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CALIFT_HOME", "CALIFT_DATABASE_URL", "CALIFT_BROKER_URL"):

@@ -1,7 +1,5 @@
 """The tiny models, the tiny suite and the home that the core's tests use."""
 
-from __future__ import annotations
-
 from tests.core.conftest import (  # noqa: F401
     captions,
     clip,

@@ -1,11 +1,7 @@
 """`calift analyse` on files, without a service: it says what the functions behind it compute."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +26,7 @@ SETS = (
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory):
     """A folder like a finished run's."""
     folder = tmp_path_factory.mktemp("run")
     for dataset, role, seed in SETS:
@@ -43,13 +39,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def analyse(
-    capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str]]:
+def analyse(capsys, home, monkeypatch):
     """Run `calift analyse …` with no service to ask: its status and all it said."""
     monkeypatch.setenv("CALIFT_API_URL", "http://127.0.0.1:9")
 
-    def run(*arguments: Any) -> tuple[int, str]:
+    def run(*arguments):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["analyse", *(str(a) for a in arguments)])
@@ -60,10 +54,10 @@ def analyse(
 
 
 @pytest.fixture
-def ask(analyse: Callable[..., tuple[int, str]]) -> Callable[..., Any]:
+def ask(analyse):
     """The same with `--json`, read."""
 
-    def run(*arguments: Any) -> Any:
+    def run(*arguments):
         status, said = analyse(*arguments, "--json")
         assert status == 0, said
         return json.loads(said)

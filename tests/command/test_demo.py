@@ -1,7 +1,5 @@
 """What a finished run of the demo is used again for."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -30,12 +28,12 @@ DECIDES = (
 
 
 @pytest.fixture(scope="module")
-def key() -> str:
+def key():
     return source_key()
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
+def copied(tmp_path):
     """The package's source, to be changed."""
     ignored = shutil.ignore_patterns("__pycache__")
     return Path(shutil.copytree(PACKAGE, tmp_path / "calift_core", ignore=ignored))

@@ -1,7 +1,5 @@
 """The demo's sentences follow from its numbers, and say where a claim does not show."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from calift.commands.demo_story import DemoModel, difference, mean_difference, sentences

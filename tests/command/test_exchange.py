@@ -1,13 +1,9 @@
 """Runs to other trackers: their own readers find all of it, nothing is written twice."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +21,7 @@ from tests.frontend import seed
 
 
 @pytest.fixture
-def sent(tmp_path: Path) -> list[Exchanged]:
+def sent(tmp_path):
     """Two runs of folders: one with curves, one whose predictions were imported."""
     found = []
     for name, kind in (("first", "FLYP"), ("second", "CaRot")):
@@ -110,9 +106,7 @@ def read_mlflow(place: str) -> list[Exchanged]:
     return found
 
 
-def gathered(
-    name: str, run_id: str, settings: Mapping[str, str], points: Mapping[str, Mapping[int, float]]
-) -> Exchanged:
+def gathered(name, run_id, settings, points):
     """A run of curves, of which those below `final/` are its numbers."""
     return Exchanged(
         name,
@@ -178,7 +172,7 @@ def test_push__says_where_a_place_is_missing(sent):
 def test_interop__loads_no_tracker_before_it_is_asked():
     from tests.test_architecture import loaded_by
 
-    suspects: Any = ("mlflow", "tensorboard", "torch", "tensorflow")
+    suspects = ("mlflow", "tensorboard", "torch", "tensorflow")
     assert loaded_by("calift.commands.push", suspects) == []
 
 

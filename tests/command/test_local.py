@@ -1,7 +1,5 @@
 """The command as people and scripts use it."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -9,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +45,11 @@ class Said:
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: Any) -> Callable[..., Said]:
+def say(capsys, home, monkeypatch):
     """Run the command in this process, with no service to ask."""
     monkeypatch.setenv("CALIFT_API_URL", "http://127.0.0.1:9")
 
-    def run(*arguments: str) -> Said:
+    def run(*arguments):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main([str(a) for a in arguments])
@@ -114,7 +111,7 @@ def test_wrong_usage__is_status_2(say, arguments):
 
 
 @pytest.fixture
-def spec_text(configs: dict[str, Path], photos: Path) -> str:
+def spec_text(configs, photos):
     return (
         f"name: a\nmodel: {{name: {configs['vit']}, pretrained: null}}\n"
         f"method: {{kind: flyp}}\nsuite: {{id: 'folder:{photos}', templates: photo}}\n"
@@ -291,12 +288,7 @@ def assert_contract(document: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory,
-    configs: dict[str, Path],
-    photos: Path,
-    paintings: Path,
-) -> tuple[Path, Path, str]:
+def trained(tmp_path_factory, configs, photos, paintings):
     """Spec, folder and what `calift train` printed, without its white space."""
     root = tmp_path_factory.mktemp("trained")
     file = root / "run.yaml"
@@ -453,7 +445,7 @@ def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained,
     file, folder, _ = trained
     data = yaml.safe_load(file.read_text())
 
-    def estimate(method: dict[str, Any]) -> Validation:
+    def estimate(method):
         spec = tmp_path / "merge.yaml"
         spec.write_text(yaml.safe_dump({**data, "method": method}))
         said = say("train", spec, "--dry-run", "--no-measure", "--json")

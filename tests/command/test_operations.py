@@ -1,11 +1,7 @@
 """`calift workers`, `tokens`, `prune`, `audit` and what `doctor` finds, against a served API."""
 
-from __future__ import annotations
-
 import json
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -20,15 +16,13 @@ from tests.conftest import free_port, spec_of
 
 
 @pytest.fixture
-def say(
-    capsys: pytest.CaptureFixture[str], served: str, settings: Any, monkeypatch: Any
-) -> Callable[..., Any]:
+def say(capsys, served, settings, monkeypatch):
     """Run the command in this process on the served API; what it prints."""
     monkeypatch.setenv("CALIFT_API_URL", served)
     monkeypatch.setenv("CALIFT_DATABASE_URL", settings.database_url)
     settings.admin_token()
 
-    def run(*arguments: str, status: int = 0) -> Any:
+    def run(*arguments, status=0):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))

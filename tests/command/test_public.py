@@ -1,7 +1,5 @@
 """`import calift`, as a notebook uses it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

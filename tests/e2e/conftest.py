@@ -1,7 +1,5 @@
 """A dashboard as a process of its own on a seeded API, and a Chromium that is logged in to it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -9,7 +7,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +71,7 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def serving_dashboard(
-    api: Service,
-    folder: Path,
-    *,
-    port: int = 0,
-    variables: Mapping[str, str] | None = None,
-    argv: Sequence[str] = ("-m", "frontend"),
-) -> Iterator[Dashboard]:
+def serving_dashboard(api, folder, *, port=0, variables=None, argv=("-m", "frontend")):
     """The dashboard as a process, which sees the service's home and token and must not use them."""
     port = port or free_port()
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("CALIFT_", "STREAMLIT_"))}
@@ -111,7 +102,7 @@ def serving_dashboard(
 
 
 @pytest.fixture(scope="session")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+def dashboard(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     with (
         service(folder / "home", filled=filled_home(tmp_path_factory)) as api,
@@ -163,7 +154,7 @@ _open: list[tuple[Any, ExitStack]] = []
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Any:
+def chromium():
     """One Chromium for files that run after each other."""
     if not _open:
         stack = ExitStack()
@@ -181,7 +172,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 @pytest.fixture(scope="module")
-def logged_in(dashboard: Dashboard, chromium: Any) -> Any:
+def logged_in(dashboard, chromium):
     """The cookies of somebody who is logged in as admin."""
     context = chromium.new_context()
     tab = context.new_page()
@@ -192,7 +183,7 @@ def logged_in(dashboard: Dashboard, chromium: Any) -> Any:
 
 
 @pytest.fixture
-def tab(chromium: Any, logged_in: Any) -> Iterator[Any]:
+def tab(chromium, logged_in):
     context = chromium.new_context(viewport={"width": 1440, "height": 900}, storage_state=logged_in)
     context.set_default_timeout(45_000)
     yield context.new_page()
@@ -200,7 +191,7 @@ def tab(chromium: Any, logged_in: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def stranger(chromium: Any) -> Iterator[Any]:
+def stranger(chromium):
     """A tab of somebody who is not logged in."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(45_000)

@@ -1,11 +1,8 @@
 """The dashboard in a real Chromium: what only a browser shows, such as addresses and widths."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,7 +146,7 @@ def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_s
     submit = tab.get_by_role("button", name="Submit")
     data = tab.get_by_role("combobox", name="ID data")
 
-    def type_data(folder: Path) -> None:
+    def type_data(folder):
         data.click()
         data.fill(str(folder))
         data.press("Enter")
@@ -204,10 +201,10 @@ def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(dashboard, chromium,
     )  # fmt: skip
     context.set_default_timeout(45_000)
     tab = context.new_page()
-    faults: list[str] = []
+    faults = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
 
-    def shows(first: int, last: int) -> None:
+    def shows(first, last):
         n = samples_in(dashboard, evaluation, first, last)
         until(lambda: f" of {n:,} samples" in told(tab), timeout_s=45, what=f"{n} samples")
         chosen = tab.locator(".rail [aria-selected=true]")
@@ -335,7 +332,7 @@ def test_components__make_text_of_whatever_a_name_is(dashboard, tab):
 
 
 def test_chart__its_table_opens_and_nothing_is_asked_of_another_machine(dashboard, tab):
-    asked: list[str] = []
+    asked = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(dashboard.at("calibration?run={CaRot}"))
     settle(tab)

@@ -1,7 +1,5 @@
 """From a mark, a row and a bin to its images by a pointer, also where answers are late."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Any
@@ -60,7 +58,7 @@ def test_runs__are_put_in_order_by_a_heading_and_columns_stay_with_the_browser(
     tab.locator(".rows thead button").first.wait_for()
     settle(tab)
 
-    def column(place: int) -> list[str]:
+    def column(place):
         cells = tab.locator(".rows tbody tr").filter(has_text="%").locator(f"td:nth-child({place})")
         return [str(cell) for cell in cells.all_inner_texts()]
 
@@ -109,13 +107,13 @@ def test_slices__a_row_opens_its_images(dashboard, tab, by):
 
 def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(dashboard, tab):
     """The new diagram is held up on its way, so that the old one is still there to be clicked."""
-    held: list[Any] = []
+    held = []
     armed = False
 
-    def between(page_side: Any) -> None:
+    def between(page_side):
         server = page_side.connect_to_server()
 
-        def from_server(message: Any) -> None:
+        def from_server(message):
             if held or (armed and b"reliability" in message):
                 held.append((page_side, message))
             else:
@@ -159,9 +157,9 @@ def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(dashboard, tab):
 def test_gallery__asks_again_for_an_image_that_a_busy_service_has_not_drawn(dashboard, tab):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (20, 160, 90)).save(file, "PNG")
-    asked: list[str] = []
+    asked = []
 
-    def answer(route: Any) -> None:
+    def answer(route):
         url = route.request.url
         asked.append(url)
         if asked.count(url) < 3:

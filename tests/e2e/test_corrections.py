@@ -1,8 +1,5 @@
 """Likely label errors are corrected in a browser, and what comes out is a suite."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,20 +32,13 @@ class Doubted:
 
 
 @pytest.fixture
-def doubted(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubted]:
+def doubted(tmp_path, finished_run):
     with doubtful(tmp_path, finished_run) as made:
         yield made
 
 
 @contextmanager
-def doubtful(
-    folder: Path,
-    finished_run: Callable[..., str],
-    *,
-    tree: str = "pets",
-    classes: Sequence[str] = CLASSES,
-    **spec: Any,
-) -> Iterator[Doubted]:
+def doubtful(folder, finished_run, *, tree="pets", classes=CLASSES, **spec):
     """Two runs on class folders; both say the next class of the first image of each class.
 
     Args:
@@ -68,7 +58,7 @@ def doubtful(
     test = load_suite(SuiteSpec(id=f"folder:{place}")).part("test")
     wrong = [int(np.flatnonzero(test.labels == k)[0]) for k in range(3)]
 
-    def predict(*_: Any) -> Any:
+    def predict(*_):
         example = example_predictions(0, n=len(test), n_classes=3)
         logits = 3.0 * np.eye(3, dtype=np.float32)[test.labels]
         # The surest first, so that the list's order is known.

@@ -3,13 +3,11 @@
 The home is recorded from a real demo by `tests/support/record_demo_home.py`.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +136,7 @@ SQUARE = """() => {
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+def demo(tmp_path_factory):
     """The dashboard on the recorded home; its service's ids are those of runs and evaluations."""
     from calift_core.client import Client
 
@@ -239,7 +237,7 @@ def _photograph(tab: Any, path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def visitor(demo: Dashboard, chromium: Any) -> Iterator[Visitor]:
+def visitor(demo, chromium):
     context = chromium.new_context()
     context.set_default_timeout(45_000)
     tab = context.new_page()
@@ -355,7 +353,7 @@ def test_places__are_every_page_and_view():
     }
     opened = {place.partition("?")[0] or "overview" for place in PLACES}
     assert opened == named - {"run"}
-    offered: set[str] = set()
+    offered = set()
     for name in ("calibration", "decide"):
         views = ast.parse((ROOT / "frontend" / "views" / f"{name}.py").read_text())
         found = next(

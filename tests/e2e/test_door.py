@@ -1,7 +1,5 @@
 """The dashboard's door: who gets in, from where, and what they may do inside."""
 
-from __future__ import annotations
-
 import http.client
 import http.server
 import re
@@ -24,9 +22,7 @@ pytestmark = pytest.mark.browser
 SECRETS = ("CaRot on fashion-mnist", "sweep-1", "fashion-mnist")
 
 
-def ask(
-    dashboard: Dashboard, path: str, *, method: str = "GET", body: str = "", **headers: str
-) -> tuple[int, dict[str, str], str]:
+def ask(dashboard, path, *, method="GET", body="", **headers):
     """One request as it stands, without what a browser or a library would add."""
     connection = http.client.HTTPConnection(urlsplit(dashboard.url).netloc, timeout=20)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}

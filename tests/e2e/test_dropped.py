@@ -1,7 +1,5 @@
 """A page whose web socket drops, and one whose dashboard is killed, go on as they were."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -38,9 +36,9 @@ def require_as_it_was(tab: Any) -> None:
 
 
 def test_socket__that_drops_costs_the_page_nothing(dashboard, tab):
-    sockets: list[Any] = []
+    sockets = []
 
-    def between(socket: Any) -> None:
+    def between(socket):
         socket.connect_to_server()
         sockets.append(socket)
 
@@ -83,7 +81,7 @@ def test_dashboard__that_ends_is_replaced_by_another_under_its_visitor(
         tab.goto(dashboard.link().replace(dashboard.url, url))
         settle(tab)
 
-        def replica() -> str:
+        def replica():
             (found,) = [c["value"] for c in context.cookies() if c["name"] == "calift_replica"]
             return str(found)
 

@@ -1,11 +1,8 @@
 """What pages look like and how they are moved through: both colours, the keyboard, Back."""
 
-from __future__ import annotations
-
 import re
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +41,10 @@ LIGHT, DARK = "rgb(255, 255, 255)", "rgb(17, 23, 29)"
 
 
 @pytest.fixture
-def in_scheme(chromium: Any, logged_in: Any) -> Iterator[Any]:
+def in_scheme(chromium, logged_in):
     contexts = []
 
-    def tab(scheme: str) -> Any:
+    def tab(scheme):
         context = chromium.new_context(
             viewport={"width": 1440, "height": 1400}, storage_state=logged_in,
             color_scheme=scheme, reduced_motion="reduce",
@@ -69,7 +66,7 @@ def test_axe__finds_no_fault_of_ours_in_either_colours(dashboard, in_scheme, bot
     schemes = ["light", "dark"]
     tab = in_scheme(schemes[0])
 
-    def look(what: str) -> None:
+    def look(what):
         for again in (False, True)[: 1 + both]:
             ground = LIGHT if schemes[0] == "light" else DARK
             until(lambda g=ground: tab.evaluate(GROUND) == g, what=f"{schemes[0]} colours")
@@ -150,7 +147,7 @@ def test_back__leaves_a_page_with_one_press_and_forward_comes_again(dashboard, t
 
 
 def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_for(dashboard, tab):
-    asked: list[str] = []
+    asked = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(dashboard.at("compare?ids={all}"))
     settle(tab)

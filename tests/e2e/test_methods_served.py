@@ -3,15 +3,11 @@
 That every method runs is said in `tests/core/jobs/test_every_method.py`.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from backend.stack import EmbeddedStack
 from calift_core.client import Client
 from calift_core.schema.methods import METHOD_SPECS
 from tests.core.conftest import PHOTO, VIT, write_classes
@@ -24,9 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def finished(
-    stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Client, dict[str, str]]]:
+def finished(stack, tmp_path_factory):
     """A run of each kind; the merge once what it merges is there."""
     folder = tmp_path_factory.mktemp("data")
     photos = write_classes(folder / "photos", n=30)
@@ -34,7 +28,7 @@ def finished(
     config = folder / "vit.json"
     config.write_text(json.dumps(VIT))
 
-    def spec(kind: str, **method: Any) -> dict[str, Any]:
+    def spec(kind, **method):
         return {
             "name": f"tiny {kind}",
             "model": {"name": str(config), "pretrained": None},

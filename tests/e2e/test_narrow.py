@@ -1,17 +1,13 @@
 """Export model, corrections and the browser of folders on a telephone, with the worst of names."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
 from tests.e2e.conftest import settle
 from tests.e2e.test_browser import OVERFLOW
-from tests.e2e.test_corrections import Doubted, doubtful
+from tests.e2e.test_corrections import doubtful
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +25,7 @@ OUTSIDE = """(selector) => [...document.querySelectorAll(selector)].flatMap((e) 
 
 
 @pytest.fixture
-def worst(tmp_path: Path, finished_run: Callable[..., str]) -> Iterator[Doubted]:
+def worst(tmp_path, finished_run):
     with doubtful(
         tmp_path, finished_run, tree=FOLDER, classes=CLASSES, name=NAME, tags=[STRIKE]
     ) as made:
@@ -40,11 +36,11 @@ def test_phone__ship_corrections_and_folders_bear_any_name(worst, chromium):
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     context.set_default_timeout(60_000)
     tab = context.new_page()
-    faults: list[str] = []
+    faults = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on("dialog", lambda dialog: faults.append(dialog.message))
 
-    def fits(what: str) -> None:
+    def fits(what):
         settle(tab)
         if shots := os.environ.get("SHOTS"):
             tab.wait_for_timeout(1500)

@@ -1,21 +1,18 @@
 """The script that takes the documentation's pictures refuses a page that is not fit to be shown."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Dashboard
+from tests.e2e.conftest import ROOT
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def pictures() -> ModuleType:
+def pictures():
     path = ROOT / "docs" / "pictures.py"
     spec = importlib.util.spec_from_file_location("docs_pictures", path)
     assert spec is not None
@@ -27,24 +24,16 @@ def pictures() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def cookies(pictures: ModuleType, chromium: Any, dashboard: Dashboard) -> Any:
+def cookies(pictures, chromium, dashboard):
     return pictures.log_in(chromium, dashboard.link())
 
 
 @pytest.fixture
-def shoot(
-    pictures: ModuleType,
-    chromium: Any,
-    dashboard: Dashboard,
-    cookies: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Any:
+def shoot(pictures, chromium, dashboard, cookies, monkeypatch):
     monkeypatch.setattr(pictures, "PATIENCE_MS", 30_000)
     monkeypatch.setattr(pictures, "_PAUSE_MS", 100)
 
-    def shoot_it(
-        *args: Any, width: int = 1440, prepare: str = "", says: Any = (), **more: Any
-    ) -> bytes:
+    def shoot_it(*args, width=1440, prepare="", says=(), **more):
         shot = pictures.Shot(*args, **more)
         if prepare:
             monkeypatch.setattr(pictures, "_settle", _and_then(pictures._settle, prepare))

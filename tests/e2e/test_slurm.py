@@ -3,8 +3,6 @@
 `apt-get install slurmctld slurmd slurm-client munge` makes this run; it needs root, as slurmd does.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -13,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +147,12 @@ class Slurm:
 
     def becomes(self, job: str, state: str, patience_s: float = 400.0) -> None:
         until(
-            lambda: self.state(job) == state,
-            what=f"job {job} to be {state}",
-            patience_s=patience_s,
+            lambda: self.state(job) == state, what=f"job {job} to be {state}", patience_s=patience_s
         )
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
+def slurm():
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # a socket's path must be short
         cluster = Slurm(Path(folder))
         try:
@@ -167,12 +163,12 @@ def slurm() -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="module")
-def spec_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def spec_file(tmp_path_factory):
     root = tmp_path_factory.mktemp("slurm-data")
     photos = write_classes(root / "photos", n=40)
     (root / "vit.json").write_text(json.dumps(VIT))
 
-    def make(name: str, *, epochs: int, **train: Any) -> Path:
+    def make(name, *, epochs, **train):
         spec = {
             "name": name,
             "model": {"name": str(root / "vit.json"), "pretrained": None},

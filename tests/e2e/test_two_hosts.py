@@ -4,8 +4,6 @@ The hosts are network namespaces. Workers, Celery, Postgres, Valkey and Ceph's r
 runner is the stand-in of `tests/worker`, which checkpoints like the real one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -13,9 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -39,7 +35,7 @@ TIMES = {"ttl_s": 6.0, "heartbeat_s": 0.5, "cancel_poll_s": 0.2, "group_s": 0.1}
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[radosgw.Server]:
+def s3():
     for reason in (hosts.missing(), radosgw.missing()):
         if reason:
             pytest.skip(reason)
@@ -49,7 +45,7 @@ def s3() -> Iterator[radosgw.Server]:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
+def broker():
     folder = Path(tempfile.mkdtemp(prefix="calift-b-"))
     made = Broker(folder)
     made.start()
@@ -59,7 +55,7 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def database(postgres: Any) -> Iterator[str]:
+def database(postgres):
     with fresh_postgres(postgres) as url:
         yield url
 
@@ -162,8 +158,8 @@ def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
         home=home,
         artifacts="s3://two-hosts/lab",
         s3_endpoint_url=s3.url,
-        s3_access_key=s3.key,  # type: ignore[arg-type]
-        s3_secret_key=s3.secret,  # type: ignore[arg-type]
+        s3_access_key=s3.key,
+        s3_secret_key=s3.secret,
     )
     artifacts = open_artifacts(settings)
     assert isinstance(artifacts, BucketStore)
@@ -180,7 +176,7 @@ def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
             for each in (one, two):
                 lab.start_worker(each)
 
-            def spread() -> str | None:
+            def spread():
                 """The run of the first host, once each has one."""
                 at = [sorted(runners(lab.home(each))) for each in (one, two)]
                 apart = [len(a) for a in at] == [1, 1] and sorted(at[0] + at[1]) == sorted(waits)

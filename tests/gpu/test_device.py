@@ -9,7 +9,6 @@ import copy
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +23,7 @@ from calift_core.evaluation.forward import PlacedModel, forward_all, predict
 from calift_core.evaluation.spectrum import Covariance, spectrum_report
 from calift_core.methods import Batch, RunLength, make_method
 from calift_core.methods.base import Classifier
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
-from calift_core.models.precision import Precision, autocast, resolve_precision
+from calift_core.models.precision import autocast, resolve_precision
 from calift_core.schema.methods import METHOD_SPECS
 from calift_core.training.step import add_gradient, make_optimizer, optimiser_step
 from tests.core.conftest import environment, random_batch
@@ -48,9 +45,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, images=batch.images.to(device), labels=batch.labels.to(device))
 
 
-def gradient(
-    clip: Clip, captions: Captions, device: torch.device, precision: Precision, **options: Any
-) -> tuple[float, torch.Tensor]:
+def gradient(clip, captions, device, precision, **options):
     """Loss and gradient of a CaRot step, on the CPU in fp32."""
     student = copy.deepcopy(clip).to(device)
     method = make_method(
@@ -181,7 +176,7 @@ def test_batches__that_are_copied_ahead_are_those_of_the_cpu(kind, workers):
     if kind == "cpu" and workers:
         pytest.skip("shown in tests/core/data")
     view = TrainView(pixels_of(30, 20), Preprocess(16), 3, 0, (0.5, 1.0), True)
-    options: dict[str, Any] = {"batch_size": 8, "start_step": 1, "total_steps": 6}
+    options = {"batch_size": 8, "start_step": 1, "total_steps": 6}
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     expected = train_batches(
         view, workers=0, normalise=Normalise(mean, std, torch.device("cpu")), **options
@@ -209,9 +204,9 @@ def test_several_models__one_pass_gives_what_each_alone_gives(vit, originals, ki
     clips = [vit.to(device).eval(), other.to(device).eval()]
     head = Classifier(torch.randn(3, vit.embed_dim).to(device), 10.0)
     images = pixels_of(21, vit.image_size)
-    options: dict[str, Any] = {"batch_size": 8, "workers": 0, "device": device, "precision": "fp32"}
-    placed = [PlacedModel(lambda clip=clip: clip, head) for clip in clips]  # type: ignore[misc]
-    together: list[list[np.ndarray]] = [[], []]
+    options = {"batch_size": 8, "workers": 0, "device": device, "precision": "fp32"}
+    placed = [PlacedModel(lambda clip=clip: clip, head) for clip in clips]
+    together = [[], []]
     for batch in forward_all(placed, images, **options):
         together[batch.model].append(batch.logits)
     for clip, logits in zip(clips, together, strict=True):
@@ -223,7 +218,7 @@ def test_several_models__one_pass_gives_what_each_alone_gives(vit, originals, ki
 def test_spectrum__is_that_of_features_from_the_cpu(vit, kind):
     images = pixels_of(40, vit.image_size)
 
-    def spectrum(device: torch.device) -> np.ndarray:
+    def spectrum(device):
         clip = copy.deepcopy(vit).to(device).eval()
         head = Classifier(torch.zeros(3, vit.embed_dim, device=device), 1.0)
         covariance = Covariance(vit.embed_dim)

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from backend.storage.artifacts import ArtifactStore, publish_artifact
-from backend.store.stores import Stores
+from backend.storage.artifacts import publish_artifact
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.records import EvaluationRecord, Record
@@ -35,14 +34,12 @@ def run_once(spec: Any, folder: Path) -> Path:
     return folder
 
 
-def store_run(
-    store: Stores, artifacts: ArtifactStore, folder: Path, *, submitted_by: str | None = None
-) -> str:
+def store_run(store, artifacts, folder, *, submitted_by=None):
     """Make the run in a folder one of the service's that has succeeded; its id."""
     report = Report.model_validate_json((folder / "report.json").read_bytes())
     run_id = store.runs.submit(parse_spec(report.spec), submitted_by=submitted_by)
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
-    told: list[Record] = [
+    told = [
         EvaluationRecord(evaluation=e, predictions=predictions_name(e.dataset))
         for e in report.evaluations
     ]

@@ -11,15 +11,12 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
 
 
-def _become(
-    argv: Sequence[str], environment: Mapping[str, str], output: Path, cwd: Path | None
-) -> None:
+def _become(argv, environment, output, cwd):
     os.setsid()
     if sys.platform == "linux":  # PR_SET_PDEATHSIG: it ends with the process that it is forked from
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
@@ -49,15 +46,7 @@ class Forked:
             lack is imported by whoever needs it.
     """
 
-    def __init__(
-        self,
-        argv: Sequence[str],
-        *,
-        output: Path,
-        environment: Mapping[str, str],
-        cwd: Path | None = None,
-        loaded: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, argv, *, output, environment, cwd=None, loaded=()):
         _FORKS.set_forkserver_preload(list(loaded))
         self._process = _FORKS.Process(
             target=_become, args=(list(argv), dict(environment), output, cwd)
@@ -69,7 +58,7 @@ class Forked:
         finally:
             sys.modules["__main__"] = main
         assert self._process.pid is not None
-        self.pid: int = self._process.pid
+        self.pid = self._process.pid
 
     def ended(self) -> bool:
         return not self._process.is_alive()

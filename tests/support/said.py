@@ -5,7 +5,7 @@ every record is a copy of a recorded one, and `as_said` refuses what the recordi
 so no test can rest on words that no runner says.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,14 +157,7 @@ def validated(step: int, epoch: float, spectrum: SpectrumReport) -> list[r.Recor
     ]
 
 
-def training(
-    steps: int,
-    values: Callable[[int], Mapping[str, float]],
-    *,
-    spectra: Mapping[int, SpectrumReport] | None = None,
-    epochs: int = 4,
-    until: int | None = None,
-) -> list[r.Record]:
+def training(steps, values, *, spectra=None, epochs=4, until=None):
     """A run from its start to the end of its training, or to the step `until`.
 
     Args:
@@ -174,7 +167,7 @@ def training(
         epochs: in the whole training.
         until: the last step that is told.
     """
-    out: list[r.Record] = [phase("loading"), phase("training")]
+    out = [phase("loading"), phase("training")]
     for step in range(1, (until or steps) + 1):
         epoch = epochs * step / steps
         out += [metrics(step, epoch, **values(step)), progress(step, steps)]

@@ -5,9 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -46,7 +44,7 @@ class Broker:
 
 
 @pytest.fixture
-def broker() -> Iterator[Broker]:
+def broker():
     # Not under pytest's folder: a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="calift-b-"))
     made = Broker(folder)
@@ -85,17 +83,15 @@ class Worker:
 
 
 @pytest.fixture
-def start_worker(home: Path, broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def start_worker(home, broker, tmp_path):
     """Start workers on a database; `limits` replaces times of the lease.
 
     `host` is the home of a worker on another machine, which shares nothing but the database, the
     broker and the artifacts. `real` gives it the real runner.
     """
-    started: list[Worker] = []
+    started = []
 
-    def start(
-        database_url: str, *, host: Path | None = None, real: bool = False, **limits: Any
-    ) -> Worker:
+    def start(database_url, *, host=None, real=False, **limits):
         output = tmp_path / f"worker-{len(started)}.log"
         times = {"ttl_s": 3.0, "heartbeat_s": 0.3, "cancel_poll_s": 0.1, "group_s": 0.05}
         child = Forked(

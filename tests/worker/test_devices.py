@@ -1,7 +1,5 @@
 """Which GPU a worker takes."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +20,7 @@ GPUS = parse_gpus(LISTING)
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> dict[str, str]:
+def machine(tmp_path):
     """A PATH on which `nvidia-smi` knows two GPUs."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()

@@ -1,7 +1,6 @@
 """A worker that somebody drained, and what it says of its GPU."""
 
 import threading
-from typing import Any
 
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
@@ -15,7 +14,7 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
     make_settings, sqlite_url, monkeypatch
 ):
     settings = make_settings(database_url=sqlite_url)
-    given_back: list[str] = []
+    given_back = []
     worker = WorkerService(
         settings, device=Device(label="cpu", queues=("cpu",)), give_back=given_back.append
     )
@@ -23,9 +22,9 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
     worker._report_presence()
     store.workers.drain(worker.id, by="ada")
     run_id = store.runs.submit(spec_of())
-    taken: list[str] = []
+    taken = []
 
-    def supervised(_: Any, __: Any, claim: Any, **___: Any) -> str:
+    def supervised(_, __, claim, **___):
         taken.append(claim.run_id)
         assert store.claims.finish(claim.run_id, claim.attempt, phase="SUCCEEDED")
         return "succeeded"

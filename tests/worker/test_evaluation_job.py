@@ -1,10 +1,10 @@
 """An evaluation job from its submission to its results, with a real worker and real runners."""
 
+# ruff: noqa: F811
 import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ CORRUPTIONS = {"names": ["gaussian_noise"], "severities": [3]}
 
 
 @pytest.fixture(scope="module")
-def shifts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def shifts(tmp_path_factory):
     """One of 9 images and one of 750: 94 batches of 8, 12 shards for each model."""
     folder = tmp_path_factory.mktemp("shifts")
     return {
@@ -37,12 +37,7 @@ def shifts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory,
-    configs: dict[str, Path],  # noqa: F811
-    photos: Path,  # noqa: F811
-    shifts: dict[str, str],
-) -> dict[str, Path]:
+def finished(tmp_path_factory, configs, photos, shifts):
     """Two finished runs of one tower, and one of them once more with the data in its own spec."""
     home = tmp_path_factory.mktemp("finished")
     more = {"shifts": shifts, "corruptions": CORRUPTIONS}
@@ -57,7 +52,7 @@ def finished(
 
 
 @pytest.fixture
-def service(sqlite_url: str, home: Path) -> Iterator[Stores]:
+def service(sqlite_url, home):
     store = Stores.on(open_engine(sqlite_url))
     yield store
     store.close()
@@ -100,14 +95,14 @@ def test_job__cancelled_in_mid_set_and_retried_is_equal_to_the_last_digit(
     start_worker(sqlite_url, real=True)
     folder = home / "jobs" / job_id / "attempt-1"
 
-    def shards() -> list[Path]:
+    def shards():
         """Those of the large set, by the image that they end before."""
         found = folder.glob("runs/*/evaluating/*/*.safetensors")
         return [path for path in found if int(path.name.split("-")[1]) >= 64]
 
     one_pass = "evaluating: 2 models in one pass, each image decoded once"
 
-    def log() -> str:
+    def log():
         return service.history.logs(job_id).text
 
     # Held until it has been asked to stop, however fast it would be.
@@ -135,7 +130,7 @@ def test_job__cancelled_in_mid_set_and_retried_is_equal_to_the_last_digit(
     begun = log().split(one_pass)[2]
     done, total = (
         int(n.replace(",", ""))
-        for n in re.search(r"evaluating: ([\d,]+) of ([\d,]+)", begun).groups()  # type: ignore[union-attr]
+        for n in re.search(r"evaluating: ([\d,]+) of ([\d,]+)", begun).groups()
     )
     n_test = service.results.run_evaluations(ft)[0].n
     assert total == 2 * (9 + 750 + n_test)

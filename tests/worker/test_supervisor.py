@@ -136,7 +136,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def bench(store: Stores, home: Path) -> Bench:
+def bench(store, home):
     return Bench(store, home)
 
 
@@ -386,7 +386,7 @@ def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_
         wait_at=[7, 12], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
     )
 
-    def drain_at(step: int) -> None:
+    def drain_at(step):
         with bench.attempting(bench.claim(run_id)) as outcome:
             bench.reaches(run_id, step)
             bench.draining = True
@@ -431,7 +431,7 @@ def test_supervise__a_real_run_ends_on_another_machine_as_on_one(bench, tmp_path
     bench.jobs = bench.jobs.with_name("elsewhere")
     assert bench.attempt(moved) == "succeeded", bench.store.runs.get(moved).message
     assert bench.events(moved, "resumed")
-    curves: dict[str, tuple[list[int], list[float]]] = {}
+    curves = {}
     for record in alone:
         if record.kind == "metrics":
             for name, value in record.values.items():
@@ -466,7 +466,7 @@ def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(bench, tm
 
 def test_supervise__checkpoints_that_cannot_be_stored_do_not_stop_the_run(bench):
     class Full(ArtifactStore):
-        def put_file(self, source: Any, *, link: bool = False) -> Any:
+        def put_file(self, source, *, link=False):
             if link:
                 raise DiskFullError("no room for checkpoints")
             return super().put_file(source)

@@ -48,7 +48,7 @@ def follower(store: Stores, folder: Path, lease: Lease) -> tuple[Follower, str]:
     line = MetricsRecord(step=7, epoch=1.0, values={"loss": 0.5}).model_dump_json()
     (folder / "records.jsonl").write_text(line + "\n")
     made = Follower(
-        Away(store.engine), claim, folder, lease=lease,  # type: ignore[arg-type]
+        Away(store.engine), claim, folder, lease=lease,
         limits=Limits(tick_s=0.001), on_checkpoint=lambda step: None,
     )  # fmt: skip
     return made, run_id

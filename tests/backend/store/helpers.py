@@ -1,7 +1,5 @@
 """What tests of the store do to runs and read of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import text

@@ -1,7 +1,5 @@
 """A run in the hands of workers: who gets it, in which order, what a lost claim may write."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import threading
@@ -13,19 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.store.claims import MAX_STORAGE_REQUEUES, Claim
+from backend.store.claims import MAX_STORAGE_REQUEUES
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.schema import records as r
 from calift_core.schema.wire.runs import Progress
-from tests.backend.store.helpers import (
-    WORKER,
-    claimed,
-    everything,
-    expire,
-    metric,
-    ring_all,
-)
+from tests.backend.store.helpers import WORKER, claimed, everything, expire, metric, ring_all
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 
 
@@ -34,12 +25,10 @@ def test_claim__of_two_at_once_one_wins(database_url):
     try:
         for _ in range(8):
             run_id = stores[0].runs.submit(spec_of())
-            won: list[Claim] = []
+            won = []
             gate = threading.Barrier(len(stores))
 
-            def contend(
-                store: Stores, run_id: str = run_id, won: list[Claim] = won, gate: Any = gate
-            ) -> None:
+            def contend(store, run_id=run_id, won=won, gate=gate):
                 gate.wait()
                 claim = store.claims.claim(run_id, **WORKER)
                 if claim is not None:
@@ -159,7 +148,7 @@ def test_line__who_may_take_what(store):
         for device in ("cuda", "mps", "auto", "cpu")
     }
 
-    def takes(queues: list[str], message_run: str | None = None) -> str | None:
+    def takes(queues, message_run=None):
         claim = store.claims.claim_next(queues, message_run=message_run, **WORKER)
         if claim is None:
             return None
@@ -195,15 +184,15 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
         serves = {"gpu": ["gpu", "cpu"], "cpu": ["cpu"]}
         for name, queues in serves.items():
             store.workers.seen(name, host="h", queues=queues, device=name)
-        broker: dict[str, list[str]] = {"gpu": [], "cpu": []}
-        work: dict[str, Claim | None] = {"gpu": None, "cpu": None}
+        broker = {"gpu": [], "cpu": []}
+        work = {"gpu": None, "cpu": None}
 
-        def relay() -> None:
+        def relay():
             for row in store.outbox.take():
                 broker[row.queue].append(row.run_id)
                 store.outbox.mark_sent(row.id)
 
-        def hear(worker: str, choice: int = 0) -> bool:
+        def hear(worker, choice=0):
             """An idle worker takes a message, if one is there for it, and perhaps a run."""
             messages = [(q, i) for q in serves[worker] for i in range(len(broker[q]))]
             if work[worker] is not None or not messages:
@@ -215,7 +204,7 @@ def test_line__no_idle_worker_sleeps_beside_a_run_that_it_could_take(
             )
             return True
 
-        def end(worker: str, well: bool) -> None:
+        def end(worker, well):
             claim = work[worker]
             if claim is None:
                 return
@@ -276,7 +265,7 @@ def test_waiting__says_what_a_run_waits_for(store):
         for device in ("cuda", "mps", "auto", "cpu")
     }
 
-    def waiting() -> dict[str, str]:
+    def waiting():
         return {device: store.runs.get(run_id).waiting for device, run_id in runs.items()}
 
     assert all("No worker has reported in" in words for words in waiting().values())
@@ -372,7 +361,7 @@ def test_finish__evaluations_that_the_report_does_not_know_are_dropped(store):
 
 @pytest.mark.parametrize("words", ["a\0b", "\ud800", "ü\0\udfff"])
 def test_finish__a_runners_last_words_may_be_anything(store, words):
-    ends: list[Callable[[str], bool]] = [
+    ends = [
         lambda i: store.claims.finish(
             i, 1, phase="FAILED", reason=words, message=words, hint=words
         ),

@@ -1,13 +1,10 @@
 """Cursors are input like any other, and no error leaves a pooled connection in a bad state."""
 
-from __future__ import annotations
-
 import base64
 import json
 import random
 import re
 import string
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +28,13 @@ EVIL = [10**30, -(10**30), 2**63, 1e308, "\ud800", "a\x00b", None, [1], True, fl
 
 
 @pytest.fixture
-def settings(make_settings: Any, database_url: str) -> Any:
+def settings(make_settings, database_url):
     """Both kinds of database."""
     return make_settings(database_url=database_url)
 
 
 @pytest.fixture
-def bare(app: Any, settings: Any) -> Iterator[TestClient]:
+def bare(app, settings):
     """As admin; server errors come as answers."""
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
@@ -169,9 +166,9 @@ def test_store__connection_that_saw_an_error_is_thrown_away(store):
 def test_store__half_read_answer_holds_no_snapshot(store):
     store.runs.submit(spec_of())
     two_connections(store)
-    held: list[Any] = []
+    held = []
 
-    def half() -> None:
+    def half():
         with reading(store.engine) as connection:
             answer = connection.execute(select(literal(1)).union_all(select(literal(2))))
             held.append(answer)
@@ -188,16 +185,16 @@ def test_store__half_read_answer_holds_no_snapshot(store):
 
 def test_store__expected_errors_keep_their_connection(store):
     store.runs.submit(spec_of())
-    before = store.engine.pool.checkedin()  # type: ignore[attr-defined]
+    before = store.engine.pool.checkedin()
     for _ in range(3):
         with pytest.raises(NotFoundError):
             store.runs.get("nobody")
         with pytest.raises(NotFoundError):
             store.runs.request_cancel("nobody")
-    assert store.engine.pool.checkedin() == before  # type: ignore[attr-defined]
+    assert store.engine.pool.checkedin() == before
     with pytest.raises(ZeroDivisionError), writing(store.engine):
         raise ZeroDivisionError
-    assert store.engine.pool.checkedin() == before - 1 if before > 1 else True  # type: ignore[attr-defined]
+    assert store.engine.pool.checkedin() == before - 1 if before > 1 else True
 
 
 def test_backend__connections_are_opened_in_two_places_alone():

@@ -1,12 +1,9 @@
 """How a database is opened: several processes on one SQLite file, frozen writers, the clock."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
@@ -69,9 +66,9 @@ def test_postgres__a_transaction_that_froze_does_not_hold_up_the_lease_reaper(
     expire(store, claim.run_id)
     monkeypatch.setattr(engines, "IDLE_IN_TRANSACTION_S", 0.5)
     frozen = open_engine(postgres_database)
-    swept: list[str] = []
+    swept = []
 
-    def change_sleep_and_change() -> None:
+    def change_sleep_and_change():
         change = text("UPDATE runs SET name = 'mine' WHERE id = :id")
         with writing(frozen) as held:
             held.execute(change, {"id": claim.run_id})
@@ -88,7 +85,7 @@ def test_postgres__a_transaction_that_froze_does_not_hold_up_the_lease_reaper(
 
 
 def test_clock__a_statement_with_the_database_s_time_is_compiled_once(store):
-    def compiled(statement: Any) -> bool:
+    def compiled(statement):
         """Whether the statement was found among those compiled before."""
         context = connection.execute(statement).context
         return bool(context.cache_hit.name == "CACHE_HIT")

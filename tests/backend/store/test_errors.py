@@ -1,10 +1,7 @@
 """A database error says what it is, and nothing of the statement that met it."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ on_postgres = pytest.mark.parametrize("each_database", ["postgres"], indirect=Tr
 
 
 @pytest.fixture
-def bare(app: Any, settings: Any) -> Iterator[TestClient]:
+def bare(app, settings):
     """As admin; server errors come as answers."""
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
         caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
@@ -36,7 +33,7 @@ def bare(app: Any, settings: Any) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def engine(app: Any) -> Any:
+def engine(app):
     return app.state.services.store.engine
 
 
@@ -206,7 +203,7 @@ def test_fault__of_the_pool():
 
 
 def test_fault__mistake_of_ours_is_500_without_the_statement(bare, app, monkeypatch):
-    def wrong() -> Any:
+    def wrong():
         with reading(app.state.services.store.engine) as connection:
             connection.execute(text("SELEKT a secret"))
 

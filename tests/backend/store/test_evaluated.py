@@ -1,8 +1,5 @@
 """What evaluation jobs put under runs, and the jobs themselves, on both databases."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +19,7 @@ SHA = "a" * 64
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactStore:
+def artifacts(tmp_path):
     return ArtifactStore(tmp_path / "artifacts")
 
 

@@ -1,7 +1,5 @@
 """Owners take turns, within a priority; quotas hold; on both databases."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from typing import Any

@@ -1,9 +1,5 @@
 """The simulated fleet: a turned clock rules the real queue, and the simulation can fail."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from backend.store.claims import Claims
@@ -48,7 +44,7 @@ def test_clock__is_the_databases_own(database_url):
 def test_fleet__sees_a_queue_without_a_fence(sqlite_url, monkeypatch):
     finish = Claims.finish
 
-    def unfenced(self: Claims, run_id: str, attempt: int, **how: Any) -> bool:
+    def unfenced(self, run_id, attempt, **how):
         with self._engine.begin() as connection:
             connection.exec_driver_sql(
                 "UPDATE runs SET phase = 'RUNNING', attempt = ? WHERE id = ?", (attempt, run_id)

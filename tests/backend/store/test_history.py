@@ -1,10 +1,6 @@
 """Logs are read back in pieces."""
 
-from __future__ import annotations
-
-from tests.backend.store.helpers import (
-    claimed,
-)
+from tests.backend.store.helpers import claimed
 
 
 def test_log__pieces_make_up_the_whole_and_never_split_a_character(store):

@@ -1,7 +1,5 @@
 """Runs that were imported: finished at once, and extended set by set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A run from its queue to its end, in any order of events."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,12 +21,7 @@ from backend.store.states import WORKING_PHASES
 from backend.store.stores import Stores
 from calift_core.schema import records as r
 from calift_core.schema.wire.runs import TERMINAL_PHASES, Progress
-from tests.backend.store.helpers import (
-    WORKER,
-    expire,
-    metric,
-    steps,
-)
+from tests.backend.store.helpers import WORKER, expire, metric, steps
 from tests.conftest import SEARCH, spec_of
 
 

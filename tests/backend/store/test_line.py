@@ -1,7 +1,5 @@
 """The first run in line: the same as by looking at all of them, and no dearer when many wait."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any
@@ -43,16 +41,10 @@ def a_run(number: int, **values: Any) -> dict[str, Any]:
     } | values
 
 
-def by_hand(
-    rows: list[dict[str, Any]],
-    turns: dict[str, float],
-    served: list[str],
-    message_run: str,
-    quota: int,
-) -> str | None:
+def by_hand(rows, turns, served, message_run, quota):
     """The next run by the rule's own words."""
 
-    def at_work(row: dict[str, Any]) -> int:
+    def at_work(row):
         owner = row["submitted_by"] or ""
         return sum(r["phase"] in WORKING and (r["submitted_by"] or "") == owner for r in rows)
 
@@ -158,7 +150,7 @@ def test_line__costs_the_same_whatever_waits(sqlite_url):
     store.workers.seen("w", host="h", queues=("gpu",), device="GPU", run_id="x")
     claims = 0
 
-    def claim() -> None:
+    def claim():
         nonlocal claims
         claims += 1
         taken = store.claims.claim_next(
@@ -166,14 +158,10 @@ def test_line__costs_the_same_whatever_waits(sqlite_url):
         )
         assert taken is not None
 
-    def submit() -> None:
+    def submit():
         store.runs.submit(spec_of(), token_id="token 1", submitted_by="ada", max_queued=1_000_000)
 
-    calls: dict[str, Callable[[], Any]] = {
-        "claim": claim,
-        "submit": submit,
-        "messages": lambda: store.outbox.take(20),
-    }
+    calls = {"claim": claim, "submit": submit, "messages": lambda: store.outbox.take(20)}
     fill(store, 0, 200)
     few = {name: steps(store, call) for name, call in calls.items()}
     fill(store, 200, 6_000)

@@ -1,13 +1,9 @@
 """Outbox messages: each run that waits has one, and one relay sends it."""
 
-from __future__ import annotations
-
 from sqlalchemy import text
 
 from backend.store.engine import writing
-from tests.backend.store.helpers import (
-    everything,
-)
+from tests.backend.store.helpers import everything
 from tests.conftest import spec_of
 
 

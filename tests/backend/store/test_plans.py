@@ -1,7 +1,5 @@
 """Postgres answers what is asked often through an index, and never by reading a whole table."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +25,7 @@ Statement = tuple[str, Any]
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Any) -> Iterator[Engine]:
+def engine(postgres):
     """2,000 finished runs with their evaluations and 300 that wait, with statistics."""
     with fresh_postgres(postgres) as url:
         engine = open_engine(url)

@@ -1,19 +1,11 @@
 """What a vanished worker or a lost message left is put right."""
 
-from __future__ import annotations
-
 import time
 
 import pytest
 
 from backend.store.engine import seconds_now
-from tests.backend.store.helpers import (
-    WORKER,
-    age_queue,
-    claimed,
-    expire,
-    ring_all,
-)
+from tests.backend.store.helpers import WORKER, age_queue, claimed, expire, ring_all
 from tests.conftest import spec_of
 
 

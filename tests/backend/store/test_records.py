@@ -1,15 +1,7 @@
 """What a runner says is stored once, in order, whatever happens to its attempt."""
 
-from __future__ import annotations
-
 from calift_core.schema import records as r
-from tests.backend.store.helpers import (
-    WORKER,
-    claimed,
-    expire,
-    metric,
-    steps,
-)
+from tests.backend.store.helpers import WORKER, claimed, expire, metric, steps
 from tests.conftest import example_evaluation, example_predictions, example_spectrum
 
 
@@ -48,7 +40,7 @@ def test_restore__fills_holes_and_touches_nothing_else(store):
     assert store.claims.claim(run_id, **WORKER) is not None
     store.records.record(run_id, 2, [r.ResumedRecord(step=5), metric(6, 2.0)])
     events = len(store.history.events_after(run_id)[0])
-    measured: list[r.Record] = [metric(s, 1.0) for s in range(1, 6)]
+    measured = [metric(s, 1.0) for s in range(1, 6)]
     measured.append(r.SpectrumRecord(step=5, spectrum=example_spectrum()))
     for _ in range(2):
         assert store.records.restore(run_id, 2, measured)

@@ -1,9 +1,6 @@
 """Runs as people see them: one for each request, cancelled, retried, deleted, listed."""
 
-from __future__ import annotations
-
 import threading
-from typing import Any
 
 import pytest
 
@@ -11,12 +8,7 @@ from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.submitting import new_id
 from calift_core.errors import NotFoundError, SpecError
 from calift_core.schema import records as r
-from tests.backend.store.helpers import (
-    WORKER,
-    claimed,
-    everything,
-    metric,
-)
+from tests.backend.store.helpers import WORKER, claimed, everything, metric
 from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
 
 
@@ -112,10 +104,10 @@ def test_submit__same_key_and_body_is_the_same_run(store):
 
 
 def test_submit__same_key_at_the_same_moment_is_one_run(store):
-    found: list[str] = []
+    found = []
     gate = threading.Barrier(6)
 
-    def send() -> None:
+    def send():
         gate.wait()
         found.append(store.runs.submit(spec_of(), idempotency_key="k", body_hash="b"))
 
@@ -175,7 +167,7 @@ def test_list__filters(store):
     store.runs.patch(c, archived=True)
     store.runs.request_cancel(b)
 
-    def found(**filters: Any) -> set[str]:
+    def found(**filters):
         return {run.id for run in store.runs.page(**filters)[0]}
 
     assert found() == {a, b}
