@@ -140,6 +140,7 @@ def create_app(
     explorer = Explorer(library)
     comparer = Comparer(library, explorer)
     precomputer = ComparisonPrecomputer(store, comparer, explorer)
+    notifier = Notifier(store, settings)
     submission = Submission(settings, store)
     celery = make_celery(settings)
     readiness = Readiness(
@@ -167,7 +168,7 @@ def create_app(
             celery,
             artifacts,
             settings,
-            chores={"sweeps": sweeping.advance_all, "webhook": Notifier(store, settings).tell},
+            chores={"sweeps": sweeping.advance_all},
         ),
         library=library,
         explorer=explorer,
@@ -201,10 +202,12 @@ def create_app(
         if housekeeping:
             services.housekeeper.start()
             precomputer.start()
+            notifier.start()
         try:
             yield
         finally:
             await run_in_threadpool(precomputer.stop)
+            await run_in_threadpool(notifier.stop)
             await run_in_threadpool(services.housekeeper.stop)
             await run_in_threadpool(services.thumbnails.stop)
             await run_in_threadpool(services.trials.stop)

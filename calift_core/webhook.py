@@ -53,11 +53,16 @@ class Webhook:
     private: bool = False
 
     def __post_init__(self) -> None:
-        place = urlsplit(self.url)
-        if place.scheme not in ("http", "https") or not place.hostname or place.username:
+        try:
+            place = urlsplit(self.url)
+            host = (place.hostname or "").encode("idna").decode()
+            usable = place.port is None or place.port > 0
+        except ValueError as error:  # a port that is none, a bracket, a label of 64 letters
+            raise SpecError(f"a webhook must be a web address: {error}") from error
+        if place.scheme not in ("http", "https") or not host or place.username or not usable:
             raise SpecError(
                 "a webhook must be http://HOST/… or https://HOST/… without a password, got "
-                f"{place.scheme or 'no scheme'} and {place.hostname or 'no host'}"
+                f"{place.scheme or 'no scheme'} and {host or 'no host'}"
             )
         _key(self.secret)
 
@@ -121,13 +126,14 @@ def deliver(webhook: Webhook, event: Event, *, now: float) -> None:
     target = (place.path or "/") + (f"?{place.query}" if place.query else "")
     try:
         connection.request("POST", target, body, headers)
-        answer = connection.getresponse()
+        with connection.getresponse() as answer:
+            status = answer.status
     except (OSError, http.client.HTTPException) as error:
         raise WebhookError(f"the webhook at {place.hostname} cannot be reached: {error}") from error
     finally:
         connection.close()
-    if not 200 <= answer.status < 300:
-        raise WebhookError(f"the webhook at {place.hostname} answered with {answer.status}")
+    if not 200 <= status < 300:
+        raise WebhookError(f"the webhook at {place.hostname} answered with {status}")
 
 
 class _Http(http.client.HTTPConnection):
@@ -148,24 +154,26 @@ class _Https(http.client.HTTPSConnection):
 
 
 def _connected(host: str, port: int, private: bool) -> socket.socket:
-    refused = ""
+    """A connection to the first of the host's allowed addresses that takes one."""
+    failed: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):
         ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
         allowed = ip.is_global or (private and not ip.is_link_local and not ip.is_multicast)
         if not allowed:
-            refused = str(ip)
+            failed = failed or OSError(f"{ip} is no public address")
             continue
         made = socket.socket(family, kind, protocol)
         made.settimeout(_PATIENCE_S)
         try:
             made.connect(address)
-        except OSError:
+        except OSError as error:
             made.close()
-            raise
+            failed = error
+            continue
         return made
-    raise OSError(f"{refused or host} is no public address")
+    raise failed or OSError(f"{host} has no address")
 
 
 def _key(secret: str) -> bytes:

@@ -1,10 +1,11 @@
-"""Tells the webhook of every run and sweep that has ended."""
+"""Posts to the webhook that a run or a sweep has ended."""
 
 from __future__ import annotations
 
 import logging
 import time
 
+from backend.dispatch.periodic import Periodic
 from backend.settings import Settings
 from backend.store.notifications import Ended
 from backend.store.stores import Stores
@@ -13,14 +14,19 @@ from calift_core.webhook import Event, Webhook, WebhookError, deliver
 _log = logging.getLogger(__name__)
 
 
-class Notifier:
-    """A chore of the housekeeper. Without an address, ends are forgotten.
+#: Seconds between two looks at what has ended.
+_EVERY_S = 1.0
+
+
+class Notifier(Periodic):
+    """A thread of its own, since a receiver may be slow. Without an address, ends are forgotten.
 
     Raises:
         SpecError: the address or the secret is none.
     """
 
     def __init__(self, store: Stores, settings: Settings) -> None:
+        super().__init__("webhook", _EVERY_S)
         self._notifications = store.notifications
         secret = settings.webhook_secret
         self._webhook = (
@@ -34,12 +40,12 @@ class Notifier:
             else None
         )
 
-    def tell(self) -> None:
+    def run_once(self) -> None:
         """Deliver what is due; what cannot be delivered is tried again later."""
         if self._webhook is None:
             self._notifications.forget()
             return
-        for ended in self._notifications.take():
+        while not self._stopping.is_set() and (ended := self._notifications.take()) is not None:
             try:
                 deliver(self._webhook, event_of(ended), now=time.time())
             except WebhookError as error:

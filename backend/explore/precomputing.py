@@ -3,10 +3,9 @@
 Its differences to zero-shot and within its sweep, and how well it tells other images from its own.
 """
 
-import logging
-import threading
 from contextlib import suppress
 
+from backend.dispatch.periodic import Periodic
 from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
@@ -14,7 +13,6 @@ from calift_core.errors import CaliftError, UnknownNameError
 from calift_core.schema.wire.queries import CompareQuery, LeadersQuery, LedgerQuery
 from calift_core.schema.wire.runs import RunSummary
 
-_log = logging.getLogger(__name__)
 #: Seconds between two looks at which runs have finished.
 _EVERY_S = 5.0
 #: The newest finished runs that are looked at; what was compared before costs a look alone.
@@ -23,40 +21,18 @@ _NEWEST = 200
 _MATES = 20
 
 
-class ComparisonPrecomputer:
+class ComparisonPrecomputer(Periodic):
     """A thread that compares finished runs before somebody asks. Any number may run at once.
 
     It takes one data set at a time, so that whoever asks meanwhile waits for no more than that.
     """
 
     def __init__(self, store: Stores, comparer: Comparer, explorer: Explorer) -> None:
+        super().__init__("precomputer", _EVERY_S)
         self._store, self._comparer, self._explorer = store, comparer, explorer
         self._done: set[tuple[str, int]] = set()
-        self._failing = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="calift-precompute", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 30.0) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-
-    def _loop(self) -> None:
-        while not self._stopping.wait(_EVERY_S):
-            try:
-                self.look()
-            except Exception as error:
-                # It outlives every failure of the database and of files; each is logged once.
-                if not self._failing:
-                    _log.warning("comparing finished runs fails, and goes on trying: %s", error)
-                self._failing = True
-            else:
-                self._failing = False
-
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Compare the finished runs that were not compared yet."""
         newest, _, _ = self._store.runs.page(phase=("SUCCEEDED",), limit=_NEWEST)
         for run in newest:

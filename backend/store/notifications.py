@@ -55,28 +55,31 @@ class Notifications:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def take(self, limit: int = 20) -> list[Ended]:
-        """Those that are due, for the caller alone to tell; nobody else is given them for a minute.
+    def take(self) -> Ended | None:
+        """The one that has been due longest; nobody else is given it for a minute.
 
-        Ends of imported predictions and of a sweep's own runs that succeeded are not told.
+        Ends of imported predictions and of a sweep's own runs that succeeded are left out.
         """
         due = select(Notification).where(Notification.next_at <= NOW).order_by(Notification.id)
         with reading(self._engine) as connection:
             if connection.execute(due.limit(1)).first() is None:
-                return []  # the usual case, which need not keep writers waiting
+                return None  # the usual case, which need not keep writers waiting
         with writing(self._engine) as connection:
-            rows = connection.execute(
-                due.limit(limit).with_for_update(skip_locked=True, of=Notification)
-            ).all()
-            found = [(row.id, _ended(connection, row)) for row in rows]
-            dull = [at for at, ended in found if ended is None]
-            connection.execute(delete(Notification).where(Notification.id.in_(dull)))
-            connection.execute(
-                update(Notification)
-                .where(Notification.id.in_([row.id for row in rows]))
-                .values(next_at=NOW + _HOLD_S, attempts=Notification.attempts + 1)
-            )
-        return [ended for _, ended in found if ended is not None]
+            while True:
+                row = connection.execute(
+                    due.limit(1).with_for_update(skip_locked=True, of=Notification)
+                ).first()
+                if row is None:
+                    return None
+                this = Notification.id == row.id
+                if (ended := _ended(connection, row)) is not None:
+                    connection.execute(
+                        update(Notification)
+                        .where(this)
+                        .values(next_at=NOW + _HOLD_S, attempts=Notification.attempts + 1)
+                    )
+                    return ended
+                connection.execute(delete(Notification).where(this))
 
     def delivered(self, notification: int) -> None:
         """It was delivered."""

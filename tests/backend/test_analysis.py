@@ -685,7 +685,7 @@ def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks
     services = app.state.services
     base = make_run(seed=0, method={"kind": "zero_shot"})
     run = make_run(seed=1)
-    ComparisonPrecomputer(services.store, services.comparer, services.explorer).look()
+    ComparisonPrecomputer(services.store, services.comparer, services.explorer).run_once()
     # Neither the calibrator nor the scores are computed again for the OOD view.
     monkeypatch.setattr("backend.explore.library.choose_or_none", None)
     monkeypatch.setattr("calift_core.analysis.explorer.ood.compared", None)

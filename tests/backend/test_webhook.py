@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -93,9 +94,9 @@ def test_ends__are_told_once_signed_and_in_their_order(store, receiver):
     first, second = ended(store), ended(store, "FAILED")
     queued = store.runs.submit(spec_of())
     store.runs.request_cancel(queued)
-    tell = notifier(store, receiver).tell
-    tell()
-    tell()
+    deliver_due = notifier(store, receiver).run_once
+    deliver_due()
+    deliver_due()
     told = [verified(*each) for each in receiver.heard]
     assert [(one["type"], one["data"]["id"]) for one in told] == [
         ("run.succeeded", first),
@@ -110,14 +111,14 @@ def test_ends__are_told_once_signed_and_in_their_order(store, receiver):
 def test_ends__that_could_not_be_told_are_told_later_with_the_same_id(store, receiver):
     ended(store)
     receiver.status = 503
-    tell = notifier(store, receiver).tell
-    tell()
-    tell()  # not yet again: it waits
+    deliver_due = notifier(store, receiver).run_once
+    deliver_due()
+    deliver_due()  # not yet again: it waits
     assert len(receiver.heard) == 1
     with writing(store.engine) as connection:
         connection.execute(text("UPDATE notifications SET next_at = next_at - 60"))
     receiver.status = 204
-    tell()
+    deliver_due()
     assert len(receiver.heard) == 2
     assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 1
     assert waiting(store) == 0
@@ -125,16 +126,42 @@ def test_ends__that_could_not_be_told_are_told_later_with_the_same_id(store, rec
     with writing(store.engine) as connection:
         connection.execute(text("UPDATE notifications SET at = at - 300000"))
     receiver.status = 500
-    tell()
+    deliver_due()
     assert waiting(store) == 0, "given up after two days"
 
 
 def test_ends__are_not_kept_where_there_is_no_webhook(store):
     ended(store)
-    Notifier(store, Settings()).tell()
+    Notifier(store, Settings()).run_once()
     assert waiting(store) == 0
-    with pytest.raises(SpecError, match="a webhook must be http"):
-        Notifier(store, Settings(webhook_url="ftp://somewhere"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://h", "http://", "http://u:p@h/", "http://h:0/", "http://h:99999/", "http://[::1/",
+     f"http://{'a' * 64}.org/", "http://a..b/"],
+)  # fmt: skip
+def test_address__that_is_none_is_refused_before_anything_has_ended(store, url):
+    with pytest.raises(SpecError, match="a webhook must be"):
+        Notifier(store, Settings(webhook_url=url))
+
+
+def test_end__that_is_being_delivered_keeps_no_other_waiting(store):
+    first, second = ended(store), ended(store)
+    taken = [store.notifications.take() for _ in range(3)]
+    assert [each and each.subject for each in taken] == [first, second, None]
+
+
+def test_delivery__goes_to_the_next_address_where_one_takes_no_connection(receiver, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+            for port in (closed.getsockname()[1], receiver.server_port)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        deliver(Webhook("http://two.example/", private=True), EVENT, now=0)
+    assert len(receiver.heard) == 1
 
 
 def test_delivery__goes_to_public_addresses_alone_and_follows_no_redirect(receiver):
@@ -183,7 +210,7 @@ def test_sweep__is_told_at_its_end_and_its_runs_only_where_they_fail(store, rece
             )
     assert store.sweeps.move(sweep_id, "SUCCEEDED", before=["RUNNING"])
     assert not store.sweeps.move(sweep_id, "SUCCEEDED", before=["RUNNING"])
-    notifier(store, receiver).tell()
+    notifier(store, receiver).run_once()
     types = [verified(*each)["type"] for each in receiver.heard]
     assert types == ["run.failed", "sweep.succeeded"]
     assert waiting(store) == 0
