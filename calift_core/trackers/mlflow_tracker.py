@@ -17,6 +17,12 @@ from calift_core.trackers import PROJECT, Outcome, TrackedRun
 RUN_ID = "calift.run_id"
 #: Letters of a parameter's value that every version takes, and parameters in one request.
 _VALUE, _PARAMS = 500, 100
+#: A server that is gone keeps a run waiting for seconds; MLflow's own retries take minutes.
+_DEFAULTS = {
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 _STATUS: dict[Outcome, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -37,7 +43,8 @@ class _Run:
 
 def start(run: TrackedRun) -> _Run:
     """Open the run, or go on with it."""
-    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlruns").absolute().as_uri()
     client = MlflowClient(tracking_uri=uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)

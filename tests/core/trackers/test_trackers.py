@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -171,3 +174,24 @@ def test_tracker__that_fails_is_said_once_and_hears_no_more(tmp_path, monkeypatc
         "wandb", "tensorboard",
     ]  # fmt: skip
     assert "not installed" in notes[0].message
+
+
+def test_mlflow__whose_server_is_gone_is_tried_three_times_and_hears_no_more(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    came = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):  # the test has closed it
+                while True:
+                    connection, _ = server.accept()
+                    came.append(connection.recv(1))
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with LiveTrackers(("mlflow",), lambda: run_in(tmp_path)) as trackers:
+            notes = [note for record in next(attempts()) for note in trackers.take(record)]
+        server.shutdown(socket.SHUT_RDWR)
+    assert [note.message.startswith("mlflow hears no more of this run") for note in notes] == [True]
+    assert len(came) == 3
