@@ -19,10 +19,13 @@ class ImageTags:
         self._engine = engine
 
     def of(self, data: str) -> tuple[tuple[str, str], ...]:
-        """Each (sample, tag) of the data with this digest, in order."""
+        """Each (sample, tag) of the data with this digest, in order.
+
+        Two people may put the same tag at the same time: both rows are one tag.
+        """
         query = select(ImageTagRow.sample, ImageTagRow.tag).where(ImageTagRow.data == data)
         with reading(self._engine) as connection:
-            return tuple(sorted((row.sample, row.tag) for row in connection.execute(query)))
+            return tuple(sorted({(row.sample, row.tag) for row in connection.execute(query)}))
 
     def change(
         self, data: str, samples: Sequence[str], *, add: Collection[str], remove: Iterable[str]
