@@ -169,8 +169,8 @@ class Child:
         body = _read(stream, length, deadline)
         if status == 0:
             return body
-        said = json.loads(body)
-        raise self._refusal(said["message"], hint=said["hint"])
+        problem = json.loads(body)
+        raise self._refusal(problem["message"], hint=problem["hint"])
 
 
 def ask_once(child: Child, question: bytes) -> bytes:

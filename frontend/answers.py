@@ -47,7 +47,7 @@ class _Apart(NamedTuple):
     def clear(self) -> bool:
         return self.low > 0 or self.high < 0
 
-    def said(self) -> tuple[str, str]:
+    def size_and_ends(self) -> tuple[str, str]:
         """`2.1 points higher` and `1.2 to 3.0`; what is not clear has no size, and signs."""
         if not self.clear:
             ends = f"{text.points(self.low)} to {text.points(self.high)}"
@@ -65,20 +65,20 @@ def _sentence(name: str, base: str, metric: str, found: Sequence[_Apart]) -> str
     run, other, what = f"**{text.md(name)}**", text.md(base), WORDS[metric]
     parts = []
     for at, one in enumerate(found):
-        size, ends = one.said()
+        size, ends = one.size_and_ends()
         where = one.where if at else one.where[:1].upper() + one.where[1:]
         if not at:
             ends = f"95 % interval {ends}{one.more}"
-            said = (
+            clause = (
                 f"{run}'s {what} is {size} than {other}'s"
                 if one.clear
                 else f"the {what} of {run} and {other} {size}"
             )
         elif one.clear:
-            said = f"it is {size}" if found[0].clear else f"{run}'s is {size}"
+            clause = f"it is {size}" if found[0].clear else f"{run}'s is {size}"
         else:
-            said = f"they {size}"
-        parts.append(f"{where} {said} ({ends})")
+            clause = f"they {size}"
+        parts.append(f"{where} {clause} ({ends})")
     return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -168,7 +168,7 @@ def overall(
     Returns:
         An answer on accuracy and one on calibration; none where the runs share nothing.
     """
-    said = []
+    answered = []
     for metric in WORDS:
         found, squares = [], []
         by_role = {board.role: board for board in boards if board.metric == metric}
@@ -186,8 +186,8 @@ def overall(
             found.append(_Apart(where, *all_of_it, more))
         if found:
             sentence = _sentence(labels[run], labels[base], metric, found)
-            said.append(Answer(sentence, note=_note(squares)))
-    return said
+            answered.append(Answer(sentence, note=_note(squares)))
+    return answered
 
 
 # ---- Data set by data set ----------------------------------------------------------------------

@@ -309,7 +309,7 @@ def evaluation(evaluation_id: str) -> Evaluation:
 
 
 @st.cache_data(ttl=30, max_entries=200, show_spinner=False)
-def beside(dataset: str, role: Role) -> list[Evaluation]:
+def evaluations_of(dataset: str, role: Role) -> list[Evaluation]:
     return client().evaluations(dataset=[dataset], role=[role], limit=50).items
 
 

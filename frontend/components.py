@@ -209,21 +209,21 @@ def rows(
     """
     names = [c["sort"].removeprefix("-") for c in data["columns"] if c["sort"]]
 
-    def said(name: str) -> Any:
+    def event(name: str) -> Any:
         given = st.session_state[key].get(name)
         same = isinstance(given, Mapping) and given.get("of") == data["of"]
         return given.get("at") if same else None
 
     def on_open() -> None:
-        if found := _places([said("open")], len(data["rows"])):
+        if found := _places([event("open")], len(data["rows"])):
             opened(found[0])
 
     def on_choose() -> None:
-        if (given := said("choose")) is not None:
+        if (given := event("choose")) is not None:
             chosen(_places(given, len(data["rows"])))
 
     def on_sort() -> None:
-        given = said("sort")
+        given = event("sort")
         if isinstance(given, str) and given.removeprefix("-") in names:
             sort(given)
 

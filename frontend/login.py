@@ -67,8 +67,8 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
         place = safe_path(request.query_params.get("next"))
         if (token := session_in(request.headers)) and await sessions.holds(token):
             return RedirectResponse(place, 303)
-        said = "You are logged out." if "out" in request.query_params else ""
-        return _form(place, said, offered=organisation is not None)
+        message = "You are logged out." if "out" in request.query_params else ""
+        return _form(place, message, offered=organisation is not None)
 
     async def enter(request: Request) -> Response:
         if request.method not in ("GET", "POST"):
@@ -268,13 +268,13 @@ def _with_cookie(response: Response, request: Request, session: str) -> Response
 
 def _refused(error: CaliftError, place: str, *, offered: bool = False) -> Response:
     if isinstance(error, ServiceUnavailableError):
-        said = "The API does not answer; try again in a moment."
-        return _form(place, said, status=503, offered=offered)
-    said = f"{error.message[:1].upper()}{error.message[1:]}"
+        message = "The API does not answer; try again in a moment."
+        return _form(place, message, status=503, offered=offered)
+    message = f"{error.message[:1].upper()}{error.message[1:]}"
     code = error.problem.get("code") if isinstance(error, ServiceError) else None
     hint = error.hint if code in ("LINK_USED", "IDENTITY") else ""
     status = 429 if getattr(error, "status", 0) == 429 else 403
-    return _form(place, f"{said} {hint}".strip(), status=status, offered=offered)
+    return _form(place, f"{message} {hint}".strip(), status=status, offered=offered)
 
 
 def _button(action: str, words: str, **fields: str) -> str:
@@ -293,12 +293,12 @@ def _already(place: str) -> str:
     )
 
 
-def _form(place: str, said: str = "", *, status: int = 200, offered: bool = False) -> Response:
+def _form(place: str, message: str = "", *, status: int = 200, offered: bool = False) -> Response:
     start = html.escape(f"/oidc/start?{urlencode({'next': place})}")
     other = f'<p><a class="button" href="{start}">Log in with your organisation</a></p>'
-    told = f'<p class="said" role="alert">{html.escape(said)}</p>' if said else ""
+    alert = f'<p class="said" role="alert">{html.escape(message)}</p>' if message else ""
     body = (
-        f'{told}{other if offered else ""}<form method="post" action="/login">'
+        f'{alert}{other if offered else ""}<form method="post" action="/login">'
         f'<input type="hidden" name="next" value="{html.escape(place)}">'
         # For password managers, which want a name.
         '<input type="text" name="username" value="calift" autocomplete="username" hidden>'

@@ -167,9 +167,9 @@ def rows(
         st.rerun()  # what was asked for before a fragment began is asked for anew
     places = list(range(len(shown.rows)))
     if order is None:
-        asked = address.get(name) or ""
-        order = Order(asked, _orders(shown), lambda wanted: address.put({name: wanted}))
-        places = _sorted(shown, asked)
+        requested = address.get(name) or ""
+        order = Order(requested, _orders(shown), lambda wanted: address.put({name: wanted}))
+        places = _sorted(shown, requested)
     shown, links = Table(shown.columns, [shown.rows[k] for k in places]), [links[k] for k in places]
 
     def reorder(wanted: str) -> None:
@@ -258,9 +258,9 @@ def _orders(shown: Table) -> dict[str, str]:
     return {c.name: c.name if c.kind in from_below else f"-{c.name}" for c in shown.columns}
 
 
-def _sorted(shown: Table, asked: str) -> list[int]:
+def _sorted(shown: Table, requested: str) -> list[int]:
     """Places of the rows in an order that was asked for; those without a value come last."""
-    name, down = asked.removeprefix("-"), asked.startswith("-")
+    name, down = requested.removeprefix("-"), requested.startswith("-")
 
     def value(k: int) -> Any:
         row = shown.rows[k]
@@ -289,17 +289,17 @@ def _row_cell(column: Column, row: Row, noted: Collection[str]) -> Any:
     if value is None or value == "":
         return None
     floor = row.get(f"{column.name}_floor")
-    notes = [] if floor is None else [f"floor {tables.said(column, floor)}"]
+    notes = [] if floor is None else [f"floor {tables.cell_text(column, floor)}"]
     if isinstance(value, Spread) and value.se is not None:
-        notes = [f"± {tables.said(column, value.se)}", *notes]
+        notes = [f"± {tables.cell_text(column, value.se)}", *notes]
     if f"{column.name}_floor" in noted or isinstance(value, Spread):
-        return {"words": tables.said(column, _mean(value)), "note": ", ".join(notes)}
+        return {"words": tables.cell_text(column, _mean(value)), "note": ", ".join(notes)}
     match column.kind:
         case "mark":
             return {"symbol": value.symbol, "word": value.word, "colour": value.colour}
         case "share":
             return float(value)
-    return tables.said(column, value)
+    return tables.cell_text(column, value)
 
 
 def _grid_value(column: Column, value: Any) -> Any:
@@ -505,10 +505,10 @@ def _gain(found: Gain | None, better: str, clear: bool | None) -> Markup:
     if found is None:
         return Markup()
     gain = found.value if better == "high" else -found.value
-    tone, said = "", ", not distinguishable"
+    tone, verdict = "", ", not distinguishable"
     if clear is not None and gain and clear == (gain > 0):
-        tone, said = ("up", " (better)") if clear else ("down", " (worse)")
-    words = f"{text.points(found.value)} to zero-shot{said}"
+        tone, verdict = ("up", " (better)") if clear else ("down", " (worse)")
+    words = f"{text.points(found.value)} to zero-shot{verdict}"
     if found.common < found.all:
         words += f", on {found.common} of {found.all} sets"
     return Markup(f'<span class="{tone}">{text.esc(words)}</span>')

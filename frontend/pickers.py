@@ -140,7 +140,7 @@ def pick_runs(name: str, *, most: int = MAX_RUNS, least: int = 1) -> dict[str, R
     if not state.ids(name):
         known = state.remembered_runs()[:most]
         if 0 < len(known) < least:
-            known = [run.id for run in beside_zero_shot(named_runs(known, quiet=True))]
+            known = [run.id for run in with_zero_shot(named_runs(known, quiet=True))]
         # At once: each change of an address is a step that the browser's Back goes through.
         state.arrive({name: ",".join(known)})
     with st.container(
@@ -169,7 +169,7 @@ def pick_runs(name: str, *, most: int = MAX_RUNS, least: int = 1) -> dict[str, R
     return picked
 
 
-def beside_zero_shot(runs: Sequence[RunSummary]) -> list[RunSummary]:
+def with_zero_shot(runs: Sequence[RunSummary]) -> list[RunSummary]:
     """The runs, and the zero-shot run of the first one's model and data where none of them is."""
     base = api.zero_shot_of(runs[0]) if runs else None
     known = base is None or any(run.method == "zero_shot" for run in runs)
@@ -182,7 +182,7 @@ def _choose(name: str, most: int) -> tuple[int, dict[str, RunSummary]]:
     search = find_runs(kept)
     if search.suite is not None:  # chosen by hand, it changes the runs and not their offer alone
         kept = [run for run in kept if run.suite == search.suite]
-    default = (kept or beside_zero_shot(search.runs[:3]))[:most]
+    default = (kept or with_zero_shot(search.runs[:3]))[:most]
     found = {run.id: run for run in [*default, *kept, *search.runs]}
     if not search.total and not kept:
         return 0, {}

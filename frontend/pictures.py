@@ -51,7 +51,7 @@ def draw_all(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
         return []
     with _ONE_AT_A_TIME, tempfile.TemporaryDirectory(prefix="calift-pictures-") as folder, quiet():
         paths = [Path(folder) / f"{number}.{kind}" for number, (_, kind) in enumerate(wanted)]
-        asked = [
+        requests = [
             {
                 "fig": figure,
                 "path": path,
@@ -65,7 +65,7 @@ def draw_all(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
             for path, (figure, kind) in zip(paths, wanted, strict=True)
         ]
         # Its fonts for formulas would come from another machine, and no figure has formulas.
-        kaleido.write_fig_from_object_sync(asked, kopts={"mathjax": False})
+        kaleido.write_fig_from_object_sync(requests, kopts={"mathjax": False})
         return [path.read_bytes() for path in paths]
 
 
@@ -128,6 +128,6 @@ def printed(page: str) -> bytes:
 
 def why(error: Exception) -> str:
     """A failure of the drawing libraries in one line."""
-    said = str(error).strip()
-    first = said.splitlines()[0][:160] if said else ""
+    message = str(error).strip()
+    first = message.splitlines()[0][:160] if message else ""
     return f"{type(error).__name__}: {first}"

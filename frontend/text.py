@@ -363,12 +363,12 @@ def labels(runs: Sequence[RunSummary], *, whole: bool = False) -> dict[str, str]
             it, are told apart by the rest.
     """
     rest = {} if whole else _without_sweep(runs)
-    said = {run.id: rest.get(run.id, run.name) for run in runs}
-    names = Counter(said.values())
-    seeds = Counter((said[run.id], run.seed) for run in runs)
+    names_of = {run.id: rest.get(run.id, run.name) for run in runs}
+    names = Counter(names_of.values())
+    seeds = Counter((names_of[run.id], run.seed) for run in runs)
     out = {}
     for run in runs:
-        name = said[run.id]
+        name = names_of[run.id]
         if names[name] == 1:
             out[run.id] = name
         elif seeds[name, run.seed] == 1:
@@ -393,11 +393,11 @@ def training_words(trained: TrainingPictures, method: str | None) -> str:
     among = f"all {trained.n:,} images"
     if trained.n < trained.of:
         among = f"{trained.n:,} of the {trained.of:,} images, the same for every run,"
-    told = (
+    sentence = (
         f"By the cosine of this run's own image features, among {among} of "
         f"{trained.dataset.replace('_', ' ')}."
     )
-    return told + " This run was not trained." if method == "zero_shot" else told
+    return sentence + " This run was not trained." if method == "zero_shot" else sentence
 
 
 def unlike_words(one: TriedPicture, false_alarms: float) -> tuple[str, str]:

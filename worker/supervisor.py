@@ -323,11 +323,11 @@ class _Attempt:
         while True:
             ended = runner.ended()
             now = time.monotonic()
-            heard = follower.read_new(now, ended=ended)
+            records = follower.read_new(now, ended=ended)
             if self._lease.lost:
                 raise FencedError
             if ended:
-                if heard:
+                if records:
                     continue  # What was written just before the end may not be all yet.
                 follower.store_rest()
                 return runner.reap()

@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 
 from backend.http.middleware import PICTURE_TYPE
 from backend.http.problems import HttpError
-from calift_core.client.connection import at
+from calift_core.client.connection import url_path
 from calift_core.schema.wire.answers import TextFeatures, TriedPicture
 from calift_core.schema.wire.queries import ModelQuery
 
@@ -53,7 +53,7 @@ class ModelHost:
         """
         answer = await self._send(
             "POST",
-            at("/runs", run_id, "try"),
+            url_path("/runs", run_id, "try"),
             content=picture,
             headers={"Content-Type": PICTURE_TYPE},
         )
@@ -65,7 +65,7 @@ class ModelHost:
         Raises:
             HttpError: as `ask`.
         """
-        path = at("/runs", run_id, "text-features")
+        path = url_path("/runs", run_id, "text-features")
         answer = await self._send("GET", path, params={"text": text})
         return TextFeatures.model_validate_json(await _body(answer))
 
@@ -77,7 +77,7 @@ class ModelHost:
                 answers there.
         """
         params = query.model_dump(exclude_defaults=True)
-        answer = await self._send("GET", at("/runs", run_id, "model"), params=params)
+        answer = await self._send("GET", url_path("/runs", run_id, "model"), params=params)
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
         return StreamingResponse(
             answer.aiter_raw(), headers=headers, background=BackgroundTask(answer.aclose)

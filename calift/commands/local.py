@@ -300,7 +300,7 @@ def _read_report(path: Path) -> Report:
 
 @contextmanager
 def stop_on_signal(
-    said: str = "Stopping after this step; a checkpoint is saved. Again to stop at once.",
+    message: str = "Stopping after this step; a checkpoint is saved. Again to stop at once.",
 ) -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C ends it at once.
 
@@ -317,7 +317,7 @@ def stop_on_signal(
             if signum == signal.SIGINT:
                 raise KeyboardInterrupt
             return
-        err.print(f"\n{said}")
+        err.print(f"\n{message}")
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -113,7 +113,7 @@ def _follow(
     log: Path | None,
     every: float,
     notify: str | None,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Compare what arrives until a signal; a line a batch, the page written anew after each."""
     from calift_core.errors import DataError
@@ -148,7 +148,7 @@ def _follow(
                 time.sleep(min(0.2, every))
             return not stop()
 
-        found = following.follow(classifier, reference, arrived, log=log, wait=wait, **asked)
+        found = following.follow(classifier, reference, arrived, log=log, wait=wait, **options)
         for one in found:
             batches.append(one)
             if as_json:

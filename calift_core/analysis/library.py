@@ -58,8 +58,8 @@ class PredictionsFile:
     @cached_property
     def data(self) -> str:
         """A digest of the data that was predicted, the same of every run."""
-        said = self.metadata.dataset_sha256 or "\n".join([self.metadata.dataset, *self.ids])
-        return sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        identity = self.metadata.dataset_sha256 or "\n".join([self.metadata.dataset, *self.ids])
+        return sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def nbytes(self) -> int:

@@ -266,9 +266,9 @@ def _costs(probs: Floats, shares: Doubles) -> Doubles:
         drawn = np.random.default_rng(0).choice(len(rows), TRANSPORTED, replace=False)
         rows = rows[np.sort(drawn)]
     # As many places a class as its share of ID labels asks for, the largest remainders first.
-    asked = shares * len(rows)
-    places = np.floor(asked).astype(int)
-    rest = np.argsort(places - asked, kind="stable")[: len(rows) - places.sum()]
+    quota = shares * len(rows)
+    places = np.floor(quota).astype(int)
+    rest = np.argsort(places - quota, kind="stable")[: len(rows) - places.sum()]
     places[rest] += 1
     costs = 1 - rows[:, np.repeat(np.arange(len(shares)), places)].astype(np.float64)
     at, place = linear_sum_assignment(costs)

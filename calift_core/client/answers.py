@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, url_path
 from calift_core.client.operations import Operation, OperationOf
 from calift_core.schema.wire.answers import (
     BoundMonitor,
@@ -66,5 +66,5 @@ class AnswerCalls(Connection):
             ServiceError: 422 with the code `IMAGE_UNREADABLE` where it is no picture.
         """
         body = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        path = at("/runs", run_id, "try")
+        path = url_path("/runs", run_id, "try")
         return self._read(self._send("POST", path, body=body, wait_s=_TRY_S), TriedPicture)

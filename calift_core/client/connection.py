@@ -139,7 +139,7 @@ class Connection:
             response = self._http.request(
                 method,
                 path,
-                params=given(params),
+                params=drop_none(params),
                 content=content,
                 headers=sent,
                 timeout=httpx.USE_CLIENT_DEFAULT
@@ -257,7 +257,7 @@ class Connection:
         timeout = httpx.Timeout(wait_s, connect=10.0)
         try:
             with self._http.stream(
-                "GET", path, params=given(params), headers=dict(headers), timeout=timeout
+                "GET", path, params=drop_none(params), headers=dict(headers), timeout=timeout
             ) as response:
                 if response.status_code >= 300:
                     response.read()
@@ -332,7 +332,7 @@ class Connection:
             time.sleep(0.5)
 
 
-def at(*parts: str) -> str:
+def url_path(*parts: str) -> str:
     """A path whose parts after the first are data and not syntax."""
     first, *rest = parts
     # A part of dots alone would be resolved away before it is sent.
@@ -340,7 +340,7 @@ def at(*parts: str) -> str:
     return "/".join([first, *safe])
 
 
-def given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+def drop_none(params: Mapping[str, Any] | None) -> dict[str, Any]:
     """Query parameters without what is None or empty; booleans as the API writes them."""
     return {
         key: ("true" if value else "false") if isinstance(value, bool) else value

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, url_path
 from calift_core.client.operations import Operation
 from calift_core.errors import SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
@@ -78,21 +78,21 @@ class EvaluationJobCalls(Connection):
 
     def evaluation_job(self, job_id: str) -> EvaluationJob:
         """One evaluation job."""
-        return self._get(at("/evaluation-jobs", job_id), EvaluationJob)
+        return self._get(url_path("/evaluation-jobs", job_id), EvaluationJob)
 
     def cancel_evaluation(self, job_id: str) -> EvaluationJob:
         """Ask a job to stop; repeatable. What it has finished stays."""
-        path = at("/evaluation-jobs", job_id, "cancel")
+        path = url_path("/evaluation-jobs", job_id, "cancel")
         return self._read(self._send("POST", path), EvaluationJob)
 
     def retry_evaluation(self, job_id: str) -> EvaluationJob:
         """Queue a failed or cancelled job again; it goes on where it was."""
-        path = at("/evaluation-jobs", job_id, "retry")
+        path = url_path("/evaluation-jobs", job_id, "retry")
         return self._read(self._send("POST", path), EvaluationJob)
 
     def delete_evaluation(self, job_id: str) -> None:
         """Delete a job that does not work; its results stay."""
-        self._send("DELETE", at("/evaluation-jobs", job_id))
+        self._send("DELETE", url_path("/evaluation-jobs", job_id))
 
     def wait_for_evaluation(
         self, job_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
@@ -109,18 +109,18 @@ class EvaluationJobCalls(Connection):
         self, job_id: str, *, cursor: str | None = None, limit: int = 200
     ) -> EvaluationPage:
         """The results of a job so far, newest first."""
-        path = at("/evaluation-jobs", job_id, "evaluations")
+        path = url_path("/evaluation-jobs", job_id, "evaluations")
         return self._get(path, EvaluationPage, cursor=cursor, limit=limit)
 
     def evaluation_events(self, job_id: str, *, after: int = 0) -> Iterator[RunEvent]:
         """Events of a job as they happen, until it ends."""
-        return self._events(at("/evaluation-jobs", job_id, "events"), after)
+        return self._events(url_path("/evaluation-jobs", job_id, "events"), after)
 
     def evaluation_logs(
         self, job_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
     ) -> LogPage:
         """A piece of a job's log, as `logs`."""
-        path = at("/evaluation-jobs", job_id, "logs")
+        path = url_path("/evaluation-jobs", job_id, "logs")
         return self._get(path, LogPage, offset=offset, limit=limit, tail=tail)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
 
-from calift_core.client.connection import Connection, at, opened_file
+from calift_core.client.connection import Connection, opened_file, url_path
 from calift_core.client.operations import Operation, OperationOf
 from calift_core.schema.wire.judging import AGAINST, Judged
 from calift_core.schema.wire.queries import (
@@ -55,7 +55,7 @@ class EvaluationCalls(Connection):
 
     def evaluation(self, evaluation_id: str) -> Evaluation:
         """One evaluation."""
-        return self._get(at("/evaluations", evaluation_id), Evaluation)
+        return self._get(url_path("/evaluations", evaluation_id), Evaluation)
 
     reliability = OperationOf("/evaluations/{}/reliability", ReliabilityQuery, Reliability)
     """A reliability diagram as numbers; a calibrator or other prompts may make it."""
@@ -96,7 +96,7 @@ class EvaluationCalls(Connection):
         Raises:
             StorageError: the file cannot be written, or what arrived is damaged.
         """
-        return self._download(at("/evaluations", evaluation_id, "predictions"), path)
+        return self._download(url_path("/evaluations", evaluation_id, "predictions"), path)
 
     def judge(
         self,

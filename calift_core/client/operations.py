@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, url_path
 from calift_core.schema.wire.queries import Query
 
 _P = ParamSpec("_P")
@@ -48,7 +48,7 @@ class _Get(Generic[_Q, _P, _T]):
 
     def _call(self, client: Connection, *given: Any, **params: Any) -> _T:
         target, query = (*given, None, None)[:2] if "{}" in self._path else ("", (*given, None)[0])
-        path = self._path.format(at("", target)[1:])
+        path = self._path.format(url_path("", target)[1:])
         return client._ask(path, self._answer, self._query.of(query, params), wait_s=self._wait_s)
 
 

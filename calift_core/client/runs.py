@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, url_path
 from calift_core.client.operations import Operation, OperationOf
 from calift_core.errors import SpecError, StorageError
 from calift_core.files import sha256_file
@@ -84,7 +84,7 @@ class RunCalls(Connection):
 
     def run(self, run_id: str) -> RunDetail:
         """One run."""
-        return self._get(at("/runs", run_id), RunDetail)
+        return self._get(url_path("/runs", run_id), RunDetail)
 
     def patch(
         self,
@@ -99,15 +99,15 @@ class RunCalls(Connection):
         body = RunPatch(
             name=name, notes=notes, tags=None if tags is None else list(tags), archived=archived
         )
-        return self._read(self._send("PATCH", at("/runs", run_id), body=body), RunDetail)
+        return self._read(self._send("PATCH", url_path("/runs", run_id), body=body), RunDetail)
 
     def cancel(self, run_id: str) -> RunDetail:
         """Ask a run to stop; repeatable."""
-        return self._post(at("/runs", run_id, "cancel"), None)
+        return self._post(url_path("/runs", run_id, "cancel"), None)
 
     def retry(self, run_id: str) -> RunDetail:
         """Queue a failed or cancelled run again."""
-        return self._post(at("/runs", run_id, "retry"), None)
+        return self._post(url_path("/runs", run_id, "retry"), None)
 
     def clone(
         self,
@@ -119,7 +119,7 @@ class RunCalls(Connection):
     ) -> RunDetail:
         """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
         body = RunClone(name=name, changes=dict(changes or {}))
-        return self._post_once(at("/runs", run_id, "clone"), body, idempotency_key)
+        return self._post_once(url_path("/runs", run_id, "clone"), body, idempotency_key)
 
     def continue_run(
         self,
@@ -131,11 +131,11 @@ class RunCalls(Connection):
     ) -> RunDetail:
         """Queue a new run that trains a finished one's model for more epochs."""
         body = RunContinue(epochs=epochs, name=name)
-        return self._post_once(at("/runs", run_id, "continue"), body, idempotency_key)
+        return self._post_once(url_path("/runs", run_id, "continue"), body, idempotency_key)
 
     def delete(self, run_id: str) -> None:
         """Delete a run that does not work, with its files."""
-        self._send("DELETE", at("/runs", run_id))
+        self._send("DELETE", url_path("/runs", run_id))
 
     def wait(
         self, run_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
@@ -154,21 +154,21 @@ class RunCalls(Connection):
 
     def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
         """Events as they happen, until the run ends. A dropped connection is taken up again."""
-        return self._events(at("/runs", run_id, "events"), after)
+        return self._events(url_path("/runs", run_id, "events"), after)
 
     def events_after(self, run_id: str, after: int = 0, limit: int = 200) -> list[RunEvent]:
         """The events after an id, by polling instead of one long answer."""
         return self._get(
-            at("/runs", run_id, "events", "history"), list[RunEvent], after=after, limit=limit
+            url_path("/runs", run_id, "events", "history"), list[RunEvent], after=after, limit=limit
         )
 
     def checkpoints(self, run_id: str) -> list[Artifact]:
         """Stored checkpoints."""
-        return self._get(at("/runs", run_id, "checkpoints"), list[Artifact])
+        return self._get(url_path("/runs", run_id, "checkpoints"), list[Artifact])
 
     def artifacts(self, run_id: str) -> list[Artifact]:
         """Stored files."""
-        return self._get(at("/runs", run_id, "artifacts"), list[Artifact])
+        return self._get(url_path("/runs", run_id, "artifacts"), list[Artifact])
 
     def download_artifact(self, run_id: str, name: str, path: str | os.PathLike[str]) -> Path:
         """Download a file; what arrives is checked against its SHA-256.
@@ -176,7 +176,7 @@ class RunCalls(Connection):
         Raises:
             StorageError: the file cannot be written, or what arrived is damaged.
         """
-        return self._download(at("/runs", run_id, "artifacts", *name.split("/")), path)
+        return self._download(url_path("/runs", run_id, "artifacts", *name.split("/")), path)
 
     def download_run(
         self,
@@ -242,7 +242,7 @@ class RunCalls(Connection):
             ServiceError: it has no model, the calibrator cannot be fitted, or the API has no torch.
             StorageError: the file cannot be written, or what arrived is damaged.
         """
-        place, params = at("/runs", run_id, "model"), _model(calibrator, initial, onnx)
+        place, params = url_path("/runs", run_id, "model"), _model(calibrator, initial, onnx)
         return self._download(place, path, wait_s=_MAKING_S, **params)
 
     def make_model(
@@ -259,7 +259,7 @@ class RunCalls(Connection):
             NotFoundError, SpecError, ServiceError: as `download_model`.
         """
         with self._stream(
-            at("/runs", run_id, "model"),
+            url_path("/runs", run_id, "model"),
             params=_model(calibrator, initial, onnx),
             headers={"Accept": "*/*"},
             wait_s=_MAKING_S,
@@ -268,7 +268,7 @@ class RunCalls(Connection):
 
     def initial_runs(self, run_id: str) -> list[RunSummary]:
         """Finished zero-shot runs that hold the model which a run started from, newest first."""
-        return self._get(at("/runs", run_id, "initial-runs"), list[RunSummary])
+        return self._get(url_path("/runs", run_id, "initial-runs"), list[RunSummary])
 
     def logs(
         self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
@@ -278,20 +278,20 @@ class RunCalls(Connection):
         With `tail`, the last so many lines instead, as far as they are within `limit` bytes.
         """
         return self._get(
-            at("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit, tail=tail
+            url_path("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit, tail=tail
         )
 
     def run_evaluations(self, run_id: str) -> list[Evaluation]:
         """A run's evaluations in the order they were made."""
-        return self._get(at("/runs", run_id, "evaluations"), list[Evaluation])
+        return self._get(url_path("/runs", run_id, "evaluations"), list[Evaluation])
 
     def spectra(self, run_id: str) -> list[Spectrum]:
         """Singular values by step; the finished model's last."""
-        return self._get(at("/runs", run_id, "spectra"), list[Spectrum])
+        return self._get(url_path("/runs", run_id, "spectra"), list[Spectrum])
 
     def report(self, run_id: str) -> Report:
         """`report.json` of a finished run."""
-        return self._get(at("/runs", run_id, "report"), Report)
+        return self._get(url_path("/runs", run_id, "report"), Report)
 
     def frontier(self, run_id: str) -> Frontier:
         """The path of a WiSE-FT run between the zero-shot model and the fine-tuned one.
@@ -299,7 +299,7 @@ class RunCalls(Connection):
         Raises:
             ServiceError: with status 404 when the run measured none.
         """
-        return self._get(at("/runs", run_id, "frontier"), Frontier)
+        return self._get(url_path("/runs", run_id, "frontier"), Frontier)
 
     def change_runs(
         self,
@@ -329,5 +329,5 @@ class RunCalls(Connection):
 
 
 def _model(calibrator: str, initial: str | None, onnx: bool) -> dict[str, Any]:
-    asked = {"calibrator": calibrator, "initial": initial, "onnx": onnx}
-    return ModelQuery.of(params=asked).model_dump(exclude_defaults=True)
+    params = {"calibrator": calibrator, "initial": initial, "onnx": onnx}
+    return ModelQuery.of(params=params).model_dump(exclude_defaults=True)

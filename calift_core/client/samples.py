@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, url_path
 from calift_core.client.operations import OperationOf
 from calift_core.schema.wire.queries import (
     DoubtfulQuery,
@@ -41,11 +41,13 @@ class SampleCalls(Connection):
 
     def make_feature_map(self, evaluation_id: str) -> FeatureMap:
         """Have that map made; `feature_map` has it when it is `ready`."""
-        return self._read(self._send("POST", at("/evaluations", evaluation_id, "map")), FeatureMap)
+        return self._read(
+            self._send("POST", url_path("/evaluations", evaluation_id, "map")), FeatureMap
+        )
 
     def image_tags(self, evaluation_id: str) -> ImageTags:
         """Tags on images of the data that an evaluation is of."""
-        return self._get(at("/evaluations", evaluation_id, "tags"), ImageTags)
+        return self._get(url_path("/evaluations", evaluation_id, "tags"), ImageTags)
 
     def tag_images(
         self,
@@ -63,7 +65,7 @@ class SampleCalls(Connection):
         """
         change = {"samples": samples, "where": where, "add": list(add), "remove": list(remove)}
         body = ImageTagsChange.of(params=change)
-        path = at("/evaluations", evaluation_id, "tags")
+        path = url_path("/evaluations", evaluation_id, "tags")
         return self._read(self._send("POST", path, body=body), ImageTags)
 
     sample_traits = OperationOf("/evaluations/{}/samples/traits", SampleFilter, SampleTraits)
@@ -87,7 +89,7 @@ class SampleCalls(Connection):
         Raises:
             ServiceError: 422 where they are of other data or name other classes; says which.
         """
-        path = at("/evaluations", evaluation_id, "corrected")
+        path = url_path("/evaluations", evaluation_id, "corrected")
         request = CorrectionsRequest(corrections=list(corrections))
         return self._read(self._send("POST", path, body=request), CorrectedManifest)
 
@@ -99,7 +101,7 @@ class SampleCalls(Connection):
         **params: Any,
     ) -> SampleHistory:
         """What a run says of one image on ID data and under each corruption."""
-        path = at("/samples", evaluation_id, sample_id, "answers")
+        path = url_path("/samples", evaluation_id, sample_id, "answers")
         return self._ask(path, SampleHistory, SampleAnswersQuery.of(query, params))
 
     def thumbnail(self, evaluation_id: str, sample_id: str, *, size: int = 160) -> bytes:
@@ -113,7 +115,7 @@ class SampleCalls(Connection):
         Raises:
             ServiceError: 404 with the code `NO_IMAGE` where no image of it is known.
         """
-        return self._picture(at("/samples", evaluation_id, sample_id, "thumbnail"), size)
+        return self._picture(url_path("/samples", evaluation_id, sample_id, "thumbnail"), size)
 
     def training_thumbnail(self, run_id: str, sample_id: str, *, size: int = 160) -> bytes:
         """A training image that `try_picture` named, as PNG or JPEG.
@@ -126,7 +128,9 @@ class SampleCalls(Connection):
         Raises:
             ServiceError: 404 where the run kept no features of it, or no image of it is known.
         """
-        return self._picture(at("/runs", run_id, "training-images", sample_id, "thumbnail"), size)
+        return self._picture(
+            url_path("/runs", run_id, "training-images", sample_id, "thumbnail"), size
+        )
 
     def _picture(self, path: str, size: int) -> bytes:
         return self._send("GET", path, params={"size": size}, headers={"Accept": "*/*"}).content

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import IO
 
-from calift_core.client.connection import Connection, at, opened_file
+from calift_core.client.connection import Connection, opened_file, url_path
 from calift_core.client.operations import Operation
 from calift_core.schema.wire.operations import (
     AuditPage,
@@ -110,11 +110,11 @@ class ServiceCalls(Connection):
 
     def drain_worker(self, worker_id: str) -> WorkerInfo:
         """Have a worker take no run after the one that it works on."""
-        return self._read(self._send("POST", at("/workers", worker_id, "drain")), WorkerInfo)
+        return self._read(self._send("POST", url_path("/workers", worker_id, "drain")), WorkerInfo)
 
     def resume_worker(self, worker_id: str) -> WorkerInfo:
         """Have a drained worker take runs again."""
-        return self._read(self._send("POST", at("/workers", worker_id, "resume")), WorkerInfo)
+        return self._read(self._send("POST", url_path("/workers", worker_id, "resume")), WorkerInfo)
 
     def views(self, *, page: str | None = None) -> list[SavedView]:
         """Saved views, of one page of the dashboard or of all, the newest first."""
@@ -122,7 +122,7 @@ class ServiceCalls(Connection):
 
     def view(self, view_id: str) -> SavedView:
         """One saved view."""
-        return self._get(at("/views", view_id), SavedView)
+        return self._get(url_path("/views", view_id), SavedView)
 
     def save_view(self, view: ViewSave) -> SavedView:
         """Keep a page of the dashboard under a short address, `/v/ID`."""
@@ -130,7 +130,7 @@ class ServiceCalls(Connection):
 
     def delete_view(self, view_id: str) -> None:
         """Forget a saved view."""
-        self._send("DELETE", at("/views", view_id))
+        self._send("DELETE", url_path("/views", view_id))
 
     def tokens(self) -> list[TokenInfo]:
         """One's own tokens; an admin sees everybody's."""
@@ -142,7 +142,7 @@ class ServiceCalls(Connection):
 
     def revoke_token(self, token_id: str) -> None:
         """Make a token worthless; repeatable."""
-        self._send("DELETE", at("/tokens", token_id))
+        self._send("DELETE", url_path("/tokens", token_id))
 
     audit_log = Operation("/audit", AuditLogQuery, AuditPage)
     """Who did what to which object, the newest first; for admins."""

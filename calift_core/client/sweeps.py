@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from calift_core.client.connection import Connection, at
+from calift_core.client.connection import Connection, url_path
 from calift_core.schema.sweep import SweepSpec
 from calift_core.schema.wire.runs import RunPage, SortKey
 from calift_core.schema.wire.sweeps import (
@@ -44,7 +44,7 @@ class SweepCalls(Connection):
 
     def get_sweep(self, sweep_id: str) -> SweepDetail:
         """One sweep: its contenders with their rates, what it has cost and will cost."""
-        return self._get(at("/sweeps", sweep_id), SweepDetail)
+        return self._get(url_path("/sweeps", sweep_id), SweepDetail)
 
     def sweep_runs(
         self,
@@ -56,12 +56,12 @@ class SweepCalls(Connection):
     ) -> RunPage:
         """A page of the runs that a sweep has queued so far."""
         return self._get(
-            at("/sweeps", sweep_id, "runs"), RunPage, sort=sort, cursor=cursor, limit=limit
+            url_path("/sweeps", sweep_id, "runs"), RunPage, sort=sort, cursor=cursor, limit=limit
         )
 
     def sweep_verdict(self, sweep_id: str) -> SweepVerdict:
         """What a sweep says so far; a 404 while no method has all of its evaluation runs."""
-        return self._get(at("/sweeps", sweep_id, "verdict"), SweepVerdict)
+        return self._get(url_path("/sweeps", sweep_id, "verdict"), SweepVerdict)
 
     def cancel_sweep(self, sweep_id: str) -> SweepDetail:
         """Cancel a sweep and its runs that have not ended; repeatable."""
@@ -81,7 +81,7 @@ class SweepCalls(Connection):
 
     def _steer(self, sweep_id: str, action: str, body: BaseModel | None = None) -> SweepDetail:
         return self._read(
-            self._send("POST", at("/sweeps", sweep_id, action), body=body), SweepDetail
+            self._send("POST", url_path("/sweeps", sweep_id, action), body=body), SweepDetail
         )
 
     def wait_sweep(

@@ -51,12 +51,12 @@ def cache_limit() -> int:
     Raises:
         SpecError: it is not a whole number of bytes.
     """
-    said = os.environ.get("CALIFT_CACHE_BYTES", "").strip()
-    if not said:
+    setting = os.environ.get("CALIFT_CACHE_BYTES", "").strip()
+    if not setting:
         return CACHE_BYTES
-    if not said.isascii() or not said.isdigit():
-        raise SpecError(f"CALIFT_CACHE_BYTES must be a number of bytes, 0 or more, got {said!r}")
-    return int(said)
+    if not setting.isascii() or not setting.isdigit():
+        raise SpecError(f"CALIFT_CACHE_BYTES must be a number of bytes, 0 or more, got {setting!r}")
+    return int(setting)
 
 
 @dataclass(frozen=True)

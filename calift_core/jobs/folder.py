@@ -147,9 +147,9 @@ def run_in_folder(
             curves.take(record)
             if isinstance(record, DoneRecord) and after is not None:
                 after()
-            for said in (*trackers.take(record), record):
-                records.add(said.model_dump_json())
-                yield said
+            for written in (*trackers.take(record), record):
+                records.add(written.model_dump_json())
+                yield written
 
 
 def _tracked_id(folder: Path) -> str:

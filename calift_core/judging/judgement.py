@@ -196,15 +196,15 @@ def _second(sets: Sequence[JudgedSet], scores: SampleScores) -> str:
     lead = (
         f"Of {len(shifts)} shifts {worst.name} costs most:" if several else f"On {worst.name} it is"
     )
-    said = (
+    sentence = (
         f"{lead} right on {percent(n['accuracy'])}, {abs(lost):.1f} points "
         f"{'less' if lost >= 0 else 'more'}, "
         f"with an ECE of {percent(n['ece'])} (floor {percent(n['null_mean'])}) and an NLL of "
         f"{n['nll']:.3f}, before {first['nll']:.3f}"
     )
     if surest is not worst and surest.gap > 0:
-        said += f"; it is too sure most on {surest.name}, by {100 * surest.gap:.1f} points"
-    return said + "."
+        sentence += f"; it is too sure most on {surest.name}, by {100 * surest.gap:.1f} points"
+    return sentence + "."
 
 
 def _against(found: JudgedSet, other: str, other_ece: float) -> str:

@@ -74,12 +74,12 @@ def _row(one: JudgedSet) -> Iterator[str]:
 
 def _figure(one: JudgedSet) -> str:
     n = one.numbers
-    said = (
+    alt = (
         f"Reliability of {one.name}: accuracy against confidence in {len(n['bins'])} bins, ECE "
         f"{percent(n['ece'])}, floor {percent(n['null_mean'])}."
     )
     return (
-        f"<figure>{_svg(n['bins'], html.escape(said, quote=True))}"
+        f"<figure>{_svg(n['bins'], html.escape(alt, quote=True))}"
         f"<figcaption><strong>{html.escape(one.name)}</strong>: {n['n']:,} samples, ECE "
         f"{percent(n['ece'])} (floor {percent(n['null_mean'])})</figcaption></figure>"
     )

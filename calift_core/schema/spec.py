@@ -245,8 +245,8 @@ class RunSpec(Frozen):
         """SHA-256 (hex) of what determines the result: without name, tags, notes, resources."""
         left_out = dict.fromkeys(("name", "tags", "notes", "resources"), True)
         # Processes that decode images do not change them, nor does who hears of it.
-        told = {"train": {"workers", "trackers"}}
-        body = self.model_dump(mode="json", exclude={**left_out, **told})
+        hidden = {"train": {"workers", "trackers"}}
+        body = self.model_dump(mode="json", exclude={**left_out, **hidden})
         if self.train.initial_run is None:
             del body["train"]["initial_run"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))

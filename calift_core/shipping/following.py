@@ -175,17 +175,17 @@ def chart_html(batches: Sequence[FollowedBatch], title: str) -> str:
     )
     for i, one in enumerate(batches):
         x, kind = left + step * (i + 0.5), "alarm" if one.alarms else "batch"
-        told = f"<title>{html.escape(one.line)}</title>"
+        tooltip = f"<title>{html.escape(one.line)}</title>"
         if one.value is None or one.low is None or one.high is None:
             marks += (
-                f"<text x='{x:.1f}' y='{y(0.5):.1f}' class='{kind}' text-anchor='middle'>?{told}"
+                f"<text x='{x:.1f}' y='{y(0.5):.1f}' class='{kind}' text-anchor='middle'>?{tooltip}"
                 "</text>"
             )
             continue
         marks += (
             f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{y(one.low):.1f}' y2='{y(one.high):.1f}' "
             f"class='{kind}'/><circle cx='{x:.1f}' cy='{y(one.value):.1f}' r='4' class='{kind}'>"
-            f"{told}</circle>"
+            f"{tooltip}</circle>"
         )
     rows = "".join(
         f"<tr><td>{one.at:%Y-%m-%d %H:%M:%S}</td><td>{len(one.images):,}</td><td>"

@@ -139,8 +139,8 @@ def encoded(model: CalibratedClassifier, source: str) -> OodImages:
             answers.append(answer)
     if not ids:
         raise DataError(f"{source!r} must have an image that can be read, it has none.")
-    told = together(model.classes, answers)
-    return OodImages(np.array(ids), told.confidences, told.logits, np.concatenate(features))
+    joined = together(model.classes, answers)
+    return OodImages(np.array(ids), joined.confidences, joined.logits, np.concatenate(features))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def transfer(
     words = [[_transfer_word(c, by) for c in row.cells] for row in matrix.rows]
     honest = [r for r in matrix.rows if r.calibrator is not None and not r.calibrator.oracle]
     oracles = len(matrix.rows) - 1 - len(honest)
-    said = [
+    phrases = [
         f"{name}: " + ", ".join(
             f"{text.metric_text(getattr(c, by), by)} on {c.dataset}" for c in row.cells
         )
@@ -134,7 +134,7 @@ def transfer(
             marks[by],
             f"{binned if by == 'ece' else ''}solid frame: honest · ◇ dotted: oracle",
         ],
-        alt=f"{heading}. {'; '.join(said)}. {oracles} further rows are oracles.",
+        alt=f"{heading}. {'; '.join(phrases)}. {oracles} further rows are oracles.",
         height=110 + 40 * len(names) + 6 * max(map(len, columns)),
         legend=False,
     )

@@ -75,19 +75,19 @@ def differences(
     value_format = "%{x:+.2f} pp" if look.fraction else "%{x:+.4g}"
     if l2:
         value_format += " (ECE %{customdata[2]})"
-    said = []
+    phrases = []
     for index, (column, differences) in enumerate(chosen):
         shift = offset(index, len(others))
         rows = [labels.index(d.dataset) + shift for d in differences]
         own = styles[column.run.id]
         figure.add_trace(_intervals(column.run.name, differences, rows, own, value_format))
         clear = sum(d.distinguishable for d in differences)
-        said.append(
+        phrases.append(
             f"{column.run.name}: {clear} of {len(differences)} differences are distinguishable"
         )
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
-        meta={"alt": f"{heading}. {'; '.join(said)}."},
+        meta={"alt": f"{heading}. {'; '.join(phrases)}."},
         xaxis=axis(name="Run minus baseline" + ", points" * look.fraction),
         yaxis=names_axis([label.replace("_", " ") for label in labels]),
         showlegend=False,
@@ -157,7 +157,7 @@ def scatter(
         alt="",
         height=380,
     )
-    said = []
+    phrases = []
     for run, s in points:
         own = styles[run.id]
         marks = [
@@ -194,13 +194,13 @@ def scatter(
                 hovertemplate="floor %{y:.2%}<extra>" + text.esc(run.label) + "</extra>",
             )
         )  # fmt: skip
-        said.append(
+        phrases.append(
             f"{run.label}: " + ", ".join(
                 f"{m[4]} accuracy {text.percent(m[0])} with ECE {text.percent(m[1])}" for m in kept
             )
         )  # fmt: skip
     figure.update_layout(
-        meta={"alt": f"{title}. {'; '.join(said)}."},
+        meta={"alt": f"{title}. {'; '.join(phrases)}."},
         xaxis=axis(name="Accuracy", tickformat=SHARE),
         yaxis=axis(name="ECE", tickformat=SHARE, rangemode="tozero"),
     )

@@ -68,7 +68,7 @@ def terms(
     total = sum(len(by_name[name].steps) for name in wanted)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     figure = blank(title=title, alt="", height=280)
-    said = []
+    phrases = []
     for index, name in enumerate(wanted):
         series = by_name[name]
         pairs = [
@@ -88,12 +88,12 @@ def terms(
                 hovertemplate="%{y:.4g}",
             )
         )  # fmt: skip
-        said.append(
+        phrases.append(
             f"{name.replace('_', ' ')} from {text.number(series.values[0])} "
             f"to {text.number(series.values[-1])}"
         )
     figure.update_layout(
-        meta={"alt": f"{title} over steps up to {metrics.last_step}: {'; '.join(said)}."},
+        meta={"alt": f"{title} over steps up to {metrics.last_step}: {'; '.join(phrases)}."},
         xaxis=axis(name="Step", rangemode="tozero"),
         yaxis=_values_axis([], shares=False, log=log_y),
         hovermode="x unified",

@@ -43,7 +43,7 @@ def risks(
         alt="",
         height=90 + max(26 * len(rows), 16 * len(rows) * len(shown) // 2),
     )
-    said = []
+    phrases = []
     for index, (run, decision) in enumerate(shown):
         kept = [one for one in decision.sets if one.risk is not None]
         look, shift = styles[run.id], offset(index, len(shown))
@@ -77,10 +77,10 @@ def risks(
             )
         )
         above = sum(one.holds is False for one in decision.sets)
-        said.append(f"{run.label}: more errors than promised on {above} of {len(decision.sets)}")
+        phrases.append(f"{run.label}: more errors than promised on {above} of {len(decision.sets)}")
     figure.add_vline(x=risk, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
-        meta={"alt": f"{title}, by data set. {'; '.join(said)}."},
+        meta={"alt": f"{title}, by data set. {'; '.join(phrases)}."},
         # Not `tozero`, which cuts a mark without errors in half.
         xaxis=axis(
             name="Error rate of what is kept",

@@ -51,7 +51,7 @@ def figure(
         alt="",
         height=80 + max(26 * len(names), 12 * len(names) * len(sets)),
     )
-    said = []
+    phrases = []
     for index, (run, found) in enumerate(sets):
         own = styles[run.id]
         shift = offset(index, len(sets))
@@ -96,13 +96,13 @@ def figure(
                 + "</extra>",
             )
         )
-        said.append(
+        phrases.append(
             f"{run.label}: from {text.percent(min(values))} to {text.percent(max(values))}, "
             f"{sum(above)} of {len(shown)} above what a calibrated model shows"
         )
     figure.update_layout(
         barmode="overlay",
-        meta={"alt": f"{title}, {len(names)} estimators. {'; '.join(said)}."},
+        meta={"alt": f"{title}, {len(names)} estimators. {'; '.join(phrases)}."},
         xaxis=axis(name="Calibration error", tickformat=SHARE),
         yaxis=names_axis([name for _, name in names], size=12),
     )

@@ -35,7 +35,7 @@ def figure(found: FeatureMap, colour: str, tags: Sequence[ImageTag]) -> go.Figur
     )
     x, y, place = np.array(found.x), np.array(found.y), np.arange(n)
     names = [text.esc(name) for name in found.class_names]
-    said = np.array(
+    hover = np.array(
         [f"{names[a]} → {names[b]}" for a, b in zip(found.labels, found.predicted, strict=True)]
     )
     confidences = np.array(found.confidences)
@@ -47,7 +47,7 @@ def figure(found: FeatureMap, colour: str, tags: Sequence[ImageTag]) -> go.Figur
             kind(
                 x=x[at],
                 y=y[at],
-                text=said[at],
+                text=hover[at],
                 customdata=np.stack([place[at], confidences[at]], axis=1),
                 mode="markers",
                 name=text.esc(name),

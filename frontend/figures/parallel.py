@@ -62,7 +62,7 @@ def figure(
             follow.
         names: the field of the rows that holds their names.
     """
-    said = title or "Parallel coordinates"
+    heading = title or "Parallel coordinates"
     every = [row for row in table.rows if any(v is not None for v in row.values())]
     rows = every[:MOST]
     axes = [
@@ -71,7 +71,7 @@ def figure(
         if (a := _axis(column, rows, order if column.name == colour else ())) is not None
     ]
     if len(rows) < 2 or len(axes) < 2 or not any(one.tells for one in axes):
-        return nothing(said, "two runs that differ are needed")
+        return nothing(heading, "two runs that differ are needed")
     kinds = [
         *dict.fromkeys(order),
         *sorted({str(row.get(colour)) for row in rows} - set(order), key=_ordered),
@@ -85,7 +85,7 @@ def figure(
     drawn = blank(
         title=title,
         subtitle=says,
-        alt=f"{said}: {len(rows)} runs over {len(axes)} columns; the table has them.",
+        alt=f"{heading}: {len(rows)} runs over {len(axes)} columns; the table has them.",
         height=max(380, 90 + _LINE_PX * max(len(one.ticks) for one in axes)),
         legend=False,
     )
@@ -137,7 +137,7 @@ def _hover(columns: Sequence[Column], row: Mapping[str, Any], names: str) -> str
 def _said(column: Column, value: Any) -> str:
     if column.name == "lr" and value is not None:
         return f"{value:g}"
-    return tables.said(column, value) or text.DASH
+    return tables.cell_text(column, value) or text.DASH
 
 
 def _ordered(value: str) -> tuple[bool, float, str]:

@@ -92,9 +92,9 @@ def table(runs: Sequence[tuple[Run, Answers]], sets: Sequence[Evaluation]) -> Ta
     for e in sets:
         row: dict[str, str] = {"on": text.evaluation_title(e)}
         for k, (_, answers) in enumerate(runs):
-            if (said := answers.get(e.dataset)) is not None:
-                mark = "✓" if said.correct else "✗"
-                row[str(k)] = f"{mark} {said.predicted_name}, {text.percent(said.confidence)}"
+            if (answer := answers.get(e.dataset)) is not None:
+                mark = "✓" if answer.correct else "✗"
+                row[str(k)] = f"{mark} {answer.predicted_name}, {text.percent(answer.confidence)}"
         rows.append(row)
     names = [Column(str(k), run.label) for k, (run, _) in enumerate(runs)]
     return Table([Column("on", "On"), *names], rows)

@@ -192,17 +192,17 @@ def dots(
 
 
 def _alt(heading: str, rows_of: Sequence[tuple[Run, list[ShiftPoint]]], metric: str) -> str:
-    said = []
+    phrases = []
     for run, rows in rows_of[:4]:
         worst = (max if text.METRICS[metric].better == "low" else min)(
             rows, key=lambda row: row.value, default=None
         )
         if worst is not None:
-            said.append(
+            phrases.append(
                 f"{run.label}: worst is {worst.dataset} at {text.metric_text(worst.value, metric)}"
             )
     more = f", and {len(rows_of) - 4} more runs" if len(rows_of) > 4 else ""
-    return f"{heading}, {len(rows_of)} runs. " + "; ".join(said) + more + "."
+    return f"{heading}, {len(rows_of)} runs. " + "; ".join(phrases) + more + "."
 
 
 def by_run(runs: RunEvaluations, *, metric: str = "accuracy") -> go.Figure:
@@ -238,7 +238,7 @@ def by_run(runs: RunEvaluations, *, metric: str = "accuracy") -> go.Figure:
         # Names of many data sets are read one below another.
         down, across = across, down
         z, words = ([list(line) for line in zip(*lines, strict=True)] for lines in (z, words))
-        marks = [(column, row, said, data) for row, column, said, data in marks]
+        marks = [(column, row, shown, data) for row, column, shown, data in marks]
     figure = blank(
         title=heading,
         subtitle=[note],
@@ -373,7 +373,7 @@ def severity_lines(
     heading = f"{look.title} by severity: {what}"
     styles = styles or run_styles(run.id for run, _ in runs)
     figure = blank(title=heading, alt="", height=330)
-    said = []
+    phrases = []
     for run, evaluations in runs:
         at: dict[int, list[EvaluationReport]] = defaultdict(list)
         for e in evaluations:
@@ -386,7 +386,7 @@ def severity_lines(
             continue
         own = styles[run.id]
         values = [fmean(text.metric_value(e, metric) for e in at[s]) for s in severities]
-        said.append(
+        phrases.append(
             f"{run.label}: {text.metric_text(values[0], metric)} at severity {severities[0]}, "
             f"{text.metric_text(values[-1], metric)} at {severities[-1]}"
         )
@@ -405,16 +405,16 @@ def severity_lines(
                 + "</extra>",
             )
         )
-    if not said:
+    if not phrases:
         return nothing(heading, "no run here was evaluated on corruptions")
     figure.update_layout(
-        meta={"alt": f"{heading}. " + "; ".join(said) + "."},
+        meta={"alt": f"{heading}. " + "; ".join(phrases) + "."},
         xaxis=axis(name="Severity (0: clean)", dtick=1),
         yaxis=values_axis(metric, rangemode="tozero" if look.better == "low" else "normal"),
         showlegend=False,
     )
-    if len(said) > 1:
-        legend_below(figure, math.ceil(len(said) / 3))
+    if len(phrases) > 1:
+        legend_below(figure, math.ceil(len(phrases) / 3))
     return figure
 
 

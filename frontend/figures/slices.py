@@ -54,7 +54,7 @@ def gaps(
         alt="",
         height=80 + max(20 * len(names), 12 * len(names) * len(pages)),
     )
-    said = []
+    phrases = []
     for index, (run, page) in enumerate(pages):
         own = styles[run.id]
         shift = offset(index, len(pages))
@@ -95,12 +95,12 @@ def gaps(
         worst = "" if widest is None else (
             f", the widest gap is {text.points(widest.gap)} at {widest.title}"
         )  # fmt: skip
-        said.append(f"{run.label}: {sum(above)} of {len(shown)} slices above their floor{worst}")
+        phrases.append(f"{run.label}: {sum(above)} of {len(shown)} slices above their floor{worst}")
     # One mark that is chosen leaves the others as they are.
     figure.update_traces(unselected={"marker": {"opacity": 1}})
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.25, "dash": "dash"})
     figure.update_layout(
-        meta={"alt": f"{title}, {len(names)} slices. {'; '.join(said)}."},
+        meta={"alt": f"{title}, {len(names)} slices. {'; '.join(phrases)}."},
         xaxis=axis(name="Confidence minus accuracy, points"),
         yaxis=names_axis([name.replace("_", " ") for _, name in names], size=12),
         showlegend=False,

@@ -44,7 +44,7 @@ def singular_values(
         alt="",
         height=360,
     )
-    said = []
+    phrases = []
     for run, spectrum in spectra:
         own = styles[run.id]
         kept = [(i, v) for i, v in enumerate(spectrum.singular_values, 1) if v > 0]
@@ -76,9 +76,11 @@ def singular_values(
                     + f"<extra>{text.esc(run.label)}</extra>",
                 )
             )  # fmt: skip
-        said.append(f"{run.label} ({step}): {_spectrum_words(spectrum)}")
+        phrases.append(f"{run.label} ({step}): {_spectrum_words(spectrum)}")
     figure.update_layout(
-        meta={"alt": f"{title}, {len(spectra)} spectra on a logarithmic axis. {'; '.join(said)}."},
+        meta={
+            "alt": f"{title}, {len(spectra)} spectra on a logarithmic axis. {'; '.join(phrases)}."
+        },
         xaxis=axis(name="Index", rangemode="tozero"),
         yaxis=axis(
             name="Singular value",
@@ -119,7 +121,7 @@ def over_steps(
     heading = f"{names[quantity]} over training"
     styles = styles or run_styles(run.id for run, _ in spectra)
     figure = blank(title=heading, alt="", height=300)
-    said = []
+    phrases = []
     values = [v for _, series in spectra for s in series if (v := getattr(s, quantity)) is not None]
     for run, series in spectra:
         own = styles[run.id]
@@ -161,8 +163,8 @@ def over_steps(
             )  # fmt: skip
         if path or final:
             last = (final or path)[-1]
-            said.append(f"{run.label} ends at {text.number(getattr(last, quantity))}")
-    if not said:
+            phrases.append(f"{run.label} ends at {text.number(getattr(last, quantity))}")
+    if not phrases:
         why = (
             "there were fewer samples than features, so σ_min says nothing"
             if any(series for _, series in spectra)
@@ -170,13 +172,13 @@ def over_steps(
         )
         return nothing(heading, why)
     figure.update_layout(
-        meta={"alt": f"{heading}. {'; '.join(said)}. Rings are the finished models."},
+        meta={"alt": f"{heading}. {'; '.join(phrases)}. Rings are the finished models."},
         xaxis=axis(name="Step", rangemode="tozero"),
         yaxis=axis(name=names[quantity], **{"exponentformat": "power", **_scale(values)}),
         showlegend=False,
     )
-    if len(said) > 1:
-        legend_below(figure, math.ceil(len(said) / 2))
+    if len(phrases) > 1:
+        legend_below(figure, math.ceil(len(phrases) / 2))
     return figure
 
 

@@ -94,10 +94,10 @@ def classes_of(evaluation: Evaluation, found: DoubtfulLabels) -> list[str]:
         names = [str(n) for n in api.client().report(evaluation.run_id).data.get("classes", [])]
     except CaliftError:
         names = []
-    said = [n for s in found.items for n in (s.label_name, s.predicted_name)]
-    known = {name.replace("_", " ") for name in said}
+    seen = [n for s in found.items for n in (s.label_name, s.predicted_name)]
+    known = {name.replace("_", " ") for name in seen}
     rest = [name for name in names if name.replace("_", " ") not in known]
-    return sorted({*said, *rest}, key=str.casefold)
+    return sorted({*seen, *rest}, key=str.casefold)
 
 
 def decided(rows: Sequence[dict[str, object]]) -> list[LabelCorrection]:

@@ -140,12 +140,12 @@ def _tested(run: str, test: PromiseTest, risk: float) -> None:
     ends = "" if test.risk_interval is None else f" ({text.interval(*test.risk_interval)})"
     wrong = f"{text.percent(test.risk)} of what is kept is wrong{ends}"
     if test.holds is False:
-        said = f"the promise is broken on {where}**: {wrong}, not at most {text.percent(risk)}."
-        st.error(f"{run}: **{said} {why} {remedy}", icon=":material/error:")
+        finding = f"the promise is broken on {where}**: {wrong}, not at most {text.percent(risk)}."
+        st.error(f"{run}: **{finding} {why} {remedy}", icon=":material/error:")
     else:
-        said = "the promise holds" if test.holds else "it is open whether the promise holds"
-        said += f" on {where}**: {wrong}."
-        st.warning(f"{run}: **{said} {why} {remedy}", icon=":material/warning:")
+        finding = "the promise holds" if test.holds else "it is open whether the promise holds"
+        finding += f" on {where}**: {wrong}."
+        st.warning(f"{run}: **{finding} {why} {remedy}", icon=":material/warning:")
 
 
 def _sentence(one: KeptSet) -> str:

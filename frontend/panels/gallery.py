@@ -157,7 +157,7 @@ def _search(evaluation: Evaluation, now: Chosen) -> None:
     with left.container(horizontal=True, vertical_alignment="bottom"):
         _type(
             "Search images by text", "text", now.text,
-            lambda said: _rank(now.but(text=said, like=None, doubtful=False)),
+            lambda entered: _rank(now.but(text=entered, like=None, doubtful=False)),
             max_chars=MAX_TEXT,
             placeholder="red letters on white",
             icon=":material/search:",
@@ -181,12 +181,12 @@ def _search(evaluation: Evaluation, now: Chosen) -> None:
     with right:
         _type(
             "Only samples where", "where", now.where,
-            lambda said: open_samples(now.but(where=said, doubtful=False)),
+            lambda entered: open_samples(now.but(where=entered, doubtful=False)),
             max_chars=MAX_CONDITION,
             placeholder="not correct",
             help=CONDITION_HELP,
         )  # fmt: skip
-    tagging.draw(evaluation, now.where, lambda said: open_samples(now.but(where=said)))
+    tagging.draw(evaluation, now.where, lambda entered: open_samples(now.but(where=entered)))
 
 
 def _type(
@@ -231,19 +231,19 @@ def words(evaluation: Evaluation, now: Chosen) -> str:
     """What is chosen, for people: `confidence 0.80 to 0.95 and label == 3`."""
     if now.doubtful:
         return "labels that every run contradicts"
-    said = []
+    conditions = []
     if now.lower is not None or now.upper is not None:
-        said.append(
+        conditions.append(
             f"confidence {now.lower or 0.0:.3f} to {1 if now.upper is None else now.upper:.3f}"
         )
     if now.where:
-        said.append(now.where)
+        conditions.append(now.where)
     if now.area:
-        said.append(_LASSO)
+        conditions.append(_LASSO)
     if now.outcome:
-        said.append(OUTCOMES[now.outcome].partition(":")[0])
+        conditions.append(OUTCOMES[now.outcome].partition(":")[0])
     at = "" if now.temperature in (None, evaluation.temperature) else f" at T = {now.temperature:g}"
-    return (" and ".join(said) or "all samples") + at
+    return (" and ".join(conditions) or "all samples") + at
 
 
 def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chosen, str, bool]:
@@ -317,7 +317,7 @@ def _of_run(evaluation: Evaluation) -> list[Evaluation]:
 def others(evaluation: Evaluation) -> list[Evaluation]:
     """Other models' evaluations on data of the same name and size, newest first, one a run."""
     try:
-        found = api.beside(evaluation.dataset, evaluation.role)
+        found = api.evaluations_of(evaluation.dataset, evaluation.role)
     except CaliftError:
         return []
     newest: dict[str, Evaluation] = {}
@@ -368,12 +368,12 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
         for sample_id in (one, other):
             if "near-duplicate" not in marks.setdefault(sample_id, []):
                 marks[sample_id].append("near-duplicate")
-    beside = "" if found.against is None else found.against.run_name
+    other_run = "" if found.against is None else found.against.run_name
     place = {} if now.doubtful else {_PARAM: as_text(now), "first": order}
     components.gallery(
         {
             "items": [
-                _item(evaluation, s, beside, marks.get(s.id, []), place) for s in found.items
+                _item(evaluation, s, other_run, marks.get(s.id, []), place) for s in found.items
             ],
             "missing": "no image",
             "alike": "" if evaluation.role == "corruption" else "like this",
@@ -473,14 +473,14 @@ def _looks(evaluation: Evaluation, now: Chosen) -> SampleLooks | None:
 def _item(
     evaluation: Evaluation,
     sample: Sample,
-    beside: str,
+    other_run: str,
     marks: Sequence[str],
     place: Mapping[str, str],
 ) -> dict[str, Any]:
     """A sample as `gallery.js` draws it; `place`: where its page goes on to others from."""
-    answers = [(evaluation.run_name if beside else "", sample)]
+    answers = [(evaluation.run_name if other_run else "", sample)]
     if sample.against is not None:
-        answers.append((beside, sample.against))
+        answers.append((other_run, sample.against))
     at = urlencode({"evaluation": evaluation.id, "sample": sample.id})
     return {
         "href": f"/sample?{at}&{urlencode(place)}",

@@ -34,9 +34,9 @@ def offer(
         make: the file's bytes; raises a `CaliftError` where it cannot be made.
         of: everything that the bytes depend on.
     """
-    place, asked = st.empty(), (key, *of)
+    place, identity = st.empty(), (key, *of)
     found, data = st.session_state.get(_MADE, (None, b""))
-    if found != asked:
+    if found != identity:
         if not place.button(label, icon=":material/draft:", width=width, key=f"make-{key}"):
             return
         try:
@@ -45,7 +45,7 @@ def offer(
         except CaliftError as error:
             api.problem(error, f"make {name}")
             return
-        st.session_state[_MADE] = (asked, data)
+        st.session_state[_MADE] = (identity, data)
     place.download_button(
         save,
         data,

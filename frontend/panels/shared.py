@@ -30,9 +30,11 @@ def draw(evaluation: Evaluation, filters: SampleFilter, looks: SampleLooks | Non
     if found is None:
         return
     st.markdown("**What they share**")
-    told = [trait for trait in found.items if trait.p <= _MOST_P]
-    if told:
-        page.table(traits_table(told), caption="Classes that are more frequent among these samples")
+    significant = [trait for trait in found.items if trait.p <= _MOST_P]
+    if significant:
+        page.table(
+            traits_table(significant), caption="Classes that are more frequent among these samples"
+        )
         st.caption(
             "Fisher's exact test against the rest of the data set, one-sided; p is adjusted for "
             "the number of classes or clusters (Holm). Clusters: k-means of the model's features "

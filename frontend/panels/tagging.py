@@ -32,8 +32,8 @@ def items(evaluation: Evaluation) -> list[ImageTag]:
 
 def version(evaluation: Evaluation) -> str:
     """What answers about single images change with: predictions do not change, tags do."""
-    said = repr(items(evaluation)).encode("utf-8", "surrogatepass")
-    return f"{evaluation.predictions_sha256}-{zlib.crc32(said):x}"
+    listing = repr(items(evaluation)).encode("utf-8", "surrogatepass")
+    return f"{evaluation.predictions_sha256}-{zlib.crc32(listing):x}"
 
 
 def draw(evaluation: Evaluation, where: str | None, choose: Callable[[str], None]) -> None:

@@ -19,7 +19,7 @@ from calift_core.schema.wire.results import (
 )
 from calift_core.schema.wire.runs import RunSummary
 from frontend import answers, figures, tables, text
-from frontend.reports.gathered import Gathered, Told
+from frontend.reports.gathered import Gathered, ReportedRun
 from frontend.tables import Column, Table, analysis, comparisons
 
 #: Shifts whose diagrams are drawn where nobody says which: those with the lowest accuracy.
@@ -114,7 +114,7 @@ def contents(
     )
 
 
-def _worth_drawing(runs: Sequence[Told]) -> list[str]:
+def _worth_drawing(runs: Sequence[ReportedRun]) -> list[str]:
     """ID data, the shifts with the lowest accuracy, the corruption with the lowest."""
     every = [e for t in runs for e in t.evaluations]
 
@@ -129,7 +129,7 @@ def _worth_drawing(runs: Sequence[Told]) -> list[str]:
 # ---- Words.
 
 
-def who(runs: Sequence[Told]) -> str:
+def who(runs: Sequence[ReportedRun]) -> str:
     """`FLYP (flyp, seed 0) and CaRot (carot, seed 0), of calift-tiny/typefaces on typefaces`."""
     one = [
         f"{t.run.label} ({t.method}" + ("" if t.seed is None else f", seed {t.seed}") + ")"
@@ -141,7 +141,7 @@ def who(runs: Sequence[Told]) -> str:
     return listed + (f", of {models}" if models else "") + (f" on {data}" if data else "")
 
 
-def estimator(runs: Sequence[Told]) -> str:
+def estimator(runs: Sequence[ReportedRun]) -> str:
     """What ECE is in these numbers, and what its floor is made with."""
     found = [e.ece for t in runs for e in t.evaluations]
     kinds = dict.fromkeys((e.n_bins, e.scheme, e.norm, e.n_resamples, e.seed) for e in found)
@@ -173,14 +173,14 @@ def _sizes(found: Sequence[Evaluation]) -> str:
 def _answers(gathered: Gathered) -> list[str]:
     labels = {t.run.id: t.run.label for t in gathered.runs}
     base = gathered.baseline
-    said = [answers.of_run(t.run.label, t.evaluations) for t in gathered.runs]
+    sentences = [answers.of_run(t.run.label, t.evaluations) for t in gathered.runs]
     for run, found in gathered.differences.items():
         every = answers.overall(run, base, gathered.boards, labels) or [
             answers.by_dataset(labels[run], labels[base], found, metric) for metric in answers.WORDS
         ]
-        said += [one.sentence for one in every]
-    said.append(f"Suggested by calift's study: {RECOMMENDED.recipe} {RECOMMENDED.limits}")
-    return [sentence for sentence in said if sentence]
+        sentences += [one.sentence for one in every]
+    sentences.append(f"Suggested by calift's study: {RECOMMENDED.recipe} {RECOMMENDED.limits}")
+    return [sentence for sentence in sentences if sentence]
 
 
 _MARKS = re.compile(r"\\(.)|(\*\*)", re.DOTALL)
@@ -205,7 +205,7 @@ def sentence_html(markdown: str) -> str:
 
 def _listings(gathered: Gathered) -> list[Listing]:
     runs = gathered.runs
-    said = f"{who(runs)}. {estimator(runs)}"
+    caption = f"{who(runs)}. {estimator(runs)}"
     headline = Table(
         [Column("run", "Run"), *tables.headline(floors=True),
          Column("worst_shift", "Lowest on"), Column("worst_severity", "Severity", "count"),
@@ -218,7 +218,7 @@ def _listings(gathered: Gathered) -> list[Listing]:
             "runs",
             "Headline",
             headline,
-            f"Headline numbers of {said} OOD: unweighted means over the shifts, or over the "
+            f"Headline numbers of {caption} OOD: unweighted means over the shifts, or over the "
             "corruptions where there are none.",
         )
     ]
@@ -229,12 +229,12 @@ def _listings(gathered: Gathered) -> list[Listing]:
                 "Differences",
                 comparisons.differences(_comparison(gathered)),
                 f"Each run minus {_label(gathered, gathered.baseline)} on the samples that both "
-                f"saw, with paired 95 % intervals; {said} Differences of ECE are judged by the L2 "
+                f"saw, with paired 95 % intervals; {caption} Differences of ECE are of the L2 "
                 "errors with the noise taken out.",
             )
         )
     found.append(
-        Listing("evaluations", "Every data set", _evaluations(runs), f"Every data set of {said}")
+        Listing("evaluations", "Every data set", _evaluations(runs), f"Every data set of {caption}")
     )
     found.append(
         Listing(
@@ -247,7 +247,7 @@ def _listings(gathered: Gathered) -> list[Listing]:
     return found
 
 
-def _evaluations(runs: Sequence[Told]) -> Table:
+def _evaluations(runs: Sequence[ReportedRun]) -> Table:
     """One row per run and data set. Values are those of the API, unrounded."""
     columns = None
     rows = []
@@ -262,7 +262,7 @@ def _evaluations(runs: Sequence[Told]) -> Table:
     return Table([Column("run", "Run"), *(columns or []), *bins], rows)
 
 
-def _provenance(runs: Sequence[Told]) -> Table:
+def _provenance(runs: Sequence[ReportedRun]) -> Table:
     rows = []
     for t in runs:
         spec = t.report.spec if t.report else {}
@@ -418,13 +418,13 @@ def _file(dataset: str) -> str:
 def _comparison(gathered: Gathered) -> Comparison:
     """What the charts of differences take, with the labels as names."""
 
-    def column(told: Told, found: Sequence[PairedDifference]) -> ComparedRun:
+    def column(reported: ReportedRun, found: Sequence[PairedDifference]) -> ComparedRun:
         run = RunSummary(
-            id=told.run.id, name=told.run.label, phase="SUCCEEDED", method=told.method,
-            model=told.model, suite=told.suite, seed=told.seed or 0, tags=[],
-            created_at=datetime.now(UTC), summary=told.summary,
+            id=reported.run.id, name=reported.run.label, phase="SUCCEEDED", method=reported.method,
+            model=reported.model, suite=reported.suite, seed=reported.seed or 0, tags=[],
+            created_at=datetime.now(UTC), summary=reported.summary,
         )  # fmt: skip
-        return ComparedRun(run=run, evaluations=told.evaluations, differences=list(found))
+        return ComparedRun(run=run, evaluations=reported.evaluations, differences=list(found))
 
     return Comparison(
         baseline=gathered.baseline,

@@ -29,7 +29,7 @@ MOST = len(PALETTE)
 
 
 @dataclass(frozen=True)
-class Told:
+class ReportedRun:
     """One finished run and what it says of itself; numbers are those that the API gives.
 
     Attributes:
@@ -70,7 +70,7 @@ class Gathered:
         why_none: why there are no differences, in a sentence; empty where there are some.
     """
 
-    runs: list[Told]
+    runs: list[ReportedRun]
     baseline: str
     differences: Mapping[str, Sequence[PairedDifference]] = field(default_factory=dict)
     why_none: str = ""
@@ -106,14 +106,16 @@ def from_service(
                 f"a report is of finished runs; {detail.id} ({detail.name}) is {detail.phase}."
             )
     names = labels(details, whole=True)
-    told = [_asked(client, detail, names[detail.id]) for detail in details]
-    base = _baseline(told, baseline)
-    if len(told) < 2 or not paired:
-        return Gathered(told, base, why_none="Only one run is in this report.")
+    reported = [_asked(client, detail, names[detail.id]) for detail in details]
+    base = _baseline(reported, baseline)
+    if len(reported) < 2 or not paired:
+        return Gathered(reported, base, why_none="Only one run is in this report.")
     found = client.compare(run_id=ids, baseline=base)
     differences = {c.run.id: c.differences for c in found.runs if c.run.id != base}
     boards = client.leaders(run_id=ids).boards
-    return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS, boards)
+    return Gathered(
+        reported, base, differences, "" if any(differences.values()) else _NO_PAIRS, boards
+    )
 
 
 _NO_PAIRS = "The runs share no samples of the same data set."
@@ -136,17 +138,17 @@ def from_folders(folders: Sequence[Path], *, baseline: str | None = None) -> Gat
     explorer = Explorer(library)
     reports = [read_report(path) for path in paths]
     same = len({report.name for report in reports}) < len(reports)
-    told = [
+    reported = [
         _read(
             path, report, f"{report.name} ({path.name})" if same else report.name, explorer, library
         )
         for path, report in zip(paths, reports, strict=True)
     ]
     wanted = None if baseline is None else _folder_id(Path(baseline))
-    base = _baseline(told, wanted)
-    if len(told) < 2:
-        return Gathered(told, base, why_none="Only one run is in this report.")
-    ids = {str(path): t.run.id for t, path in zip(told, paths, strict=True)}
+    base = _baseline(reported, wanted)
+    if len(reported) < 2:
+        return Gathered(reported, base, why_none="Only one run is in this report.")
+    ids = {str(path): t.run.id for t, path in zip(reported, paths, strict=True)}
     comparer = Comparer(library, explorer)
     own = next(place for place, run_id in ids.items() if run_id == base)
     found = comparer.compare(CompareQuery.of(params={"run_id": list(ids), "baseline": own}))
@@ -155,7 +157,9 @@ def from_folders(folders: Sequence[Path], *, baseline: str | None = None) -> Gat
         board.model_copy(update={"standings": [_renamed(s, ids) for s in board.standings]})
         for board in comparer.leaders(LeadersQuery.of(params={"run_id": list(ids)})).boards
     ]
-    return Gathered(told, base, differences, "" if any(differences.values()) else _NO_PAIRS, boards)
+    return Gathered(
+        reported, base, differences, "" if any(differences.values()) else _NO_PAIRS, boards
+    )
 
 
 def _renamed(standing: Standing, ids: Mapping[str, str]) -> Standing:
@@ -170,14 +174,14 @@ def _bounded(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _baseline(told: Sequence[Told], asked: str | None) -> str:
-    ids = [t.run.id for t in told]
+def _baseline(reported: Sequence[ReportedRun], asked: str | None) -> str:
+    ids = [t.run.id for t in reported]
     if asked is not None and asked not in ids:
         raise SpecError("the baseline must be one of the report's runs.")
-    return asked or next((t.run.id for t in told if t.method == "zero_shot"), ids[0])
+    return asked or next((t.run.id for t in reported if t.method == "zero_shot"), ids[0])
 
 
-def _asked(client: Client, run: RunDetail, label: str) -> Told:
+def _asked(client: Client, run: RunDetail, label: str) -> ReportedRun:
     try:
         report = client.report(run.id)
     except ServiceError as error:
@@ -185,7 +189,7 @@ def _asked(client: Client, run: RunDetail, label: str) -> Told:
             raise
         report = None
     evaluations = client.run_evaluations(run.id)
-    return Told(
+    return ReportedRun(
         run=Run(run.id, label),
         source=f"{client.base_url} · run {run.id}",
         method=run.method,
@@ -213,7 +217,7 @@ def _folder_id(path: Path) -> str:
 
 def _read(
     path: Path, report: Report, label: str, explorer: Explorer, library: FolderLibrary
-) -> Told:
+) -> ReportedRun:
     run_id = _folder_id(path)
     spec: Mapping[str, Any] = report.spec
     method = str(spec.get("method", {}).get("kind", "imported"))
@@ -250,7 +254,7 @@ def _read(
     spectra = [] if report.spectrum is None else [
         Spectrum(run_id=run_id, step=0, final=True, **report.spectrum.model_dump())
     ]  # fmt: skip
-    return Told(
+    return ReportedRun(
         run=Run(run_id, label),
         source=str(path),
         method=method,

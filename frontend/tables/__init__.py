@@ -110,7 +110,7 @@ def to_html(
             elif value is None or value == "":
                 words = text.DASH
             else:
-                words = text.esc(said(column, value))
+                words = text.esc(cell_text(column, value))
                 if column.kind == "prose":
                     words = f'<div class="wrap">{words}</div>'
             tag = 'th scope="row"' if index == 0 else "td"
@@ -211,7 +211,7 @@ def words_of(table: Table, row: Row) -> list[str]:
     for column in table.columns:
         value = row.get(column.name)
         missing = value is None or value == ""
-        found.append(text.DASH if missing else said(column, value))
+        found.append(text.DASH if missing else cell_text(column, value))
     return found
 
 
@@ -293,13 +293,13 @@ _TEX = {
 }
 
 
-def said(column: Column, value: Any) -> str:
+def cell_text(column: Column, value: Any) -> str:
     """A value as it reads in a column; words stay as they are."""
     if isinstance(value, str | text.Mark):
         return value if isinstance(value, str) else value.word
     if isinstance(value, Spread):
-        mean = said(column, value.mean)
-        se = "" if value.se is None else said(column, value.se).removeprefix("+")
+        mean = cell_text(column, value.mean)
+        se = "" if value.se is None else cell_text(column, value.se).removeprefix("+")
         return f"{mean} ± {se}" if se else mean
     return _SAYS.get(column.kind, text.plain)(value)
 

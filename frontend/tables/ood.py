@@ -42,23 +42,23 @@ def answer(found: OodDetection) -> str:
     rows = {set_name(one): of_score(one, best) for one in found.sets}
     easy = max(rows, key=lambda name: rows[name].auroc.value)
     hard = min(rows, key=lambda name: rows[name].auroc.value)
-    told = (
+    sentence = (
         f"{TITLES[best][0].upper()}{TITLES[best][1:]} tells {easy} from the ID test images best "
         f"(AUROC {_auroc(rows[easy].auroc)})"
     )
     if hard != easy:
-        told += f" and {hard} worst ({_auroc(rows[hard].auroc)})"
-    told += (
+        sentence += f" and {hard} worst ({_auroc(rows[hard].auroc)})"
+    sentence += (
         f". Accepting 95 % of the ID images lets {text.percent(rows[easy].fpr95.value)} of {easy}"
         + (f" and {text.percent(rows[hard].fpr95.value)} of {hard}" if hard != easy else "")
         + " pass."
     )
     if best == "max_softmax":
-        return f"{told} No other score has a larger AUROC on average."
+        return f"{sentence} No other score has a larger AUROC on average."
     ends = [row.auroc.difference_interval or (0.0, 0.0) for row in rows.values()]
     better, worse = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
     return (
-        f"{told} Against maximum softmax its AUROC is larger beyond chance on {better} of "
+        f"{sentence} Against maximum softmax its AUROC is larger beyond chance on {better} of "
         f"{len(rows)} sets and smaller on {worse}."
     )
 

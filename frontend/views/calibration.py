@@ -54,8 +54,8 @@ def _answer(
     runs = {run_id: chosen[run_id] for run_id in matches}
     base = runs.get(state.shared("baseline") or "")
     if base is None:
-        beside = pickers.beside_zero_shot(list(runs.values()))
-        base = next((run for run in beside if run.method == "zero_shot"), beside[0])
+        initial = pickers.with_zero_shot(list(runs.values()))
+        base = next((run for run in initial if run.method == "zero_shot"), initial[0])
     names = {base.id: base.name, **labels}
     every = {**runs, base.id: base}
     if len(every) < 2:
@@ -67,13 +67,13 @@ def _answer(
         lambda: api.compared(tuple(every), base.id, revisions, (dataset,)),
         key=f"compare-{sorted(every)}-{base.id}-{dataset}",
     )
-    said = False
+    answered = False
     for column in found.runs:
         one = answers.by_dataset(names[column.run.id], names[base.id], column.differences, "ece")
         if one.sentence and column.run.id in runs:
             st.markdown(one.sentence, help=one.note or None)
-            said = True
-    if said:
+            answered = True
+    if answered:
         st.caption("As the runs were evaluated: bins and temperature below change the diagrams.")
 
 

@@ -96,13 +96,13 @@ def main() -> None:
         )
         return
     series = _columns(runs)
-    asked = _axes()
+    axes = _axes()
     styles = state.styles([run.id for run, _ in own])
     columns = st.columns(2)
     for index, name in enumerate(series):
         with columns[index % 2]:
             page.chart(
-                figures.curves.overlay(runs, name, styles=styles, **asked),
+                figures.curves.overlay(runs, name, styles=styles, **axes),
                 figures.curves.overlay_table(runs, name),
                 name=f"curves-{name.replace('/', '-')}",
             )

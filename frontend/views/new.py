@@ -47,7 +47,7 @@ def main() -> None:
     data_step, intent_step, cost_step, knobs = (st.container() for _ in range(4))
     with data_step:
         st.header("1. Data, model and method", anchor=False)
-        own, beside, rest = (st.container() for _ in range(3))
+        own, middle, rest = (st.container() for _ in range(3))
     copied = state.param("clone") or state.param("input")
 
     with intent_step:
@@ -62,7 +62,7 @@ def main() -> None:
         if chosen:
             wanted = INTENTS[chosen][1]
             given = wanted if wanted in methods else given
-    with beside:
+    with middle:
         left, right = st.columns([1, 2])
     with left:
         method = _method(methods, given)
@@ -77,7 +77,7 @@ def main() -> None:
         fields.of_model(form, models)
     if not copied:
         fields.fit(document, suite, form.values["model", "name"])
-    with beside:
+    with middle:
         fields.warn_of_toy(form, suite)
     with rest:
         fields.of_shifts(form)

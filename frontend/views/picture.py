@@ -58,13 +58,13 @@ def main() -> None:
     )
     waiting = st.empty()
     with waiting.container():
-        said = _asked(chosen, given.getvalue())
-    if not said:
+        answers = _asked(chosen, given.getvalue())
+    if not answers:
         return
-    if len(said) == len(chosen):  # else what stands in the way stays
+    if len(answers) == len(chosen):  # else what stands in the way stays
         waiting.empty()
-    runs = [run for run in pickers.as_runs(chosen) if run.id in said]
-    _draw(runs, said, risk)
+    runs = [run for run in pickers.as_runs(chosen) if run.id in answers]
+    _draw(runs, answers, risk)
 
 
 def _asked(chosen: dict[str, RunSummary], picture: bytes) -> dict[str, TriedPicture]:
@@ -72,7 +72,7 @@ def _asked(chosen: dict[str, RunSummary], picture: bytes) -> dict[str, TriedPict
     kept: dict[tuple[str, int, str], TriedPicture]
     kept = st.session_state.setdefault("tried-pictures", {})
     digest = hashlib.sha256(picture).hexdigest()
-    said: dict[str, TriedPicture] = {}
+    answers: dict[str, TriedPicture] = {}
     for run_id, run in chosen.items():
         key = (run_id, run.revision, digest)
         if key not in kept:
@@ -88,17 +88,17 @@ def _asked(chosen: dict[str, RunSummary], picture: bytes) -> dict[str, TriedPict
             st.caption(
                 f"{text.md(run.name)}: {text.md(top.label)}, {text.percent(top.probability)}"
             )
-        said[run_id] = kept[key]
+        answers[run_id] = kept[key]
     while len(kept) > _KEPT:
         kept.pop(next(iter(kept)))
-    return said
+    return answers
 
 
-def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> None:
-    page.table(_compared(runs, said, risk), caption="What each run says")
+def _draw(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float) -> None:
+    page.table(_compared(runs, answers, risk), caption="What each run says")
     looks = state.styles([run.id for run in runs])
     for column, run in zip(st.columns(len(runs), gap="large"), runs, strict=True):
-        one = said[run.id]
+        one = answers[run.id]
         with column:
             st.html(
                 f'<div class="calift-tried"><img src="data:image/png;base64,{text.esc(one.seen)}" '
@@ -116,11 +116,11 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
             )
             page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
             st.caption(_how(one))
-    with_training = [run for run in runs if said[run.id].trained is not None]
+    with_training = [run for run in runs if answers[run.id].trained is not None]
     if with_training:
         st.header("Training images that it resembles", anchor=False)
     for run in with_training:
-        _alike_in_training(run, said[run.id])
+        _alike_in_training(run, answers[run.id])
     larger = st.session_state.pop("training-image", None)
     if larger is not None:
         _enlarged(*larger)
@@ -128,7 +128,7 @@ def _draw(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> No
     if len(with_training) < len(runs):
         st.caption(text.md_prose(_without_training(runs, with_training)))
     for run in runs:
-        _alike(run, said[run.id])
+        _alike(run, answers[run.id])
 
 
 def _how(one: TriedPicture) -> str:
@@ -149,7 +149,7 @@ def _how(one: TriedPicture) -> str:
     )
 
 
-def _compared(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -> Table:
+def _compared(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float) -> Table:
     return Table(
         [
             Column("run", "Run"),
@@ -162,11 +162,11 @@ def _compared(runs: Sequence[Run], said: dict[str, TriedPicture], risk: float) -
         [
             {
                 "run": run.label,
-                "label": said[run.id].top[0].label,
-                "probability": said[run.id].top[0].probability,
-                "kept": text.kept_words(said[run.id], risk),
-                "unlike": text.unlike_words(said[run.id], ALARM_RATE)[0],
-                "calibrator": said[run.id].calibrator,
+                "label": answers[run.id].top[0].label,
+                "probability": answers[run.id].top[0].probability,
+                "kept": text.kept_words(answers[run.id], risk),
+                "unlike": text.unlike_words(answers[run.id], ALARM_RATE)[0],
+                "calibrator": answers[run.id].calibrator,
             }
             for run in runs
         ],

@@ -117,19 +117,19 @@ def _without_image(evaluation_id: str, sample_id: str) -> str:
     return ""
 
 
-def _item(e: Evaluation, said: Sample) -> dict[str, Any]:
-    at = urlencode({"evaluation": e.id, "sample": said.id})
+def _item(e: Evaluation, sample: Sample) -> dict[str, Any]:
+    at = urlencode({"evaluation": e.id, "sample": sample.id})
     title = text.evaluation_title(e)
     return {
         "href": f"/sample?{at}",
         "src": f"/thumbnail?{at}&size=224",
-        "alt": f"{said.label_name} under {title}",
+        "alt": f"{sample.label_name} under {title}",
         "label": title,
         "answers": [
             {
                 "by": "",
-                "words": f"{said.predicted_name}, {text.percent(said.confidence)}",
-                "correct": said.correct,
+                "words": f"{sample.predicted_name}, {text.percent(sample.confidence)}",
+                "correct": sample.correct,
             }
         ],
         "marks": [],
@@ -184,18 +184,18 @@ def main() -> None:
         (sets[i.source.evaluation_id] for i in history.items if i.source.evaluation_id in sets),
         key=text.evaluation_order,
     )
-    asked = {
+    evaluation_of = {
         (run_id, str(i.source.dataset)): str(i.source.evaluation_id)
         for run_id, found in histories.items()
         for i in found.items
     }
-    rows = [(Run(run_id, labels[run_id]), said) for run_id, said in answers.items()]
+    rows = [(Run(run_id, labels[run_id]), answer) for run_id, answer in answers.items()]
     page.chart(
         figures.sample.grid(rows, shown, label=own.label_name),
         figures.sample.table(rows, shown),
         name="answers",
         wide=len(shown) > 6,
-        select=lambda cell: address.put({"evaluation": asked[cell[0], cell[1]]}),
+        select=lambda cell: address.put({"evaluation": evaluation_of[cell[0], cell[1]]}),
     )
     page.table(figures.sample.table(rows, shown), caption="Every run's answer", limit=100)
     st.header("As the model saw it", anchor=False)

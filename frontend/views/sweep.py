@@ -172,8 +172,8 @@ def _curves(sweep: SweepDetail, found: RunPage) -> None:
     labels = [arm.label for arm in sweep.arms]
     arms = {r.id: int(r.sweep_key.partition(".")[0]) for r in found.items if r.sweep_key}
     begun = [run for run in found.items if run.phase != "QUEUED" and run.id in arms]
-    told = [api.curves(run.id, run.revision, MAX_POINTS, CURVES) for run in begun]
-    there = {series.name for metrics in told for series in metrics.series}
+    curves = [api.curves(run.id, run.revision, MAX_POINTS, CURVES) for run in begun]
+    there = {series.name for metrics in curves for series in metrics.series}
     offered = {name: figures.curves.title_of(name) for name in CURVES if name in there}
     if not offered:
         return
@@ -187,12 +187,12 @@ def _curves(sweep: SweepDetail, found: RunPage) -> None:
     by_name = [Run(run.id, run.name) for run in begun]
     page.chart(
         figures.curves.overlay(
-            list(zip(by_label, told, strict=True)),
+            list(zip(by_label, curves, strict=True)),
             name,
             styles={run.id: style(arms[run.id] % len(PALETTE)) for run in begun},
             grouped=True,
         ),
-        figures.curves.overlay_table(list(zip(by_name, told, strict=True)), name),
+        figures.curves.overlay_table(list(zip(by_name, curves, strict=True)), name),
         name="sweep-curves",
     )
 

@@ -146,8 +146,8 @@ def _effect_words(effect: CalibratorEffect) -> None:
         st.caption(text.verdict(after.ece, after.null_mean, after.null_q95))
     temperature = effect.calibrator.parameters.get("temperature")
     if isinstance(temperature, float):
-        said = "softer" if temperature > 1 else "sharper"
-        st.caption(f"Fitted T = {temperature:.3g}: the calibrated model is {said}.")
+        change = "softer" if temperature > 1 else "sharper"
+        st.caption(f"Fitted T = {temperature:.3g}: the calibrated model is {change}.")
 
 
 def _show_matrix(

@@ -14,7 +14,7 @@ from frontend.tables import Run
 
 def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
     """Show every kept set of prompts for each run; evaluations and labels are by run id."""
-    asked = controls()
+    query = controls()
     sets: list[tuple[Run, PromptEffects]] = []
     for run_id, evaluation in found.items():
         with st.spinner(f"Reading {labels[run_id]} under other prompts"):
@@ -23,7 +23,7 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
                 Client.prompts,
                 evaluation.id,
                 evaluation.predictions_sha256,
-                asked,
+                query,
             )
         if effects.items:
             sets.append((Run(run_id, labels[run_id]), effects))
@@ -45,7 +45,7 @@ def draw(found: Mapping[str, Evaluation], labels: Mapping[str, str]) -> None:
             continue
         evaluation, look = found[run.id], state.styles(list(found))[run.id]
         for place, prompts in zip(st.columns(2), ("own", wanted), strict=True):
-            diagram = api.reliability(evaluation, ReliabilityQuery.of(asked, {"prompts": prompts}))
+            diagram = api.reliability(evaluation, ReliabilityQuery.of(query, {"prompts": prompts}))
             title = f"{run.label}, {_called(prompts)}"
             with place:
                 page.chart(

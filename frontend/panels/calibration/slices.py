@@ -50,10 +50,10 @@ def draw(
         placeholder="confidence >= 0.9 and not correct",
         help=gallery.CONDITION_HELP,
     )
-    asked = controls()
+    query = controls()
     pages: list[tuple[Run, SlicePage]] = []
     for run_id, evaluation in found.items():
-        found_here = _slices_of(evaluation, runs[run_id], by, order, where, asked, first=not pages)
+        found_here = _slices_of(evaluation, runs[run_id], by, order, where, query, first=not pages)
         pages.append((Run(run_id, labels[run_id]), found_here))
     if not pages[0][1].items:
         page.empty("No slice", "No sample meets the condition.")
@@ -99,7 +99,7 @@ def draw(
         if picked.opened is not None and picked.opened < len(shown.items):
             chosen(run.id, shown.items[picked.opened].key)
     # By data set, each slice is of another evaluation.
-    gallery.draw([] if by == "dataset" else list(found.values()), temperature=asked.temperature)
+    gallery.draw([] if by == "dataset" else list(found.values()), temperature=query.temperature)
 
 
 def _slices_of(
@@ -108,19 +108,19 @@ def _slices_of(
     by: str,
     order: str,
     where: str,
-    asked: PromptsQuery,
+    query: PromptsQuery,
     *,
     first: bool,
 ) -> SlicePage:
     """The slices of one run; those after the first are matched to its keys, so all are loaded."""
     condition = where.strip() or None
     if by == "dataset":
-        of_run = RunSlicesQuery.of(asked, {"where": condition, "limit": 200})
+        of_run = RunSlicesQuery.of(query, {"where": condition, "limit": 200})
         what = f"slice {run.name} by data set"
         version = f"{run.revision}-{tagging.version(evaluation)}"
         return api.fetched(what, Client.run_slices, run.id, version, of_run)
     query = SlicesQuery.of(
-        asked,
+        query,
         {
             "by": by,
             "where": condition,

@@ -136,13 +136,13 @@ def board_table(boards: Sequence[Board], labels: Mapping[str, str]) -> Table:
 def _cell(
     metric: str, value: float, floor: float | None, leads: bool, p: float, n_resamples: int
 ) -> Markup:
-    beside = "" if floor is None else f" <small>floor {text.esc(text.percent(floor))}</small>"
+    small = "" if floor is None else f" <small>floor {text.esc(text.percent(floor))}</small>"
     shown = (
         text.Mark("statistically tied for best", "★", "green")
         if leads
         else text.Mark("ruled out", "–", "gray")
     )
-    said = page.mark(shown)
+    badge = page.mark(shown)
     says_p = not leads or on_border(p, n_resamples)
     sure = f" <small>{text.esc(text.p_value(p, n_resamples))}</small>" if says_p else ""
-    return Markup(f"{text.esc(text.metric_text(value, metric))}{beside} {said}{sure}")
+    return Markup(f"{text.esc(text.metric_text(value, metric))}{small} {badge}{sure}")

@@ -80,13 +80,13 @@ def _copies(suite: str, group_by: str | None) -> None:
     """Look for images that are in several parts, when somebody asks for it."""
     kept: dict[tuple[str, str | None], SuiteCopies]
     kept = st.session_state.setdefault("suite-copies", {})
-    asked = st.button(
+    pressed = st.button(
         "Check for duplicates across splits",
         icon=":material/content_copy:",
         key="look-for-copies",
         help="Equal images and near-copies; every image is decoded once",
     )
-    if asked:
+    if pressed:
         try:
             with st.spinner("Looking at every image"):
                 kept[suite, group_by] = api.client().copies(suite=suite, group_by=group_by)

@@ -103,11 +103,11 @@ def actions(run: RunDetail) -> None:
             with st.popover("Three seeds", icon=":material/account_tree:"):
                 _three_seeds(run)
         if run.summary is not None:
-            beside = ",".join(one.id for one in pickers.beside_zero_shot([run]))
+            ids = ",".join(one.id for one in pickers.with_zero_shot([run]))
             if st.button("Calibration", icon=":material/target:"):
-                st.switch_page("views/calibration.py", query_params={"run": beside})
+                st.switch_page("views/calibration.py", query_params={"run": ids})
             if st.button("Compare", icon=":material/compare_arrows:"):
-                st.switch_page("views/compare.py", query_params={"ids": beside})
+                st.switch_page("views/compare.py", query_params={"ids": ids})
         if run.phase == "SUCCEEDED":
             reporting.button([run])
             if run.method != "imported":

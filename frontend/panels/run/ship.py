@@ -51,8 +51,8 @@ def button(run: RunDetail) -> None:
             "reads it, head, calibrator, thresholds and a model card; making it takes up to a "
             "minute."
         )
-        asked = {"calibrator": kind, "initial": initial, "onnx": bool(onnx)}
-        _offer(run.id, asked, ready=kind not in TWO_TOWERS or initial is not None)
+        options = {"calibrator": kind, "initial": initial, "onnx": bool(onnx)}
+        _offer(run.id, options, ready=kind not in TWO_TOWERS or initial is not None)
         st.caption("Unpacked, it answers over HTTP:")
         st.code("calift serve model", language="sh")
 
@@ -83,28 +83,28 @@ def _initial(run: RunDetail) -> str | None:
     return chosen
 
 
-def _offer(run_id: str, asked: dict[str, Any], *, ready: bool) -> None:
+def _offer(run_id: str, options: dict[str, Any], *, ready: bool) -> None:
     """A button that has the model made, and then in its place one that saves it.
 
     In two steps: what goes wrong while Streamlit asks for a file is shown to nobody.
     """
     place = st.empty()
-    made = st.session_state.get("ship-made") == (run_id, asked)
+    made = st.session_state.get("ship-made") == (run_id, options)
     if not made and place.button(
         "Make the model", disabled=not ready, width="stretch", key="ship-make"
     ):
         try:
             with st.spinner("Making the model …"):
-                api.client().make_model(run_id, **asked)
+                api.client().make_model(run_id, **options)
         except CaliftError as error:
             api.problem(error, "make the model")
         else:
-            st.session_state["ship-made"], made = (run_id, asked), True
+            st.session_state["ship-made"], made = (run_id, options), True
     if made:
         place.download_button(
             "Model, ZIP",
             # Called when somebody clicks, outside of any visitor's page: so with this client.
-            partial(_made, api.client(), run_id, asked),
+            partial(_made, api.client(), run_id, options),
             f"model-{run_id}.zip",
             "application/zip",
             icon=":material/download:",
@@ -115,6 +115,6 @@ def _offer(run_id: str, asked: dict[str, Any], *, ready: bool) -> None:
         )
 
 
-def _made(client: Client, run_id: str, asked: dict[str, Any]) -> bytes:
+def _made(client: Client, run_id: str, options: dict[str, Any]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="calift-ship-") as folder:
-        return client.download_model(run_id, Path(folder) / "model.zip", **asked).read_bytes()
+        return client.download_model(run_id, Path(folder) / "model.zip", **options).read_bytes()
