@@ -41,7 +41,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def beats(folder: Path) -> bool:
+def has_heartbeat(folder: Path) -> bool:
     """Whether a process of this container has moved its pulse lately."""
     for path in folder.glob("*.pulse"):
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None, *, kill: Callable[[int, int], None] = os
     parser.add_argument("--restart-after", type=int, default=6)
     parser.add_argument("--memory", type=Path, default=Path(tempfile.gettempdir(), "calift-probe"))
     options = parser.parse_args(argv)
-    lives = beats(options.pulse) if options.pulse is not None else answers(options.lives)
+    lives = has_heartbeat(options.pulse) if options.pulse is not None else answers(options.lives)
     failures = count_failures(lives, options.memory)
     if failures >= options.restart_after + 2:
         _signal(kill, -1, signal.SIGKILL)  # everything but the first process and this one

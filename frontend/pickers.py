@@ -194,7 +194,7 @@ def _choose(name: str, most: int) -> tuple[int, dict[str, RunSummary]]:
         on = f" · {text.short_suite(run.suite)}" if several else ""
         return f"{names[run_id]} · {run.method}{on}"
 
-    chosen = state.several(
+    chosen = state.multi_choice(
         st.multiselect,
         "Runs",
         name=name,

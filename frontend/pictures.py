@@ -126,7 +126,7 @@ def printed(page: str) -> bytes:
         return target.read_bytes()
 
 
-def why(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """A failure of the drawing libraries in one line."""
     message = str(error).strip()
     first = message.splitlines()[0][:160] if message else ""

@@ -171,7 +171,7 @@ def _words(options: Sequence[str] | Mapping[str, str]) -> dict[str, Any]:
     return {"format_func": options.__getitem__} if isinstance(options, Mapping) else {}
 
 
-def several(
+def multi_choice(
     widget: Callable[..., Any],
     label: str,
     *,

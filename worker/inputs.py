@@ -58,7 +58,7 @@ class Inputs:
 
     def _link_inputs(self, index: int, run_id: str, kinds: Collection[str]) -> Path:
         folder = self._target / str(index)
-        stored = self._lease.insist(partial(self._files.of_run, run_id))
+        stored = self._lease.call_with_retries(partial(self._files.of_run, run_id))
         needed = {
             item.name: item.sha256
             for item in stored

@@ -82,7 +82,7 @@ class LeaseKeeper:
         """Whether somebody else may hold the run."""
         return self._lost.is_set()
 
-    def insist(self, call: Callable[[], T]) -> T:
+    def call_with_retries(self, call: Callable[[], T]) -> T:
         """Call until the database answers or the lease is over.
 
         Raises:
@@ -104,7 +104,7 @@ class LeaseKeeper:
         Raises:
             FencedError: it did not, or the lease is over.
         """
-        if not self.insist(write):
+        if not self.call_with_retries(write):
             raise FencedError
 
     def _beat(self) -> None:

@@ -126,7 +126,7 @@ class WorkerService:
         if self._presence.is_alive():
             self._presence.join(timeout=15.0)
         try:
-            self._presences.gone(self.id)
+            self._presences.mark_gone(self.id)
         except Exception as error:  # the database may be what is gone
             log.warning("cannot say goodbye: %s", error)
         self.engine.dispose()
@@ -153,7 +153,7 @@ class WorkerService:
 
     def _check_storage(self) -> bool:
         """Whether anything can be stored here; a change is told at once."""
-        trouble = self.storage.trouble() or self._drain_reason()
+        trouble = self.storage.problem() or self._drain_reason()
         if bool(trouble) != bool(self._trouble):
             if trouble:
                 log.warning("this worker takes no run: %s", trouble)

@@ -292,7 +292,9 @@ class _Attempt:
     def _resume_source(self) -> Path | None:
         """What to go on from: the last checkpoint, here or in the artifact store."""
         here = self._newest_local()
-        stored = self._lease.insist(partial(self._files.of_run, self._run_id, kind="state"))
+        stored = self._lease.call_with_retries(
+            partial(self._files.of_run, self._run_id, kind="state")
+        )
         if stored and newest_stored(stored) > newest_checkpoint(here):
             fetched = self._folder / _FETCHED
             if restore_files(stored, self._artifacts, fetched):
@@ -405,7 +407,7 @@ class _Attempt:
                 "Most often this is a machine that ran out of memory: lower train.batch_size or "
                 "train.workers, or free some.",
             )
-        if trouble := self._storage.trouble():
+        if trouble := self._storage.problem():
             # On a full disk a runner cannot even say so.
             return self._set_back(
                 DiskFullError.code, f"the runner left no result: {trouble}", _NO_ROOM_HINT

@@ -106,7 +106,7 @@ class Follower:
             FencedError: the attempt is not ours.
         """
         # What is not stored is left for later, which is no error that `insist` would see.
-        while not self._lease.insist(self._write_pending):
+        while not self._lease.call_with_retries(self._write_pending):
             time.sleep(self._limits.tick_s)
 
     def _take(self, records: list[Record]) -> None:

@@ -114,7 +114,7 @@ def list_models(services: ServicesDep) -> list[ModelInfo]:
 @allow("read")
 def list_datasets(services: ServicesDep) -> list[DatasetInfo]:
     """Suites, which are here, and how to get the others; last the zips that were brought."""
-    return [*catalogue.datasets(), *services.datasets.listed()]
+    return [*catalogue.datasets(), *services.datasets.infos()]
 
 
 @router.get("/datasets/folders", responses={404: {}}, dependencies=[turn_for("scans")])

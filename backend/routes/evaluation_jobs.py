@@ -69,7 +69,7 @@ def submit_evaluation(
 
     def make() -> tuple[EvaluationJobSpec, JobRequest]:
         check_priority(principal, body.priority)
-        services.evaluation_submission.demand(body.spec)
+        services.evaluation_submission.require_valid(body.spec)
         for run_id in body.spec.runs:
             check_owner(services.store, principal, run_id)
         return body.spec, {"priority": body.priority, "max_attempts": body.max_attempts}

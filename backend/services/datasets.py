@@ -151,7 +151,7 @@ class Datasets:
     def _files(self) -> Iterator[Path]:
         return self._settings.datasets_dir.glob("*/*/*.zip")
 
-    def listed(self) -> list[DatasetInfo]:
+    def infos(self) -> list[DatasetInfo]:
         """What was brought, by name."""
         return sorted(self._each(), key=lambda info: info.title)
 

@@ -26,7 +26,7 @@ class EvaluationSubmission:
     def __init__(self, submission: Submission, store: Stores, artifacts: ArtifactStore) -> None:
         self._submission, self._store, self._artifacts = submission, store, artifacts
 
-    def demand(self, spec: EvaluationJobSpec) -> None:
+    def require_valid(self, spec: EvaluationJobSpec) -> None:
         """See that a job can be queued.
 
         Raises:

@@ -90,6 +90,6 @@ class Readiness:
         return ""
 
     def _room(self) -> str:
-        if trouble := self._disk.trouble():
+        if trouble := self._disk.problem():
             raise DiskFullError(trouble)
         return ""

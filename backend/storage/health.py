@@ -30,7 +30,7 @@ class StorageHealth:
     ) -> None:
         self._floors, self._probe = dict(floors), probe
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What is wrong, in a sentence; empty when there is room and a file can be written."""
         for folder, floor in self._floors.items():
             try:
@@ -58,7 +58,7 @@ class StorageHealth:
         """
         if code == DiskFullError.code:
             return True
-        return code == StorageError.code and bool(self.trouble())
+        return code == StorageError.code and bool(self.problem())
 
 
 def _try_to_write(folder: Path) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from backend.store.cursors import scope_of
 from backend.store.engine import NOW, reading
 from backend.store.errors import ConflictError
-from backend.store.jobs import JOB_COLUMNS, Jobs, outlook
+from backend.store.jobs import JOB_COLUMNS, Jobs, completion
 from backend.store.models import EvaluatedRun, EvaluationRow, Run
 from backend.store.outbox import enqueue
 from backend.store.queues import queue_of_device
@@ -51,7 +51,7 @@ class EvaluationJobs(Jobs[EvaluationJobSpec, EvaluationJob]):
                 update={
                     "waiting": waits.get(job.id, ""),
                     "results": results.get(job.id, 0),
-                    **outlook(job),
+                    **completion(job),
                 }
             )
             for job in jobs

@@ -27,7 +27,7 @@ from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.runs import RunDetail, RunSummary
 
 
-def outlook(job: RunSummary | EvaluationJob) -> dict[str, float | None]:
+def completion(job: RunSummary | EvaluationJob) -> dict[str, float | None]:
     """How much of a job is done over all its phases, and how long the rest takes."""
     if job.phase in WORKING_PHASES and job.progress is not None:
         eta = job.progress.eta_at(datetime.now(UTC))

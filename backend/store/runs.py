@@ -23,7 +23,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from backend.store.cursors import how_many, scope_of
 from backend.store.engine import NOW, moment, reading, writing
-from backend.store.jobs import JOB_COLUMNS, Jobs, outlook
+from backend.store.jobs import JOB_COLUMNS, Jobs, completion
 from backend.store.models import ReportRow, Run, RunTag, SpectrumRow, Sweep
 from backend.store.outbox import enqueue
 from backend.store.queues import queue_of
@@ -64,7 +64,7 @@ class Runs(Jobs[RunSpec, RunDetail]):
         known = {name: (report or {}).get(name) or {} for name in ("environment", "resolved")}
         waits = why_jobs_wait(connection, self._quotas, [row])
         run = RunDetail.model_validate(row, from_attributes=True)
-        return run.model_copy(update={"waiting": waits.get(row.id, ""), **known, **outlook(run)})
+        return run.model_copy(update={"waiting": waits.get(row.id, ""), **known, **completion(run)})
 
     def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
         """The run, or the evaluation job, that a request with this key made before, if any.
@@ -280,7 +280,7 @@ _LIST_COLUMNS = tuple(c for c in JOB_COLUMNS if c.key not in ("spec", "notes"))
 def summary_of(row: Row[*tuple[Any, ...]]) -> RunSummary:
     """The answer of a row of the list's columns."""
     run = RunSummary.model_validate(row, from_attributes=True)
-    return run.model_copy(update=outlook(run))
+    return run.model_copy(update=completion(run))
 
 
 #: Newest runs that are looked at for groups.

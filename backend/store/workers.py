@@ -75,7 +75,7 @@ class Workers:
                 },
             )
 
-    def gone(self, worker_id: str) -> None:
+    def mark_gone(self, worker_id: str) -> None:
         with writing(self._engine) as connection:
             connection.execute(delete(Worker).where(Worker.id == worker_id))
 

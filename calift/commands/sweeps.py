@@ -220,8 +220,8 @@ def sweeps_list(
     if not page.items:
         out.print("There are no sweeps yet. `calift sweep SPEC` begins one.")
         return
-    listed = sweep_tables.listed(page.items)
-    show(listed._replace(columns=[Column("id", "Id"), *listed.columns]), without=("share",))
+    rows = sweep_tables.sweeps_table(page.items)
+    show(rows._replace(columns=[Column("id", "Id"), *rows.columns]), without=("share",))
 
 
 @sweeps_app.command("show")

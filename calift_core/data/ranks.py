@@ -83,7 +83,7 @@ class Ranks:
             dist.all_gather(parts, mine)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def everybody(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The value that each rank has, in the order of ranks. Small things only."""
         if self.world == 1:
             return [value]

@@ -234,8 +234,8 @@ def predict(
     if ranks.world == 1:
         return np.concatenate(parts)
     if covariance is not None:
-        covariance.merge(ranks.everybody(covariance.state()))
-    return np.concatenate([part for parts in ranks.everybody(parts) for part in parts])
+        covariance.merge(ranks.all_gather(covariance.state()))
+    return np.concatenate([part for parts in ranks.all_gather(parts) for part in parts])
 
 
 @torch.no_grad()
@@ -301,8 +301,8 @@ def encode(
         clip.train(was_training)
     if ranks.world == 1:
         return torch.cat(parts)
-    everybody = ranks.everybody([part.cpu() for part in parts])
-    return torch.cat([part for parts in everybody for part in parts]).to(device)
+    gathered = ranks.all_gather([part.cpu() for part in parts])
+    return torch.cat([part for parts in gathered for part in parts]).to(device)
 
 
 def as_predictions(

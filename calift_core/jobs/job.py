@@ -464,7 +464,7 @@ class Job:
 
     def _require_same(self, step: int | None) -> None:
         """See that all ranks go on from the same checkpoint."""
-        found = self.ranks.everybody(step)
+        found = self.ranks.all_gather(step)
         if len(set(found)) > 1:
             raise CheckpointError(
                 f"the processes of this run found checkpoints of different steps: {found}",

@@ -140,7 +140,7 @@ class Method(Protocol):
     adapter: Adapter | None
 
     @property
-    def couples(self) -> bool:
+    def couples_samples(self) -> bool:
         """Whether a term looks at a batch's samples together: its parts' do not add up to it."""
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -195,7 +195,7 @@ class Stateless:
     adapter: Adapter | None = None
 
     @property
-    def couples(self) -> bool:
+    def couples_samples(self) -> bool:
         """Each sample stands for itself."""
         return False
 

@@ -57,7 +57,7 @@ class Contrastive(Stateless):
             require_cross_tower(clip)
 
     @property
-    def couples(self) -> bool:
+    def couples_samples(self) -> bool:
         """Each sample is contrasted with all others."""
         return True
 

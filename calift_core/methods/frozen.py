@@ -31,7 +31,7 @@ class FrozenTowers(Stateless):
         self.weights = dict(self.loss.weights)
 
     @property
-    def couples(self) -> bool:
+    def couples_samples(self) -> bool:
         """MMCE compares the samples of a batch with each other."""
         return "mmce" in self.weights
 

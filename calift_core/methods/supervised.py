@@ -129,7 +129,7 @@ class Supervised(Stateless):
         return visual
 
     @property
-    def couples(self) -> bool:
+    def couples_samples(self) -> bool:
         """MMCE compares the samples of a batch with each other."""
         return "mmce" in self.weights
 

@@ -164,7 +164,7 @@ def prepare_for_training(method: Method, plan: TrainingPlan) -> Iterator[Record]
         f"with train.accumulation_steps = {plan.accumulation_steps}, BatchNorm normalises each "
         "part of a batch by that part's own statistics"
     )
-    if method.couples:
+    if method.couples_samples:
         raise SpecError(
             f"{prefix}, so the loss of the whole batch, which this method compares samples over, "
             "cannot be had",
@@ -178,7 +178,7 @@ def prepare_for_training(method: Method, plan: TrainingPlan) -> Iterator[Record]
 
 
 def _memory_hint(method: Method) -> str:
-    if not method.couples:
+    if not method.couples_samples:
         return "Raise train.accumulation_steps, or lower train.batch_size."
     return (
         "Raise train.accumulation_steps: it takes the batch in parts and keeps the loss of the "
@@ -270,7 +270,7 @@ def _random_states(ranks: Ranks) -> dict[str, Tensor]:
         mine["cuda"] = torch.cuda.get_rng_state()
     return {
         name if rank == 0 else f"{name}.{rank}": tensor
-        for rank, states in enumerate(ranks.everybody(mine))
+        for rank, states in enumerate(ranks.all_gather(mine))
         for name, tensor in states.items()
     }
 

@@ -66,7 +66,7 @@ def add_gradient(
 
     Ranks that share the batch add up what each of them has: by one sum once it is all there.
     """
-    if method.couples and (plan.accumulation_steps > 1 or batch.ranks.world > 1):
+    if method.couples_samples and (plan.accumulation_steps > 1 or batch.ranks.world > 1):
         totals = _whole(method, batch, scaler, plan, device)
     else:
         totals = _summed(method, batch, scaler, plan, device)

@@ -16,8 +16,8 @@ from frontend.figures.style import (
     axis,
     blank,
     decades,
+    empty_figure,
     legend_below,
-    nothing,
 )
 from frontend.tables import Column, Table
 
@@ -77,7 +77,7 @@ def scatter(
     title = f"{ERRORS[error]} against {TERMS[term]}"
     shown = [p for p in points if getattr(p, term) is not None]
     if not shown:
-        return nothing(title, "no run here has both numbers")
+        return empty_figure(title, "no run here has both numbers")
     methods = sorted({p.method for p in shown})
     parts: list[tuple[str, RunStyle, list[RunPoint]]]
     if styles is not None:

@@ -18,9 +18,9 @@ from frontend.figures.style import (
     RunStyle,
     blank,
     cells_axis,
+    empty_figure,
     heatmap,
     legend_below,
-    nothing,
     run_styles,
 )
 from frontend.tables.analysis import transfer_names
@@ -107,7 +107,7 @@ def transfer(
     """
     heading = title if title is not None else f"{matrix.kind}: fitted on A, tested on B"
     if not matrix.rows or not matrix.rows[0].cells:
-        return nothing(heading, "the run was evaluated on nothing that this can be tested on")
+        return empty_figure(heading, "the run was evaluated on nothing that this can be tested on")
     names = transfer_names(matrix)
     columns = [cell.dataset for cell in matrix.rows[0].cells]
     z: list[list[float | None]] = [[getattr(c, by) for c in row.cells] for row in matrix.rows]

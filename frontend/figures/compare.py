@@ -14,10 +14,10 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    empty_figure,
     interval_bars,
     legend_below,
     names_axis,
-    nothing,
     offset,
     run_styles,
 )
@@ -59,7 +59,7 @@ def differences(
         {(text.role_order(d.role), d.dataset) for _, ds in chosen for d in ds}
     )  # ID first, as in every chart
     if not names:
-        return nothing(heading, "the runs share no samples of the same data set")
+        return empty_figure(heading, "the runs share no samples of the same data set")
     labels = [name for _, name in names]
     styles = styles or run_styles(c.run.id for c in comparison.runs)
     better = "right" if look.better == "high" else "left"
@@ -149,7 +149,7 @@ def scatter(
         or (s.ood_accuracy is not None and s.ood_ece is not None)
     ]
     if not points:
-        return nothing(title, "no run here has a result yet")
+        return empty_figure(title, "no run here has a result yet")
     styles = styles or run_styles(run.id for run, _ in points)
     figure = blank(
         title=title,

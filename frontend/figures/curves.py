@@ -17,8 +17,8 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    empty_figure,
     legend_below,
-    nothing,
     run_styles,
     shares_axis,
 )
@@ -64,7 +64,7 @@ def terms(
     by_name = {series.name: series for series in metrics.series}
     wanted = [name for name in names if name in by_name and by_name[name].steps]
     if not wanted:
-        return nothing(title, "no point is recorded yet")
+        return empty_figure(title, "no point is recorded yet")
     total = sum(len(by_name[name].steps) for name in wanted)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     figure = blank(title=title, alt="", height=280)
@@ -183,7 +183,7 @@ def overlay(
     found = [(run, next((s for s in m.series if s.name == name), None)) for run, m in runs]
     shown = [(run, s) for run, s in found if s is not None and s.steps]
     if not shown:
-        return nothing(title, "no run has recorded it")
+        return empty_figure(title, "no run has recorded it")
     styles = styles or run_styles(run.id for run, _ in shown)
     first = {run.label: run.id for run, _ in reversed(shown)}
     says = [DIAGNOSTIC] if name.startswith(WATCHED) else []

@@ -13,10 +13,10 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    empty_figure,
     interval_bars,
     legend_below,
     names_axis,
-    nothing,
     offset,
 )
 from frontend.tables import Column, Run, Table
@@ -33,7 +33,7 @@ def risks(
     shown = [(run, d) for run, d in decisions if d.threshold is not None]
     title = "Error rate of kept predictions"
     if not shown:
-        return nothing(title, "no threshold can keep this promise for any of the runs")
+        return empty_figure(title, "no threshold can keep this promise for any of the runs")
     risk = shown[0][1].risk
     sets = sorted({set_order(one): set_name(one) for _, d in shown for one in d.sets}.items())
     rows = {key: at for at, (key, _) in enumerate(sets)}

@@ -14,9 +14,9 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    empty_figure,
     legend_below,
     names_axis,
-    nothing,
     offset,
     run_styles,
     spread,
@@ -37,7 +37,7 @@ def figure(
     """
     names = [(m.name, m.title) for m in sets[0][1].measures] if sets else []
     if not names:
-        return nothing(title, "no evaluation is chosen")
+        return empty_figure(title, "no evaluation is chosen")
     place = {name: i for i, (name, _) in enumerate(names)}
     styles = styles or run_styles(run.id for run, _ in sets)
     first = sets[0][1]

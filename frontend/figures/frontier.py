@@ -15,8 +15,8 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    empty_figure,
     legend_below,
-    nothing,
     run_styles,
 )
 from frontend.tables import Column, Run, Table, headline
@@ -112,7 +112,7 @@ def figure(
     heading = title if title is not None else f"{up.title} against {across.title}"
     marks = marks_of(runs, paths, x=x, y=y)
     if not marks:
-        return nothing(heading, "no run here has both numbers yet")
+        return empty_figure(heading, "no run here has both numbers yet")
     styles = styles or run_styles(run.id for run, _ in runs)
     words = "ring: Pareto front"
     if any(mark.floor is not None for mark in marks):

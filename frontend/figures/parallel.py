@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from frontend import tables, text
-from frontend.figures.style import INK, MUTED, PALETTE, RULE, SYMBOLS, blank, legend_below, nothing
+from frontend.figures.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    RULE,
+    SYMBOLS,
+    blank,
+    empty_figure,
+    legend_below,
+)
 from frontend.tables import Column, Table
 
 #: Lines that are drawn at most, each a trace of its own; the table has the rest.
@@ -71,7 +80,7 @@ def figure(
         if (a := _axis(column, rows, order if column.name == colour else ())) is not None
     ]
     if len(rows) < 2 or len(axes) < 2 or not any(one.tells for one in axes):
-        return nothing(heading, "two runs that differ are needed")
+        return empty_figure(heading, "two runs that differ are needed")
     kinds = [
         *dict.fromkeys(order),
         *sorted({str(row.get(colour)) for row in rows} - set(order), key=_ordered),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from calift_core.schema.wire.results import Reliability
 from frontend import text
 from frontend.figures import square
-from frontend.figures.style import MUTED, RunStyle, blank, legend_below, nothing, run_styles
+from frontend.figures.style import MUTED, RunStyle, blank, empty_figure, legend_below, run_styles
 from frontend.tables import Column, Table
 
 #: What the line with the error takes above the square.
@@ -74,7 +74,7 @@ def grid(
 ) -> go.Figure:
     """Small multiples: one reliability diagram with count strip per entry, axes shared in range."""
     if not diagrams:
-        return nothing("Reliability", "no evaluation is chosen")
+        return empty_figure("Reliability", "no evaluation is chosen")
     columns = max(1, min(columns, len(diagrams)))
     rows = math.ceil(len(diagrams) / columns)
     figure = blank(
@@ -128,7 +128,7 @@ def overlay(
 ) -> go.Figure:
     """Several runs on one pair of axes: points at the bins' mean confidence, joined by lines."""
     if not diagrams:
-        return nothing(title, "no evaluation is chosen")
+        return empty_figure(title, "no evaluation is chosen")
     styles = styles or run_styles(d.run_id for d in diagrams)
     first = diagrams[0]
     figure = blank(

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from calift_core.schema.wire.results import Evaluation, Sample
 from frontend import text
-from frontend.figures.style import blank, cells, cells_axis, heatmap, nothing
+from frontend.figures.style import blank, cells, cells_axis, empty_figure, heatmap
 from frontend.tables import Column, Run, Table
 
 #: What a run says, by data set.
@@ -29,7 +29,7 @@ def grid(
     """
     heading = f"Probability of {label}"
     if not runs or not sets:
-        return nothing(heading, "no run has seen this image")
+        return empty_figure(heading, "no run has seen this image")
     across = [text.evaluation_title(e) for e in sets]
     found = [[answers.get(e.dataset) for e in sets] for _, answers in runs]
     values = [[None if s is None else of_true_class(s) for s in row] for row in found]

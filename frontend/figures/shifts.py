@@ -19,11 +19,11 @@ from frontend.figures.style import (
     blank,
     cells,
     cells_axis,
+    empty_figure,
     heatmap,
     interval_bars,
     legend_below,
     names_axis,
-    nothing,
     offset,
     run_styles,
     values_axis,
@@ -119,7 +119,7 @@ def dots(
     rows_of = [(run, points(evaluations, metric)) for run, evaluations in runs]
     names = _dataset_order(rows_of)
     if not names:
-        return nothing(heading, "no evaluation is stored yet")
+        return empty_figure(heading, "no evaluation is stored yet")
     styles = styles or run_styles(run.id for run, _ in runs)
     lines = ["bars: 95 % interval" + (" · small tick: floor at this n" if metric == "ece" else "")]
     figure = blank(
@@ -216,7 +216,7 @@ def by_run(runs: RunEvaluations, *, metric: str = "accuracy") -> go.Figure:
     rows_of = [(run, points(evaluations, metric)) for run, evaluations in runs]
     names = _dataset_order(rows_of)
     if not names:
-        return nothing(heading, "no evaluation is stored yet")
+        return empty_figure(heading, "no evaluation is stored yet")
     z: list[list[float | None]] = []
     words: list[list[str]] = []
     for _, rows in rows_of:
@@ -294,7 +294,7 @@ def by_severity(
     heading = title if title is not None else f"{look.title}: corruption × severity"
     cells_of = {(e.corruption, e.severity): e for e in evaluations if e.corruption is not None}
     if not cells_of:
-        return nothing(heading, "this run was not evaluated on corruptions")
+        return empty_figure(heading, "this run was not evaluated on corruptions")
     names = sorted({str(name) for name, _ in cells_of})
     severities = sorted({int(s) for _, s in cells_of if s is not None})
     z: list[list[float | None]] = []
@@ -406,7 +406,7 @@ def severity_lines(
             )
         )
     if not phrases:
-        return nothing(heading, "no run here was evaluated on corruptions")
+        return empty_figure(heading, "no run here was evaluated on corruptions")
     figure.update_layout(
         meta={"alt": f"{heading}. " + "; ".join(phrases) + "."},
         xaxis=axis(name="Severity (0: clean)", dtick=1),

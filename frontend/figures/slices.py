@@ -12,10 +12,10 @@ from frontend.figures.style import (
     RunStyle,
     axis,
     blank,
+    empty_figure,
     interval_bars,
     legend_below,
     names_axis,
-    nothing,
     offset,
     run_styles,
 )
@@ -39,7 +39,7 @@ def gaps(
     """
     names = [(s.key, s.title) for s in pages[0][1].items[:MOST]] if pages else []
     if not names:
-        return nothing(title, "no sample meets the condition")
+        return empty_figure(title, "no sample meets the condition")
     place = {key: i for i, (key, _) in enumerate(names)}
     styles = styles or run_styles(run.id for run, _ in pages)
     first = pages[0][1]

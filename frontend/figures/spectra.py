@@ -15,8 +15,8 @@ from frontend.figures.style import (
     axis,
     blank,
     decades,
+    empty_figure,
     legend_below,
-    nothing,
     run_styles,
 )
 from frontend.tables import Column, Run, Table
@@ -34,7 +34,7 @@ def singular_values(
     samples than features has no σ_min that says anything, so none is marked.
     """
     if not spectra:
-        return nothing(title, "no spectrum is stored yet")
+        return empty_figure(title, "no spectrum is stored yet")
     styles = styles or run_styles(run.id for run, _ in spectra)
     total = sum(len(s.singular_values) for _, s in spectra)
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
@@ -170,7 +170,7 @@ def over_steps(
             if any(series for _, series in spectra)
             else "no spectrum is stored yet"
         )
-        return nothing(heading, why)
+        return empty_figure(heading, why)
     figure.update_layout(
         meta={"alt": f"{heading}. {'; '.join(phrases)}. Rings are the finished models."},
         xaxis=axis(name="Step", rangemode="tozero"),

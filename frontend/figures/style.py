@@ -330,7 +330,7 @@ def values_axis(metric: str, **changes: Any) -> dict[str, Any]:
     return axis(name=look.title, **changes)
 
 
-def nothing(title: str, why: str) -> go.Figure:
+def empty_figure(title: str, why: str) -> go.Figure:
     figure = blank(title=title, alt=f"{title}: {why}", height=160, legend=False)
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     figure.add_annotation(

@@ -50,7 +50,7 @@ def draw(evaluation: Evaluation, found: DoubtfulLabels) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.download_button(
             "List of corrections, CSV",
-            listed(corrections),
+            corrections_csv(corrections),
             "corrections.csv",
             "text/csv",
             icon=":material/download:",
@@ -113,7 +113,7 @@ def decided(rows: Sequence[dict[str, object]]) -> list[LabelCorrection]:
     ]
 
 
-def listed(corrections: Sequence[LabelCorrection]) -> str:
+def corrections_csv(corrections: Sequence[LabelCorrection]) -> str:
     """As `calift data relabel` reads it."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)

@@ -79,7 +79,7 @@ class Chosen(SampleFilter):
     text: str | None = Field(default=None, max_length=MAX_TEXT)
     like: str | None = Field(default=None, max_length=1024)
 
-    def but(self, **changes: Any) -> Chosen:
+    def replaced(self, **changes: Any) -> Chosen:
         """The same with some of it changed; empty texts leave nothing out."""
         return self.model_copy(update={k: v if v != "" else None for k, v in changes.items()})
 
@@ -110,7 +110,7 @@ def from_text(given: str) -> Chosen | None:
         found = Chosen.of(params=dict(parse_qsl(given)))
     except SpecError:
         return None
-    return found if found.against else found.but(outcome=None)
+    return found if found.against else found.replaced(outcome=None)
 
 
 # ---- What is shown -----------------------------------------------------------------------------
@@ -128,10 +128,10 @@ def draw(here: Sequence[Evaluation] = (), *, temperature: float | None = None) -
     if now is None:
         return
     if here and now.evaluation not in {e.id for e in here}:
-        now = now.but(evaluation=here[0].id, against=None, outcome=None, like=None, area=None)
+        now = now.replaced(evaluation=here[0].id, against=None, outcome=None, like=None, area=None)
         open_samples(now)
     if temperature is not None:
-        now = now.but(temperature=temperature)
+        now = now.replaced(temperature=temperature)
     evaluation = next((e for e in here if e.id == now.evaluation), None) or api.act(
         "load the evaluation whose samples are chosen", partial(api.evaluation, now.evaluation)
     )
@@ -157,7 +157,7 @@ def _search(evaluation: Evaluation, now: Chosen) -> None:
     with left.container(horizontal=True, vertical_alignment="bottom"):
         _type(
             "Search images by text", "text", now.text,
-            lambda entered: _rank(now.but(text=entered, like=None, doubtful=False)),
+            lambda entered: _rank(now.replaced(text=entered, like=None, doubtful=False)),
             max_chars=MAX_TEXT,
             placeholder="red letters on white",
             icon=":material/search:",
@@ -176,17 +176,17 @@ def _search(evaluation: Evaluation, now: Chosen) -> None:
                     help="Show them all again",
                     key=f"gallery-{name}",
                     on_click=_rank,
-                    args=(now.but(**{name: None}),),
+                    args=(now.replaced(**{name: None}),),
                 )
     with right:
         _type(
             "Only samples where", "where", now.where,
-            lambda entered: open_samples(now.but(where=entered, doubtful=False)),
+            lambda entered: open_samples(now.replaced(where=entered, doubtful=False)),
             max_chars=MAX_CONDITION,
             placeholder="not correct",
             help=CONDITION_HELP,
         )  # fmt: skip
-    tagging.draw(evaluation, now.where, lambda entered: open_samples(now.but(where=entered)))
+    tagging.draw(evaluation, now.where, lambda entered: open_samples(now.replaced(where=entered)))
 
 
 def _type(
@@ -258,7 +258,7 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             _choose(
                 "Data", sets, evaluation.id,
                 lambda v: open_samples(
-                    now.but(evaluation=v, against=None, outcome=None, like=None, area=None)
+                    now.replaced(evaluation=v, against=None, outcome=None, like=None, area=None)
                 ),
             )  # fmt: skip
     with next(columns):
@@ -267,13 +267,13 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             offered.setdefault(now.against, "the link's own")
         _choose(
             "Beside", offered, now.against or "",
-            lambda v: open_samples(now.but(against=v, outcome=now.outcome if v else None)),
+            lambda v: open_samples(now.replaced(against=v, outcome=now.outcome if v else None)),
             help="Another model's answers on the same samples",
             disabled=now.doubtful,
         )  # fmt: skip
     with next(columns):
         _choose(
-            "Which", OUTCOMES, now.outcome or "", lambda v: open_samples(now.but(outcome=v)),
+            "Which", OUTCOMES, now.outcome or "", lambda v: open_samples(now.replaced(outcome=v)),
             disabled=not now.against or now.doubtful,
         )  # fmt: skip
     with next(columns):
@@ -379,7 +379,7 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
             "alike": "" if evaluation.role == "corruption" else "like this",
             "tags": None
             if api.locked("submit") or now.doubtful
-            else {"known": tagging.known(evaluation), "all": found.n_matching},
+            else {"known": tagging.tag_names(evaluation), "all": found.n_matching},
         },
         key="gallery-images",
         opened=lambda at: st.session_state.update({_OPENED: found.items[at].id}),
@@ -387,7 +387,7 @@ def _images(evaluation: Evaluation, now: Chosen, order: str, top: bool) -> None:
             evaluation, now.filter(), at and [found.items[k].id for k in at], tag, on=on
         ),
         alike=lambda at: _rank(
-            now.but(
+            now.replaced(
                 like=found.items[at].id, text=None, where=None, lower=None, upper=None, area=None
             )
         ),

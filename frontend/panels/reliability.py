@@ -36,7 +36,7 @@ def draw(
             gallery.open_samples(None)
             return
         kept = now if now is not None and here else gallery.Chosen(evaluation=evaluation.id)
-        gallery.open_samples(kept.but(lower=edges[0], upper=edges[1]))
+        gallery.open_samples(kept.replaced(lower=edges[0], upper=edges[1]))
 
     page.chart(
         figures.reliability.diagram(

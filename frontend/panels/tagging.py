@@ -74,7 +74,7 @@ def _toggled(where: str, own: str) -> str:
     return f"({where}) and {own}" if where and own not in where else own
 
 
-def known(evaluation: Evaluation) -> list[str]:
+def tag_names(evaluation: Evaluation) -> list[str]:
     return sorted({one.tag for one in items(evaluation)})
 
 

@@ -129,7 +129,7 @@ def _worth_drawing(runs: Sequence[ReportedRun]) -> list[str]:
 # ---- Words.
 
 
-def who(runs: Sequence[ReportedRun]) -> str:
+def named_runs(runs: Sequence[ReportedRun]) -> str:
     """`FLYP (flyp, seed 0) and CaRot (carot, seed 0), of calift-tiny/typefaces on typefaces`."""
     one = [
         f"{t.run.label} ({t.method}" + ("" if t.seed is None else f", seed {t.seed}") + ")"
@@ -205,7 +205,7 @@ def sentence_html(markdown: str) -> str:
 
 def _listings(gathered: Gathered) -> list[Listing]:
     runs = gathered.runs
-    caption = f"{who(runs)}. {estimator(runs)}"
+    caption = f"{named_runs(runs)}. {estimator(runs)}"
     headline = Table(
         [Column("run", "Run"), *tables.headline(floors=True),
          Column("worst_shift", "Lowest on"), Column("worst_severity", "Severity", "count"),
@@ -310,7 +310,7 @@ def _pictures(gathered: Gathered, diagrams: dict[str, list[Reliability]]) -> lis
     runs, styles = gathered.runs, gathered.styles
     data = [(t.run, t.evaluations) for t in runs if t.evaluations]
     every = [e for _, found in data for e in found]
-    of, how = who(runs), estimator(runs)
+    of, how = named_runs(runs), estimator(runs)
     made = [
         Picture(
             f"reliability-{_file(dataset)}",

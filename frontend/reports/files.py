@@ -66,7 +66,7 @@ def _printed(made: Contents, svg: Sequence[bytes]) -> bytes:
         return pictures.printed(page)
     except Exception as error:  # the browser fails in many types
         raise CaliftError(
-            f"no PDF: {pictures.why(error)}", hint="The HTML page prints as well."
+            f"no PDF: {pictures.reason_of(error)}", hint="The HTML page prints as well."
         ) from error
 
 
@@ -135,4 +135,4 @@ def _draw(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes] | str:
     except ImportError:
         return "`kaleido` is not installed."
     except Exception as error:  # kaleido and the browser fail in many types
-        return f"they need an installed Chrome or Chromium ({pictures.why(error)})."
+        return f"they need an installed Chrome or Chromium ({pictures.reason_of(error)})."

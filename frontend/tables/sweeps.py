@@ -22,7 +22,7 @@ METRICS: dict[VerdictMetric, str] = {
 }
 
 
-def listed(found: Sequence[SweepSummary]) -> Table:
+def sweeps_table(found: Sequence[SweepSummary]) -> Table:
     """Sweeps, with how far they are."""
     rows = [
         {

@@ -21,7 +21,7 @@ def _columns(runs: Sequence[tuple[Run, Metrics]]) -> list[str]:
     watched = [n for n in names if n.startswith(WATCHED)]
     offered = [*(n for n in FIRST if n in plain), *(n for n in plain if n not in FIRST)]
     default = [n for n in FIRST if n in offered] or offered[:4]
-    chosen = state.several(
+    chosen = state.multi_choice(
         st.multiselect,
         "Series",
         name="series",

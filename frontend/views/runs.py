@@ -24,7 +24,7 @@ def _filters() -> dict[str, Any]:
     words = state.words(
         top[0], "Search", name="q", placeholder="in names and notes", icon=":material/search:"
     )
-    phases = state.several(
+    phases = state.multi_choice(
         top[1].multiselect,
         "Status",
         name="status",
@@ -32,13 +32,13 @@ def _filters() -> dict[str, Any]:
         format_func=lambda p: text.phase_mark(p).word,
         placeholder="any",
     )
-    kinds = state.several(
+    kinds = state.multi_choice(
         top[2].multiselect, "Method", name="method", options=methods, placeholder="any"
     )
     opened = any(state.param(name) for name in ("tag", "archived", "suite"))
     with st.expander("More filters", expanded=opened):
         low = st.columns([3, 3, 2])
-        suites = state.several(
+        suites = state.multi_choice(
             low[0].multiselect,
             "Data",
             name="suite",
@@ -73,7 +73,7 @@ def _columns() -> list[str]:
     if (held := state.now("columns")) is not None:
         st.session_state["url-columns"] = held  # a browser forgets what a closed popover holds
     with st.popover("Columns", icon=":material/view_column:", type="tertiary"):
-        chosen = state.several(
+        chosen = state.multi_choice(
             st.pills,
             "Columns",
             name="columns",

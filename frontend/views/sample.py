@@ -21,7 +21,7 @@ def _runs(evaluation: Evaluation) -> dict[str, RunSummary]:
     """Runs whose answers are shown: a picker of those that judged the same samples."""
     others = gallery.others(evaluation)
     names = {evaluation.run_id: evaluation.run_name} | {e.run_id: e.run_name for e in others}
-    chosen = state.several(
+    chosen = state.multi_choice(
         st.multiselect,
         "Runs",
         name="runs",

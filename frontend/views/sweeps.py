@@ -5,7 +5,7 @@ import streamlit as st
 from calift_core.schema.sweep import PRESETS
 from calift_core.schema.wire.sweeps import SWEEP_ENDS
 from frontend import api, page
-from frontend.tables.sweeps import listed
+from frontend.tables.sweeps import sweeps_table
 
 PAGE = 25
 
@@ -43,7 +43,9 @@ def main() -> None:
             return
         links = [f"/sweep?id={one.id}" for one in found.items]
         order = page.AS_GIVEN if found.total > len(links) else None
-        page.rows(listed(found.items), key="sweeps", caption="Sweeps", links=links, order=order)
+        page.rows(
+            sweeps_table(found.items), key="sweeps", caption="Sweeps", links=links, order=order
+        )
         if found.total > PAGE:
             with st.container(horizontal=True, vertical_alignment="center"):
                 words = f"{len(found.items):,} of {found.total:,}"

@@ -267,15 +267,15 @@ def test_store__that_is_away_is_a_sentence_and_a_worker_takes_no_run(make, tmp_p
 
     store = make()
     storage = StorageHealth({tmp_path: 0}, probe=store.probe)
-    assert storage.trouble() == ""
+    assert storage.problem() == ""
     store._probed_at = None
     fs, store._fs = store._fs, Flaky(store._fs, pipe_file=99, info=99)
     with pytest.raises(StorageError, match="4 times in a row: .*connection reset"):
         store.put_bytes(b"content")
-    assert "cannot write in" in storage.trouble()
+    assert "cannot write in" in storage.problem()
     assert storage.is_to_blame("STORAGE_FAILED")
     store._fs = fs
-    assert storage.trouble() == ""
+    assert storage.problem() == ""
 
 
 def test_put__store_that_keeps_other_bytes_is_refused_and_nothing_is_left(make, tmp_path):

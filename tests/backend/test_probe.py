@@ -4,7 +4,7 @@ import os
 import signal
 
 from backend.children.process import Pulse, pulse_path
-from backend.probe import beats, main
+from backend.probe import has_heartbeat, main
 from tests.conftest import free_port, until
 
 
@@ -34,7 +34,7 @@ def test_probe__pulse_of_a_worker(home, tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_PULSE_DIR", str(tmp_path / "own"))
     path = pulse_path(home, 7)
     assert path == tmp_path / "own" / "7.pulse"
-    assert not beats(path.parent)
+    assert not has_heartbeat(path.parent)
     pulse = Pulse(path)
     pulse.start()
     try:
@@ -44,4 +44,4 @@ def test_probe__pulse_of_a_worker(home, tmp_path, monkeypatch):
         pulse.stop()
     path.touch()
     os.utime(path, (1.0, 1.0))
-    assert not beats(path.parent)
+    assert not has_heartbeat(path.parent)

@@ -14,7 +14,7 @@ def _pages() -> None:
 
     options = ["zero_shot", "carot"]
     if address.page() == "runs":
-        state.several(st.multiselect, "Method", name="method", options=options)
+        state.multi_choice(st.multiselect, "Method", name="method", options=options)
     else:
         state.choice(st.selectbox, "Method", name="method", options=options, default="carot")
 

@@ -7,7 +7,7 @@ import csv
 from calift_core.data.relabel import read_corrections
 from calift_core.schema.wire.results import LabelCorrection
 from frontend import figures, tables
-from frontend.panels.correcting import listed
+from frontend.panels.correcting import corrections_csv
 from frontend.tables import Column, Table
 from frontend.tables import sweeps as sweep_tables
 from tests.frontend.examples import BINS, make_reliability
@@ -67,7 +67,7 @@ def test_corrections__hold_no_formula_and_are_read_back_as_they_were(tmp_path):
         LabelCorrection(sample="'=x.png", label="cat", suggested=""),
     ]
     path = tmp_path / "corrections.csv"
-    path.write_text(listed(said), newline="")
+    path.write_text(corrections_csv(said), newline="")
     with path.open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell.startswith(tuple("=+-@"))]

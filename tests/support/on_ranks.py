@@ -98,7 +98,7 @@ def compared(case: str, clip: Clip, captions: Captions, ranks: Ranks) -> dict[st
     again, found = gradient_of(together, mine, parts)
     assert terms.keys() == again.keys()
     gaps = {name: float((again[name] - value).abs()) for name, value in terms.items()}
-    everybody = ranks.everybody(found)
+    everybody = ranks.all_gather(found)
     assert all(torch.equal(found, other) for other in everybody), "ranks have other gradients"
     return gaps | {"gradient": float((found - expected).norm() / expected.norm())}
 

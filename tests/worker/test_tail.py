@@ -22,7 +22,7 @@ class Lease:
     def __init__(self, calls: int) -> None:
         self.left, self.progress = calls, None
 
-    def insist(self, call: Any) -> Any:
+    def call_with_retries(self, call: Any) -> Any:
         if not self.left:
             raise FencedError
         self.left -= 1

@@ -157,7 +157,7 @@ def _show_matrix(
     titles = {e.dataset: text.evaluation_title(e) for e in evaluations if e.role == "corruption"}
     named = [e.dataset for e in evaluations if e.role != "corruption"]
     if titles and len(named) < TRANSFER_SETS:
-        named += state.several(
+        named += state.multi_choice(
             st.multiselect,
             "Corruptions in the matrix",
             name="with",

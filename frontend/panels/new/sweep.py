@@ -77,7 +77,7 @@ def _filled(spec: dict[str, Any], methods: dict[str, MethodInfo], what: str) -> 
     else:
         offered = list(methods)
         own = spec["method"]["kind"]
-        wanted["methods"] = state.several(
+        wanted["methods"] = state.multi_choice(
             st.multiselect,
             "Methods",
             name="methods",

@@ -165,7 +165,7 @@ def test_parts__of_the_sigmoid_form_too(tmp_path, captions):
 def test_parts__of_a_head_whose_samples_are_compared_too(vit, captions, kind):
     """MMCE is a kernel over pairs of a batch; LipSum-FT's random texts must be the same ones."""
     method = made(kind, vit, captions, ConfidenceSpec(mmce=4.0, zero_shot_kd=0.5))
-    assert method.couples
+    assert method.couples_samples
     state = {name: tensor.clone() for name, tensor in method.state().items()}
     batch = random_batch(vit, B, seed=50)
     _, expected = whole(method, batch)
