@@ -124,9 +124,6 @@ def random_batch(clip: Clip, n: int = 8, seed: int = 0) -> Batch:
     return Batch(images, labels, labels * 3 + templates)
 
 
-# ------------------------------------------------------------------------------------ data
-
-
 def write_classes(
     root: Path, classes: Sequence[str] = CLASSES, *, n: int = 40, seed: int = 0, gain: float = 1.0
 ) -> Path:
@@ -197,9 +194,6 @@ def run_spec(configs: dict[str, Path], photos: Path) -> Any:
         return tiny_spec(kind, configs, photos, **changes)
 
     return make
-
-
-# ------------------------------------------------------------------------------- processes
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:

@@ -18,9 +18,6 @@ finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 tied = st.integers(0, 4)
 
 
-# ------------------------------------------------------------------------------- the bound's terms
-
-
 def test_bound_terms__by_hand():
     terms = bound_terms(0.1, 0.5, 4)
     assert terms.covariance == 8
@@ -47,9 +44,6 @@ def test_bound_terms__is_never_below_the_dimension_and_falls_with_sigma(calibrat
 def test_bound_terms__refuses_what_is_out_of_range(arguments, words):
     with pytest.raises(SpecError, match=words):
         bound_terms(*arguments)
-
-
-# --------------------------------------------------------------------------------- rank statistics
 
 
 @given(st.lists(st.tuples(tied, tied), min_size=8, max_size=40))

@@ -1,7 +1,5 @@
 """Image features in a plane, and what lies within a lasso."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from matplotlib.path import Path

@@ -85,9 +85,6 @@ def test_usable_cores__follow_the_affinity_of_this_very_process():
     assert done.stdout == "1\n"
 
 
-# ----------------------------------------------------------------------------- what is chosen
-
-
 def test_environment__threads_wait_a_moment_and_their_number_is_left_to_torch(tree):
     chosen = openmp_environment({}, root=tree({}), allowed={0, 1, 2})
     assert chosen == {"GOMP_SPINCOUNT": "1000"}
@@ -115,8 +112,6 @@ def test_environment__what_a_person_has_set_stays(tree, given, left):
     root = tree({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"})
     assert set(openmp_environment(given, root=root, allowed=set(range(8)))) == left
 
-
-# ------------------------------------------------------------------------- where it arrives
 
 #: What GNU's OpenMP says of itself when it is loaded.
 SPINS = "GOMP_SPINCOUNT = '{}'"

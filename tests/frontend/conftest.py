@@ -1,7 +1,5 @@
 """A seeded API that the dashboard's tests share; nothing here changes what is stored in it."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

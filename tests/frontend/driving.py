@@ -1,7 +1,5 @@
 """Pages without a browser: opened by their address, and what they say."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What figures are drawn of in tests: made by hand, or by the code that the API uses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import plotly.graph_objects as go

@@ -5,8 +5,6 @@ sharpness 1 a run is calibrated, above 1 over-confident. Everything else (metric
 is computed from them by the code that real runs use.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 import zlib
@@ -194,7 +192,6 @@ def finished(
     run_spec = _spec(name, kind, seed, **spec)
     run_id = store.runs.submit(run_spec)
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
-    assert claim is not None
     trains = kind.method["kind"] not in ("zero_shot", "wise_ft")
     told = told_training(kind, steps=size.steps, seed=seed) if trains else [said.phase("loading")]
     named = []
@@ -310,7 +307,6 @@ def failed(store: Stores, *, name: str, kind: Kind) -> str:
     """A run that ran out of memory."""
     run_id = store.runs.submit(_spec(name, kind, 0))
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
-    assert claim is not None
     begun = [said.phase("loading"), said.phase("training")]
     assert store.records.record(run_id, claim.attempt, said.as_said(begun))
     assert store.claims.finish(
@@ -328,7 +324,6 @@ def running(store: Stores, *, name: str, kind: Kind, steps: int = 600) -> str:
     """A run in the middle of its training, on a worker that lives."""
     run_id = store.runs.submit(_spec(name, kind, 1))
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
-    assert claim is not None
     done = steps * 2 // 5
     told = told_training(kind, steps=steps, seed=3, until=done)
     assert store.records.record(run_id, claim.attempt, said.as_said(told))

@@ -1,7 +1,5 @@
 """The page's address under acts of a visitor whose browser hears of it late."""
 
-from __future__ import annotations
-
 from hypothesis import example, given
 from hypothesis import strategies as some
 

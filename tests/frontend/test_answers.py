@@ -1,7 +1,5 @@
 """Comparisons in sentences: what they say follows from the differences that they are made of."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The list of pages: a page is a file in views/ and a line in app.py."""
 
-from __future__ import annotations
-
 import ast
 import json
 import subprocess

@@ -4,8 +4,6 @@ Colours are seen through the matrices of Machado, Oliveira and Fernandes (2009, 
 1.0), applied to linear RGB; distances are CIEDE2000 (Sharma, Wu and Dalal 2005).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """The dashboard's own components: what they are given, what they give back, that they are there."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The log-in's pieces that need no server: where it goes on to, cookies, the page's policy."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import string

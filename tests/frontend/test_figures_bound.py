@@ -1,7 +1,5 @@
 """An association in words: what it says follows from interval and p, and it names no cause."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

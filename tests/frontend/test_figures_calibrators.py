@@ -1,7 +1,5 @@
 """Calibrators: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

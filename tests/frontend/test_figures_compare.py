@@ -1,7 +1,5 @@
 """Runs against a baseline: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 import pytest
 
 from calift_core.schema.report import Summary

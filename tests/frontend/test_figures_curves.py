@@ -1,7 +1,5 @@
 """Curves of training: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Estimators: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 import pytest
 
 from frontend import figures

@@ -1,7 +1,5 @@
 """The frontier: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

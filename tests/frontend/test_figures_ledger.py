@@ -1,7 +1,5 @@
 """What was gained and forgotten, drawn: flows that add up, and tables that say the same."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from calift_core.analysis.ledger import outcomes

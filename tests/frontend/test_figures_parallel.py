@@ -1,7 +1,5 @@
 """Parallel coordinates: each line passes where its run's values are, and needs no WebGL."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Reliability diagrams: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import plotly.graph_objects as go
@@ -161,7 +159,6 @@ def test_reliability__grid_and_overlay_hold_every_run():
 
 def test_smooth__curve_is_drawn_on_request_with_gaps():
     diagram = effect_of(oracle=False).before
-    assert diagram.smooth is not None
     plain, smooth = (figures.reliability.diagram(diagram, smooth=on) for on in (False, True))
     assert len(smooth.data) == len(plain.data) + 1
     line = next(t for t in smooth.data if t.name.startswith("smooth"))

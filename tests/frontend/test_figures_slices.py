@@ -1,7 +1,5 @@
 """Slices: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 from calift_core.analysis import slices
 from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import Source

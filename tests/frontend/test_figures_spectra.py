@@ -1,7 +1,5 @@
 """Singular values: what is drawn is what the numbers say."""
 
-from __future__ import annotations
-
 from frontend import figures
 from frontend.tables import Run
 from tests.frontend.examples import spectrum_of

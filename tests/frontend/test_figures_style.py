@@ -1,7 +1,5 @@
 """Every figure: one look for a run everywhere, a description, escaped words, an export."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What stands out in stored results, and what is left of a working run."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from calift_core.schema.report import EvaluationReport
@@ -25,7 +23,6 @@ def stored(reports: list[EvaluationReport], **changes: float) -> list[Evaluation
 def test_worst_cell__is_the_least_accurate_and_lies_in_its_interval(evaluations):
     every = stored(evaluations)
     found = findings.worst_cell(every)
-    assert found is not None
     assert found.value == min(e.accuracy for e in every)
     assert found.low < found.value < found.high
     assert findings.worst_cell([]) is None
@@ -34,7 +31,6 @@ def test_worst_cell__is_the_least_accurate_and_lies_in_its_interval(evaluations)
 def test_most_over_confident__is_the_largest_gap_and_none_where_it_may_be_nothing(evaluations):
     every = stored(evaluations)
     found = findings.most_over_confident(every)
-    assert found is not None
     assert found.value == max(e.mean_confidence - e.accuracy for e in every)
     assert 0 < found.low < found.value < found.high
     assert findings.most_over_confident(stored(evaluations, mean_confidence=0.0)) is None

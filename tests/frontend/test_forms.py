@@ -1,7 +1,5 @@
 """Forms: every field of every schema gets a widget, and what is typed comes back as a RunSpec."""
 
-from __future__ import annotations
-
 import typing
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Every page with an imported run: what is missing is said, and nothing breaks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Choosing runs among many: the server searches them, pages begin with one suite; live logs."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What "Try a picture" says of a threshold, and of the training images that it looked through."""
 
-from __future__ import annotations
-
 import pytest
 
 from calift_core.schema.wire.answers import KeptAt, TrainingPictures, TriedPicture

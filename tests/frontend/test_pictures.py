@@ -1,7 +1,5 @@
 """Figures as files: every one is drawn, and nothing that is said looks like a failure."""
 
-from __future__ import annotations
-
 import array
 import fcntl
 import logging

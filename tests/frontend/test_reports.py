@@ -1,7 +1,5 @@
 """Reports: their numbers are the API's, names are harmless in every format, one page is enough."""
 
-from __future__ import annotations
-
 import csv
 import html
 import io
@@ -45,7 +43,6 @@ def made(seeded: Service) -> Contents:
 def stored(page: str) -> dict[str, str]:
     """The files that a page hands over."""
     found = re.search(r'<script type="application/json" id="files">(.*?)</script>', page, re.S)
-    assert found is not None
     return dict(json.loads(found[1]))
 
 
@@ -73,7 +70,6 @@ def test_report__every_format_has_the_numbers_of_the_api(seeded, made):
         assert (float(row["ece_low"]), float(row["ece_high"])) == e.ece.interval
     headline = list(csv.DictReader(io.StringIO(given["runs.csv"])))
     for row, run in zip(headline, runs, strict=True):
-        assert run.summary is not None
         assert float(row["ood_ece"]) == run.summary.ood_ece
     whole = json.loads(given["report.json"])
     assert [r["summary"] for r in whole["runs"]] == [r.summary.model_dump() for r in runs]  # type: ignore[union-attr]

@@ -1,7 +1,5 @@
 """What a widget holds on a page is that page's own."""
 
-from __future__ import annotations
-
 from streamlit.testing.v1 import AppTest
 
 from frontend import address

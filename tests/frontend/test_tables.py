@@ -1,7 +1,5 @@
 """Tables as HTML and CSV: the numbers of the figures, escaped and with an end."""
 
-from __future__ import annotations
-
 import csv
 
 from calift_core.data.relabel import read_corrections

@@ -1,7 +1,5 @@
 """Numbers and states in words: as people write them, and formatting nothing."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Calibration against a real API: diagram, slices, calibrators, audit."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re
@@ -375,7 +373,6 @@ def test_temperature__moves_confidence_and_never_accuracy(dashboard):
     def card(temperature: str, label: str) -> str:
         app = page("calibration", run=dashboard.ids["FLYP"], temperature=temperature)
         found = re.search(rf"<dt>{label}</dt><dd>([^<]+)", words(app))
-        assert found is not None
         return found[1]
 
     assert card("0.5", "Accuracy") == card("2", "Accuracy")

@@ -1,7 +1,5 @@
 """Curves of several runs: drawn as recorded, smoothing says so, shifts must be asked for."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """“Evaluate on …” and what is shown of the jobs, against a real API."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare, Shifts, Spectra, Frontier, Data against a real API."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -22,7 +20,6 @@ def test_compare__pairs_the_runs_of_the_url(dashboard):
     assert "method › kind" in said
     assert any("difference to zero-shot" in alt for alt in charts_of(app))
     first = re.search(r"Over the 3 shifts .*?FLYP.*?over the 4 corruptions .*?on ID data", said)
-    assert first is not None
     assert first.start() < said.index("Of 8 data sets: better on")
     assert "95 % interval" in first[0]
     assert said.count("statistically tied for best") >= 3
@@ -77,7 +74,6 @@ def test_decide__says_what_each_threshold_keeps(dashboard):
     for run in runs.split(","):
         with Client(dashboard.url) as client:
             test = client.decision(run, risk=0.1).test
-        assert test is not None
         doubt = test.distinguishable or (test.risk or 0.0) > 0.1
         assert (f"a difference of {text.points(test.difference)}" in said) == doubt
         assert ("the promise is broken on fashion" in said) >= (test.holds is False)

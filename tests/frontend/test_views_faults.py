@@ -1,7 +1,5 @@
 """Pages with nothing to show, without an API, and with what people typed."""
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Iterator

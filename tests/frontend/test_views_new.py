@@ -1,7 +1,5 @@
 """New run against a real API: a valid form, faults beside their fields, what is begun with."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

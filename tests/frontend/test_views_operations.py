@@ -1,7 +1,5 @@
 """What the dashboard does to many runs, to workers and with saved views, against a real API."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

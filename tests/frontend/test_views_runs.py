@@ -1,7 +1,5 @@
 """Overview, Runs and Run against a real API."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

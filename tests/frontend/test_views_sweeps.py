@@ -1,7 +1,5 @@
 """Sweeps in the dashboard: from the form of a run to the verdict, against a real API."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ The doors are `calift data inspect`, the API's look at data (`GET /datasets/scan
 keeps nothing of what it refuses.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import shutil

@@ -60,9 +60,6 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
-# --- what holds for every corruption ----------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_corrupt__keeps_dtype_and_shape_and_leaves_its_input_alone(name):
     for size in ((28, 28), (97, 131), (500, 40)):
@@ -179,8 +176,6 @@ def test_corrupt__what_only_moves_or_averages_values_keeps_a_flat_image(name):
             assert np.array_equal(corrupt(image, name, severity, seed=7), image)
 
 
-# --- the same bytes everywhere ----------------------------------------------------------------
-
 DIGEST_SCRIPT = """
 import sys
 import numpy as np
@@ -258,9 +253,6 @@ def test_image_seed__differs_wherever_an_argument_differs(a, b):
     assert (image_seed(*a) == image_seed(*b)) == (a == b)
 
 
-# --- names and refusals -----------------------------------------------------------------------
-
-
 def test_corrupt__unknown_name_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match="unknown corruption 'rain'.*gaussian_noise"):
         corrupt(smooth_picture(32, 32), "rain", 1, seed=0)
@@ -294,9 +286,6 @@ def test_corrupt__numpy_severity_is_welcome_and_a_negative_seed_is_not():
 def test_corrupt__refuses_what_is_no_rgb_image(image, message):
     with pytest.raises(DataError, match=message):
         corrupt(image, "fog", 1, seed=0)
-
-
-# --- noise, by its distribution ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -374,9 +363,6 @@ def test_impulse_noise__replaces_the_published_share_evenly_by_black_and_white(s
         assert np.array_equal(
             noisy[(noisy > 0) & (noisy < 255)], image[(noisy > 0) & (noisy < 255)]
         )
-
-
-# --- blur, against scipy and by hand ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -485,9 +471,6 @@ def test_zoom_blur__equals_the_mean_of_scipy_zooms(size):
     assert difference(corrupt(np.uint8(image), "zoom_blur", severity, seed=0), expected) <= 1
 
 
-# --- weather ----------------------------------------------------------------------------------
-
-
 def test_frost__on_black_is_the_weighted_texture_in_the_tones_of_the_photographs():
     for seed in range(12):
         severe = corrupt(flat(224, 224, (0, 0, 0)), "frost", 3, seed=seed) / 0.7
@@ -557,9 +540,6 @@ def test_spatter__edges_and_equalisation_equal_those_of_opencv():
         assert np.array_equal(weather._equalised(picture), cv2.equalizeHist(picture))
 
 
-# --- digital ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("side", "low", "high"), [(80, 60, 140), (32, 25, 175)])
 def test_contrast__by_hand(side, low, high):
     image = flat(side, side, (0, 0, 0))
@@ -600,7 +580,6 @@ def test_elastic_transform__smooths_its_noise_like_scipy(sigma):
         assert smooth == pytest.approx(expected, abs=1e-5)
 
 
-# --- side by side with corrupt-tta ------------------------------------------------------------
 #
 # docs/corruptions.md says what is measured here; the last test compares the two.
 

@@ -59,9 +59,6 @@ def of(suite: str, **more: Any) -> SuiteCounts:
     return count_suite(SuiteSpec.model_validate({"id": suite, **more}))
 
 
-# --------------------------------------------------------------- as the loaders deliver them
-
-
 @pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
 def test_count__of_folders_is_what_is_loaded(tmp_path, more):
     write_classes(tmp_path / "all", PACS, n=9, seed=1)
@@ -152,9 +149,6 @@ def test_count__of_a_small_fashion_mnist_is_what_is_loaded(tmp_path, monkeypatch
     }  # fmt: skip
 
 
-# ------------------------------------------------------------------ what is not on this machine
-
-
 @pytest.mark.parametrize(
     ("suite", "train", "evaluated"),
     [
@@ -235,9 +229,6 @@ def test_count__names_that_nothing_has_are_errors(pacs: Path) -> None:  # noqa: 
         of("pcas")
 
 
-# ------------------------------------------------------------------------------- how much of it
-
-
 def test_budget__a_larger_folder_is_left_alone(pacs: Path) -> None:  # noqa: F811
     spec = SuiteSpec.model_validate({"id": f"folder:{pacs}/photo"})
     assert count_suite(spec, ScanBudget(entries=500)).evaluated is not None
@@ -261,9 +252,6 @@ def test_budget__no_more_is_looked_at_than_was_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda *path: seen.append(path) or real(*path))
     count_suite(SuiteSpec(id=f"folder:{tmp_path}/deep"), ScanBudget(entries=45))
     assert 0 < len(seen) < 12
-
-
-# ------------------------------------------------------------------------------ corruptions
 
 
 def test_corruptions__the_spec_knows_the_names_that_can_be_computed():

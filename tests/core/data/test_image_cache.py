@@ -148,7 +148,6 @@ def test_limit__holds_for_the_plan_and_for_the_folder(folder, monkeypatch):
         inputs(images)
     assert len(list(folder.iterdir())) == 3
     oldest = ImageCache.of(plan[0], SMALL, 0, len(base))
-    assert oldest is not None
     for age, path in enumerate(p for p in folder.iterdir() if p != oldest.path):
         os.utime(path, (1000 + age, 1000 + age))
     inputs(plan[0])  # used just now

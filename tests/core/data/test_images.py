@@ -74,8 +74,6 @@ def noise(height: int, width: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# ----------------------------------------------------------------------------------- splits
-
 names = st.lists(st.text("abcdef/", min_size=1, max_size=6), min_size=1, max_size=60, unique=True)
 fractions = st.fixed_dictionaries(
     {"validation": st.floats(0, 0.3), "calibration": st.floats(0, 0.3), "test": st.floats(0, 0.3)}
@@ -136,9 +134,6 @@ def test_image_set__hash_changes_with_pixels_ids_and_labels():
     ]
     assert len({images.sha256 for images in others}) == len(others)
     assert array_set(5).sha256 == base.sha256
-
-
-# ---------------------------------------------------------------------------------- folders
 
 
 def test_folder_suite__parts_come_off_by_path_hash(photos):
@@ -244,9 +239,6 @@ def test_suite__evaluations_are_id_then_shifts_then_corruptions(photos, painting
         ("fog/1", "corruption", 4),
         ("fog/5", "corruption", 4),
     ]
-
-
-# ------------------------------------------------------------------------------- clear errors
 
 
 def test_suite__unknown_names_and_absent_folders_are_told(tmp_path, photos):
@@ -362,9 +354,6 @@ def test_decode__damage_of_any_kind_is_a_sentence(tmp_path_factory, garbage, kin
         assert pixels.ndim == 3
 
 
-# ------------------------------------------------------------------------------------ pixels
-
-
 @pytest.mark.parametrize(
     ("kind", "orientation"),
     [*(("JPEG", turn) for turn in range(1, 9)), ("PNG", 6), ("WEBP", 7), ("TIFF", 8)],
@@ -405,9 +394,6 @@ def test_corrupted__is_the_corruption_seeded_by_each_images_name():
         expected = corrupt(original, "gaussian_noise", 3, seed=seed)
         assert np.array_equal(images.image(position), expected)
         assert not np.array_equal(expected, original)
-
-
-# ------------------------------------------------------------------------------- in memory
 
 
 def photos_of_many_sizes(folder: Path, n: int = 10) -> ImageSet:
@@ -468,9 +454,6 @@ def test_kept_in_memory__what_does_not_fit_is_refused_with_both_sizes(tmp_path):
 def test_kept_in_memory__arrays_and_empty_sets_stay_as_they_are(tmp_path):
     for images in (array_set(3), photos_of_many_sizes(tmp_path / "photos").take([], "none")):
         assert cached_in_memory(images, available=0) is images
-
-
-# ------------------------------------------------------------------------------------ batches
 
 
 def view_of(images: ImageSet, **changes: Any) -> TrainView:
@@ -612,9 +595,6 @@ def test_normalise__worked_by_hand():
     torch.testing.assert_close(out, torch.tensor([1.0, -2.0, 0.0]).view(1, 3, 1, 1))
 
 
-# ------------------------------------------------------------------------------------- styles
-
-
 @pytest.mark.parametrize("name", sorted(STYLES))
 def test_styles__keep_size_and_kind_and_change_all_but_the_plain_one(name):
     picture = Image.fromarray(noise(32, 32))
@@ -640,9 +620,6 @@ def test_train_view__in_styles_tells_the_style_in_the_caption():
         assert is_same == (template < plain)
         seen.add(template)
     assert len(seen) > n // 2
-
-
-# ------------------------------------------------------------------------------- named suites
 
 
 def test_fashion_mnist__parts_are_disjoint_and_of_the_published_sizes():

@@ -128,9 +128,6 @@ def sets_of(suite: Suite) -> dict[str, tuple[str, list[str], list[int]]]:
     return {name: (s.sha256, list(s.ids), s.labels.tolist()) for name, s in everything.items()}
 
 
-# -------------------------------------------------------------------------- the same images
-
-
 def test_three_forms__hold_the_same_images_to_the_last_byte(tree, manifest, shards, home):
     night = {"night": f"folder:{tree}/night"}
     folders = sets_of(load(f"folder:{tree}", shifts=night))
@@ -187,9 +184,6 @@ def test_names__bare_and_relative_paths_and_what_a_shift_is_called(tmp_path, mon
         folders=("/d/a.csv#art", "/d/b.parquet", "wds:/d/w", "/d/f"),
     )
     assert list(job.all_shifts) == ["art", "b", "w", "f"]
-
-
-# ----------------------------------------------------------------------------------- parts
 
 
 def test_groups__stay_together_and_classes_in_proportion(tree):
@@ -310,9 +304,6 @@ def test_classes__are_matched_by_spelling_and_each_that_is_not_is_named(tree, ma
     file.unlink()
     with pytest.raises(DataError, match="'a-b' and 'a b' are both 'a_b'"):
         match_classes(["a b", "a-b"], ["a_b", "c"], "x")
-
-
-# ----------------------------------------------------------------------------- wrong input
 
 
 def without(*columns: str) -> Callable[[list[Row]], list[Row]]:
@@ -468,9 +459,6 @@ def test_shards__samples_need_an_image_and_a_number(tmp_path, home):
     ):  # fmt: skip
         with pytest.raises(DataError, match=sentence):
             load(f"wds:{folder(name, members)}")
-
-
-# -------------------------------------------------------------------------------- inspection
 
 
 def picture(rng: np.random.Generator) -> Image.Image:

@@ -74,9 +74,6 @@ def grey_levels(preprocess: Preprocess, image: Image.Image) -> Any:
     return (reference(plain, image) * 255).round().permute(1, 2, 0).numpy().astype(int)
 
 
-# ----------------------------------------------------------------------- equal to open_clip
-
-
 @pytest.mark.parametrize(
     ("mode", "interpolation", "size"),
     [("shortest", "bicubic", 224), ("longest", "bilinear", 64), ("squash", "bicubic", 64)],
@@ -184,9 +181,6 @@ def test_decode__grey_levels_that_nothing_tells_the_range_of_are_refused(tmp_pat
         decode(path)
 
 
-# ------------------------------------------------------------------------------ thin images
-
-
 @few
 @given(st.integers(1, 40), st.integers(1, 400), st.integers(1, 48), st.sampled_from(INTERPOLATIONS))
 def test_fit__cropping_a_thin_image_first_shows_the_same(short, more, size, interpolation):
@@ -211,9 +205,6 @@ def test_fit__a_thin_image_does_not_fill_the_memory(monkeypatch):
     image = picture(31, 480)
     limited = Preprocess(24).fit(np.asarray(image)).astype(int)
     assert np.abs(limited - grey_levels(Preprocess(24), image)).max() <= 1
-
-
-# ------------------------------------------------------------------------------- what it says
 
 
 def test_preprocess__reads_back_what_it_describes_and_travels():
@@ -252,9 +243,6 @@ def test_preprocess__open_clips_defaults_and_short_forms():
 def test_preprocess__refuses_what_open_clip_does_not_have(body, words):
     with pytest.raises(ModelError, match=words):
         Preprocess.of(body)
-
-
-# ------------------------------------------------------------------------------- augmentation
 
 
 @few

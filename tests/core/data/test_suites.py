@@ -80,9 +80,6 @@ def png(colour: Sequence[int], side: int = 6, frame: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-# ------------------------------------------------------------------------- classes of a set
-
-
 def some_set(n: int, **more: Any) -> ImageSet:
     pixels = np.zeros((n, 4, 4, 3), dtype=np.uint8)
     ids = tuple(map(str, range(n)))
@@ -130,9 +127,6 @@ def test_classes__all_classes_leave_the_logits_alone_and_a_strange_label_is_told
     assert own_logits(logits, some_set(3)) is logits
     with pytest.raises(DataError, match=r"labels must be among the classes of the set, got \[2\]"):
         _ = some_set(3, classes=(0, 1)).own_labels
-
-
-# ---------------------------------------------------------------------------------- the facts
 
 
 def test_imagenet__the_facts_agree_with_each_other():
@@ -214,9 +208,6 @@ def test_objectnet__missing_mapping_files_are_named(tmp_path):
     (tmp_path / OBJECTNET_MAPPINGS[2]).unlink()
     with pytest.raises(DataUnavailableError, match="lacks pytorch_to_imagenet_2012_id.json"):
         objectnet_classes(tmp_path)
-
-
-# ------------------------------------------------------------------------------ ImageNet's tree
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
@@ -363,9 +354,6 @@ def test_imagenet__validation_images_that_are_not_sorted_into_folders_are_told(l
         load(f"imagenet:{linked}")
 
 
-# --------------------------------------------------------------------------------- ImageNet-C
-
-
 @pytest.fixture
 def imagenet_c(linked: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The 75 parts, some below their archive's name; links to the clean images."""
@@ -413,9 +401,6 @@ def test_imagenet_c__what_is_missing_is_named(imagenet_c, tmp_path):
         load("imagenet-c")
     with pytest.raises(DataUnavailableError, match="gaussian_noise: no folder.*and 7 more"):
         load(f"imagenet-c:{tmp_path}")
-
-
-# -------------------------------------------------------------------------------------- CIFAR
 
 
 def python_batch(planes: Any, labels: Sequence[int], key: str) -> bytes:
@@ -590,8 +575,6 @@ def test_cifar_c__files_that_do_not_fit_are_told(cifar10_c):
         load(f"cifar10-c:{cifar10_c}")
 
 
-# ------------------------------------------------------------------------------------ domains
-
 PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 
@@ -684,9 +667,6 @@ def test_domainnet__its_lists_say_which_images_are_for_testing(tmp_path):
         load(f"domainnet:{tmp_path}#sketch")
 
 
-# -------------------------------------------------------------------------------------- names
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -740,9 +720,6 @@ def test_class_names__sets_and_single_names(tmp_path):
 def test_class_names__a_set_of_imagenet_is_not_for_other_classes(photos):
     with pytest.raises(SpecError, match="WordNet ids of ImageNet, got .*blue_thing"):
         load(f"folder:{photos}", class_names="openai_imagenet")
-
-
-# --------------------------------------------------------------------------------------- doctor
 
 
 def states(suite: str, **more: Any) -> dict[str, str]:
@@ -823,9 +800,6 @@ def test_available_suites__say_what_is_left_of_one_that_was_begun(linked, monkey
     assert len(found["cifar100"].classes) == 100
 
 
-# ------------------------------------------------------------------------------ content keys
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(0)
@@ -893,9 +867,6 @@ def test_image_set__the_hash_of_a_part_is_about_its_own_images(pacs):
     after = {p: s.sha256 for p, s in load(f"pacs:{pacs}").parts.items()}
     assert before["train"] != after.pop("train")
     assert after.items() <= before.items()
-
-
-# -------------------------------------------------------------------------------------- borders
 
 
 def framed_set(folder: Path, sides: Sequence[int], border: int = 2) -> ImageSet:

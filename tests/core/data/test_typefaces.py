@@ -120,7 +120,6 @@ def clip() -> Clip:
 
 def test_shipped__weights_are_what_they_were_and_know_the_letters(suite, clip):
     stored = packaged("typefaces")
-    assert stored is not None
     assert sha256_file(stored.file) == stored.sha256 == tiny_sha256("typefaces")
     assert stored.file.stat().st_size < 4_000_000
     captions = Captions.make(suite.class_names, TEMPLATES["letters"], clip.tokenizer)

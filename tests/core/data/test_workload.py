@@ -44,9 +44,6 @@ def _no_settings(home: Path) -> None:
     """No suite is named from outside."""
 
 
-# ---------------------------------------------------------------------------- what there is to do
-
-
 def test_work__a_run_trains_predicts_and_validates():
     work = count_images(cifar())
     parts = work.counts.parts
@@ -131,9 +128,6 @@ def test_seconds__are_unknown_where_a_part_is(tmp_path):
     assert len(gone.missing) == 2  # torchvision downloads CIFAR by itself
 
 
-# --------------------------------------------------------------------------------- its pace
-
-
 def report(
     kind: str = "carot",
     *,
@@ -190,7 +184,6 @@ def test_estimate__a_toy_run_does_not_move_that_of_a_large_one():
     assert alone == both
     assert pace_of([toy], small) == pace_of([report(), toy], small)
     far = pace_of([toy], large)
-    assert far is not None
     assert far.basis.endswith("on cpu, the nearest in size and still 133 times smaller")
 
 
@@ -198,7 +191,6 @@ def test_pace__is_the_median_of_runs_of_the_same_kind():
     reports = [report(training=t) for t in (90.0, 200.0, 100.0)]
     reports += [report("flyp", training=5.0), {"spec": {}, "environment": {}, "timings_s": {}}]
     pace = pace_of(reports, cifar())
-    assert pace is not None
     assert pace.trained_per_s == 100.0
     assert pace.predicted_per_s == 950.0  # predicting does not depend on the method
     assert pace.basis == "at the median pace of 3 finished runs of calift-tiny with carot on cpu"
@@ -206,7 +198,6 @@ def test_pace__is_the_median_of_runs_of_the_same_kind():
 
 def test_pace__of_another_method_is_good_for_predicting_only():
     pace = pace_of([report("flyp")], cifar())
-    assert pace is not None
     assert (pace.trained_per_s, pace.predicted_per_s) == (None, pytest.approx(1000.0))
     assert count_images(cifar()).estimate(pace).seconds is None
     alone = pace_of([report("flyp")], cifar("zero_shot"))
@@ -234,11 +225,9 @@ def test_pace__of_another_model_device_or_loss_is_none_of_training(reported, ask
 def test_pace__of_any_device_is_that_of_the_newest_run_alone():
     reports = [report(training=5000.0, device="cuda:0"), report(training=10.0)]
     pace = pace_of(reports, cifar())
-    assert pace is not None
     assert pace.trained_per_s == 5000.0
     assert pace.basis == "at the pace of a finished run of calift-tiny with carot on cuda"
     on_cpu = pace_of(reports, cifar(device="cpu"))
-    assert on_cpu is not None
     assert on_cpu.trained_per_s == 10.0
 
 
@@ -267,7 +256,6 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     assert work.other_images == read
 
     pace = pace_of([told.model_dump(mode="json")], spec)
-    assert pace is not None
     assert (pace.trained_per_s is not None) == bool(trained)
     estimate = work.estimate(pace)
     assert estimate.seconds == pytest.approx(told.timings_s["total_s"], rel=0.05)
@@ -308,9 +296,7 @@ def test_forecast__of_a_run_counts_what_its_estimate_counts() -> None:
     pace = Pace(100.0, 400.0, "", fixed_s=7.0)
     estimate = work.estimate(pace).seconds
     forecast = Forecast.of(work, pace)
-    assert forecast is not None
     assert forecast.over(Progress(phase="loading")).run_eta_s == pytest.approx(estimate)
     unknown = Forecast.of(work, None)
-    assert unknown is not None
     assert unknown.over(Progress(phase="loading")).run_eta_s is None
     assert Forecast.of(Workload(SuiteCounts(basis="")), pace) is None

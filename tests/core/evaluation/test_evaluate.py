@@ -92,9 +92,6 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-# ------------------------------------------------------------------------------------ batches
-
-
 @pytest.mark.parametrize("start", [0, 4, 8, 10])
 def test_eval_batches__from_a_start_on_are_the_tail_of_all(start):
     normalise = Normalise((0.5,) * 3, (0.5,) * 3, CPU)
@@ -118,9 +115,6 @@ def test_normalise__channels_last_changes_the_layout_and_no_value():
     assert torch.equal(plain, last)
     assert plain.is_contiguous()
     assert last.is_contiguous(memory_format=torch.channels_last)
-
-
-# --------------------------------------------------------------------------------- one pass
 
 
 def shaken(clip: Clip, seed: int) -> Clip:
@@ -182,9 +176,6 @@ def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(vit, caption
     assert not np.array_equal(exact, rounded)
     # A bfloat16 has 8 significant bits, and the logit scale multiplies cosines.
     np.testing.assert_allclose(rounded, exact, atol=classifier.scale * 2**-5)
-
-
-# ------------------------------------------------------------------------------------ shards
 
 
 @few
@@ -264,9 +255,6 @@ def test_covariance__taken_back_in_the_middle_is_as_without_a_break(cut, seed):
         second.add(batch)
     for name, array in whole.state().items():
         np.testing.assert_array_equal(second.state()[name], array)
-
-
-# -------------------------------------------------------------------------------- cached heads
 
 
 def cached_captions(captions: Captions, folder: Path) -> Captions:
@@ -358,9 +346,6 @@ def test_heads__those_used_longest_ago_go_first(vit, captions, tmp_path, monkeyp
         zero_shot_weights(vit, cached)
         assert first.exists() == (i == 0)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-# -------------------------------------------------------------------------------- finished runs
 
 
 def report_in(folder: Path) -> Report:
@@ -601,9 +586,6 @@ def test_precision__of_the_evaluation_is_its_own_and_told(runs, at_home, tmp_pat
     np.testing.assert_allclose(rounded, exact, atol=1.0)
 
 
-# --------------------------------------------------------------------------------- many models
-
-
 def evaluated(runs: dict[str, Path], *names: str, **evaluation: Any) -> dict[str, Evaluated]:
     return {name: Evaluated(runs[name], spec_of(runs[name], **evaluation)) for name in names}
 
@@ -730,9 +712,6 @@ def test_sweep__stopped_again_and_again_measures_the_same_path(
     assert once(decoded) == once(whole)
 
 
-# ------------------------------------------------------------------------------------- TS-P
-
-
 @few
 @given(st.floats(0, 4), st.integers(0, 2**32 - 1), st.integers(0, 4))
 def test_noise__is_gaussian_of_the_image_alone_and_clipped(sigma, seed, index):
@@ -804,6 +783,3 @@ def test_perturbed_calibration__is_stored_for_tsp_and_in_no_mean(
     labels = np.concatenate([p.labels for p in (clean, *stored)])
     fitted = CALIBRATORS["tsp"]().fit(union, labels, split=clean.metadata.split, role="id")
     assert not fitted.oracle
-
-
-# ---------------------------------------------------------------------------------- command

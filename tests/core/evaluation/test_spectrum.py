@@ -38,9 +38,6 @@ def report_of(x: Any, *, batch: int | None = None, **options: Any) -> SpectrumRe
     return spectrum_report(covariance, **options)
 
 
-# --------------------------------------------------------------------------------- spectrum
-
-
 @few
 @given(shapes)
 def test_spectrum__equals_the_eigenvalues_of_numpys_correlation(shape):
@@ -125,8 +122,6 @@ def test_covariance__refuses_other_shapes_and_too_few_samples():
     assert one.n == 1
 
 
-# --------------------------------------------------------------------------------- evaluation
-
 CPU = torch.device("cpu")
 
 
@@ -193,9 +188,6 @@ def test_predict__a_set_of_some_classes_is_judged_on_their_logits_only(vit, capt
     report = evaluation_report(predictions, EvaluationSpec(n_resamples=20))
     assert report.n_classes == 2
     assert report.accuracy == pytest.approx((expected.argmax(1) == predictions.labels).mean())
-
-
-# ------------------------------------------------------------------------------------ summary
 
 
 def evaluation(dataset: str, role: str, accuracy: float, ece: float, **more: Any) -> Any:

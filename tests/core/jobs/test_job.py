@@ -103,9 +103,6 @@ def evaluating(record: Record) -> bool:
     return record.kind == "phase" and record.phase == "evaluating"
 
 
-# ------------------------------------------------------------------------------ a finished run
-
-
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
@@ -205,7 +202,6 @@ def test_run__report_can_be_computed_again_from_the_predictions(finished):
 
 def test_run__spectrum_is_of_the_id_test_features(finished):
     report = report_in(finished[1])
-    assert report.spectrum is not None
     assert report.spectrum.n == report.evaluations[0].n
     assert report.spectrum.n_features == 16
     assert report.spectrum.features == "photos/test"
@@ -237,9 +233,6 @@ def test_run__model_has_moved_and_its_hash_is_that_of_the_file(finished):
     assert weights_sha256(clip.net) == report.model["sha256"]
     assert report.model["sha256"] != report.model["start_sha256"]
     assert description["classes"] == list(CLASSES)
-
-
-# ------------------------------------------------------------------------------ stop and resume
 
 
 @pytest.fixture(scope="module")
@@ -368,9 +361,6 @@ def test_space__too_little_of_it_is_told_before_anything_starts(run_spec, home, 
         go(run_spec("carot"), disk / "run")
 
 
-# ------------------------------------------------------------------------------ real processes
-
-
 @contextmanager
 def child(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -453,9 +443,6 @@ def test_runner__failure_is_a_code_and_a_sentence(run_spec, home, tmp_path, run_
     assert "class" in result.hint
 
 
-# -------------------------------------------------------------------------------- evaluate
-
-
 def evaluate(spec: RunSpec, finished: Path, folder: Path) -> Report:
     for _ in evaluate_finished(spec, finished, folder):
         pass
@@ -478,9 +465,6 @@ def test_evaluate__refuses_other_classes_and_folders_without_a_model(finished, h
         evaluate(spec.model_copy(update={"suite": suite}), folder, tmp_path / "out")
     with pytest.raises(CheckpointError, match="holds no finished run"):
         evaluate(spec, tmp_path / "empty", tmp_path / "out")
-
-
-# ------------------------------------------------------------------------------- calift-tiny
 
 
 def write_idx(path: Path, array: Any) -> None:

@@ -27,8 +27,6 @@ from calift_core.schema.spec import RunSpec
 from tests.core.conftest import write_classes
 from tests.core.jobs.test_job import go, report_in
 
-# ------------------------------------------------------------------------------- pure functions
-
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -169,9 +167,6 @@ def test_model_stock__tiny_and_huge_changes_keep_their_angle(size):
     assert ratios["w"] == pytest.approx(2 * cosine / (1 + cosine))
 
 
-# ---------------------------------------------------------------------------------------- runs
-
-
 def logits_in(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {
         path.name: read_predictions(path).logits
@@ -267,7 +262,6 @@ def test_wise_ft__a_model_between_is_judged_as_it_is_swept(make, tuned, tmp_path
     spec = make("wise_ft", method={"run": str(run), "alpha": 0.35, "sweep": [1.0, 0.0, 0.0]})
     records = go(spec, folder)
     report = report_in(folder)
-    assert report.frontier is not None
     assert [p.alpha for p in report.frontier] == [0.0, 0.35, 1.0]
     assert_point_is_the_runs(report.frontier[1], report)
     # The weights that are kept are the interpolated ones.
@@ -340,7 +334,6 @@ def test_wise_ft__numbers_of_the_path_are_those_of_the_whole_set(make, tuned, tm
     spec = make("wise_ft", method={"run": str(run), "alpha": 0.5}, evaluation=evaluation)
     go(spec, folder)
     report = report_in(folder)
-    assert report.frontier is not None
     assert len(report.frontier) == 11
     point = report.frontier[5]
     stored = read_predictions(folder / "predictions" / "art.parquet")

@@ -96,9 +96,6 @@ def test_make_method__a_kind_that_merges_is_no_way_to_train(vit, captions):
             make(spec, vit, captions)
 
 
-# ------------------------------------------------------------------------- every method alike
-
-
 @pytest.mark.parametrize("kind", sorted(METHODS))
 def test_method__terms_are_finite_scalars_of_the_promised_names(clip, captions, kind):
     spec = of_kind(kind)
@@ -123,7 +120,6 @@ def test_method__gradients_arrive_at_what_it_trains_and_nowhere_else(clip, capti
     owned = {id(p) for module in method.trainable().values() for p in module.parameters()}
     for module in method.trainable().values():
         for name, parameter in module.named_parameters():
-            assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
         moved = [p for p in module.parameters() if p.grad is not None and p.grad.abs().max() > 0]
         assert len(moved) > 0.9 * len(list(module.parameters()))
@@ -155,8 +151,6 @@ def test_method__before_training_its_classifier_is_the_zero_shot_one_and_leaves_
     if kind not in ("coop", "tip_adapter"):  # which begin with a context, a cache of their own
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
-
-# ------------------------------------------------------------------------ every method × tower
 
 #: SigLIP's text tower: sees all positions, pools the last one, projects with a bias.
 SIGLIP_TEXT = TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
@@ -245,9 +239,6 @@ def test_matrix__a_tower_without_projection_is_refused_before_any_training(vit, 
     for spec in (CaRotSpec(), CaRotSpec(lambda_oc=0.0, lambda_x=0.1), TracerSpec()):
         with pytest.raises(UnsupportedTowerError, match="no projection"):
             make(spec, vit, captions)
-
-
-# --------------------------------------------------------------------------------- relations
 
 
 def test_carot__with_every_lambda_zero_is_flyp_step_for_step(clip, captions):
@@ -429,9 +420,6 @@ def test_finetune__classifier_gives_the_heads_logits(vit, captions):
         )
 
 
-# ----------------------------------------------------------------------------------- teacher
-
-
 def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> EmaTeacher:
     settings: dict[str, Any] = {
         "update_every": 1,
@@ -455,7 +443,6 @@ def test_teacher__equal_to_the_student_distils_nothing(vit, captions):
 
 def test_teacher__stays_frozen_and_in_eval_through_training(clip, captions):
     method = make(CaRotSpec(teacher_update_every=2), clip, captions)
-    assert method.teacher is not None
     steps(method, batches_of(clip, 5))
     assert not any(module.training for module in method.teacher.clip.modules())
     assert clip.training
@@ -564,9 +551,6 @@ def test_carot__a_text_tower_without_projection_is_refused_with_the_way_out(vit,
     assert loss_of(made, random_batch(vit)).isfinite()
 
 
-# ------------------------------------------------------------- teachers: cached or encoded anew
-
-
 def test_trajectory_teacher__averages_batch_statistics_with_the_weights_and_only_if_asked(
     resnet, captions
 ):
@@ -617,9 +601,6 @@ def test_teacher__state_brings_every_kind_back_bit_for_bit(clip, captions, spec)
             each.after_step(step)
     for name, tensor in method.state().items():
         assert torch.equal(other.state()[name], tensor), name
-
-
-# ------------------------------------------------------------------------- the linear probe
 
 
 def test_linear_probe__on_cached_features_equals_through_the_tower_step_for_step(clip, captions):
@@ -704,9 +685,6 @@ def test_head_start__zeros_know_nothing(vit, captions, kind):
     assert float(loss.detach()) == pytest.approx(math.log(3))
 
 
-# ----------------------------------------------------------------------------------- LP-FT
-
-
 def only(features: tuple[Tensor, Tensor]) -> Callable[[str], tuple[Tensor, Tensor]]:
     def of(part: str) -> tuple[Tensor, Tensor]:
         assert part == "train"
@@ -742,9 +720,6 @@ def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit, captions):
     plain.head.load_state_dict(method.head.state_dict())
     assert steps(method, batches_of(vit, 3)) == steps(plain, batches_of(vit, 3))
     assert weights_sha256(method.clip.net) == weights_sha256(plain.clip.net)
-
-
-# ------------------------------------------------------------------------------- LipSum-FT
 
 
 def test_lipsum_ft__random_texts_stand_between_start_and_end_token(vit, captions):
@@ -797,9 +772,6 @@ def test_lipsum_ft__texts_that_do_not_fit_in_the_context_are_refused(vit, captio
         make(LipsumFtSpec(text_length=15), vit, captions)
 
 
-# ---------------------------------------------------------------------------------- CAR-FT
-
-
 def test_car_ft__contexts_are_unit_means_over_classes_per_template(vit, captions):
     vit.train()
     contexts = context_weights(vit, captions, batch_size=2)
@@ -837,9 +809,6 @@ def test_car_ft__one_template_has_no_context_and_is_refused_unless_it_does_not_c
         make(CarFtSpec(), vit, one)
     assert "suite.templates" in caught.value.hint
     make(CarFtSpec(alpha=0), vit, one)
-
-
-# ---------------------------------------------------------------------------------- ZS-Norm
 
 
 def test_zs_norm__begins_as_finetune_and_no_stretching_of_the_head_changes_its_loss(clip, captions):
@@ -883,9 +852,6 @@ def test_anchored_methods__the_initial_tower_is_frozen_and_in_eval_throughout(cl
     assert not any(p.requires_grad for p in tower.parameters())
     owned = {id(p) for module in method.trainable().values() for p in module.parameters()}
     assert not owned & {id(p) for p in tower.parameters()}
-
-
-# ------------------------------------------------------------------- whole runs, from a folder
 
 
 EVERY_CURVE = {"step", "epoch", "loss", "lr", "logit_scale"}

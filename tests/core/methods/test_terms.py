@@ -52,9 +52,6 @@ def units(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
     return F.normalize(rand(n, d, seed=seed, dtype=dtype), dim=-1)
 
 
-# ------------------------------------------------------------------------------- contrastive
-
-
 @few
 @given(seeds, st.integers(2, 9), st.floats(1, 100))
 def test_info_nce__equals_open_clips_loss(seed, b, scale):
@@ -103,9 +100,6 @@ def test_sigmoid_pairs__equals_open_clips_loss(seed, b, scale, bias):
     torch.testing.assert_close(ours, SigLipLoss()(images, texts, s, shift))
 
 
-# --------------------------------------------------------------------------- orthogonality
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_orthogonality__exact_orthogonality_has_value_and_gradient_zero(form):
     weight = torch.eye(6, 4, dtype=torch.float64).requires_grad_(True)
@@ -122,18 +116,12 @@ def test_orthogonality__of_twice_the_identity_worked_by_hand():
     assert float(orthogonality(weight, "norm")) == pytest.approx(6)
 
 
-# ----------------------------------------------------------------------------- cross tower
-
-
 @few
 @given(seeds)
 def test_cross_tower__is_the_norm_of_the_product_and_symmetric(seed):
     w_v, w_t = rand(7, 4, seed=seed), rand(5, 4, seed=seed + 1)
     torch.testing.assert_close(cross_tower(w_v, w_t), torch.linalg.matrix_norm(w_v @ w_t.T))
     torch.testing.assert_close(cross_tower(w_v, w_t), cross_tower(w_t, w_v))
-
-
-# ---------------------------------------------------------------------------- distillation
 
 
 @few
@@ -143,7 +131,6 @@ def test_distillation__of_a_model_into_itself_is_zero_with_gradient_zero(seed, b
     value = distillation(z, z.detach().clone())
     value.backward()
     assert float(value.detach()) == pytest.approx(0, abs=1e-14)
-    assert z.grad is not None
     assert float(z.grad.abs().max()) < 1e-14
 
 
@@ -181,9 +168,6 @@ def test_distillation__is_the_divergence_of_rows_and_the_one_of_columns(seed, b,
     rows = kl(z, teacher, temperature=tau)
     columns = kl(z.T, teacher.T, temperature=tau)
     torch.testing.assert_close(distillation(z, teacher, temperature=tau), rows + columns)
-
-
-# --------------------------------------------------------------------- TRACER's distillations
 
 
 class Pair:
@@ -271,9 +255,6 @@ def test_tracer_terms__send_no_gradient_to_the_teacher():
     assert [x.grad for x in (pair.images_t, pair.texts_t, pair.z_t)] == [None] * 3
 
 
-# ------------------------------------------------------------------------------- energy gap
-
-
 @few
 @given(seeds, st.integers(1, 6), st.integers(1, 7))
 def test_energy_gap__is_the_mean_over_images_of_half_the_mean_over_texts(seed, b, m):
@@ -283,9 +264,6 @@ def test_energy_gap__is_the_mean_over_images_of_half_the_mean_over_texts(seed, b
     )
     assert float(energy_gap(e, initial)) == pytest.approx(total / b)
     assert float(energy_gap(e, e.clone())) == 0
-
-
-# ------------------------------------------------------------- cross-entropy, focal, calibration
 
 
 @few
@@ -335,7 +313,6 @@ def test_focal__of_certainty_right_or_wrong_has_a_finite_gradient():
         value = focal(logits, torch.tensor([label]), gamma)
         value.backward()
         assert value.isfinite()
-        assert logits.grad is not None
         assert logits.grad.isfinite().all()
 
 
@@ -363,8 +340,6 @@ def test_mmce__at_perfect_calibration_is_zero_and_its_gradient_is_finite():
     assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros(2, 2))
 
-
-# -------------------------------------------------------------------------------- gradients
 
 TARGET = rand(4, 4, seed=9)
 GROUPS = torch.tensor([0, 1, 0, 2])
@@ -443,9 +418,6 @@ def test_terms__gradient_equals_finite_differences(name):
     assert torch.autograd.gradcheck(term, (at.clone().requires_grad_(True),))
 
 
-# -------------------------------------------------------------------------------- precision
-
-
 @few
 @given(seeds)
 def test_terms__are_computed_in_full_precision_under_autocast(seed):
@@ -468,8 +440,6 @@ def test_terms__are_computed_in_full_precision_under_autocast(seed):
         assert other.dtype == torch.float32
         assert torch.equal(one, other)
 
-
-# --------------------------------------------------------------------------------- schedule
 
 runs = st.integers(1, 2000).flatmap(lambda total: st.tuples(st.just(total), st.integers(0, total)))
 

@@ -51,9 +51,6 @@ def vit_with(folder: Path, *, vision: Any = None, text: Any = None, **more: Any)
     return built(folder, body)
 
 
-# -------------------------------------------------------------------------------- encoders
-
-
 def test_encoders__embeddings_are_unit_vectors_of_the_shared_width(clip):
     clip.eval()
     batch = random_batch(clip, 5)
@@ -136,9 +133,6 @@ def test_captions__are_class_times_template_in_that_order(captions):
     assert torch.equal(captions.tokens[3 * 2 + 1], tokenizer(["a picture of the red thing."])[0])
 
 
-# ------------------------------------------------------------------------------ projections
-
-
 def pooled_by(visual: Any, last: str, images: Tensor) -> Tensor:
     """What a tower's last layer is given."""
     seen: list[Tensor] = []
@@ -211,9 +205,6 @@ def test_projections__towers_of_an_unknown_kind_are_refused_by_their_type(vit):
         vit.text_projection()
 
 
-# ---------------------------------------------------------------------- the zero-shot classifier
-
-
 def test_zero_shot_weights__are_normalised_means_of_normalised_embeddings(vit, captions):
     vit.train()
     weights = zero_shot_weights(vit, captions, batch_size=4)
@@ -234,9 +225,6 @@ def test_templates__openai_set_has_its_80_and_each_has_one_slot():
     assert resolve_templates(("a {}",)) == ("a {}",)
     with pytest.raises(UnknownNameError, match="Did you mean 'simple'"):
         resolve_templates("simpel")
-
-
-# ---------------------------------------------------------------------------------- building
 
 
 def test_load_clip__random_weights_depend_on_the_generator_alone(configs):
@@ -309,9 +297,6 @@ def test_load_clip__calift_tiny_that_was_never_pre_trained_says_how(tmp_path):
     with pytest.raises(ModelUnavailableError, match="has not been pre-trained on 'fashion-mnist'"):
         load_clip("calift-tiny", "fashion-mnist", models=tmp_path)
     assert load_clip("calift-tiny", None).image_size == 32
-
-
-# ----------------------------------------------------------------------------------- weights
 
 
 def changed(state: dict[str, Tensor], change: str) -> dict[str, Any]:
@@ -418,9 +403,6 @@ def test_load_weights__a_damaged_file_is_a_sentence_whatever_the_damage(
         load_weights(nn.Linear(3, 2), path)
     except ModelError as error:
         assert str(path) in str(error)  # noqa: PT017 - some damage does no harm
-
-
-# ----------------------------------------------------------------------------- finished models
 
 
 def finish(clip: Clip, folder: Path) -> Path:

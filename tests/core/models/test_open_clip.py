@@ -121,9 +121,6 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
     return max(float((one[key] - other[key]).abs().max()) for key in one)
 
 
-# ------------------------------------------------------------------------- what is decided
-
-
 def test_resolve__every_published_tag_can_be_resolved():
     for name, tag in open_clip.list_pretrained():
         made = resolve(name, tag)
@@ -144,9 +141,6 @@ def test_resolve__a_tag_that_says_gelu_under_a_quickgelu_name_is_refused(monkeyp
     )
     with pytest.raises(ModelError, match="trained with GELU, and ViT-B-32-quickgelu is built with"):
         resolve("ViT-B-32-quickgelu", "other")
-
-
-# ------------------------------------------------------------------------ the same numbers
 
 
 #: One of each architecture and activation: the others differ from these in sizes and weights.
@@ -197,8 +191,6 @@ def test_load_clip__computes_what_open_clip_computes(name, tag):
         other = reference_of(name, quick_gelu=False)
         assert largest_difference(found, outputs(other, *batch)) > 1e-4
 
-
-# ------------------------------------------------------------------- folders, configs, the hub
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 #: As people write it beside their weights.
@@ -400,9 +392,6 @@ def test_hub__a_tag_decides_the_activation_of_its_architecture(from_hub):
 def test_hub__what_cannot_be_had_is_a_sentence(from_hub, model, code, words):
     assert from_hub[model]["code"] == code
     assert re.search(words, from_hub[model]["error"])
-
-
-# ----------------------------------------------------------- finished models
 
 
 def save_run(folder: Path, clip: Clip, description: dict[str, Any]) -> Path:

@@ -39,8 +39,6 @@ def refusal(**changes: Any) -> str:
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------ round trips
-
 specs = st.builds(
     lambda kind, name, seed, epochs, lr, tags: spec(
         name=name,
@@ -79,9 +77,6 @@ def test_examples__are_valid(path):
     assert load_spec(path).method.kind == "carot"
 
 
-# ------------------------------------------------------------------------------ content hash
-
-
 def test_content_hash__ignores_what_does_not_decide_the_result():
     plain = spec()
     for change in (
@@ -114,9 +109,6 @@ def test_content_hash__a_default_written_out_is_the_same_run():
 )
 def test_content_hash__changes_with_what_decides_the_result(change):
     assert spec(**change).content_hash() != spec().content_hash()
-
-
-# -------------------------------------------------------------------------------- refusals
 
 
 def test_spec__is_frozen():
@@ -232,9 +224,6 @@ def test_load_spec__reads_numbers_as_people_write_them(tmp_path):
     assert load_spec(path).train.eps == 1e-8
 
 
-# ----------------------------------------------------------------------------------- methods
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_methods__every_kind_has_what_a_form_and_a_list_need(kind):
     adapter: TypeAdapter[Any] = TypeAdapter(MethodSpec)
@@ -299,9 +288,6 @@ def test_tracer__what_is_named_beats_the_preset_and_is_taken_as_it_is():
 def test_fractions__that_leave_training_images_are_accepted(shares):
     names = ("pretrain", "validation", "calibration", "test")
     assert FractionSpec(**dict(zip(names, shares, strict=True)))
-
-
-# ----------------------------------------------------------------------------------- records
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """`calift serve` with real processes: the same answers, limits, strangers' files, kill -9."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import os
@@ -47,7 +45,7 @@ class Served:
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> "Served":
         self.thread.start()
         until(lambda: self.uvicorn.started or not self.thread.is_alive(), timeout_s=120,
               what="the server")  # fmt: skip
@@ -126,7 +124,6 @@ def test_predict__answers_as_the_model_does_alone_and_together(served, model, fi
     unlike = CalibratedClassifier.load(model, device="cpu").tells_unlike()
     logits = CalibratedClassifier.load(model, device="cpu").predict(files[:24]).logits
     alarms = unlike.alarms(logits, 0.1)
-    assert alarms is not None
     for file, alarm in zip(files[:24], alarms.tolist(), strict=True):
         (answer,) = served.predict(file.read_bytes(), false_alarms=0.1).json()["answers"]
         assert (answer["none_of_these"], answer["false_alarms"]) == (alarm, 0.1)
@@ -230,7 +227,6 @@ def test_predict__strangers_files_end_nothing(served, files):
     assert statuses[0] == statuses[1] == statuses[4] == 422
     assert served.predict(good).status_code == 200
     for child in served.children:
-        assert child._process is not None
         peak = Path(f"/proc/{child._process.pid}/status").read_text()
         held = int(peak.split("VmHWM:")[1].split()[0])
         assert held < 1_600_000, peak  # kB
@@ -241,7 +237,6 @@ def test_predict__a_killed_model_costs_nobody_an_answer(served, files):
     worker = served.server.workers[0]
     before, data = worker.starts, files[0].read_bytes()
     expected = served.predict(data).json()
-    assert worker._process is not None
     os.kill(worker._process.pid, signal.SIGSTOP)  # it holds what comes until it is killed
     with ThreadPoolExecutor(24) as threads:
         pending = [threads.submit(served.predict, data) for _ in range(48)]
@@ -256,7 +251,6 @@ def test_predict__a_killed_model_costs_nobody_an_answer(served, files):
     )
     assert worker.starts == before + 1
     for decoder in served.server.decoders:
-        assert decoder._process is not None
         os.kill(decoder._process.pid, signal.SIGKILL)
     # The image that meets a dead decoder is decoded by the one that takes its place.
     assert [served.predict(data).status_code for _ in range(4)] == [200] * 4

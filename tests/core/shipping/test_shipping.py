@@ -83,9 +83,6 @@ def predictions_of(run: Path, part: str) -> Path:
     return run / report.selection[part]["predictions"]
 
 
-# --------------------------------------------------------------------------------- choosing
-
-
 def refilled(run: Path, **counts: int) -> None:
     """Give parts of a run predictions of other numbers of images, over-confident ones."""
     for part, n in counts.items():
@@ -207,9 +204,6 @@ def test_choice__of_what_is_not_there_says_what_is_missing(run, tmp_path):
         read_choice(run)
 
 
-# -------------------------------------------------------------------------------- the folder
-
-
 def test_export__plain_open_clip_gives_the_same_features_bit_for_bit(exported, made, photos):
     clip, _, _ = load_finished(made)
     net, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{exported}")
@@ -228,9 +222,7 @@ def test_export__answers_as_the_run_was_judged(exported, made):
     answers = model.predict([photos / str(i) for i in stored.ids])
     assert answers.logits == pytest.approx(stored.logits, abs=1e-5)
     choice = read_exported(exported).choice
-    assert choice is not None
     fitted = choice.fitted()
-    assert fitted is not None
     assert answers.probs == pytest.approx(fitted.transform(stored.logits), abs=1e-6)
     assert answers.probs.sum(axis=1) == pytest.approx(1)
     assert [answers.classes.index(label) for label in answers.labels] == list(
@@ -283,7 +275,6 @@ def test_export__never_writes_over_what_it_did_not_make(run, tmp_path):
     save_choice(run, choose_calibrator(run, "vector"))
     export_run(run, tmp_path / "model", overwrite=True)
     exported = read_exported(tmp_path / "model").choice
-    assert exported is not None
     assert exported.kind == "vector"
     assert (other / "thesis.tex").read_text() == "all of it"
     assert not list(tmp_path.glob(".*"))
@@ -316,7 +307,6 @@ def test_card__says_what_the_calibrator_changed_and_whose_the_model_is(
     card = ModelCard.load(exported / CARD_NAME).text
     report = Report.model_validate_json((made / "report.json").read_bytes())
     own = read_exported(exported).fitted()
-    assert own is not None
     for e in report.evaluations:
         stored = read_predictions(made / "predictions" / f"{e.dataset.replace('/', '_')}.parquet")
         after = nll(score_probs(own.transform(stored.logits), stored.labels))
@@ -343,9 +333,6 @@ def test_card__warns_where_the_model_is_no_better_than_guessing(right, warned, e
     found = chance_warnings(read_exported(exported), [replace(row, accuracy=right, n=200)])
     assert bool(found) == warned
     assert not warned or "34.0 % of 200 images are right" in found[0]
-
-
-# --------------------------------------------------------------------------------- the graph
 
 
 def fitted(kind: str, seed: int, n: int, classes: int) -> tuple[Calibrator, np.ndarray]:
@@ -414,9 +401,6 @@ def compare(model: CalibratedClassifier, graph: Path, photos: Path) -> None:
         assert logits == pytest.approx(answers.logits, abs=1e-3)
         assert probs == pytest.approx(answers.probs, abs=1e-4)
         assert list(probs.argmax(axis=1)) == list(answers.indices)
-
-
-# ------------------------------------------------------------------------------- the answers
 
 
 def test_inspect__a_finished_model_looks_once_more_for_copies(made, photos, tmp_path):
@@ -522,9 +506,6 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
         AnswerFile(tmp_path / "whole.xlsx", ())
 
 
-# ----------------------------------------------------------------- images unlike the ID data
-
-
 def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(made, tmp_path):
     far = tmp_path / "far"
     far.mkdir()
@@ -561,7 +542,6 @@ def test_analyse_ood__holds_shifts_and_folders_against_the_id_test_images(made, 
 
 def test_none_of_these__the_threshold_travels_with_what_it_gave(exported, made, photos, tmp_path):
     found = read_exported(exported).none_of_these
-    assert found is not None
     own = read_predictions(predictions_of(made, "validation"))
     scores = mcm(own.logits, own.metadata.logit_scale)
     assert (found.score, found.dataset, found.n) == ("mcm", own.metadata.dataset, len(own))
@@ -602,9 +582,6 @@ def test_none_of_these__the_threshold_travels_with_what_it_gave(exported, made, 
     assert said.count("none of these") == low.sum()
 
 
-# ------------------------------------------------------------------------------- the promises
-
-
 def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
     exported, made, photos, paintings, tmp_path
 ):
@@ -612,9 +589,7 @@ def test_promises__stand_beside_what_they_gave_and_decide_what_is_kept(
     promises = model.promised()
     own = read_predictions(predictions_of(made, "validation"))
     choice = read_exported(exported).choice
-    assert choice is not None
     calibrator = choice.fitted()
-    assert calibrator is not None
     scores = score_probs(calibrator.transform(own.logits), own.labels)
     assert promises.n == len(own)
     for one in promises.thresholds:
@@ -671,9 +646,6 @@ def test_push__of_an_export_to_mlflow_is_a_pyfunc_that_answers_alike(exported, p
     assert "exported models go to mlflow: alone" in str(refused.exception)
 
 
-# ---------------------------------------------------------------------- images without labels
-
-
 def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, paintings, tmp_path):
     model = CalibratedClassifier.load(exported, device="cpu")
     reference = read_reference(exported)
@@ -703,7 +675,6 @@ def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, pain
         assert one.mean_error == pytest.approx(abs(one.errors["art"]))
     assert found.drift.p_value < 0.01
     # The shift is known; as sure as before and wrong: who reads the answer must read that.
-    assert found.familiar is not None
     assert (found.familiar.nearest, (found.unknown is None)) == (
         "art", found.answer.mean_error <= 0.06
     )  # fmt: skip

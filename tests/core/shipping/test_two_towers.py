@@ -100,7 +100,6 @@ def test_run__answers_as_its_stored_predictions_do_through_either_form(run, runs
     save_choice(run, choice, initial=runs["zero_shot"])
     # What its folder says of its test sets is what the analysis of both files says.
     calibrator = choice.fitted()
-    assert calibrator is not None
     for row in exported_scores(run, read_report(run), calibrator):
         own, first = (f / predictions_name(row.dataset) for f in (run, runs["zero_shot"]))
         (scores,) = calibrated_scores(own, [calibrator], initial=first)

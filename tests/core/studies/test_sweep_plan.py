@@ -13,8 +13,6 @@ from calift_core.sweeps.arms import Arms, make_arms
 from calift_core.sweeps.ladder import ChosenRate, LadderRun, choose, climb_ladder, extended
 from calift_core.sweeps.plan import Outcome, PlannedRun, SweepPlan, make_plan
 
-# ---------------------------------------------------------------------------------- the ladder
-
 
 def test_climb__goes_up_one_by_one_until_the_score_has_fallen():
     rates = (1.0, 2.0, 3.0, 4.0)
@@ -50,9 +48,6 @@ def test_extended__goes_on_by_the_last_factor_and_stays_within_one():
     assert default_ladder(1e-5, "ViT-B-16") == (3e-6, 1e-5, 3e-5)
     assert default_ladder(3e-5, "ViT-B-16") == (1e-5, 3e-5, 1e-4)
     assert default_ladder(1e-3, "ViT-B-16") == (3e-4, 1e-3, 3e-3)
-
-
-# ------------------------------------------------------------------------------------ the arms
 
 
 def arms_of(**spec: Any) -> Arms:
@@ -169,9 +164,6 @@ def test_presets__compare_ablate_and_repeat():
 def test_arms__what_makes_no_sense_is_refused_in_words(spec, said):
     with pytest.raises(SpecError, match=said.replace("(", r"\(")):
         arms_of(**spec)
-
-
-# ------------------------------------------------------------------------------------ the plan
 
 
 @st.composite

@@ -148,7 +148,6 @@ def test_equal__a_method_that_was_only_trained_harder_is_no_better(every):
     found = verdict(harder, softer)
     assert of(found.sets, "accuracy").members == ["harder"]
     equal = found.equal
-    assert equal is not None
     assert equal.covers == ("seeds and images" if every else "images")
     assert {row.label for row in equal.rows} == {"harder", "softer"}
     on = (0, 1, 2) if every else (100,)
@@ -164,7 +163,6 @@ def test_equal__is_read_between_two_rates_and_tells_a_better_curve():
     good = contender("good", 1.5, 1.8, ladder=[(lr, x, y + 0.9) for lr, x, y in LADDER])
     plain = contender("plain", 1.2, 0.9, ladder=[(1e-4, 0.4, 0.2), (1e-3, 1.2, 0.9)])
     found = verdict(good, plain).equal
-    assert found is not None
     rows = {row.label: row for row in found.rows}
     row = rows["good"]
     assert (row.lr_low, row.lr_high) == (1e-3, 1e-2)
@@ -186,7 +184,6 @@ def test_equal__says_who_cannot_be_read_there_and_why():
         contender("falls", 0.4, 0.2, ladder=[(1e-4, 1.8, 1.0), (1e-3, 0.2, 0.2)]),
         contender("none", 0.4, 0.2),
     ).equal
-    assert found is not None
     assert {row.label for row in found.rows} == {"first", "second"}
     why = {one.label: one.why for one in found.left_out}
     assert "at most on its ladder" in why["weak"]
@@ -195,7 +192,6 @@ def test_equal__says_who_cannot_be_read_there_and_why():
     apart = verdict(
         contender("strong", 1.8, 1.2, ladder=high), contender("weak", 0.4, 0.2, ladder=low)
     )
-    assert apart.equal is not None
     assert (apart.equal.id_accuracy, apart.equal.rows) == (None, [])
     assert "No two of them reach a common ID accuracy" in apart.sentence
 
@@ -222,7 +218,6 @@ def test_equal__intervals_cover_the_truth_as_often_as_they_say():
             for name, ends in (("a", (0.5, 0.8)), ("b", (0.55, 0.7)))
         ]  # fmt: skip
         equal = verdict(*pair, seeds=[0]).equal
-        assert equal is not None
         (difference,) = of(equal.sets, "accuracy").differences
         low, high = difference.interval
         missed += not low <= 0 <= high

@@ -1,7 +1,5 @@
 """Live trackers against their own libraries, offline: what a run says is what can be read there."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -118,7 +116,6 @@ def read_mlflow(folder: Path) -> dict[str, dict[int, float]]:
 
     client = MlflowClient(tracking_uri=(folder / "mlruns").as_uri())
     experiment = client.get_experiment_by_name("calift")
-    assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["train.lr"] == "0.001"

@@ -107,9 +107,6 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: flo
     assert float(gap / whole_norm) < tolerance
 
 
-# ------------------------------------------------------------------------- the same gradient
-
-
 @pytest.mark.parametrize(
     ("kind", "confidence", "tower", "parts"),
     [
@@ -213,9 +210,6 @@ def test_accumulation__of_contrastive_losses_trains_as_the_whole_batch(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
-# ---------------------------------------------------------------------------- what it costs
-
-
 @pytest.mark.parametrize("kind", ["carot", "tracer", "averaged", "pretrain"])
 def test_parts__no_tower_sees_more_than_a_part_at_once(vit, captions, kind):
     confidence = CONFIDENCE["alone" if kind == "pretrain" else "smoothed and distilled"]
@@ -266,9 +260,6 @@ def test_parts__a_caption_that_many_samples_have_is_encoded_once_in_a_pass(vit, 
     assert encoded == 2
 
 
-# ------------------------------------------------------------------------------- randomness
-
-
 @pytest.fixture(scope="module")
 def dropping(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     """A ViT that drops a random half of its patches while it trains."""
@@ -307,9 +298,6 @@ def test_dropout__the_generator_ends_where_one_pass_would_leave_it(dropping, cap
     torch.manual_seed(3)
     cached(method, batch, 4)
     assert torch.equal(torch.get_rng_state(), expected)
-
-
-# ------------------------------------------------------------------- BatchNorm, hints, whole runs
 
 
 def test_accumulation__batch_statistics_of_a_contrastive_tower_are_refused_before_the_first_step(
@@ -393,9 +381,6 @@ def test_run__with_accumulation_a_stop_changes_no_bit_and_the_curve_is_the_whole
     go(spec, tmp_path / "stopped")
     assert_equal_runs(tmp_path / "stopped", tmp_path / "alone")
     assert losses(tmp_path / "alone") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
-
-
-# ------------------------------------------------------------------------------------- speed
 
 
 class Clock:

@@ -1,7 +1,5 @@
 """The loop: bit-exact repetition and resumption, accumulation, faults, full disks."""
 
-from __future__ import annotations
-
 import copy
 import errno
 import itertools
@@ -126,7 +124,7 @@ class Run:
         stop: Callable[[], bool] = lambda: False,
         batches: Callable[[int], Iterable[Batch]] | None = None,
         **options: Any,
-    ) -> Run:
+    ) -> "Run":
         torch.manual_seed(0)
         state, problems = newest_state(self.folder / "checkpoint", spec_sha256=SPEC_SHA)
         assert not problems
@@ -240,8 +238,6 @@ def test_train__asks_for_the_epochs_end_after_each_epoch(vit, captions, tmp_path
     assert run.clip.training
 
 
-# --------------------------------------------------------------------------------- stop, resume
-
 METHODS_TO_STOP = {"carot": CAROT, "finetune": FineTune(head_scale="learned")}
 
 
@@ -314,9 +310,6 @@ def test_checkpoints__are_kept_as_many_as_asked(vit, captions, tmp_path):
             assert record.size_bytes > 1000
 
 
-# ---------------------------------------------------------------------------------- accumulation
-
-
 def test_accumulation__of_a_loss_per_sample_equals_the_whole_batch(vit, captions, tmp_path):
     """Three parts of eight samples are 3, 3 and 2: each must count by its size."""
     # With this ε a step is in proportion to the gradient: none of rounding noise is a step of 1.
@@ -353,9 +346,6 @@ def test_accumulation__terms_of_the_weights_count_once(vit, captions, tmp_path):
         )
 
 
-# -------------------------------------------------------------------------------------- faults
-
-
 def poisoned(run: Run, at: int) -> Callable[[int], Iterator[Batch]]:
     def batches(start: int) -> Iterator[Batch]:
         for step, batch in enumerate(run.batches(start), start=start + 1):
@@ -375,7 +365,6 @@ def test_nan__is_told_and_never_saved(vit, captions, tmp_path, log_every):
     assert "learning rate" in caught.value.hint
     state, problems = newest_state(tmp_path / "checkpoint", spec_sha256=SPEC_SHA)
     assert not problems
-    assert state is not None
     assert state.step == 4
     for tensors in state.modules.values():
         assert all(t.isfinite().all() for t in tensors.values())
@@ -396,9 +385,6 @@ def test_nan__in_the_weights_after_a_finite_loss_is_not_saved(vit, captions, tmp
     with pytest.raises(NanLossError, match="after step 4 the weights of proj are not finite"):
         run.go()
     assert not (tmp_path / "checkpoint").exists()
-
-
-# ----------------------------------------------------------------------------------- checkpoints
 
 
 def state_of(step: int = 3, n: int = 1000) -> TrainState:
@@ -478,7 +464,6 @@ def test_newest__passes_over_the_damaged_and_tells_each(tmp_path):
         newest = save_state(tmp_path, state_of(step), keep=3)
     (newest / "model.safetensors").write_bytes(b"x")
     state, problems = newest_state(tmp_path, spec_sha256=SPEC_SHA)
-    assert state is not None
     assert state.step == 4
     assert len(problems) == 1
     assert "00000006/model.safetensors does not match its checksum" in problems[0]
@@ -494,14 +479,10 @@ def test_newest__half_a_checkpoint_of_a_killed_process_is_not_looked_at(tmp_path
     path = save_state(tmp_path, state_of(2), keep=1)
     shutil.copytree(path, path.with_name(".00000004.tmp"))
     state, problems = newest_state(tmp_path, spec_sha256=SPEC_SHA)
-    assert state is not None
     assert state.step == 2
     assert not problems
     save_state(tmp_path, state_of(4), keep=1)
     assert sorted(p.name for p in path.parent.iterdir()) == ["00000004"]
-
-
-# ----------------------------------------------------------------------------------- full disks
 
 
 def test_disk_full__is_told_and_the_earlier_checkpoint_stays(tmp_path):
@@ -513,7 +494,6 @@ def test_disk_full__is_told_and_the_earlier_checkpoint_stays(tmp_path):
         assert caught.value.code == "DISK_FULL"
         state, problems = newest_state(disk, spec_sha256=SPEC_SHA)
         assert not problems
-        assert state is not None
         assert torch.equal(state.modules["net"]["weight"], first.modules["net"]["weight"])
         assert [p.name for p in (disk / "steps").iterdir()] == ["00000001"]
         del state  # it maps the files, whose space is free only when nobody does
@@ -554,7 +534,6 @@ def test_file_size_limit__is_a_storage_error_and_the_earlier_checkpoint_stays(tm
     assert os.strerror(errno.EFBIG) in str(caught.value)
     state, problems = newest_state(tmp_path, spec_sha256=SPEC_SHA)
     assert not problems
-    assert state is not None
     assert state.step == 1
     assert [p.name for p in (tmp_path / "steps").iterdir()] == ["00000001"]
 
@@ -563,9 +542,6 @@ def test_save_state__a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "steps").write_text("a file in the way")
     with pytest.raises(StorageError, match="cannot write the checkpoint of step 3"):
         save_state(tmp_path, state_of(), keep=1)
-
-
-# ---------------------------------------------------------------------------------- resolution
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -604,9 +580,6 @@ def test_clip__an_infinite_gradient_in_full_precision_is_told_at_its_step(vit, c
     run.clip.net.visual.proj.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NanLossError, match="at step 1 these are not finite: grad_norm"):
         run.go()
-
-
-# ---------------------------------------------------------------------------------- efficiency
 
 
 def running_statistics(clip: Clip) -> dict[str, torch.Tensor]:
@@ -683,7 +656,6 @@ def test_restore__a_state_of_another_make_of_the_method_is_refused_in_a_sentence
     with pytest.raises(InterruptedRunError):
         Run(FineTune(), vit, captions, tmp_path).go(stop=stop_at(2))
     state, _ = newest_state(tmp_path / "checkpoint", spec_sha256=SPEC_SHA)
-    assert state is not None
     del state.modules["head"]["bias"]
     again = Run(FineTune(), vit, captions, tmp_path / "b")
     optimizer = make_optimizer(again.method, again.plan)

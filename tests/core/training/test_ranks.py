@@ -97,9 +97,6 @@ def lay_out(folder: Path, specs: dict[str, RunSpec]) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------ what ranks compute
-
-
 @pytest.fixture(scope="module")
 def specs(shared_spec: Spec) -> dict[str, RunSpec]:
     """What two ranks run, one after the other."""
@@ -150,9 +147,6 @@ def test_two_ranks__weights_curves_and_numbers_are_those_of_one_process(two, spe
         assert files
         for file in files:
             assert (alone / file).read_bytes() == (together / file).read_bytes()
-
-
-# ----------------------------------------------------------------------- stopped and killed
 
 
 def at_work_on(folder: Path, word: bytes = b"") -> list[int]:
@@ -226,9 +220,6 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     notes = [r.message for r in go(spec, tmp_path / "moved") if isinstance(r, LogRecord)]
     assert any("on 2 processes" in note for note in notes)
     assert apart(tmp_path / "moved", left_alone) < TOLERANCE
-
-
-# ------------------------------------------------------------------------------- its pieces
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
