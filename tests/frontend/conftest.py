@@ -15,7 +15,6 @@ from filelock import FileLock
 from streamlit.components.v2 import manifest_scanner
 
 from calift_core.analysis import measures, slices
-from calift_core.calibration import evaluate_all
 from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import (
@@ -146,21 +145,9 @@ def dashboard(seeded: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
 @pytest.fixture(scope="session")
 def evaluations() -> list[EvaluationReport]:
     found = []
-    for dataset, role, harm, corruption, severity in seed._sets(seed.SMALL):
+    for dataset, role, harm, corruption, severity in seed.SETS:
         made = seed.predictions(seed.KINDS["FLYP"], dataset, role, n=120, harm=harm, seed=1)
-        numbers = evaluate_all(made.probs(), made.labels, n_resamples=20)
-        found.append(
-            EvaluationReport.model_validate(
-                numbers
-                | {
-                    "dataset": dataset,
-                    "role": role,
-                    "n_classes": 10,
-                    "corruption": corruption,
-                    "severity": severity,
-                }
-            )
-        )
+        found.append(seed.evaluation_of(made, corruption, severity))
     return found
 
 
@@ -187,9 +174,7 @@ def comparison() -> Comparison:
 
     found = [difference("art", "shift", 0.005, False), difference("photo", "id", 0.05, True)]
     return Comparison(
-        baseline="a",
-        runs=[column("a", []), column("b", found)],
-        parameters={"/train/seed": [0, 1]},
+        baseline="a", runs=[column("a", []), column("b", found)], parameters={"/train/seed": [0, 1]}
     )
 
 

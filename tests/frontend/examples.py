@@ -21,42 +21,20 @@ from tests.frontend import seed
 
 def make_bin(lower: float, upper: float, confidence: float, accuracy: float) -> ReliabilityBin:
     return ReliabilityBin(
-        lower=lower,
-        upper=upper,
-        count=10,
-        mean_confidence=confidence,
-        accuracy=accuracy,
-        interval_low=max(0.0, accuracy - 0.1),
-        interval_high=min(1.0, accuracy + 0.1),
-        band_low=max(0.0, confidence - 0.05),
-        band_high=min(1.0, confidence + 0.05),
-    )
+        lower=lower, upper=upper, count=10, mean_confidence=confidence, accuracy=accuracy,
+        interval_low=max(0.0, accuracy - 0.1), interval_high=min(1.0, accuracy + 0.1),
+        band_low=max(0.0, confidence - 0.05), band_high=min(1.0, confidence + 0.05),
+    )  # fmt: skip
 
 
 def make_reliability(bins: list[ReliabilityBin], **changes: Any) -> Reliability:
     values = {
-        "evaluation_id": "e1",
-        "run_id": "r1",
-        "run_name": "a run",
-        "method": "carot",
-        "dataset": "sketch",
-        "role": "shift",
-        "n": sum(b.count for b in bins),
-        "n_bins": 15,
-        "scheme": "equal_mass",
-        "norm": "l1",
-        "temperature": 1.0,
-        "accuracy": 0.7,
-        "mean_confidence": 0.8,
-        "nll": 0.9,
-        "brier": 0.4,
-        "ece": 0.031,
-        "null_mean": 0.012,
-        "null_q95": 0.02,
-        "interval": (0.02, 0.04),
-        "debiased": 0.025,
-        "bins": bins,
-    }
+        "evaluation_id": "e1", "run_id": "r1", "run_name": "a run", "method": "carot",
+        "dataset": "sketch", "role": "shift", "n": sum(b.count for b in bins), "n_bins": 15,
+        "scheme": "equal_mass", "norm": "l1", "temperature": 1.0, "accuracy": 0.7,
+        "mean_confidence": 0.8, "nll": 0.9, "brier": 0.4, "ece": 0.031, "null_mean": 0.012,
+        "null_q95": 0.02, "interval": (0.02, 0.04), "debiased": 0.025, "bins": bins,
+    }  # fmt: skip
     return Reliability.model_validate(values | changes)
 
 
@@ -69,17 +47,10 @@ def named(figure: go.Figure, name: str) -> Any:
 
 def spectrum_of(values: list[float], **changes: Any) -> Spectrum:
     base = {
-        "run_id": "a",
-        "step": 10,
-        "final": True,
-        "singular_values": values,
-        "sigma_min": values[-1],
-        "condition_number": None,
-        "effective_rank": 2.0,
-        "n": 100,
-        "n_features": len(values),
-        "n_constant_features": 0,
-    }
+        "run_id": "a", "step": 10, "final": True, "singular_values": values,
+        "sigma_min": values[-1], "condition_number": None, "effective_rank": 2.0, "n": 100,
+        "n_features": len(values), "n_constant_features": 0,
+    }  # fmt: skip
     return Spectrum.model_validate(base | changes)
 
 

@@ -1,4 +1,4 @@
-"""Fills a store with runs that look like real ones, for tests and for looking at the dashboard.
+"""Fills a store with runs that look like real ones.
 
 The predictions are drawn from a model of Gaussian classes, whose exact posterior is known: with
 sharpness 1 a run is calibrated, above 1 over-confident. Everything else (metrics, reports, spectra)
@@ -62,23 +62,20 @@ def between(alpha: float, run_id: str = "", kept: float = 0.5) -> Kind:
     )
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is made: samples per set, resamples, corruptions and severities, steps."""
-
-    n: int
-    n_resamples: int
-    corruptions: tuple[str, ...]
-    severities: tuple[int, ...]
-    steps: int
-
-
-SMALL = Size(400, 20, ("gaussian_noise", "jpeg_compression"), (1, 5), 40)
-LARGE = Size(
-    3000, 100,
-    ("brightness", "contrast", "defocus_blur", "fog", "gaussian_noise", "jpeg_compression"),
-    (1, 3, 5), 600,
-)  # fmt: skip
+#: Samples of each set, steps of a finished run.
+N, STEPS = 400, 40
+#: Dataset, role, harm, corruption, severity.
+SETS: list[tuple[str, str, float, str | None, int | None]] = [
+    ("fashion-mnist/test", "id", 0.0, None, None),
+    ("inverted", "shift", 0.3, None, None),
+    ("on-texture", "shift", 0.45, None, None),
+    ("sketch", "shift", 0.2, None, None),
+]
+SETS += [
+    (f"{name}/{s}", "corruption", min(harm * s**0.8, 0.7), name, s)
+    for name, harm in (("gaussian_noise", 0.05), ("jpeg_compression", 0.08))
+    for s in (1, 5)
+]
 
 
 def predictions(
@@ -87,31 +84,21 @@ def predictions(
     """Logits of one run on one set; the labels and half of the noise belong to the set alone."""
     own = np.random.default_rng(zlib.crc32(dataset.encode()))
     labels = own.integers(len(CLASSES), size=n)
-    shared = own.normal(size=(n, len(CLASSES)))
-    mine = np.random.default_rng(seed + zlib.crc32(dataset.encode()) % 997).normal(
-        size=shared.shape
-    )
+    own_shape = (n, len(CLASSES))
+    shared = own.normal(size=own_shape)
+    mine = np.random.default_rng(seed + zlib.crc32(dataset.encode()) % 997).normal(size=own_shape)
     distance = kind.distance * (1 - harm)
     features = distance * np.eye(len(CLASSES))[labels] + 0.8 * shared + 0.6 * mine
     # distance * features is the posterior's logit; a model does not know how much it was harmed.
     logits = kind.sharpness * kind.distance * (1 - 0.5 * harm) * features
     ids = np.array([f"{dataset}/{i:05d}" for i in range(n)])
+    about = PredictionsMetadata(dataset, role, CLASSES, 1.0, templates=("a photo of a {}.",))  # type: ignore[arg-type]
+    units = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
     return Predictions(
-        ids=ids,
-        labels=labels,
-        logits=logits.astype(np.float32),
-        metadata=PredictionsMetadata(
-            dataset=dataset,
-            role=role,  # type: ignore[arg-type]
-            class_names=CLASSES,
-            logit_scale=1.0,
-            templates=("a photo of a {}.",),
-        ),
+        ids, labels, logits.astype(np.float32), about,
         clusters=ids if role == "corruption" else None,
-        features=(features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
-        if role == "shift"
-        else None,
-    )
+        features=units if role == "shift" else None,
+    )  # fmt: skip
 
 
 def spectrum(spread: float, seed: int, progress: float = 1.0) -> Any:
@@ -126,20 +113,6 @@ def spectrum(spread: float, seed: int, progress: float = 1.0) -> Any:
     return spectrum_report(covariance, projection=projection, features="validation")
 
 
-def _sets(size: Size) -> list[tuple[str, str, float, str | None, int | None]]:
-    sets: list[tuple[str, str, float, str | None, int | None]] = [
-        ("fashion-mnist/test", "id", 0.0, None, None),
-        ("inverted", "shift", 0.3, None, None),
-        ("on-texture", "shift", 0.45, None, None),
-        ("sketch", "shift", 0.2, None, None),
-    ]
-    for index, name in enumerate(size.corruptions):
-        for severity in size.severities:
-            harm = (0.05 + 0.03 * index) * severity**0.8
-            sets.append((f"{name}/{severity}", "corruption", min(harm, 0.7), name, severity))
-    return sets
-
-
 def _spec(name: str, kind: Kind, seed: int, **more: Any) -> Any:
     return parse_spec(
         {
@@ -152,7 +125,16 @@ def _spec(name: str, kind: Kind, seed: int, **more: Any) -> Any:
     )
 
 
-def told_training(kind: Kind, *, steps: int, seed: int, until: int | None = None) -> list[Any]:
+def evaluation_of(
+    made: Predictions, corruption: str | None, severity: int | None, **more: Any
+) -> EvaluationReport:
+    about = {"dataset": made.metadata.dataset, "role": made.metadata.role, "severity": severity}
+    about |= {"corruption": corruption, "n_classes": len(CLASSES)}
+    numbers = evaluate_all(made.probs(), made.labels, n_resamples=20)
+    return EvaluationReport.model_validate(numbers | about | more)
+
+
+def training_records(kind: Kind, steps: int, seed: int, until: int | None = None) -> list[Any]:
     """Curves that fall as losses do, terms by the method's name; four epochs, their spectra."""
     rng = np.random.default_rng(seed)
 
@@ -163,17 +145,10 @@ def told_training(kind: Kind, *, steps: int, seed: int, until: int | None = None
         if kind.method["kind"] == "carot":
             numbers["orthogonality"] = 2.4 * np.exp(-3 * x) + 0.3 + 0.02 * rng.normal()
             numbers["distillation"] = 0.12 * (1 - np.exp(-6 * x)) + 0.01 * rng.normal()
-            numbers["loss"] = (
-                contrastive + 0.2 * numbers["orthogonality"] + 1.5 * numbers["distillation"]
-            )
-        else:
-            numbers["loss"] = contrastive
-        return {name: float(value) for name, value in numbers.items()}
+            contrastive += 0.2 * numbers["orthogonality"] + 1.5 * numbers["distillation"]
+        return {name: float(value) for name, value in (numbers | {"loss": contrastive}).items()}
 
-    spectra = {
-        steps * quarter // 4: spectrum(kind.spread, seed + 1, quarter / 4)
-        for quarter in range(1, 5)
-    }
+    spectra = {steps * k // 4: spectrum(kind.spread, seed + 1, k / 4) for k in range(1, 5)}
     return said.training(steps, values, spectra=spectra, epochs=4, until=until)
 
 
@@ -183,7 +158,6 @@ def finished(
     *,
     name: str,
     kind: Kind,
-    size: Size = SMALL,
     seed: int = 0,
     frontier: list[FrontierPoint] | None = None,
     **spec: Any,
@@ -193,49 +167,32 @@ def finished(
     run_id = store.runs.submit(run_spec)
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     trains = kind.method["kind"] not in ("zero_shot", "wise_ft")
-    told = told_training(kind, steps=size.steps, seed=seed) if trains else [said.phase("loading")]
+    records = training_records(kind, STEPS, seed) if trains else [said.phase("loading")]
     named = []
-    reports = []
     with tempfile.TemporaryDirectory() as folder:
-        # No evaluation, but what calibrators are fitted on.
-        split = predictions(
-            kind, "fashion-mnist/calibration", "calibration", n=size.n, harm=0.0, seed=seed
-        )
-        path = Path(folder) / "fashion-mnist_calibration.parquet"
-        write_predictions(path, split)
-        publish_artifact(
-            store.files, artifacts, run_id, claim.attempt,
-            name=f"predictions/{path.name}", kind="predictions", path=path,
-        )  # fmt: skip
-        for dataset, role, harm, corruption, severity in _sets(size):
-            made = predictions(kind, dataset, role, n=size.n, harm=harm, seed=seed)
+        # The first is no evaluation, but what calibrators are fitted on.
+        fit = ("fashion-mnist/calibration", "calibration", 0.0, None, None)
+        for dataset, role, harm, corruption, severity in (fit, *SETS):
+            made = predictions(kind, dataset, role, n=N, harm=harm, seed=seed)
             path = Path(folder) / f"{dataset.replace('/', '_')}.parquet"
             digest = write_predictions(path, made)
-            evaluation = EvaluationReport.model_validate(
-                evaluate_all(made.probs(), made.labels, n_resamples=size.n_resamples)
-                | {
-                    "dataset": dataset,
-                    "role": role,
-                    "n_classes": len(CLASSES),
-                    "corruption": corruption,
-                    "severity": severity,
-                    "predictions_sha256": digest,
-                }
-            )
             publish_artifact(
                 store.files, artifacts, run_id, claim.attempt,
                 name=f"predictions/{path.name}", kind="predictions", path=path,
             )  # fmt: skip
-            reports.append(evaluation)
-            named.append((evaluation, f"predictions/{path.name}"))
+            if role != "calibration":
+                evaluation = evaluation_of(made, corruption, severity, predictions_sha256=digest)
+                named.append((evaluation, f"predictions/{path.name}"))
+    reports = [evaluation for evaluation, _ in named]
     final = spectrum(kind.spread, seed + 2)
     summary = summarise(reports, final.sigma_min)
-    told += said.evaluating(named)
-    told += said.ending(final, summary, steps=size.steps if trains else 0)
-    assert store.records.record(run_id, claim.attempt, said.as_said(told))
-    assert store.records.append_log(
-        run_id, claim.attempt, "INFO:calift_core.jobs:weights are loaded\n"
-    )
+    records += said.evaluating(named)
+    records += said.ending(final, summary, steps=STEPS if trains else 0)
+    assert store.records.record(run_id, claim.attempt, said.as_said(records))
+    assert store.records.append_log(run_id, claim.attempt, "INFO:calift_core.jobs:weights loaded\n")
+    # Of the weights that a run ends with: those that it began with where nothing trains.
+    zero_shot = kind.method["kind"] == "zero_shot"
+    digest = "0" * 64 if zero_shot else hashlib.sha256(name.encode()).hexdigest()
     report = Report(
         run_id=run_id,
         name=name,
@@ -248,9 +205,7 @@ def finished(
         spectrum=final,
         selection={"selected_on": "last_step"},
         # CaRot's is of a version that kept no hashes.
-        model={}
-        if name.startswith("CaRot")
-        else {"start_sha256": "0" * 64, "sha256": _hash(kind, name)},
+        model={} if name.startswith("CaRot") else {"start_sha256": "0" * 64, "sha256": digest},
         data={},
         timings_s={"training": 12.0},
         environment={"python": "3.11", "device": "cpu", "packages": {"numpy": np.__version__}},
@@ -262,37 +217,23 @@ def finished(
     return run_id
 
 
-def _hash(kind: Kind, name: str) -> str:
-    """Of the weights that a run ends with: those that it began with where nothing trains."""
-    return (
-        "0" * 64
-        if kind.method["kind"] == "zero_shot"
-        else hashlib.sha256(name.encode()).hexdigest()
-    )
-
-
-def path_points(size: Size, seed: int) -> list[FrontierPoint]:
+def path_points(seed: int) -> list[FrontierPoint]:
     """The path from zero-shot to FLYP, measured as a run measures it."""
     points = []
     for alpha in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         sets = []
         validation = ("validation", "validation", 0.0, None, None)
-        for dataset, role, harm, corruption, severity in [validation, *_sets(size)]:
-            made = predictions(between(alpha), dataset, role, n=size.n, harm=harm, seed=seed)
-            numbers: Any = evaluate_all(made.probs(), made.labels, n_resamples=size.n_resamples)
+        for dataset, role, harm, corruption, severity in [validation, *SETS]:
+            made = predictions(between(alpha), dataset, role, n=N, harm=harm, seed=seed)
+            e: Any = evaluate_all(made.probs(), made.labels, n_resamples=20)
             sets.append(
                 FrontierSet(
-                    dataset=dataset,
-                    role="id" if role == "validation" else role,  # type: ignore[arg-type]
-                    n=size.n,
-                    accuracy=numbers["accuracy"],
-                    ece=numbers["ece"]["value"],
-                    ece_floor=numbers["ece"]["null_mean"],
-                    nll=numbers["nll"],
-                    corruption=corruption,
+                    dataset=dataset, role="id" if role == "validation" else role,  # type: ignore[arg-type]
+                    n=N, accuracy=e["accuracy"], ece=e["ece"]["value"],
+                    ece_floor=e["ece"]["null_mean"], nll=e["nll"], corruption=corruption,
                     severity=severity,
                 )
-            )
+            )  # fmt: skip
         chosen, own, shifts = sets[0], sets[1], [s for s in sets if s.role == "shift"]
         flat: dict[str, Any] = {}
         for name in ("accuracy", "ece", "ece_floor", "nll"):
@@ -310,13 +251,10 @@ def failed(store: Stores, *, name: str, kind: Kind) -> str:
     begun = [said.phase("loading"), said.phase("training")]
     assert store.records.record(run_id, claim.attempt, said.as_said(begun))
     assert store.claims.finish(
-        run_id,
-        claim.attempt,
-        phase="FAILED",
-        reason="OOM",
+        run_id, claim.attempt, phase="FAILED", reason="OOM",
         message="the device ran out of memory in the first step with a batch of 512.",
         hint="Raise train.accumulation_steps: it keeps the loss of the whole batch.",
-    )
+    )  # fmt: skip
     return run_id
 
 
@@ -325,12 +263,10 @@ def running(store: Stores, *, name: str, kind: Kind, steps: int = 600) -> str:
     run_id = store.runs.submit(_spec(name, kind, 1))
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     done = steps * 2 // 5
-    told = told_training(kind, steps=steps, seed=3, until=done)
-    assert store.records.record(run_id, claim.attempt, said.as_said(told))
+    records = training_records(kind, steps, 3, until=done)
+    assert store.records.record(run_id, claim.attempt, said.as_said(records))
     store.claims.heartbeat(
-        run_id,
-        claim.attempt,
-        ttl_s=3600,
+        run_id, claim.attempt, ttl_s=3600,
         progress=Progress(
             phase="training", detail="epoch 2 of 4", step=done, total_steps=steps,
             samples_per_s=812.0, eta_s=114.0, run_fraction=0.3, run_eta_s=90_000.0,
@@ -347,29 +283,19 @@ def report_in(store: Stores, run_id: str) -> None:
     )
 
 
-def fill(store: Stores, artifacts: ArtifactStore, size: Size = SMALL) -> dict[str, str]:
+def fill(store: Stores, artifacts: ArtifactStore) -> dict[str, str]:
     """Runs in every state; their ids by name."""
     ids = {}
     for seed, (name, kind) in enumerate(KINDS.items()):
         ids[name] = finished(
-            store,
-            artifacts,
-            name=f"{name} on fashion-mnist",
-            kind=kind,
-            size=size,
-            seed=seed,
+            store, artifacts, name=f"{name} on fashion-mnist", kind=kind, seed=seed,
             tags=["baseline"] if name == "zero-shot" else ["sweep-1"],
-        )
+        )  # fmt: skip
         if name == "FLYP":  # not last: the newest result is a trained one
             ids["WiSE-FT"] = finished(
-                store,
-                artifacts,
-                name="WiSE-FT of FLYP",
-                kind=between(0.5, ids[name]),
-                size=size,
-                seed=seed,
-                frontier=path_points(size, seed),
-            )
+                store, artifacts, name="WiSE-FT of FLYP", kind=between(0.5, ids[name]), seed=seed,
+                frontier=path_points(seed),
+            )  # fmt: skip
     ids["failed"] = failed(store, name="CaRot with a large batch", kind=KINDS["CaRot"])
     ids["running"] = running(store, name="CaRot (second seed)", kind=KINDS["CaRot"])
     ids["queued"] = store.runs.submit(_spec("FLYP (second seed)", KINDS["FLYP"], 1))

@@ -42,7 +42,7 @@ def test_by_dataset__says_how_far_where_and_where_nobody_can_tell():
     )
 
 
-def test_by_dataset__nothing_clear_is_said_so_and_names_format_nothing():
+def test_by_dataset__nothing_clear_is_no_claim_and_names_format_nothing():
     for metric in answers.WORDS:
         unclear = [of("x", 0.01, metric=metric, clear=False)]
         said = answers.by_dataset("a*b", "[c](d)", unclear, metric).sentence

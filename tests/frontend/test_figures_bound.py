@@ -58,12 +58,9 @@ def test_scatter__marks_lie_between_ticks(sigma, spread, term):
     assert axis.dtick == "D2" or math.log10(spread) > 1.99
 
 
-def test_scatter__shares_have_ticks_as_fine_as_their_distance():
+def test_scatter__ticks_and_looks_of_few_runs():
     layout = scatter([_run(1e-4)], term="id_ece", error="ood_ece").layout
     assert layout.xaxis.tickformat == layout.yaxis.tickformat == SHARE
-
-
-def test_scatter__few_runs_keep_the_looks_that_they_have_elsewhere():
     points = [_run(0.1), _run(0.2).model_copy(update={"run_id": "b", "name": "b"})]
     looks = {"a": style_of_slot(3), "b": style_of_slot(1)}
     drawn = scatter(points, term="sigma_min", error="ood_ece", styles=looks).data

@@ -72,7 +72,7 @@ def test_transfer__oracle_rows_are_framed_and_named_as_such():
     assert [row["oracle"] for row in twin] == [None, None, False, False, True, True]
 
 
-def test_transfer__is_judged_by_proper_scores_and_in_sample_cells_have_no_floor():
+def test_transfer__is_evaluated_by_proper_scores_and_in_sample_cells_have_no_floor():
     matrix = matrix_of()
     rows = [
         row.model_copy(
@@ -105,14 +105,11 @@ def test_calibrator__an_in_sample_view_has_no_floor_and_no_interval():
     assert "floor" in names[0]
     assert "in-sample: no floor" in names[1]
     assert "no floor holds" in figures.style.alt_text(figure)
-    assert [row["high"] is None for row in analysis.calibrator_effect(effect).rows] == [
-        False,
-        True,
-    ]
+    assert [row["high"] is None for row in analysis.calibrator_effect(effect).rows] == [False, True]
     assert not any("95" in fact for fact in figures.reliability.facts(after)[:2])
 
 
-def test_transfer__nothing_to_test_on_is_said():
+def test_transfer__nothing_to_test_on_is_reported():
     assert "evaluated on nothing" in figures.style.alt_text(
         figures.calibrators.transfer(matrix_of(rows=[]))
     )

@@ -92,12 +92,9 @@ def test_parallel__is_of_lines_alone_and_each_says_its_run_and_all_its_values():
         assert words in second
 
 
-def test_parallel__rates_are_logarithmic_and_labelled_as_they_are():
+def test_parallel__names_begin_at_the_top_and_numbers_grow_upwards():
     figure = drawn(*(row(lr=lr, arm=f"a{lr}") for lr in (1e-5, 1e-4, 1e-3)))
     assert labels(figure, 1) == {"1e-05": 0.0, "0.0001": pytest.approx(0.5), "0.001": 1.0}
-
-
-def test_parallel__names_begin_at_the_top_and_numbers_grow_upwards():
     figure = drawn(*(row(arm=arm, seed=seed) for arm, seed in (("b", "2"), ("a", "10"))))
     assert labels(figure, 0) == {"a": 1.0, "b": 0.0}
     assert labels(figure, 2) == {"2": 0.0, "10": 1.0}
@@ -109,17 +106,13 @@ def test_parallel__names_begin_at_the_top_and_numbers_grow_upwards():
 
 
 def test_parallel__what_all_share_is_in_the_middle_and_what_is_missing_below():
+    assert len(drawn(row(), row(arm="carot")).data[0].x) == 4  # σ_min has no value: no axis
+    assert not drawn(row(), row()).data
     figure = drawn(row(sigma_min=0.2), row(arm="carot", id_accuracy=None))
     assert labels(figure, 2) == {"0": 0.5}
     assert [trace.y[4] for trace in figure.data] == [0.5, parallel.MISSING]
     assert labels(figure, 4)["none"] == parallel.MISSING
     assert figure.layout.yaxis.range[0] < parallel.MISSING
-
-
-def test_parallel__a_column_without_a_value_has_no_axis_and_runs_alike_are_not_drawn():
-    assert len(drawn(row(), row(arm="carot")).data[0].x) == 4
-    assert not drawn(row(), row()).data
-    assert not drawn(row()).data
 
 
 def test_parallel__colours_follow_the_contender_and_lines_are_bounded():

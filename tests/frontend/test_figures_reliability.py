@@ -1,47 +1,16 @@
 """Reliability diagrams: what is drawn is what the numbers say."""
 
-from typing import Any
-
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core.analysis.reliability import reliability_numbers, smooth_curve
-from calift_core.calibration import (
-    Binning,
-    reliability_curve,
-    score_probs,
-    score_samples,
-    softmax,
-)
-from calift_core.schema.wire.results import Reliability, ReliabilityBin
+from calift_core.calibration import Binning, score_samples
+from calift_core.schema.wire.results import Reliability
 from frontend import figures
 from tests.conftest import example_predictions
-from tests.frontend import seed
 from tests.frontend.examples import BINS, effect_of, make_bin, make_reliability, named
-
-
-@pytest.fixture(scope="module")
-def real() -> Reliability:
-    """A diagram of predictions, by the code that the API uses."""
-    made = seed.predictions(seed.KINDS["fine-tuning"], "sketch", "shift", n=1000, harm=0.3, seed=1)
-    curve = reliability_curve(
-        score_probs(softmax(made.logits), made.labels), Binning(n_bins=10, scheme="equal_width")
-    )
-    numbers = curve.to_dict()
-    rows = [
-        ReliabilityBin.model_validate(
-            {name: numbers[source][k] for name, source in _sources(numbers).items()}
-        )
-        for k in range(len(curve.count))
-        if curve.count[k]
-    ]
-    return make_reliability(rows, scheme="equal_width", n_bins=10)
-
-
-def _sources(numbers: dict[str, Any]) -> dict[str, str]:
-    return {name: name for name in ReliabilityBin.model_fields if name in numbers}
 
 
 def gaps(figure: go.Figure) -> list[tuple[float, float, str]]:
@@ -55,30 +24,41 @@ def gaps(figure: go.Figure) -> list[tuple[float, float, str]]:
     ]
 
 
-def test_reliability__accuracy_bars_stand_on_their_bins_and_are_as_high_as_accuracy():
-    bars = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy")
+def test_reliability__bars_points_and_counts_are_those_of_the_bins():
+    figure = figures.reliability.diagram(make_reliability(BINS))
+    bars, counts = named(figure, "accuracy"), named(figure, "samples per bin")
     assert list(bars.y) == [b.accuracy for b in BINS]
     assert list(bars.width) == pytest.approx([b.upper - b.lower for b in BINS])
     assert list(bars.x) == pytest.approx([(b.lower + b.upper) / 2 for b in BINS])
+    assert (list(counts.y), counts.xaxis) == ([b.count for b in BINS], bars.xaxis)
+    points = named(figure, "accuracy, 95 % interval")
+    assert list(points.x) == [b.mean_confidence for b in BINS]
+    ends = [y + up for y, up in zip(points.y, points.error_y.array, strict=True)]
+    assert ends == pytest.approx([b.interval_high for b in BINS])
+
+
+def test_reliability__diagonal_of_a_square_and_counts_below_it():
+    figure = figures.reliability.diagram(make_reliability(BINS))
+    line, layout = named(figure, "perfect calibration"), figure.layout
+    assert list(line.x) == list(line.y) == [0, 1]
+    assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
+    for axis in (layout.xaxis, layout.yaxis):
+        assert axis.range[0] <= 0 < 1 <= axis.range[1]
+    assert layout.yaxis2.domain[1] < layout.yaxis.domain[0]
 
 
 def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side():
-    found = sorted(gaps(figures.reliability.diagram(make_reliability(BINS))))
-    expected = [
-        (0.2, 0.35, "over-confident"),
-        (0.65, 0.69, "under-confident"),
-        (0.8, 0.97, "over-confident"),
-    ]
-    for one, other in zip(found, expected, strict=True):
-        assert one[:2] == pytest.approx(other[:2])
-        assert one[2] == other[2]
-
-
-def test_reliability__sides_differ_in_colour_and_in_pattern():
     figure = figures.reliability.diagram(make_reliability(BINS))
+    expected = [(0.2, 0.35, "over"), (0.65, 0.69, "under"), (0.8, 0.97, "over")]
+    for one, other in zip(sorted(gaps(figure)), expected, strict=True):
+        assert one[:2] == pytest.approx(other[:2])
+        assert one[2] == f"{other[2]}-confident"
     over, under = (named(figure, f"{side}-confident").marker for side in ("over", "under"))
     assert over.line.color != under.line.color
     assert over.pattern.shape != under.pattern.shape
+    bare = figures.reliability.diagram(make_reliability([], n=0), band=False)
+    assert gaps(bare) == []
+    assert "calibrated at this n (95 %)" not in [t.name for t in bare.data]
 
 
 @given(
@@ -93,52 +73,7 @@ def test_reliability__gap_bar_stays_inside_its_bin(lower, width, share, accuracy
     assert high - low == pytest.approx(min(upper - lower, figures.square.GAP_WIDTH))
 
 
-def test_reliability__counts_share_the_x_axis_below():
-    figure = figures.reliability.diagram(make_reliability(BINS))
-    counts = named(figure, "samples per bin")
-    assert list(counts.y) == [b.count for b in BINS]
-    assert counts.xaxis == named(figure, "accuracy").xaxis
-    assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
-
-
-def test_reliability__axes_are_square_and_cover_the_unit_interval():
-    layout = figures.reliability.diagram(make_reliability(BINS)).layout
-    assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
-    for axis in (layout.xaxis, layout.yaxis):
-        assert axis.range[0] <= 0
-        assert axis.range[1] >= 1
-
-
-def test_reliability__identity_line_is_the_diagonal():
-    line = named(figures.reliability.diagram(make_reliability(BINS)), "perfect calibration")
-    assert list(line.x) == list(line.y) == [0, 1]
-
-
-def test_reliability__points_sit_at_mean_confidence_with_their_interval():
-    points = named(figures.reliability.diagram(make_reliability(BINS)), "accuracy, 95 % interval")
-    assert list(points.x) == [b.mean_confidence for b in BINS]
-    assert [y + up for y, up in zip(points.y, points.error_y.array, strict=True)] == pytest.approx(
-        [b.interval_high for b in BINS]
-    )
-
-
-def test_reliability__every_bin_with_samples_is_drawn_and_no_other(real):
-    figure = figures.reliability.diagram(real)
-    assert 0 < len(real.bins) < real.n_bins  # this model leaves low bins empty
-    assert len(named(figure, "accuracy").y) == len(real.bins)
-    assert sum(named(figure, "samples per bin").y) == real.n == 1000
-
-
-def test_reliability__band_can_be_left_out():
-    names = [t.name for t in figures.reliability.diagram(make_reliability(BINS), band=False).data]
-    assert "calibrated at this n (95 %)" not in names
-
-
-def test_reliability__no_bin_is_no_fault():
-    assert gaps(figures.reliability.diagram(make_reliability([], n=0))) == []
-
-
-def test_reliability__picture_says_what_it_shows():
+def test_reliability__picture_says_what_it_shows_and_holds_every_run():
     title = figures.reliability.diagram(make_reliability(BINS)).layout.title.text
     for fact in ("n = 30", "15 bins", "equal mass", "L1", "T = 1", "3.1\u00a0% (floor 1.2\u00a0%)"):
         assert fact in title
@@ -146,9 +81,6 @@ def test_reliability__picture_says_what_it_shows():
     assert "MCE" in largest.layout.title.text
     assert "ECE" not in largest.layout.title.text
     assert "T = 1.5" in largest.layout.title.text
-
-
-def test_reliability__grid_and_overlay_hold_every_run():
     many = [make_reliability(BINS, run_id=f"r{i}", run_name=f"run {i}") for i in range(5)]
     grid = figures.reliability.grid(many)
     assert sum(trace.name == "accuracy" for trace in grid.data) == 5
@@ -178,6 +110,7 @@ def test_reliability__says_of_each_bin_and_of_the_error_what_the_numbers_say(sch
         assert (one["clear"] == 0) == inside == ("within noise" in one["words"])
         if not inside:
             assert one["clear"] * (b.mean_confidence - b.accuracy) > 0
+    assert 0 < len(named(made, "accuracy").y) == len(shown.bins)
     # Bins of equal mass would all be as high as each other.
     names = {trace.name for trace in made.data}
     assert {"density", "samples per bin"} & names == {

@@ -32,7 +32,7 @@ def test_slices__marks_are_filled_only_above_the_floor(pages):
     assert "slices above their floor" in alt
 
 
-def test_slices__none_is_said():
+def test_slices__none_is_reported():
     page = slices.slice_page(
         samples_of("CaRot"),
         Source(dataset="sketch", role="shift"),

@@ -17,7 +17,7 @@ def test_singular_values__all_are_drawn_and_zero_is_left_out():
     assert "undefined" in figures.style.alt_text(zero)
 
 
-def test_sigma_over_steps__undefined_is_said_and_not_plotted():
+def test_sigma_over_steps__undefined_is_reported_and_values_far_apart_are_on_a_logarithmic_axis():
     short = spectrum_of([3.0, 0.0], sigma_min=None, n=1)
     figure = figures.spectra.over_steps([(Run("a", "one"), [short])])
     assert not figure.data
@@ -26,9 +26,6 @@ def test_sigma_over_steps__undefined_is_said_and_not_plotted():
     drawn = figures.spectra.over_steps([(Run("a", "one"), path)])
     assert list(drawn.data[0].x) == [1, 2]
     assert list(drawn.data[1].y) == [0.3]
-
-
-def test_sigma_over_steps__values_far_apart_stand_on_a_logarithmic_axis():
     near = [spectrum_of([2.0, s / 10], step=s) for s in (1, 2)]
     far = [spectrum_of([2.0, s / 1000], step=s) for s in (1, 2)]
     one, other = Run("a", "one"), Run("b", "other")

@@ -56,14 +56,9 @@ def test_fields__every_option_of_a_method_has_one(kind):
 
 
 @pytest.mark.parametrize("kind", METHOD_SPECS)
-def test_fields__every_one_has_words_for_people(kind):
+def test_fields__have_words_for_people_and_defaults_survive_their_widgets(kind):
     for field in [*FIELDS, *METHOD_FIELDS[kind]]:
         assert field.title
-
-
-@pytest.mark.parametrize("kind", METHOD_SPECS)
-def test_values__defaults_survive_their_widgets(kind):
-    for field in [*FIELDS, *METHOD_FIELDS[kind]]:
         if not field.required:
             assert forms.from_widget(field, forms.to_widget(field, field.default)) == field.default
 
@@ -145,20 +140,12 @@ def test_lines__a_name_and_a_list_are_told_apart():
 
 
 def test_map__a_line_without_a_colon_is_an_error_that_names_the_line():
-    shifts = field_at("suite", "shifts")
+    seed, shifts = field_at("train", "seed"), field_at("suite", "shifts")
+    assert (seed.minimum, seed.maximum) == (0, 2**32 - 1)  # exclusive bounds of the schema
+    assert forms.hint_of(field_at("train", "lr")) == "the method's default"
     assert forms.from_widget(shifts, "art: folder:/data/art") == {"art": "folder:/data/art"}
     with pytest.raises(SpecError, match="'name: value', got 'art'"):
         forms.from_widget(shifts, "art")
-
-
-def test_bounds__exclusive_ones_of_integers_become_inclusive():
-    seed = field_at("train", "seed")
-    assert (seed.minimum, seed.maximum) == (0, 2**32 - 1)
-
-
-def test_hint__says_what_empty_means():
-    assert forms.hint_of(field_at("train", "lr")) == "the method's default"
-    assert forms.hint_of(field_at("train", "epochs")) == ""
 
 
 def test_fields__an_unknown_form_is_an_error_and_not_a_missing_field():
@@ -198,8 +185,7 @@ DRAWN = set(with_fields_of_their_own())
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [k if k in DRAWN else pytest.param(k, marks=pytest.mark.thorough) for k in METHOD_SPECS],
+    "kind", [k if k in DRAWN else pytest.param(k, marks=pytest.mark.thorough) for k in METHOD_SPECS]
 )
 def test_draw__every_field_is_a_widget_and_the_form_is_a_valid_spec(kind):
     app = AppTest.from_function(form, kwargs={"kind": kind}, default_timeout=30).run()

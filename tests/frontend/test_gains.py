@@ -12,25 +12,22 @@ from frontend.gains import Gain, clear_gains, gains
 from tests.conftest import example_evaluation, example_predictions
 
 
-def judged(dataset: str, role: str, *, accuracy: float, n: int = 300) -> EvaluationReport:
+def report_on(dataset: str, role: str, *, accuracy: float, n: int = 300) -> EvaluationReport:
     made = example_evaluation(example_predictions(dataset=dataset, role=role, n=n))
     return made.model_copy(update={"accuracy": accuracy})
 
 
-ID = judged("id", "id", accuracy=0.8)
+ID = report_on("id", "id", accuracy=0.8)
 
 
-def test_gains__a_set_that_only_one_was_judged_on_moves_nothing():
-    run = [ID, judged("art", "shift", accuracy=0.5), judged("clay", "shift", accuracy=0.1)]
-    base = [ID, judged("art", "shift", accuracy=0.4), judged("ink", "shift", accuracy=0.9)]
+def test_gains__sets_that_are_not_in_common_move_nothing():
+    run = [ID, report_on("art", "shift", accuracy=0.5), report_on("clay", "shift", accuracy=0.1)]
+    base = [ID, report_on("art", "shift", accuracy=0.4), report_on("ink", "shift", accuracy=0.9)]
     found = gains(run, base)
     assert found["id_accuracy"] == Gain(0.0, 1, 1)
     gain = found["ood_accuracy"]
     assert (round(gain.value, 9), gain.common, gain.all) == (0.1, 1, 2)
-
-
-def test_gains__another_part_of_a_test_set_is_no_set_in_common():
-    smaller = judged("id", "id", accuracy=0.7, n=200)
+    smaller = report_on("id", "id", accuracy=0.7, n=200)
     assert gains([smaller], [ID]) == dict.fromkeys(
         ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
     )
@@ -56,7 +53,7 @@ def test_headline_cards__a_difference_that_could_be_noise_has_no_colour(worse, s
 
 def test_gains__severities_of_one_corruption_count_once():
     def at(severity: int, name: str, accuracy: float) -> Any:
-        made = judged(f"{name}/{severity}", "corruption", accuracy=accuracy)
+        made = report_on(f"{name}/{severity}", "corruption", accuracy=accuracy)
         return made.model_copy(update={"corruption": name, "severity": severity})
 
     run = [ID, at(1, "fog", 0.9), at(5, "fog", 0.5), at(3, "snow", 0.3)]

@@ -60,9 +60,7 @@ def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
 
 
 @pytest.fixture
-def crowd(
-    crowd_service: tuple[str, Path, Crowd], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Crowd]:
+def crowd(crowd_service, monkeypatch) -> Iterator[Crowd]:
     url, home, made = crowd_service
     with pointed_at(monkeypatch, url, home):
         yield made
@@ -152,7 +150,7 @@ def test_runs__are_filtered_by_their_data(crowd):
 def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(crowd, caplog):
     run_id = crowd.ids["working"]
 
-    def asked() -> list[str]:
+    def requests() -> list[str]:
         found = re.findall(rf"/runs/{run_id}/logs\?([^ ]*)", caplog.text)
         caplog.clear()
         return found
@@ -168,7 +166,7 @@ def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(crowd, caplog
         app.run()
         assert "line 19999" in shown(app)
         assert "line 19400" not in shown(app)
-        asked()
+        requests()
         before = crowd.store.history.logs(run_id).size_bytes
         for index in range(3):
             crowd.store.records.append_log(run_id, 1, f"news {index} ü\n")
@@ -177,7 +175,7 @@ def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(crowd, caplog
             assert shown(app).count(f"news {index} ü") == 1
         app.run()
         assert shown(app).count("news 2 ü") == 1
-        offsets = [int(re.findall(r"offset=(-?\d+)", query)[0]) for query in asked()]
+        offsets = [int(re.findall(r"offset=(-?\d+)", query)[0]) for query in requests()]
     news = len("news 0 ü\n".encode())
     assert offsets == [before, before + news, before + 2 * news, before + 3 * news]
 

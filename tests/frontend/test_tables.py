@@ -31,18 +31,15 @@ def test_table__html_escapes_everything_but_markup():
     assert "<i>ours</i>" in html
 
 
-def test_table__csv_keeps_fractions_and_disarms_formulas():
+def test_table__csv_keeps_fractions_and_long_ones_say_how_much_is_left_out():
     columns = [tables.Column("x", "X", "percent"), tables.Column("name", "Name")]
     table = tables.Table(columns, [{"x": -0.0312345, "name": "=1+1"}, {"x": None, "name": "a,b"}])
     assert tables.to_csv(table) == 'x,name\n-0.0312345,\'=1+1\n,"a,b"\n'
-
-
-def test_table__long_ones_say_how_much_is_left_out():
     table = tables.Table([tables.Column("x", "X", "count")], [{"x": i} for i in range(7)])
     assert "and 4 more rows" in tables.to_html(table, caption="numbers", limit=3)
 
 
-def test_sweep__judged_without_shifts_names_its_columns_after_the_id_data():
+def test_sweep__evaluated_without_shifts_names_its_columns_after_the_id_data():
 
     shown = Table(
         [

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
 from calift_core.schema.wire.answers import TextFeatures
+from calift_core.schema.wire.results import Evaluation
 from frontend import figures, text
 from tests.conftest import until
 from tests.frontend.driving import charts_of, components_of, page, three, words
@@ -28,7 +29,7 @@ def traces(figure: dict[str, Any]) -> list[str]:
     return [trace.get("name", "") for trace in figure["data"]]
 
 
-def test_calibration__the_url_restores_the_view(dashboard):
+def test_calibration__the_url_restores_the_view_and_holds_what_is_changed(dashboard):
     app = page(
         "calibration", run=dashboard.ids["FLYP"], dataset="sketch", bins="7", scheme="equal_width",
         temperature="1.5",
@@ -41,15 +42,12 @@ def test_calibration__the_url_restores_the_view(dashboard):
         assert said in drawn["layout"]["title"]["text"]
     # Bins of equal width have counts that differ.
     assert "samples per bin" in traces(drawn)
-
-
-def test_calibration__changes_go_to_the_url_and_defaults_stay_out(dashboard):
-    app = page("calibration", run=dashboard.ids["FLYP"])
-    assert "bins" not in app.query_params
-    app.number_input(key="url-bins").set_value(5).run()
-    assert app.query_params["bins"] == "5"
-    app.number_input(key="url-bins").set_value(15).run()
-    assert "bins" not in app.query_params
+    app.toggle(key="url-smooth").set_value(True).run()
+    assert app.query_params["smooth"] == "1"
+    assert len(traces(diagrams_of(app)[0])) == len(traces(drawn)) + 1
+    for bins in (5, 15):
+        app.number_input(key="url-bins").set_value(bins).run()
+        assert app.query_params.get("bins") == (str(bins) if bins != 15 else None)
 
 
 @pytest.mark.parametrize("nonsense", ["-3", "many"])
@@ -69,14 +67,16 @@ def test_calibration__several_runs_side_by_side_and_overlaid(dashboard):
     assert len(charts_of(together)) == 1
 
 
+def evaluation_of(calift: Client, run_id: str, dataset: str = "sketch") -> Evaluation:
+    return next(e for e in calift.run_evaluations(run_id) if e.dataset == dataset)
+
+
 def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard):
-    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+    with Client() as calift:
         evaluation, other = (
-            next(e for e in calift.run_evaluations(dashboard.ids[name]) if e.dataset == "sketch")
-            for name in ("FLYP", "zero-shot")
+            evaluation_of(calift, dashboard.ids[name]) for name in ("FLYP", "zero-shot")
         )
-        asked = {"n_bins": 5, "scheme": "equal_mass"}
-        bins = calift.reliability(evaluation.id, **asked, temperature=1.0).bins[-2:]
+        bins = calift.reliability(evaluation.id, n_bins=5, scheme="equal_mass").bins[-2:]
         edges = {"lower": bins[0].lower, "upper": bins[1].upper}
         first = calift.samples(evaluation.id, **edges, sort="gap", descending=True, limit=24)
         lost = calift.samples(evaluation.id, against=other.id, outcome="lost")
@@ -121,9 +121,9 @@ def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard):
 
 
 def test_images__are_ranked_by_what_is_searched_and_narrowed_by_a_condition(dashboard, monkeypatch):
-    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+    with Client() as calift:
         runs = dashboard.ids["FLYP"]
-        evaluation = next(e for e in calift.run_evaluations(runs) if e.dataset == "sketch")
+        evaluation = evaluation_of(calift, runs)
         last = calift.samples(evaluation.id, where="not correct", limit=200).items[-1]
         alike = calift.samples(evaluation.id, like=last.id, where="not correct", limit=24)
 
@@ -155,10 +155,8 @@ def test_images__are_ranked_by_what_is_searched_and_narrowed_by_a_condition(dash
 
 
 def test_tags__of_an_image_narrow_the_gallery_and_others_are_a_key_away(dashboard):
-    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
-        evaluation = next(
-            e for e in calift.run_evaluations(dashboard.ids["CaRot"]) if e.dataset == "sketch"
-        )
+    with Client() as calift:
+        evaluation = evaluation_of(calift, dashboard.ids["CaRot"])
         ids = [one.id for one in calift.samples(evaluation.id, sort="nll", limit=3).items]
         app = page("calibration", run=dashboard.ids["CaRot"], dataset="sketch", view="images")
         assert not [b for b in app.button if b.key and b.key.startswith("tag-")]
@@ -187,10 +185,8 @@ def test_tags__of_an_image_narrow_the_gallery_and_others_are_a_key_away(dashboar
 
 
 def test_map__is_made_on_demand_and_its_lasso_opens_a_gallery(dashboard, monkeypatch):
-    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
-        evaluation = next(
-            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
-        )
+    with Client() as calift:
+        evaluation = evaluation_of(calift, dashboard.ids["FLYP"])
         n = evaluation.n
         points = np.random.default_rng(0).uniform(-1, 1, size=(n, 2)).astype(np.float32)
         monkeypatch.setattr(  # as its process answers
@@ -244,10 +240,9 @@ def test_diagram__nonsense_in_the_choice_is_none_of_the_page_s_faults(dashboard,
 
 
 def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard):
-    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
+    with Client() as calift:
         one, other = (
-            next(e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == name)
-            for name in ("sketch", "inverted")
+            evaluation_of(calift, dashboard.ids["FLYP"], name) for name in ("sketch", "inverted")
         )
         expected = calift.samples(other.id, lower=0.5, upper=0.9).n_matching
     app = page(
@@ -259,10 +254,8 @@ def test_diagram__a_shift_that_is_chosen_next_shows_the_same_range(dashboard):
 
 
 def test_sample__every_run_s_answers_on_its_page(dashboard):
-    with Client(dashboard.url, (dashboard.home / "token").read_text().strip()) as calift:
-        evaluation = next(
-            e for e in calift.run_evaluations(dashboard.ids["FLYP"]) if e.dataset == "sketch"
-        )
+    with Client() as calift:
+        evaluation = evaluation_of(calift, dashboard.ids["FLYP"])
         sample = calift.samples(evaluation.id, where="not correct", limit=1).items[0]
     app = page("sample", evaluation=evaluation.id, sample=sample.id)
     said = words(app)
@@ -334,11 +327,8 @@ def test_calibrators__before_after_and_the_matrix(dashboard):
     assert app.query_params["with"] == "gaussian_noise/5"
     assert "gaussian_noise/5" in charts_of(app)[1]
     assert "5 further rows are oracles" in charts_of(app)[1]
-
-
-def test_calibrators__tsp_without_perturbed_copies_says_what_is_missing(dashboard):
-    app = page("calibration", run=dashboard.ids["FLYP"], view="calibrators", kind="tsp")
-    assert "perturbed" in app.error[0].value
+    tsp = page("calibration", run=dashboard.ids["FLYP"], view="calibrators", kind="tsp")
+    assert "perturbed" in tsp.error[0].value
 
 
 def test_audit__every_estimator_of_every_run_with_its_floor(dashboard):
@@ -359,14 +349,6 @@ def test_prompts__of_runs_that_kept_none_say_so(dashboard):
     assert said.count("keeps no other prompts") == 3
     assert not app.exception
     assert not charts_of(app)
-
-
-def test_diagram__a_smooth_curve_on_request(dashboard):
-    app = page("calibration", run=dashboard.ids["FLYP"])
-    plain = len(traces(diagrams_of(app)[0]))
-    app.toggle(key="url-smooth").set_value(True).run()
-    assert app.query_params["smooth"] == "1"
-    assert len(traces(diagrams_of(app)[0])) == plain + 1
 
 
 def test_temperature__moves_confidence_and_never_accuracy(dashboard):

@@ -39,6 +39,9 @@ def test_overlay__draws_what_was_recorded_and_smoothing_says_so():
         ("first", [4.0, 2.0, -1.0]), ("&lt;b&gt;second&lt;/b&gt;", [4.0, 2.0, -1.0])
     ]  # fmt: skip
     assert "moving average" not in plain.layout.title.text
+    first, second = (trace.line for trace in plain.data)
+    assert first.color != second.color
+    assert first.dash != second.dash
     assert traces(curves.overlay([(A, LOSS)], "loss", smoothing=0.5)) == traces(plain)[:1]
     many = [1.0 + (-1) ** i / 2 for i in range(curves.FEW)]
     noisy = metrics_of({"loss": dict(enumerate(many))})
@@ -51,20 +54,10 @@ def test_overlay__draws_what_was_recorded_and_smoothing_says_so():
     assert "moving average, weight 0.5" in smooth.layout.title.text
 
 
-def test_overlay__logarithmic_axes_leave_out_what_cannot_stand_on_them():
+def test_overlay__logarithms_leave_out_what_has_none_and_shifts_say_that_nothing_is_chosen():
     figure = curves.overlay([(A, LOSS)], "loss", log_x=True, log_y=True)
     assert list(figure.data[0].x) == [1]
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
-
-
-def test_overlay__a_run_keeps_colour_symbol_and_dash():
-    figure = curves.overlay([(A, LOSS), (B, LOSS)], "loss")
-    first, second = figure.data
-    assert first.line.color != second.line.color
-    assert first.line.dash != second.line.dash
-
-
-def test_overlay__of_shifts_says_that_nothing_is_chosen_on_it():
     figure = curves.overlay([(A, LOSS)], "shift/art/ece")
     assert "nothing is chosen on it" in figure.layout.title.text
     assert "nothing is chosen on it" in figure.layout.meta["alt"]
@@ -82,10 +75,10 @@ def test_page__overlays_the_chosen_runs(dashboard):
 
 
 def test_page__shifts_over_training_must_be_asked_for(dashboard, monkeypatch):
-    def told(run_id: str, revision: int, max_points: int) -> Metrics:
+    def recorded(run_id: str, revision: int, max_points: int) -> Metrics:
         return LOSS
 
-    monkeypatch.setattr("frontend.api.curves", told)
+    monkeypatch.setattr("frontend.api.curves", recorded)
     app = page("curves", ids=dashboard.ids["FLYP"])
     assert not any("shift/art" in alt for alt in charts_of(app))
     app = page("curves", ids=dashboard.ids["FLYP"], shifts="1")

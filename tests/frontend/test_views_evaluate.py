@@ -1,7 +1,6 @@
 """“Evaluate on …” and what is shown of the jobs, against a real API."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,11 +31,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(
-    tmp_path_factory: pytest.TempPathFactory,
-    configs: dict[str, Path],  # noqa: F811
-    photos: Path,  # noqa: F811
-) -> Iterator[Place]:
+def place(tmp_path_factory, configs, photos) -> Iterator[Place]:  # noqa: F811
     from backend.storage.artifacts import ArtifactStore
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
@@ -131,7 +126,7 @@ def test_evaluate__several_runs_of_a_comparison(looking, tmp_path):
     assert "evaluation on art, fog" in words(page("compare", ids=ids))
 
 
-def test_evaluate__a_worker_that_judges_is_followed_from_the_overview(looking):
+def test_evaluate__a_worker_that_evaluates_is_followed_from_the_overview(looking):
     spec = EvaluationJobSpec(runs=tuple(looking.runs), suites=("imagenet",))
     job_id = looking.store.evaluation_jobs.submit(spec)
     claim = looking.store.claims.claim(job_id, worker_id="w", ttl_s=600)
@@ -143,10 +138,7 @@ def test_evaluate__a_worker_that_judges_is_followed_from_the_overview(looking):
     assert "full" in words(page("run", id=job_id))
 
 
-def test_try__two_runs_say_what_they_see_and_a_page_that_is_no_picture_says_so(
-    looking: Place,
-    photos: Path,  # noqa: F811
-) -> None:
+def test_try__two_runs_say_what_they_see_and_a_page_that_is_no_picture_says_so(looking, photos):  # noqa: F811
     app = page("picture", run=",".join(looking.runs))
     assert "No picture yet" in words(app)
     picture = next(photos.rglob("*.png"))

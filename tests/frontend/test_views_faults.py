@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from calift_core.client import Client
 from tests.conftest import free_port
 from tests.frontend.conftest import pointed_at
 from tests.frontend.driving import listed, page, words
@@ -38,8 +39,6 @@ def test_unreachable__every_page_says_where_it_looked(nowhere, name):
 
 
 def test_unreachable__a_service_that_is_busy_is_not_to_be_started(tmp_path, monkeypatch):
-    from calift_core.client import Client
-
     monkeypatch.setattr("frontend.api._client", lambda url, token: Client(url, token, 0.25))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -61,8 +60,6 @@ def test_unreachable__the_last_good_answer_stays_with_a_word(dashboard, monkeypa
 
 
 def test_names__what_people_typed_is_shown_and_not_run(bare, monkeypatch):
-    from calift_core.client import Client
-
     with pointed_at(monkeypatch, bare.url, bare.home), Client() as client:
         notes = "<img src=x onerror=alert(1)> [link](javascript:alert(1))"
         made = client.submit(

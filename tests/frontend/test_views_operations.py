@@ -133,8 +133,8 @@ def test_view__is_saved_and_its_short_address_leads_to_it(small):
     assert "what waits" in words(page("runs"))
     with Client(made.url, (made.home / "token").read_text().strip()) as client:
         session = client.open_session().token
-    app_of_door = Starlette(routes=login.routes(authentication.Sessions(made.url)))
-    with TestClient(app_of_door, base_url="http://127.0.0.1:8501") as browser:
+    app_of_login = Starlette(routes=login.routes(authentication.Sessions(made.url)))
+    with TestClient(app_of_login, base_url="http://127.0.0.1:8501") as browser:
         browser.cookies.set(authentication.cookie_name("127.0.0.1:8501"), session)
         answer = browser.get(f"/v/{view.id}", follow_redirects=False)
         assert answer.status_code == 303

@@ -19,23 +19,23 @@ from tests.frontend.conftest import pointed_at, service
 from tests.frontend.driving import TABS, charts_of, choose, components_of, listed, page, words
 
 
-def test_overview__shows_work_failure_and_the_newest_result(dashboard):
-    said = words(page("overview"))
+def test_overview__shows_work_failure_and_the_newest_result_and_opens_its_evidence(dashboard):
+    app = page("overview")
+    said = words(app)
     for name in ("CaRot (second seed)", "CaRot with a large batch", "CaRot on fashion-mnist"):
         assert name in said
     assert "out of memory" in said
     assert "To mend it" in said
     assert "pp to zero-shot" in said
-    for title in (
-        "Lowest accuracy",
-        "Largest over-confidence",
-        "Leaderboard",
-        "Forgotten",
-        "Suggested recipe",
-    ):
-        assert title in said
-    assert "points too sure" in said
-    assert "of what was right before" in said
+    for part in ("Lowest accuracy", "Largest over-confidence", "Leaderboard", "Forgotten",
+                 "Suggested recipe", "points too sure", "of what was right before"):  # fmt: skip
+        assert part in said
+    links = {x.proto.label: x.proto.query_string for x in app.get("page_link")}
+    assert f"baseline={dashboard.ids['zero-shot']}" in links["Ledger and images"]
+    assert dashboard.ids["CaRot"] in links["Compare them"]
+    assert "dataset=" in links["Its diagram and images"]
+    assert links["Change and run again"] == f"clone={dashboard.ids['failed']}"
+    assert app.button(key=f"retry-{dashboard.ids['failed']}").label == "Retry"
 
 
 def test_overview__judges_files_that_are_dropped(dashboard):
@@ -59,29 +59,15 @@ def test_overview__judges_files_that_are_dropped(dashboard):
     assert "plain.csv must hold probs or logits, got a, b" in words(app).replace("\\", "")
 
 
-def test_overview__a_card_opens_its_evidence(dashboard):
-    app = page("overview")
-    links = {x.proto.label: x.proto.query_string for x in app.get("page_link")}
-    run = dashboard.ids["CaRot"]
-    assert f"baseline={dashboard.ids['zero-shot']}" in links["Ledger and images"]
-    assert run in links["Compare them"]
-    assert "dataset=" in links["Its diagram and images"]
-    assert links["Change and run again"] == f"clone={dashboard.ids['failed']}"
-    assert app.button(key=f"retry-{dashboard.ids['failed']}").label == "Retry"
-
-
-def test_runs__lists_every_run_with_its_floor(dashboard):
-    rows = listed(page("runs"))
+def test_runs__lists_every_run_with_its_floor_and_those_that_are_chosen_can_be_compared(dashboard):
+    app = page("runs")
+    rows = listed(app)
     assert len(rows) == len(dashboard.ids)
     carot = next(row for row in rows if row["name"] == "CaRot on fashion-mnist")
     assert carot["id_ece"].endswith("floor 1.4\u00a0%")
     assert carot["ood_ece"].endswith("floor 4.2\u00a0%")
-
-
-def test_runs__what_is_chosen_in_the_table_can_be_compared(dashboard):
-    app = page("runs")
     assert next(b for b in app.button if b.label == "Compare").disabled
-    done = [i for i, row in enumerate(listed(app)) if row["id_accuracy"]][:2]
+    done = [i for i, row in enumerate(rows) if row["id_accuracy"]][:2]
     choose(app, done)
     app.run()
     compare = next(b for b in app.button if b.label == "Compare")
@@ -189,7 +175,7 @@ def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard):
     assert not any("two towers" in option for option in base.options)
 
 
-def test_run__a_model_that_cannot_be_made_is_told_on_the_page(dashboard):
+def test_run__a_model_that_cannot_be_made_is_reported_on_the_page(dashboard):
     app = page("run", id=dashboard.ids["FLYP"])
     refused = app.button(key="ship-make").click().run()
     assert not refused.exception
@@ -237,14 +223,10 @@ def test_run__a_failure_says_why_and_what_to_do(dashboard):
     assert "Raise train.accumulation_steps" in said
 
 
-def test_run__an_unknown_id_is_an_error_with_its_request_id(dashboard):
-    app = page("run", id="000000000000")
-    assert len(app.error) == 1
-    assert "request id" in app.error[0].value
-    assert "404" in app.error[0].value
-
-
-def test_run__without_an_id_the_next_step_is_shown(dashboard):
+def test_run__an_unknown_id_is_an_error_with_its_request_id_and_none_is_none(dashboard):
+    (error,) = page("run", id="000000000000").error
+    assert "request id" in error.value
+    assert "404" in error.value
     assert "No run is named" in words(page("run"))
 
 

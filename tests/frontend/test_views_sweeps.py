@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +15,10 @@ from tests.frontend.driving import listed as rows_of
 
 
 @pytest.fixture
-def dashboard(
-    served: str, home: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Client]:
+def dashboard(served, home, settings, monkeypatch) -> Iterator[Client]:
     """The dashboard on an API of this test's own, where nothing has run."""
     settings.admin_token()
-    with (
-        pointed_at(monkeypatch, served, home),
-        Client(served, settings.admin_token()) as client,
-    ):
+    with pointed_at(monkeypatch, served, home), Client(served, settings.admin_token()) as client:
         yield client
 
 
