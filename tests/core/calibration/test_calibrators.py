@@ -36,7 +36,7 @@ def overconfident(n: int, seed: int, n_classes: int = 4) -> tuple[Doubles, Ints]
     return 2 * truth, draw_labels(truth, rng)
 
 
-def test_registry__is_what_may_be_asked_for():
+def test_registry__is_what_may_be_requested():
     assert get_args(CalibratorKind) == (*cal.CALIBRATORS, *cal.INITIAL_MODEL_CALIBRATORS)
 
 
@@ -140,14 +140,11 @@ def test_temperature__is_the_optimum_that_scipy_finds():
         assert ours == pytest.approx(np.exp(theirs.x), abs=1e-6)
 
 
-def test_temperature__float32_logits_with_a_large_offset_fit_the_same():
+def test_temperature__with_a_large_offset_is_the_same_and_without_an_optimum_at_its_bound(caplog):
     logits, labels = overconfident(2000, 5)
     plain = fit_temperature(logits, labels)
     shifted = fit_temperature((logits + 25).astype(np.float32), labels)
     assert shifted == pytest.approx(plain, rel=1e-4)
-
-
-def test_temperature__without_an_optimum_stops_at_its_bound_and_says_so(caplog):
     logits = np.eye(3)[[0, 1, 2, 0]]
     assert fit_temperature(logits, np.array([0, 1, 2, 0])) == pytest.approx(0.01)
     assert fit_temperature(logits, np.array([1, 2, 0, 1])) == pytest.approx(100)

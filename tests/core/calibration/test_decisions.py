@@ -102,7 +102,7 @@ def test_choose_threshold__the_loosest_that_passes_alone_would_break_it():
     assert broken / repeats > 0.1
 
 
-def test_choose_threshold__stricter_promises_keep_no_more():
+def test_choose_threshold__keeps_no_more_for_a_stricter_promise_or_none():
     scores = drawn(np.random.default_rng(1), 3000, ERRORS["calibrated"])
     found = [choose_threshold(scores, risk=r) or 2.0 for r in (0.01, 0.02, 0.05, 0.1)]
     assert found == sorted(found, reverse=True)
@@ -111,9 +111,6 @@ def test_choose_threshold__stricter_promises_keep_no_more():
     assert loose is not None
     assert strict is not None
     assert loose <= strict
-
-
-def test_choose_threshold__where_nothing_can_be_promised_there_is_none():
     right = cal.TopLabel(np.full(58, 0.9), np.ones(58, dtype=np.bool_))
     assert choose_threshold(right, risk=0.05) is None  # 0.95**58 > 0.05
     right = cal.TopLabel(np.full(59, 0.9), np.ones(59, dtype=np.bool_))

@@ -37,7 +37,7 @@ def nll(probs, labels) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(INITIAL_MODEL_CALIBRATORS)))
-def test_beside__predictions_are_kept_where_it_says_so_and_a_stored_one_is_the_same(seed, kind):
+def test_initial_model__predictions_are_kept_where_it_says_so_and_when_stored(seed, kind):
     logits, initial, labels = drawn(seed, n=100)
     calibrator = INITIAL_MODEL_CALIBRATORS[kind]().fit(logits, labels, initial=initial, **ID)
     probs = calibrator.transform(logits, initial)
@@ -121,7 +121,7 @@ def test_ensemble__of_equal_models_is_temperature():
     assert np.allclose(found.transform(logits, logits), plain.transform(logits), atol=1e-6)
 
 
-def test_beside__without_the_initial_model_or_off_the_calibration_split_is_refused():
+def test_initial_model__without_the_initial_model_or_off_the_calibration_split_is_refused():
     logits, initial, labels = drawn(4)
     for kind, make in INITIAL_MODEL_CALIBRATORS.items():
         with pytest.raises(SpecError, match=f"{kind}.*initial model's logits, got none"):

@@ -254,14 +254,11 @@ def test_mce__bins_below_min_count_are_left_out():
     assert math.isnan(cal.mce(cal.score_probs(probs, labels), binning, min_count=10))
 
 
-def test_ks_error__is_the_largest_step_of_the_cumulative_gap():
+def test_aurc_and_ks_error__by_hand():
     confidences = np.array([0.9, 0.6, 0.6, 0.7])
     correct = np.array([True, False, True, False])
     # sorted: 0.6 twice (+0.6 − 0.4 = +0.2), 0.7 (+0.7 → 0.9), 0.9 right (−0.1 → 0.8)
     assert cal.ks_error(cal.TopLabel(confidences, correct)) == pytest.approx(0.9 / 4)
-
-
-def test_aurc__hand_case_with_a_tie():
     confidences = np.array([0.9, 0.8, 0.8, 0.5])
     correct = np.array([True, True, False, False])
     # errors by rank 0, ½, ½, 1 → risks 0, ¼, ⅓, ½

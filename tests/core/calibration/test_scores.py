@@ -69,7 +69,7 @@ def test_score_samples__follow_the_order_of_the_samples_and_no_chunk_shows(case,
         np.testing.assert_array_equal(getattr(whole.take(order), name), getattr(shuffled, name))
 
 
-def test_score_samples__of_tied_classes_the_smaller_index_comes_first():
+def test_score_samples__ties_and_vanishing_probabilities():
     logits = np.array([[1.0, 2.0, 2.0, 0.0]] * 4)
     scores = cal.score_samples(logits, np.array([0, 1, 2, 3]))
     assert scores.predicted.tolist() == [1, 1, 1, 1]
@@ -80,9 +80,6 @@ def test_score_samples__of_tied_classes_the_smaller_index_comes_first():
         1,
         3,
     ]
-
-
-def test_score_samples__a_vanishing_probability_has_one_finite_nll():
     logits, labels = np.array([[0.0, -500.0]]), np.array([1])
     found = cal.score_samples(logits, labels).nll[0]
     assert found == -np.log(SMALLEST_PROBABILITY)

@@ -168,7 +168,7 @@ def test_regressed__on_a_line_is_exact_and_its_interval_covers_what_scatters_abo
     assert 0.92 <= covered / 400 <= 0.995
 
 
-def test_judged__says_who_was_off_and_recommends_none_that_was_worse():
+def test_validated__says_who_was_off_and_recommends_none_that_was_worse():
     rng = np.random.default_rng(1)
     own = calibrated(rng, 2_000)
     sure = 0.3 + 0.7 * rng.beta(4, 1.5, size=2_000)  # as sure as before, wrong twice as often
