@@ -244,7 +244,7 @@ def test_wrong_input__is_a_sentence(tree, tmp_path, uri, spoil, sentence):
         load(f"hf:{saved(tmp_path / 'spoilt', columns)}{uri}")
 
 
-def test_splits__that_are_no_part_or_have_no_labels_are_said(tree, tmp_path):
+def test_splits__that_are_no_part_or_have_no_labels_are_reported(tree, tmp_path):
     columns = {part: columns_of(tree, part) for part in ("train", "test")}
     columns["extra"] = columns_of(tree, "test")
     columns["test"]["label"] = [-1] * len(columns["test"]["label"])

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from calift_core.data.loader import Steps, _Keys
 from calift_core.data.names import Names, taken
 from calift_core.data.ranks import ALONE, Ranks
-from tests.core.conftest import environment
+from tests.core.conftest import environment, python
 
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=12)
 
@@ -54,17 +52,9 @@ def test_steps__of_a_large_set_hold_one_epoch_in_four_bytes_an_image():
 def test_a_large_set__takes_little_memory_and_the_same_through_an_epoch(tmp_path):
     """A small one of `benchmarks/imagenet_size.py`, whose figures are in docs/gpus.md."""
     script = Path(__file__).parents[3] / "benchmarks" / "imagenet_size.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--images", "3000", "--classes", "10", "--epochs", "40"]
-        + ["--batch-size", "100", "--json"],
-        env=environment(tmp_path, PYTHONPATH=str(script.parents[1])),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    sizes = ["--images", "3000", "--classes", "10", "--epochs", "40", "--batch-size", "100"]
+    env = environment(tmp_path, PYTHONPATH=str(script.parents[1]))
+    result = json.loads(python(script, *sizes, "--json", env=env)[0].splitlines()[-1])
     assert result["images"] > 2900
     low, high = result["resident_while_sampling_mib"]
     assert high - low < 2  # a list of the keys of 120,000 draws would take 12

@@ -174,7 +174,7 @@ def test_decode__sixteen_bits_are_read_as_the_same_picture_in_eight(tmp_path, na
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_decode__grey_levels_that_nothing_tells_the_range_of_are_refused(tmp_path, kind):
+def test_decode__grey_levels_of_unknown_range_are_refused(tmp_path, kind):
     path = tmp_path / "a.tif"
     Image.fromarray(np.arange(600, dtype=kind).reshape(20, 30)).save(path)
     with pytest.raises(UnreadableImageError, match="grey levels of 32 bits.*8 or 16 bits"):

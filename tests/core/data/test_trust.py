@@ -30,7 +30,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def judged(run: Path, images: ImageSet, role: str, says: np.ndarray) -> None:
+def write_run(run: Path, images: ImageSet, role: str, says: np.ndarray) -> None:
     """A run's predictions of a set: it says these classes (N,), surely."""
     logits = 6.0 * np.eye(len(CLASSES))[says]
     words = tuple(name.replace("_", " ") for name in CLASSES)  # as a run says them
@@ -55,7 +55,7 @@ def test_inspect__copies_are_worth_what_the_run_says_without_them(tree, tmp_path
     says = test.labels.copy()
     others = [i for i in range(len(test)) if i not in copies]
     says[others[:6]] = (says[others[:6]] + 1) % 3  # right on both copies, wrong on 6 of 18
-    judged(tmp_path / "run", test, "id", says)
+    write_run(tmp_path / "run", test, "id", says)
     found = json.loads(invoke("inspect", str(tree), "--run", str(tmp_path / "run"), "--json"))
     (of_test,) = [o for o in found["overlaps"] if (o["set"], o["in"]) == ("test", "train")]
     assert of_test["worth"] == {
@@ -63,7 +63,7 @@ def test_inspect__copies_are_worth_what_the_run_says_without_them(tree, tmp_path
     }  # fmt: skip
     assert "2 of the 20 test images" in of_test["sentence"]
     assert "without them accuracy is 66.7 %, not 70.0" in of_test["sentence"]
-    judged(tmp_path / "other", test.take([others[0]], "test"), "id", says[:1])
+    write_run(tmp_path / "other", test.take([others[0]], "test"), "id", says[:1])
     answer = CliRunner().invoke(data.app, ["inspect", str(tree), "--run", str(tmp_path / "other")])
     assert isinstance(answer.exception, DataError)
     assert "the run was evaluated on other data" in answer.exception.message
@@ -97,7 +97,7 @@ def test_doubtful_to_relabel__from_a_run_to_a_manifest_that_loads(tree, tmp_path
         images = suite.part(part)
         says = images.labels.copy()
         says[4] = 2  # one image of each set looks like another class
-        judged(tmp_path / "run", images, role, says)
+        write_run(tmp_path / "run", images, role, says)
     listed = tmp_path / "list.csv"
     found = json.loads(invoke("doubtful", str(tmp_path / "run"), "--out", str(listed), "--json"))
     named = [(s["label"], s["suggested"]) for s in found["items"]]

@@ -82,15 +82,12 @@ def test_typefaces__no_family_is_in_two_parts_of_a_genre():
     assert said["typefaces.xz"]["sha256"] == STORED_SHA256
 
 
-def test_typefaces__a_shift_can_be_left_out_and_has_no_other_name():
+def test_typefaces__a_shift_can_be_left_out_and_doctor_sees_the_file(suite):
     suite = load_suite(SuiteSpec(id="typefaces", shifts={"display": "none"}))
     assert "display" not in suite.shifts
     assert "serif" in suite.shifts
     with pytest.raises(UnknownNameError, match="shift of typefaces 'gothic'"):
         load_suite(SuiteSpec(id="typefaces", shifts={"gothic": "none"}))
-
-
-def test_typefaces__doctor_sees_the_file(suite):
     found = {check.name: check.state for check in examine_suite("typefaces")}
     assert found["typefaces.xz"] == "ok"
     assert set(found.values()) == {"ok"}
@@ -193,7 +190,7 @@ def test_glyphs__stay_within_their_noise_of_ink_over_ground(tmp_path_factory, ar
         assert np.array_equal(glyphs.image(i), glyphs.image(i))
 
 
-def test_glyphs__something_else_is_told(tmp_path):
+def test_glyphs__something_else_is_an_error(tmp_path):
     for content in (b"", b"letters", STORED.read_bytes()[:1000]):
         (tmp_path / "x.xz").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.xz' is no file of drawn letters"):

@@ -94,18 +94,15 @@ def test_work__features_are_computed_once(kind, method, encoded, steps_on):
     assert (work.trained > 0) == steps_on
 
 
-def test_work__perturbed_copies_count():
-    data = cifar().model_dump(mode="json") | {"evaluation": {"perturbed_calibration": True}}
-    plain, more = count_images(cifar()), count_images(parse_spec(data))
-    n = plain.counts.parts["calibration"]
-    assert more.other_images - plain.other_images == 9 * n + 91 * NOISE_IMAGES
-
-
-def test_work__pretraining_reads_its_own_part():
+def test_work__perturbed_copies_count_and_pretraining_reads_its_own_part():
     work = count_images(cifar("pretrain", suite={"id": "fashion-mnist"}))
     assert work.train_images == 40_000
     (problem,) = count_images(cifar("pretrain")).problems
     assert problem == ("#/suite", "no images in pretrain")
+    data = cifar().model_dump(mode="json") | {"evaluation": {"perturbed_calibration": True}}
+    plain, more = count_images(cifar()), count_images(parse_spec(data))
+    n = plain.counts.parts["calibration"]
+    assert more.other_images - plain.other_images == 9 * n + 91 * NOISE_IMAGES
 
 
 def test_work__few_steps_are_warned_of():
@@ -129,14 +126,9 @@ def test_seconds__are_unknown_where_a_part_is(tmp_path):
 
 
 def report(
-    kind: str = "carot",
-    *,
-    training: float = 100.0,
-    device: str = "cpu",
-    fixed: float = 8.0,
-    suite: Any = None,
-    **changes: Any,
-) -> dict[str, Any]:
+    kind: str = "carot", *, training: float = 100.0, device: str = "cpu", fixed: float = 8.0,
+    suite: Any = None, **changes: Any,
+) -> dict[str, Any]:  # fmt: skip
     """The parts of a report that tell a pace."""
     asked = cifar(kind, suite=suite)
     spec = asked.model_dump(mode="json")
@@ -187,16 +179,13 @@ def test_estimate__a_toy_run_does_not_move_that_of_a_large_one():
     assert far.basis.endswith("on cpu, the nearest in size and still 133 times smaller")
 
 
-def test_pace__is_the_median_of_runs_of_the_same_kind():
+def test_pace__is_the_median_of_runs_of_the_same_kind_and_of_another_for_predicting_only():
     reports = [report(training=t) for t in (90.0, 200.0, 100.0)]
     reports += [report("flyp", training=5.0), {"spec": {}, "environment": {}, "timings_s": {}}]
     pace = pace_of(reports, cifar())
     assert pace.trained_per_s == 100.0
     assert pace.predicted_per_s == 950.0  # predicting does not depend on the method
     assert pace.basis == "at the median pace of 3 finished runs of calift-tiny with carot on cpu"
-
-
-def test_pace__of_another_method_is_good_for_predicting_only():
     pace = pace_of([report("flyp")], cifar())
     assert (pace.trained_per_s, pace.predicted_per_s) == (None, pytest.approx(1000.0))
     assert count_images(cifar()).estimate(pace).seconds is None
@@ -263,9 +252,7 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
 
 
 @pytest.mark.parametrize(("known", "slowness"), [(True, 1.0), (True, 2.5), (False, 0.1)])
-def test_forecast__time_passed_and_time_left_are_the_whole_at_every_point(
-    known: bool, slowness: float
-) -> None:
+def test_forecast__time_passed_and_time_left_are_the_whole_at_every_point(known, slowness):
     """Of a run whose phases all take `slowness` times what was said."""
     said = {"loading": 4.0, "training": 60.0, "evaluating": 36.0}
     forecast, passed, fractions = Forecast(said, known=known), 0.0, [0.0]
