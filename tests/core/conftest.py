@@ -39,14 +39,11 @@ TIMM = {
     "embed_dim": 16,
     "custom_text": True,
     "vision_cfg": {
-        "timm_model_name": "resnet10t",
-        "timm_model_pretrained": False,
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-        "image_size": 32,
+        "timm_model_name": "resnet10t", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear", "image_size": 32,
     },
     "text_cfg": TEXT,
-}
+}  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {"vit": VIT, "resnet": RESNET, "timm": TIMM}
 
 COLOURS = {"blue_thing": (40, 60, 200), "green_thing": (50, 190, 60), "red_thing": (200, 50, 50)}
@@ -172,13 +169,8 @@ def tiny_spec(
             "model": {"name": str(configs[tower]), "pretrained": None},
             "method": {"kind": kind} | (method or {}),
             "suite": {"id": f"folder:{photos}", "templates": list(PHOTO)} | (suite or {}),
-            "train": {
-                "epochs": 2,
-                "batch_size": 16,
-                "lr": 1e-3,
-                "device": "cpu",
-                "log_every_steps": 1,
-            }
+            "train": {"epochs": 2, "batch_size": 16, "lr": 1e-3, "device": "cpu"}
+            | {"log_every_steps": 1}
             | (train or {}),
             "evaluation": {"n_resamples": 20, "batch_size": 64},
         }
@@ -199,27 +191,21 @@ def run_spec(configs: dict[str, Path], photos: Path) -> Any:
 def environment(home: Path, **changes: str) -> dict[str, str]:
     """A child's environment: no calift setting from outside, one thread, no network of hubs."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
-    return (
-        kept
-        | {
-            "CALIFT_HOME": str(home),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "200",
-            "NO_COLOR": "1",
-        }
-        | changes
-    )
+    own = {"CALIFT_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return kept | own | {"COLUMNS": "200", "NO_COLOR": "1"} | changes
 
 
 def calift(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "calift", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment(home),
-        check=False,
-        **options,
-    )
+        [sys.executable, "-m", "calift", *arguments], capture_output=True, text=True, timeout=120,
+        env=environment(home), check=False, **options,
+    )  # fmt: skip
+
+
+def python(*arguments: object, **options: Any) -> tuple[str, str]:
+    """Standard output and error of a Python process that must succeed."""
+    argv = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False, **options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout, done.stderr

@@ -210,7 +210,7 @@ def test_monitor__ranks_terms_inside_models_and_draws_variants():
     assert both["sigma_min", "ood_error"].n_groups == 12
 
 
-def test_monitor__too_few_runs_or_variants_are_said():
+def test_monitor__too_few_runs_or_variants_are_reported():
     found, notes = correlations_of(monitored(7, 0))
     assert found == []
     assert "at least 8 runs, got 7" in notes[0]

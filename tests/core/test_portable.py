@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from calift_core.files import try_lock
-from tests.core.conftest import environment
+from tests.core.conftest import environment, python
 
 #: Takes from the product's modules, and from them alone (libraries know Windows by themselves),
 #: what Linux has and Windows has not.
@@ -40,29 +40,10 @@ builtins.__import__ = lacking
 """
 
 
-def without(code: str, *arguments: str, home: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT + code, *arguments],
-        cwd=home,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_train_and_services__need_nothing_that_windows_lacks(run_spec, home, tmp_path):
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(run_spec("carot").model_dump(mode="json")))
-    names = [
-        "calift.commands.main",
-        "calift.commands.demo",
-        "calift.commands.doctor",
-        "calift_core.client",
-    ]
+    names = ["calift.commands.main", "calift.commands.demo", "calift.commands.doctor"]
     names += ["calift_core.client", "calift_core.files", "calift_core.predictions.foreign.load"]
     names += ["backend.stack", "backend.main", "worker.devices", "worker.supervisor"]
     train = f"""
@@ -72,7 +53,8 @@ for name in {names}:
 sys.argv[0] = "calift"
 sys.modules["calift.commands.main"].main()
 """
-    without(train, "train", str(spec), "--out", str(tmp_path / "run"), home=home)
+    options = {"cwd": home, "env": environment(home)}
+    python("-c", WITHOUT + train, "train", spec, "--out", tmp_path / "run", **options)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["summary"]["id_accuracy"] > 0.3
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from calift_core.schema.report import Report
 from calift_core.threads import SETTINGS, openmp_environment, usable_cores
-from tests.core.conftest import calift, environment
+from tests.core.conftest import calift, python
 from worker.runner import runner_environment
 
 Tree = Callable[..., Path]
@@ -81,16 +80,12 @@ def test_usable_cores__follow_the_affinity_of_this_very_process():
         f"import os; os.sched_setaffinity(0, {{{one}}}); "
         "from calift_core.threads import usable_cores; print(usable_cores())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n"
+    assert python("-c", code)[0] == "1\n"
 
 
-def test_environment__threads_wait_a_moment_and_their_number_is_left_to_torch(tree):
+def test_environment__a_limit_that_torch_does_not_see_sets_the_number_else_torch_does(tree):
     chosen = openmp_environment({}, root=tree({}), allowed={0, 1, 2})
     assert chosen == {"GOMP_SPINCOUNT": "1000"}
-
-
-def test_environment__a_limit_that_torch_does_not_see_sets_the_number(tree):
     root = tree({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"})
     chosen = openmp_environment({}, root=root, allowed=set(range(8)))
     assert chosen == {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "2"}
@@ -113,11 +108,6 @@ def test_environment__what_a_person_has_set_stays(tree, given, left):
     assert set(openmp_environment(given, root=root, allowed=set(range(8)))) == left
 
 
-#: What GNU's OpenMP says of itself when it is loaded.
-SPINS = "GOMP_SPINCOUNT = '{}'"
-needs_gnu = pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux")
-
-
 def without_settings(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return kept | {"OMP_DISPLAY_ENV": "VERBOSE"} | changes
@@ -129,20 +119,13 @@ def test_runner__is_given_the_choice_or_what_a_person_has_set():
     assert own["GOMP_SPINCOUNT"] == "77"
 
 
-@needs_gnu
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux")
 def test_command__sets_it_before_torch_is_loaded(run_spec, home, tmp_path):
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(run_spec("zero_shot").model_dump(mode="json")))
-    outside = environment(home)
-    done = subprocess.run(
-        [sys.executable, "-m", "calift", "train", str(path), "--out", str(tmp_path / "o")],
-        env=without_settings(CALIFT_HOME=str(home), HF_HUB_OFFLINE=outside["HF_HUB_OFFLINE"]),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert SPINS.format("1000") in done.stderr
+    env = without_settings(CALIFT_HOME=str(home), HF_HUB_OFFLINE="1")
+    _, words = python("-m", "calift", "train", path, "--out", tmp_path / "o", env=env)
+    assert "GOMP_SPINCOUNT = '1000'" in words  # GNU's OpenMP says so when it is loaded
     report = Report.model_validate_json((tmp_path / "o" / "report.json").read_bytes())
     assert report.environment["openmp"]["GOMP_SPINCOUNT"] == "1000"
     assert report.environment["usable_cores"] == usable_cores()
@@ -154,5 +137,4 @@ def test_command__that_needs_no_torch_does_not_load_it_for_this(home):
         "import sys, calift_core.threads as t; t.settle(); "
         "print([m for m in ('torch', 'numpy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert python("-c", code)[0] == "[]\n"

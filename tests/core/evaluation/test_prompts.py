@@ -23,9 +23,7 @@ from tests.core.conftest import PHOTO, tiny_spec, write_classes
 
 
 @pytest.fixture(scope="module")
-def ran(
-    configs: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Path]]:
+def ran(configs, photos, tmp_path_factory) -> Iterator[Callable[..., Path]]:
     """Finished runs in folders, each made once; with a shift and a corruption."""
     root = tmp_path_factory.mktemp("prompts")
     dark = write_classes(root / "dark", n=8, seed=1, gain=0.5)
@@ -50,7 +48,7 @@ def ran(
         yield run
 
 
-def judged_of(run: Path) -> dict[str, EvaluationReport]:
+def evaluations_of(run: Path) -> dict[str, EvaluationReport]:
     report = Report.model_validate_json((run / "report.json").read_bytes())
     return {e.role: e for e in report.evaluations}
 
@@ -82,11 +80,11 @@ def test_one_template__is_what_a_run_with_that_template_says(ran):
         found = {e.name: e for e in explorer.prompts(subject).items}
         assert list(found)[0] == "own"
         assert set(PHOTO) <= set(found)
-        was = judged_of(all_three)[role]
+        was = evaluations_of(all_three)[role]
         assert found["own"].accuracy == pytest.approx(was.accuracy, abs=1 / was.n)
         assert found["own"].nll == pytest.approx(was.nll, abs=2e-3)
         assert found["own"].changed == 0
-        expected = judged_of(alone)[role]
+        expected = evaluations_of(alone)[role]
         assert found[PHOTO[1]].nll == pytest.approx(expected.nll, abs=2e-3)
         assert found[PHOTO[1]].ece == pytest.approx(expected.ece.value, abs=0.02)
         diagram = explorer.reliability(subject, ReliabilityQuery(prompts=PHOTO[1]))
@@ -98,7 +96,7 @@ def test_one_template__is_what_a_run_with_that_template_says(ran):
         assert plain.nll != diagram.nll
 
 
-def test_why__is_told_where_other_prompts_say_nothing(ran):
+def test_prompts__say_why_there_are_none(ran):
     explorer, library = Explorer(FolderLibrary()), FolderLibrary()
     head = library.subject(str(file_of(ran("finetune"), "id")))
     found = explorer.prompts(head)
@@ -128,7 +126,7 @@ def test_heads__of_fewer_and_of_strange_classes(ran):
         heads.logits("own", features[:, 1:], heads.class_names)
 
 
-def test_prompts__that_are_damaged_are_told(ran, tmp_path):
+def test_prompts__that_are_damaged_are_an_error(ran, tmp_path):
     data = (ran("zero_shot") / "checkpoint" / PROMPTS).read_bytes()
     for damaged in (data[:-200], b"text"):
         (tmp_path / PROMPTS).write_bytes(damaged)
@@ -164,7 +162,7 @@ def test_gallery__has_the_nearest_prompts(ran):
     assert explorer.samples(subject, SamplesQuery(top=0)).items[0].prompts == []
 
 
-def test_clusters__of_separate_groups_are_found_and_told_by_fishers_test():
+def test_clusters__of_separate_groups_are_found_and_described_by_fishers_test():
     rng = np.random.default_rng(0)
     of = np.repeat(np.arange(4), 60)
     raw = np.eye(4, 16)[of] + 0.05 * rng.standard_normal((240, 16))

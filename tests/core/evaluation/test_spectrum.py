@@ -1,5 +1,6 @@
 """Singular values of standardised features, and the numbers of an evaluation."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from calift_core.analysis.report import evaluation_report, summarise
 from calift_core.calibration import evaluate_all, softmax
 from calift_core.data.images import ImageSet
-from calift_core.data.sources import ArraySource
 from calift_core.errors import SpecError
 from calift_core.evaluation.forward import as_predictions, predict
 from calift_core.evaluation.spectrum import Covariance, effective_rank, spectrum_report
@@ -20,6 +20,7 @@ from calift_core.methods.base import zero_shot_classifier
 from calift_core.models.clip import Clip
 from calift_core.schema.report import EvaluationReport, SpectrumReport
 from calift_core.schema.spec import EvaluationSpec
+from tests.core.evaluation.test_evaluate import images_of
 
 few = settings(max_examples=40, deadline=None)
 shapes = st.tuples(st.integers(3, 60), st.integers(1, 8), st.integers(0, 10**6))
@@ -102,13 +103,9 @@ def test_spectrum__orthonormal_projection_has_gram_distance_zero():
         np.sqrt(27)
     )
     assert report_of(x).projection_gram_distance is None
-
-
-def test_spectrum__only_constant_features_have_no_singular_values():
-    report = report_of(np.ones((10, 3)))
-    assert report.singular_values == []
-    assert report.sigma_min is None
-    assert report.n_constant_features == 3
+    constant = report_of(np.ones((10, 3)))
+    assert (constant.singular_values, constant.sigma_min) == ([], None)
+    assert constant.n_constant_features == 3
 
 
 def test_covariance__refuses_other_shapes_and_too_few_samples():
@@ -123,13 +120,6 @@ def test_covariance__refuses_other_shapes_and_too_few_samples():
 
 
 CPU = torch.device("cpu")
-
-
-def images_of(n: int = 10, *, side: int = 20, classes: tuple[int, ...] | None = None) -> ImageSet:
-    pixels = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-    labels = np.arange(n) % 3 if classes is None else np.array(classes)[np.arange(n) % len(classes)]
-    ids = tuple(f"i{i}" for i in range(n))
-    return ImageSet("made", ArraySource(pixels, "k"), ids, labels, np.arange(n), classes)
 
 
 def predicted(clip: Clip, images: ImageSet, classifier: Classifier, **options: Any) -> Any:
@@ -149,37 +139,29 @@ def test_predict__does_not_depend_on_batch_size_or_workers_and_keeps_the_mode(vi
     )
 
 
-def test_predict__batch_statistics_are_not_touched(resnet, captions):
+def test_predict__touches_no_batch_statistics_and_feeds_the_covariance(resnet, captions, vit):
     classifier = zero_shot_classifier(resnet, captions)
     resnet.train()
     before = [b.clone() for b in resnet.buffers()]
     predicted(resnet, images_of(), classifier)
     assert all(torch.equal(a, b) for a, b in zip(before, resnet.buffers(), strict=True))
-
-
-def test_predict__feeds_the_covariance_with_every_feature(vit, captions):
     covariance = Covariance(16)
     predicted(vit, images_of(), zero_shot_classifier(vit, captions), covariance=covariance)
     assert covariance.n == 10
     assert np.trace(covariance.correlation()[0]) == pytest.approx(16)
 
 
-def test_predict__a_set_of_some_classes_is_judged_on_their_logits_only(vit, captions):
+def test_predict__a_set_of_some_classes_is_evaluated_on_their_logits_only(vit, captions):
     """Logits are selected first and the softmax taken over the rest: worked by hand."""
     classifier = zero_shot_classifier(vit, captions)
-    images = images_of(classes=(0, 2))
+    images = replace(images_of(), classes=(0, 2), labels=np.array([0, 2])[np.arange(10) % 2])
     everything = predicted(vit, images_of(), classifier)
     some = predicted(vit, images, classifier)
     np.testing.assert_array_equal(some, everything[:, [0, 2]])
     predictions = as_predictions(
-        some,
-        images,
-        role="shift",
-        class_names=("a", "b", "c"),
-        templates=("{}",),
-        classifier=classifier,
-        model_sha256="0" * 64,
-    )
+        some, images, role="shift", class_names=("a", "b", "c"), templates=("{}",),
+        classifier=classifier, model_sha256="0" * 64,
+    )  # fmt: skip
     assert predictions.metadata.class_names == ("a", "c")
     assert set(predictions.labels) == {0, 1}
     exponentials = np.exp(everything[:, [0, 2]].astype(float))
@@ -242,7 +224,5 @@ def test_summary__without_shifts_it_is_the_mean_over_corruptions_of_the_mean_ove
 
 
 def test_summary__without_anything_ood_says_nothing_of_it():
-    summary = summarise([evaluation("id/test", "id", 0.9, 0.02)], None)
-    assert summary.ood_accuracy is None
-    assert summary.ood_ece is None
-    assert summary.worst_shift is None
+    found = summarise([evaluation("id/test", "id", 0.9, 0.02)], None)
+    assert (found.ood_accuracy, found.ood_ece, found.worst_shift) == (None,) * 3

@@ -11,7 +11,7 @@ from tests.conftest import example_spectrum
 from tests.support import said
 
 
-def told(first: int, last: int) -> list[r.Record]:
+def steps(first: int, last: int) -> list[r.Record]:
     """What a run says of its steps, with a validation at every tenth."""
     found: list[r.Record] = []
     for step in range(first, last + 1):
@@ -36,28 +36,27 @@ def order(records: list[r.Record]) -> list[tuple[str, int, str]]:
 def test_curves__attempts_leave_what_one_alone_would_have_left(stops, tmp_path_factory):
     root = tmp_path_factory.mktemp("curves")  # type: ignore[attr-defined]
     begun, before = 0, None
+
+    def attempt(last: int) -> list[r.Record]:
+        return [*([said.resumed(begun)] if begun else []), *steps(begun + 1, last)]
+
     for index, (checkpoint, beyond) in enumerate(stops):
-        folder = root / str(index)
         last = min(40, max(begun, checkpoint) + beyond)
-        words = [said.resumed(begun)] if begun else []
-        keep(folder, [*words, *told(begun + 1, last)], before)
-        begun, before = min(last, max(begun, checkpoint)), folder
-    keep(root / "end", [*([said.resumed(begun)] if begun else []), *told(begun + 1, 40)], before)
-    assert order(list(read_curves(root / "end", until=99))) == order(told(1, 40))
-    assert order(list(read_curves(root / "end", until=20))) == order(told(1, 20))
+        keep(root / str(index), attempt(last), before)
+        begun, before = min(last, max(begun, checkpoint)), root / str(index)
+    keep(root / "end", attempt(40), before)
+    assert order(list(read_curves(root / "end", until=99))) == order(steps(1, 40))
+    assert order(list(read_curves(root / "end", until=20))) == order(steps(1, 20))
 
 
-def test_read_curves__half_a_line_and_nonsense_are_passed_over(tmp_path):
-    keep(tmp_path, told(1, 3))
+def test_read_curves__passes_over_half_a_line_and_finds_none_in_an_empty_run(tmp_path):
+    assert read_curves(tmp_path, until=9) == []
+    keep(tmp_path, [])
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+    assert read_curves(tmp_path, until=9) == []
+    keep(tmp_path, steps(1, 3))
     with (tmp_path / METRICS).open("a") as file:
         file.write(
             'nonsense\n[1]\n{"loss": 1}\n{"step": 4, "epoch": 0.4, "loss": 0.25}\n{"step": 5'
         )
     assert [record.step for record in read_curves(tmp_path, until=9)] == [1, 2, 3, 4]
-
-
-def test_read_curves__of_a_run_that_has_none(tmp_path):
-    assert read_curves(tmp_path, until=9) == []
-    keep(tmp_path, [])
-    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
-    assert read_curves(tmp_path, until=9) == []

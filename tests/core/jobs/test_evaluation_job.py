@@ -34,7 +34,7 @@ def timeless(evaluation: EvaluationReport) -> EvaluationReport:
     return evaluation.model_copy(update={"seconds": 0.0})
 
 
-def judged(records: list[Record]) -> dict[tuple[str | None, str], EvaluationReport]:
+def found_in(records: list[Record]) -> dict[tuple[str | None, str], EvaluationReport]:
     return {
         (r.run, r.evaluation.dataset): timeless(r.evaluation)
         for r in records
@@ -47,14 +47,12 @@ def recorded(folder: Path) -> list[Record]:
     return [RECORD.validate_json(line) for line in lines]
 
 
-def said(records: list[Record]) -> list[str]:
+def messages(records: list[Record]) -> list[str]:
     return [r.message for r in records if isinstance(r, LogRecord)]
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, configs: dict[str, Path], photos: Path
-) -> dict[str, Path]:
+def finished(tmp_path_factory, configs, photos) -> dict[str, Path]:
     """Two finished runs of one tower, one of another: not to be changed."""
     home = tmp_path_factory.mktemp("finished")
     return {
@@ -71,13 +69,12 @@ def job(*runs: str, **data: Any) -> EvaluationJobSpec:
     return EvaluationJobSpec.model_validate({"runs": runs, "device": "cpu"} | data)
 
 
-def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
-    finished: dict[str, Path], paintings: Path, photos: Path, configs: dict[str, Path],
-    tmp_path: Path,
-) -> None:  # fmt: skip
+def test_evaluate_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
+    finished, paintings, photos, configs, tmp_path
+):
     asked = job("zs", "ft", "other", shifts={"art": str(paintings)}, corruptions=CORRUPTIONS)
     records = list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
-    found = judged(records)
+    found = found_in(records)
     assert len(found) == 6
     phases = [r.detail for r in records if isinstance(r, PhaseRecord) and r.phase == "evaluating"]
     assert phases == [
@@ -99,7 +96,7 @@ def test_judge_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
     assert last.step == last.total_steps == 3 * (24 + n_test)
 
 
-def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_beside_it(
+def test_evaluate_runs__what_was_evaluated_is_passed_over_and_other_images_get_a_name_of_their_own(
     finished, paintings, tmp_path
 ):
     run = tmp_path / "zs"
@@ -110,15 +107,15 @@ def test_judge_runs__what_was_judged_is_passed_over_and_other_images_stand_besid
         tmp_path / "first" / RUNS / "zs" / "predictions", run / "predictions", dirs_exist_ok=True
     )
     again = list(evaluate_runs(asked, tmp_path / "second", inputs={"zs": run}))
-    assert judged(again) == {}
-    assert "The run zs was evaluated on art already." in said(again)
+    assert found_in(again) == {}
+    assert "The run zs was evaluated on art already." in messages(again)
     other = write_classes(tmp_path / "other", n=4, seed=9)
     asked = job("zs", shifts={"art": str(other)})
-    (found,) = judged(list(evaluate_runs(asked, tmp_path / "third", inputs={"zs": run})))
+    (found,) = found_in(list(evaluate_runs(asked, tmp_path / "third", inputs={"zs": run})))
     assert found[1].startswith("art-")
     # The suite that the run is of: nothing of it is new.
     asked = job("zs", suites=[_suite_of(run)])
-    assert judged(list(evaluate_runs(asked, tmp_path / "fourth", inputs={"zs": run}))) == {}
+    assert found_in(list(evaluate_runs(asked, tmp_path / "fourth", inputs={"zs": run}))) == {}
 
 
 def _suite_of(run: Path) -> str:
@@ -126,27 +123,29 @@ def _suite_of(run: Path) -> str:
     return str(body.spec["suite"]["id"])
 
 
-def test_judge_runs__another_suite_is_a_shift_by_its_name(finished, tmp_path):
+def test_evaluate_runs__another_suite_is_a_shift_by_its_name(finished, tmp_path):
     write_classes(tmp_path / "suite" / "train", n=4)
     write_classes(tmp_path / "suite" / "test", n=5, seed=3)
     asked = job("zs", suites=[f"folder:{tmp_path / 'suite'}"])
-    ((key, report),) = judged(list(evaluate_runs(asked, tmp_path / "job", inputs=finished))).items()
+    ((key, report),) = found_in(
+        list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
+    ).items()
     assert key == ("zs", "suite")
     assert (report.n, report.role) == (15, "shift")
 
 
-def test_judge_runs__a_run_that_is_gone_is_said_and_the_others_are_judged(
+def test_evaluate_runs__a_run_that_is_gone_is_reported_and_the_others_are_evaluated(
     finished, paintings, tmp_path
 ):
     asked = job("zs", "ft", folders=[str(paintings)])
     records = list(evaluate_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
-    assert set(judged(records)) == {("ft", "paintings")}
-    assert said(records)[0] == "The run zs is gone; the others are evaluated without it."
+    assert set(found_in(records)) == {("ft", "paintings")}
+    assert messages(records)[0] == "The run zs is gone; the others are evaluated without it."
     with pytest.raises(ModelUnavailableError, match="zs, ft are gone"):
         list(evaluate_runs(asked, tmp_path / "b", inputs={}))
 
 
-def test_judge_runs__other_classes_are_a_sentence(finished, tmp_path):
+def test_evaluate_runs__other_classes_are_a_sentence(finished, tmp_path):
     write_classes(tmp_path / "data", ["blue_thing", "yellow_thing"], n=2)
     asked = job("zs", folders=[str(tmp_path / "data")])
     with pytest.raises(DataError, match="lacks the class folders green_thing, red_thing and has"):
@@ -175,7 +174,7 @@ def test_evaluation_job_spec__says_what_is_wrong_with_it():
     assert spec.title == "on b, art, gaussian_noise"
 
 
-def test_judge_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_the_same_bytes(
+def test_evaluate_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_the_same_bytes(
     finished, home, tmp_path
 ):
     # 64 batches of 8 are 8 shards for each of the two models.
@@ -206,4 +205,4 @@ def test_judge_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_in_t
     first = next(r for r in records if isinstance(r, ProgressRecord))
     assert first.total_steps == 2 * 513
     assert 4 * 64 <= first.step < 2 * 513  # what the first attempt did is not done again
-    assert judged(records) == judged(again)
+    assert found_in(records) == found_in(again)

@@ -42,9 +42,7 @@ def made() -> dict[tuple[str, float], Path]:
 
 
 @pytest.fixture
-def run(
-    run_spec: Any, paintings: Path, home: Path, tmp_path: Path, made: dict[tuple[str, float], Path]
-) -> Callable[..., Path]:
+def run(run_spec, paintings, home, tmp_path, made) -> Callable[..., Path]:
     """Run a method for an epoch with its option, once; the folder."""
 
     def run(kind: str, lr: float = 1e-3, **method: Any) -> Path:

@@ -25,7 +25,6 @@ from calift_core.errors import (
     DiskFullError,
     InterruptedRunError,
     ModelUnavailableError,
-    NanLossError,
     SpecError,
 )
 from calift_core.files import sha256_file
@@ -78,11 +77,6 @@ def assert_equal_runs(one: Path, other: Path) -> None:
         assert x.model_copy(update={"seconds": 0}) == y.model_copy(update={"seconds": 0})
 
 
-def stop_when(seen: Callable[[Record], bool], records: list[Record]) -> Callable[[], bool]:
-    """`stop` that turns true once a record of a kind is among those seen."""
-    return lambda: any(seen(record) for record in records)
-
-
 def collect(records: list[Record], source: Iterable[Record]) -> None:
     for record in source:
         records.append(record)  # one by one: `stop` looks at the list meanwhile
@@ -90,9 +84,9 @@ def collect(records: list[Record], source: Iterable[Record]) -> None:
 
 def go_until(spec: RunSpec, folder: Path, seen: Callable[[Record], bool], **options: Any) -> None:
     records: list[Record] = []
-    stop = stop_when(seen, records)
+    source = run_in_folder(spec, folder, stop=lambda: any(map(seen, records)), **options)
     with pytest.raises(InterruptedRunError):
-        collect(records, run_in_folder(spec, folder, stop=stop, **options))
+        collect(records, source)
 
 
 def at_step(step: int) -> Callable[[Record], bool]:
@@ -104,12 +98,7 @@ def evaluating(record: Record) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory,
-    configs: dict[str, Path],
-    photos: Path,
-    paintings: Path,
-) -> tuple[RunSpec, Path, list[Record]]:
+def finished(tmp_path_factory, configs, photos, paintings) -> tuple[RunSpec, Path, list[Record]]:
     """CaRot on the tiny suite with a shift and two corruptions, left alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CALIFT_HOME", str(tmp_path_factory.mktemp("home")))
@@ -200,13 +189,15 @@ def test_run__report_can_be_computed_again_from_the_predictions(finished):
     assert report.summary.ood_accuracy == report.evaluations[1].accuracy
 
 
-def test_run__spectrum_is_of_the_id_test_features(finished):
+def test_run__spectrum_is_of_the_id_test_features_and_the_model_that_of_the_file(finished):
     report = report_in(finished[1])
     assert report.spectrum.n == report.evaluations[0].n
     assert report.spectrum.n_features == 16
     assert report.spectrum.features == "photos/test"
     assert sum(report.spectrum.singular_values) == pytest.approx(16)
-    clip, _, _ = load_finished(finished[1])
+    clip, _, description = load_finished(finished[1])
+    assert weights_sha256(clip.net) == report.model["sha256"] != report.model["start_sha256"]
+    assert description["classes"] == list(CLASSES)
     w = clip.image_projection().detach().double()
     gap = torch.linalg.matrix_norm(w.T @ w - torch.eye(16, dtype=torch.float64))
     assert report.spectrum.projection_gram_distance == pytest.approx(float(gap))
@@ -219,20 +210,13 @@ def test_run__records_tell_the_story_in_order_and_are_on_disk(finished):
     ]
     assert on_disk == records
     phases = [r for r in records if r.kind == "phase"]
-    told = ["loading", "training", "evaluating", "evaluating", "saving"]
-    assert [r.phase for r in phases] == told
+    assert [r.phase for r in phases] == [
+        "loading", "training", "evaluating", "evaluating", "saving"
+    ]  # fmt: skip
     assert "training images" in phases[3].detail  # their features are the last that is made
     assert records[-1].kind == "done"
     assert records[-1].summary == report_in(folder).summary
     assert len(steps_of(folder)) == len({(s, i) for i, s in enumerate(steps_of(folder))})
-
-
-def test_run__model_has_moved_and_its_hash_is_that_of_the_file(finished):
-    report = report_in(finished[1])
-    clip, _, description = load_finished(finished[1])
-    assert weights_sha256(clip.net) == report.model["sha256"]
-    assert report.model["sha256"] != report.model["start_sha256"]
-    assert description["classes"] == list(CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -257,20 +241,6 @@ def test_stop__in_evaluation_then_again_trains_no_step_twice(run_spec, home, tmp
     (resumed,) = [r for r in records if r.kind == "resumed"]
     assert resumed.step == report_in(tmp_path / "run").resolved["total_steps"]
     assert not [r for r in records if r.kind == "metrics"]
-    assert_equal_runs(tmp_path / "run", left_alone(spec))
-
-
-def test_stop__before_the_first_checkpoint_starts_anew_and_logs_no_step_twice(
-    run_spec, home, tmp_path, left_alone
-):
-    spec = run_spec("carot")
-    records = run_in_folder(spec, tmp_path / "run")
-    for record in records:
-        if at_step(2)(record):
-            break
-    records.close()
-    assert steps_of(tmp_path / "run") == [1, 2]
-    go(spec, tmp_path / "run")
     assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
@@ -316,10 +286,16 @@ def test_resume__passes_over_a_damaged_checkpoint_to_an_older_one(
     assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
-def test_resume__with_no_good_checkpoint_starts_anew_and_says_so(
+def test_resume__with_no_good_checkpoint_or_none_starts_anew_and_logs_no_step_twice(
     run_spec, home, tmp_path, left_alone
 ):
     spec = run_spec("carot")
+    killed = run_in_folder(spec, tmp_path / "killed")
+    next(record for record in killed if at_step(2)(record))
+    killed.close()
+    assert steps_of(tmp_path / "killed") == [1, 2]
+    go(spec, tmp_path / "killed")
+    assert_equal_runs(tmp_path / "killed", left_alone(spec))
     go_until(spec, tmp_path / "run", at_step(7))  # behind an epoch's end
     damage(tmp_path / "run", slice(None))
     records = go(spec, tmp_path / "run")
@@ -329,7 +305,7 @@ def test_resume__with_no_good_checkpoint_starts_anew_and_says_so(
     assert_equal_runs(tmp_path / "run", left_alone(spec))
 
 
-def test_folder__of_another_spec_is_refused_and_left_as_it_is(run_spec, home, tmp_path):
+def test_folder__and_checkpoint_of_another_spec_are_refused(run_spec, home, tmp_path):
     go_until(run_spec("carot"), tmp_path / "run", at_step(2))
     files = sorted(str(p) for p in (tmp_path / "run").rglob("*"))
     with pytest.raises(CheckpointError, match=r"another RunSpec \('tiny carot'\).*--overwrite"):
@@ -338,22 +314,12 @@ def test_folder__of_another_spec_is_refused_and_left_as_it_is(run_spec, home, tm
     (tmp_path / "run" / "spec.json").write_text("{")
     with pytest.raises(CheckpointError, match="is damaged"):
         go(run_spec("carot"), tmp_path / "run")
-
-
-def test_folder__a_checkpoint_of_another_spec_is_refused(run_spec, home, tmp_path):
     go_until(run_spec("carot"), tmp_path / "old", at_step(2))
     with pytest.raises(CheckpointError, match="belongs to another RunSpec"):
         go(run_spec("carot", train={"seed": 9}), tmp_path / "new", resume_from=tmp_path / "old")
 
 
-def test_nan__ends_the_run_with_a_sentence_and_no_report(run_spec, home, tmp_path):
-    spec = run_spec("flyp", train={"lr": 1.0, "warmup_steps": 0, "weight_decay": 10, "epochs": 60})
-    with pytest.raises(NanLossError, match=r"at step \d+ these are not finite"):
-        go(spec, tmp_path / "run")
-    assert not (tmp_path / "run" / "report.json").exists()
-
-
-def test_space__too_little_of_it_is_told_before_anything_starts(run_spec, home, tmp_path):
+def test_space__too_little_of_it_is_an_error_before_anything_starts(run_spec, home, tmp_path):
     with (
         small_disk(tmp_path / "disk", mib=4) as disk,
         pytest.raises(DiskFullError, match="only 4 MiB are free.* 256 MiB are the least"),
@@ -449,16 +415,14 @@ def evaluate(spec: RunSpec, finished: Path, folder: Path) -> Report:
     return report_in(folder)
 
 
-def test_evaluate__refuses_a_folder_that_holds_a_run(finished, run_spec):
+def test_evaluate__refuses_other_classes_and_folders_of_a_run_or_without_a_model(
+    finished, home, tmp_path
+):
     spec, folder, _ = finished
     before = (folder / "report.json").read_bytes()
     with pytest.raises(SpecError, match="a folder of its own"):
         evaluate(spec, folder, folder)
     assert (folder / "report.json").read_bytes() == before
-
-
-def test_evaluate__refuses_other_classes_and_folders_without_a_model(finished, home, tmp_path):
-    spec, folder, _ = finished
     write_classes(tmp_path / "other", ("cat", "dog"), n=20)
     suite = spec.suite.model_copy(update={"id": f"folder:{tmp_path}/other", "shifts": {}})
     with pytest.raises(DataError, match=r"trained on the classes \['blue_thing'.*'cat', 'dog'"):

@@ -37,9 +37,7 @@ def losses(records: Any) -> list[float]:
     [(kind, "full") for kind, spec in METHOD_SPECS.items() if spec.trains and spec.keeps_trained]
     + [("flyp", "lora"), ("finetune", "lora"), ("finetune", "head"), ("carot", "head")],
 )
-def test_more_epochs__begin_with_the_weights_of_the_run(
-    run: Run, tmp_path: Path, kind: str, adapt: str
-) -> None:
+def test_more_epochs__begin_with_the_weights_of_the_run(run, tmp_path, kind, adapt):
     """At a rate that moves nothing the end is the beginning, of tower, head and teacher alike."""
     source = run(kind)
     go(more(source, lr=STILL, adapt=adapt, log_every_steps=1), tmp_path / "more")
@@ -57,9 +55,7 @@ def test_more_epochs__begin_with_the_weights_of_the_run(
     assert after.name == f"{before.name} (1 more epoch)"
 
 
-def test_more_epochs__go_on_learning_on_later_batches_and_through_a_stop(
-    run: Run, tmp_path: Path
-) -> None:
+def test_more_epochs__go_on_learning_on_later_batches_and_through_a_stop(run, tmp_path):
     source = run("carot")
     spec = more(source, 2, lr=1e-3, log_every_steps=1)
     told = go(spec, tmp_path / "more")

@@ -122,7 +122,7 @@ def test_training_images__a_run_that_is_stopped_at_them_goes_on_from_its_predict
     assert found.read_bytes() == whole.read_bytes()
 
 
-def test_training_images__a_damaged_file_is_told(tmp_path):
+def test_training_images__a_damaged_file_is_an_error(tmp_path):
     features = np.eye(3, dtype=np.float16)
     labels = np.array([0, 1, 1])
     names = ["a/1.png", "b/ä 2.png", "b/3.png"]

@@ -73,16 +73,13 @@ def test_page__stands_alone_and_holds_strange_names_as_text():
     assert "<script" not in page
 
 
-def test_judge__one_column_is_the_second_class():
+def test_judge__one_column_is_the_second_class_and_other_classes_are_refused():
     second = RNG.random(400)
     labels = (RNG.random(400) < second).astype(int)
     one, two = (judge(p, labels) for p in (second, np.stack([1 - second, second], axis=1)))
     assert one.to_dict() == two.to_dict()
     with pytest.raises(PredictionsError, match=r"must lie in \[0, 1\]"):
         judge(second * 3, labels)
-
-
-def test_judge__another_number_of_classes_is_refused():
     with pytest.raises(PredictionsError, match="must have 5 classes"):
         judge(TRUE, LABELS, shifts={"other": (TRUE[:, :4] / TRUE[:, :4].sum(1)[:, None], LABELS)})
 
@@ -205,7 +202,7 @@ def test_files__of_every_form_with_class_names_as_labels_say_the_same(tmp_path):
         ('{"probs": [0.5, 0.5]}', "must have a label"),
     ],
 )
-def test_jsonl__what_is_wrong_is_said(text, said, tmp_path):
+def test_jsonl__what_is_wrong_is_reported(text, said, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     with pytest.raises(PredictionsError, match=said):

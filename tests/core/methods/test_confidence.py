@@ -159,11 +159,7 @@ def test_options__that_make_sense_together_train_together(vit, captions, kind, p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("focal", "mixup"), "focal loss is defined by .*one true class, and mixup spread"),
-        (
-            ("focal", "label_smoothing", "mixup"),
-            "one true class, and label_smoothing and mixup spread",
-        ),
+        (("focal", "label_smoothing", "mixup"), "true class, and label_smoothing and mixup spread"),
         (("mmce", "mixup"), "mmce asks whether .*; a mixed image has no answer"),
     ],
     ids="+".join,
@@ -373,32 +369,12 @@ def curve_of(folder: Path) -> list[dict[str, float]]:
     return [line for line in lines if "loss" in line]
 
 
-RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
-    "mixup": (
-        "finetune",
-        {"mixup_alpha": 1.0, "zero_shot_kd": 1.0},
-        {"cross_entropy", "zero_shot_distillation"},
-    ),
-    "linear probe": (
-        "linear_probe",
-        {"zero_shot_kd": 1.0, "mmce": 1.0, "focal": "flsd53"},
-        {"cross_entropy", "zero_shot_distillation", "mmce"},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_run__with_options_logs_their_terms_and_a_stop_changes_no_bit(
-    run_spec, home, tmp_path, name
-):
-    kind, options, terms = RUNS[name]
-    spec = run_spec(kind, train={"confidence": options})
+def test_run__with_options_logs_their_terms_and_a_stop_changes_no_bit(run_spec, home, tmp_path):
+    spec = run_spec("finetune", train={"confidence": {"mixup_alpha": 1.0, "zero_shot_kd": 1.0}})
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     go(spec, alone)
     for line in curve_of(alone):
-        assert terms <= set(line)
-        weights = {"zero_shot_distillation": 1.0, "mmce": 1.0}
-        expected = sum(weights.get(name, 1.0) * line[name] for name in terms)
+        expected = line["cross_entropy"] + line["zero_shot_distillation"]
         assert line["loss"] == pytest.approx(expected, rel=1e-5)
     go_until(spec, stopped, at_step(2))
     (resumed,) = [r for r in go(spec, stopped) if r.kind == "resumed"]

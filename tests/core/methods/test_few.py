@@ -52,12 +52,19 @@ def test_coop__its_context_shares_the_positions_with_the_longest_name(vit, capti
         make(CoOpSpec(n_context=12), vit, captions)
 
 
-def test_tip_adapter__with_alpha_0_it_is_zero_shot(vit, captions):
+def test_tip_adapter__with_alpha_0_it_is_zero_shot_else_the_equation_worked_by_hand(vit, captions):
     method: TipAdapter = make(TipAdapterSpec(alpha=0), vit, captions)
     features = vit.encode_image(random_batch(vit).images).detach()
     assert torch.equal(
         method.classifier().logits(features), zero_shot_classifier(vit, captions).logits(features)
     )
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    cache = KeyCache(keys, torch.tensor([0, 1, 1]), alpha=2.0, beta=5.5)
+    head = Classifier(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 10.0, cache=cache)
+    feature = torch.tensor([[0.8, 0.6]])
+    near = np.exp(-5.5 * (1 - np.array([0.8, 0.6, 0.96])))
+    expected = [6 + 2 * near[0], 8 + 2 * (near[1] + near[2])]
+    np.testing.assert_allclose(head.logits(feature)[0].numpy(), expected, rtol=1e-5)
 
 
 def test_tip_adapter__its_keys_are_features_of_at_most_so_many_images_a_class(vit, captions):
@@ -69,16 +76,6 @@ def test_tip_adapter__its_keys_are_features_of_at_most_so_many_images_a_class(vi
     for key, label in zip(method.cache.keys, method.cache.classes, strict=True):
         (at,) = (shown == key).all(dim=1).nonzero().flatten()[:1]
         assert batch.labels[at] == label
-
-
-def test_tip_adapter__logits_are_the_equation_worked_by_hand():
-    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    cache = KeyCache(keys, torch.tensor([0, 1, 1]), alpha=2.0, beta=5.5)
-    head = Classifier(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 10.0, cache=cache)
-    feature = torch.tensor([[0.8, 0.6]])
-    near = np.exp(-5.5 * (1 - np.array([0.8, 0.6, 0.96])))
-    expected = [6 + 2 * near[0], 8 + 2 * (near[1] + near[2])]
-    np.testing.assert_allclose(head.logits(feature)[0].numpy(), expected, rtol=1e-5)
 
 
 def test_classifier__taken_apart_and_put_together_is_the_same_and_its_hash_sees_the_cache():

@@ -118,7 +118,7 @@ def test_resume__of_a_model_that_is_made_otherwise_today_is_refused(make, model,
     assert not warnings_in(go(spec, tmp_path / "run"))
 
 
-def test_models_made_otherwise__are_neither_merged_nor_judged_in_one_pass(make, model, tmp_path):
+def test_models_made_otherwise__are_neither_merged_nor_evaluated_in_one_pass(make, model, tmp_path):
     go(make("flyp", train={"epochs": 1}), tmp_path / "one")
     say(model, quick_gelu=True)
     with pytest.raises(

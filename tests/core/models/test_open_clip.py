@@ -9,8 +9,6 @@ import json
 import logging
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +28,7 @@ from calift_core.models.clip import Clip, ModelConfig
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import load_clip, resolve, weights_sha256
 from calift_core.training.checkpoint import save_final
-from tests.core.conftest import VIT, environment, known_to_open_clip
+from tests.core.conftest import VIT, environment, known_to_open_clip, python
 from tests.core.data.test_preprocess import input_of, picture
 
 ROWS = sorted(OPEN_CLIP)
@@ -349,34 +347,20 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("ViT-B-16", "dfn2b"),
         ("ViT-B-16", "laion2b_s34b_b88k"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _ASK_THE_HUB, str(configs), json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment(root / "home", HF_HOME=str(cache)),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # open_clip's words on the way are not shown
-    answers: dict[str, Any] = json.loads(done.stdout)
+    env = environment(root / "home", HF_HOME=str(cache))
+    out, words = python("-W", "error", "-c", _ASK_THE_HUB, configs, json.dumps(asked), env=env)
+    assert words == ""  # open_clip's words on the way are not shown
+    answers: dict[str, Any] = json.loads(out)
     return answers | {"own": weights_sha256(own), "tagged": weights_sha256(tagged)}
 
 
-def test_hub__a_repository_says_how_it_is_made(from_hub):
-    answer = from_hub["hf-hub:calift/mine None"]
-    assert answer["sha256"] == from_hub["own"]
-    assert answer["activation"] == "quick_gelu"
-    assert Preprocess.of(answer["preprocess"]) == AS_WRAPPED
-    assert answer["pretrained"] is None
-    assert answer["tokens"] == 16
-
-
-def test_hub__a_tag_decides_the_activation_of_its_architecture(from_hub):
-    answer = from_hub["ViT-B-16 openai"]
-    assert answer["sha256"] == from_hub["tagged"]
-    assert answer["activation"] == "quick_gelu"
-    assert Preprocess.of(answer["preprocess"]) == Preprocess(16)
+def test_hub__a_repository_says_how_it_is_made_and_a_tag_decides_the_activation(from_hub):
+    own, tagged = from_hub["hf-hub:calift/mine None"], from_hub["ViT-B-16 openai"]
+    assert (own["sha256"], tagged["sha256"]) == (from_hub["own"], from_hub["tagged"])
+    assert own["activation"] == tagged["activation"] == "quick_gelu"
+    assert Preprocess.of(own["preprocess"]) == AS_WRAPPED
+    assert Preprocess.of(tagged["preprocess"]) == Preprocess(16)
+    assert (own["pretrained"], own["tokens"]) == (None, 16)
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,7 @@ from tests.core.conftest import tiny_spec
 
 
 @pytest.fixture(scope="module")
-def runs(
-    tmp_path_factory: pytest.TempPathFactory,
-    configs: dict[str, Path],
-    photos: Path,
-    paintings: Path,
-) -> dict[str, Path]:
+def runs(tmp_path_factory, configs, photos, paintings) -> dict[str, Path]:
     """Finished runs of one start, and one of another: not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     suite = {"shifts": {"art": f"folder:{paintings}"}}

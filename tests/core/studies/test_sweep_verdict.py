@@ -130,7 +130,7 @@ def test_verdict__of_one_seed_agrees_with_the_paired_difference_of_the_library()
     assert any("one seed" in note for note in found.notes)
 
 
-def test_verdict__refuses_runs_that_were_judged_on_other_images():
+def test_verdict__refuses_runs_that_were_evaluated_on_other_images():
     a = contender("a", 1.5, 1.0)
     b = Contender("b", "flyp", None, "", [run("b", s, 1, 1, names="other") for s in (0, 1, 2)])
     with pytest.raises(UnpairedError, match="evaluated on other images of art"):

@@ -44,7 +44,7 @@ def attempts() -> Iterator[list[r.Record]]:
     yield [said.resumed(10), points[20], points[30], *done]
 
 
-def tell(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[r.LogRecord]:
+def track(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[r.LogRecord]:
     notes = []
     for attempt, records in enumerate(attempts()):
         # Its folders are called by the second in which they are made.
@@ -151,7 +151,7 @@ def test_tracker__holds_the_curves_of_both_attempts_and_the_numbers_of_the_end(
     name, tmp_path, monkeypatch
 ):
     pytest.importorskip(name)
-    assert tell(name, tmp_path, monkeypatch) == []
+    assert track(name, tmp_path, monkeypatch) == []
     found = READERS[name](tmp_path)
     assert found["loss"] == STEPS
     finals = [points for key, points in found.items() if key.endswith("/accuracy")]
@@ -159,7 +159,7 @@ def test_tracker__holds_the_curves_of_both_attempts_and_the_numbers_of_the_end(
     assert all(len(points) == 1 for points in finals)
 
 
-def test_tracker__that_fails_is_said_once_and_hears_no_more(tmp_path, monkeypatch):
+def test_tracker__that_fails_is_reported_once_and_hears_no_more(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     monkeypatch.setenv("TENSORBOARD_LOGDIR", "/proc/nowhere")
