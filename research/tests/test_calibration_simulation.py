@@ -1,4 +1,4 @@
-"""The simulations behind docs/calibration.md at a size for every commit: do intervals cover?"""
+"""The simulations behind docs/calibration.md at a small size: do intervals cover?"""
 
 import pytest
 

@@ -491,9 +491,7 @@ def test_jpeg_compression__is_one_round_trip_at_the_published_quality(side, qual
         assert np.array_equal(corrupt(image, "jpeg_compression", severity, seed=0), expected)
 
 
-#
-# docs/corruptions.md says what is measured here; the last test compares the two.
-
+#: What docs/corruptions.md was measured on.
 PICTURES = [natural_picture(224, 224, seed=seed) for seed in range(2)]
 
 

@@ -14,11 +14,12 @@ from huggingface_hub import constants
 
 from calift_core.data.counting import count_suite
 from calift_core.data.inspection import examine_suite
-from calift_core.data.suites.load import Suite, load_suite
+from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError, DataError, DataUnavailableError, SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.suite import SuiteSpec, absolute_uri
 from tests.core.conftest import CLASSES, write_classes
+from tests.core.data.test_manifests import load, sets_of
 
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()
@@ -65,15 +66,6 @@ def on_disk(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf") / "things"
     several = dict.fromkeys(PARTS, 1) | {"train": 3}
     return saved(folder, {p: columns_of(tree, p) for p in PARTS}, num_shards=several)
-
-
-def load(uri: str, **more: Any) -> Suite:
-    return load_suite(SuiteSpec(id=uri, **more))
-
-
-def sets_of(suite: Suite) -> dict[str, tuple[str, list[str], list[int]]]:
-    everything = suite.parts | suite.shifts
-    return {name: (s.sha256, list(s.ids), s.labels.tolist()) for name, s in everything.items()}
 
 
 def test_on_disk__holds_the_images_of_class_folders_to_the_last_byte(tree, on_disk):

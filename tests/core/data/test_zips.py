@@ -10,11 +10,12 @@ import pytest
 
 from calift_core.data import archives
 from calift_core.data.counting import count_suite
-from calift_core.data.suites.load import Suite, load_suite
+from calift_core.data.suites.load import load_suite
 from calift_core.errors import CaliftError, UnreadableImageError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.suite import SuiteSpec, as_uri
 from tests.core.conftest import CLASSES, write_classes
+from tests.core.data.test_manifests import sets_of
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +33,6 @@ def packed(root: Path, file: Path, top: str = "", method: int = zipfile.ZIP_DEFL
         archive.writestr("__MACOSX/._a.png", b"x")
         archive.writestr(f"{top}about.txt", "x")
     return file
-
-
-def sets_of(suite: Suite) -> dict[str, tuple[str, list[str], list[int]]]:
-    everything = suite.parts | suite.shifts
-    return {name: (s.sha256, list(s.ids), s.labels.tolist()) for name, s in everything.items()}
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
