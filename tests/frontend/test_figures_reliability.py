@@ -56,9 +56,10 @@ def test_reliability__gap_reaches_from_accuracy_to_confidence_on_its_side():
     over, under = (named(figure, f"{side}-confident").marker for side in ("over", "under"))
     assert over.line.color != under.line.color
     assert over.pattern.shape != under.pattern.shape
-    bare = figures.reliability.diagram(make_reliability([], n=0), band=False)
-    assert gaps(bare) == []
-    assert "calibrated at this n (95 %)" not in [t.name for t in bare.data]
+    assert gaps(figures.reliability.diagram(make_reliability([], n=0))) == []
+    names = [[t.name for t in figures.reliability.diagram(make_reliability(BINS), band=on).data]
+             for on in (True, False)]  # fmt: skip
+    assert ["calibrated at this n (95 %)" in some for some in names] == [True, False]
 
 
 @given(
