@@ -43,8 +43,18 @@ _CLAIM_PATIENCE_S = 60.0
 
 
 def environment_for(settings: Settings, device: Device) -> dict[str, str]:
-    """The environment that a worker's runners are started in: its own, with what it adds."""
-    mine = {**os.environ, **device.environment, "CALIFT_HOME": str(settings.home)}
+    """The environment that a worker's runners are started in: its own, with what it adds.
+
+    Trackers whose settings name no place write below the home: a run's folder is removed.
+    """
+    place = (settings.home / "trackers").absolute()
+    trackers = {
+        "MLFLOW_TRACKING_URI": (place / "mlruns").as_uri(),
+        "TENSORBOARD_LOGDIR": str(place / "tensorboard"),
+        "TRACKIO_DIR": str(place / "trackio"),
+        "WANDB_DIR": str(place),
+    }
+    mine = trackers | {**os.environ, **device.environment, "CALIFT_HOME": str(settings.home)}
     # The API has refused what it could tell; nothing else is downloaded either.
     return mine if settings.allow_remote_models else mine | {"HF_HUB_OFFLINE": "1"}
 

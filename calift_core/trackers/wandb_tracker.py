@@ -28,6 +28,8 @@ class _Run:
 
 def start(run: TrackedRun) -> _Run:
     """Open the run, or go on with it."""
+    folder = os.environ.get("WANDB_DIR", str(run.folder))
+    os.makedirs(folder, exist_ok=True)
     return _Run(
         wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -35,7 +37,7 @@ def start(run: TrackedRun) -> _Run:
             name=run.name,
             resume="allow",
             config=dict(run.settings),
-            dir=os.environ.get("WANDB_DIR", str(run.folder)),
+            dir=folder,
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )

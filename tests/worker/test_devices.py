@@ -121,13 +121,20 @@ def test_take_device__a_failing_driver_is_no_gpu(machine, tmp_path):
 def test_environment_for__runners_reach_the_hub_where_remote_models_are_allowed(
     home, monkeypatch, allowed
 ):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("HF_HUB_OFFLINE", "MLFLOW_TRACKING_URI", "TRACKIO_DIR", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TENSORBOARD_LOGDIR", "/logs")
     settings = Settings(home=home, allow_remote_models=allowed)
     device = Device("GPU 1", ("cuda",), {"CUDA_VISIBLE_DEVICES": "1"})
     passed = runner_environment(environment_for(settings, device))
     assert passed.get("HF_HUB_OFFLINE") == (None if allowed else "1")
     assert passed["CUDA_VISIBLE_DEVICES"] == "1"
     assert passed["CALIFT_HOME"] == str(home)
+    # Trackers keep their settings, and write nothing into a folder that is removed.
+    assert (passed["WANDB_MODE"], passed["TENSORBOARD_LOGDIR"]) == ("offline", "/logs")
+    for name in ("MLFLOW_TRACKING_URI", "TRACKIO_DIR", "WANDB_DIR"):
+        assert str(home / "trackers") in passed[name]
 
 
 def test_take_device__an_apple_gpu_has_a_queue_of_its_own(tmp_path, monkeypatch):
