@@ -20,6 +20,7 @@ from calift_core.schema.wire.results import (
     TransferMatrix,
 )
 from calift_core.schema.wire.tags import FeatureMap, ImageTags
+from calift_core.words import nats
 from frontend import text
 from frontend.tables import Column, Run, Table, analysis, ood, to_csv
 
@@ -116,8 +117,8 @@ def show_effect(effect: CalibratorEffect, as_json: bool) -> None:
     show(shown, f"{c.kind}, fitted on {_fitted_on(c)}", without=("oracle",))
     before, after = effect.before, effect.after
     _say(
-        f"Taken off by it: NLL {before.nll - after.nll:+.4f}, Brier "
-        f"{before.brier - after.brier:+.4f}. {_PROPER}"
+        f"Taken off by it: NLL {nats(before.nll - after.nll, signed=True)}, Brier "
+        f"{before.brier - after.brier:+.3f}. {_PROPER}"
     )
     if after.in_sample:
         _say(_IN_SAMPLE)
@@ -146,7 +147,7 @@ def _transferred(cell: TransferCell, by: str) -> str:
         floor = "in-sample" if cell.in_sample else text.percent(cell.null_mean)
         return f"{text.percent(cell.ece)} ({floor})"
     value, gain = getattr(cell, by), getattr(cell, f"{by}_gain")
-    return f"{text.number(value)} ({gain:+.4f})"
+    return f"{text.number(value)} ({gain:+.3f})"
 
 
 def show_transfer(matrix: TransferMatrix, as_json: bool) -> None:

@@ -31,6 +31,7 @@ from calift_core.home import calift_home
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.wire.runs import RunDetail
 from calift_core.threads import usable_cores
+from calift_core.words import nats
 
 #: One rate for both; a study chooses each method's own on ID validation.
 RATES = {"flyp": 3e-4, "carot": 3e-4}
@@ -288,7 +289,7 @@ def _table(rows: Sequence[DemoRow]) -> Table:
             cells += [
                 percent(found.accuracy),
                 f"{percent(found.ece)} ({100 * found.floor:.1f})",
-                f"{found.nll:.3f}",
+                nats(found.nll),
             ]
         table.add_row(row.model, *cells, sigma_text(row.sigma_min))
     return table

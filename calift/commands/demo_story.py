@@ -19,6 +19,7 @@ from calift_core.calibration.means import standard_error, t_quantile, variance_o
 from calift_core.calibration.squared import SquaredDifference, SquaredError, Units
 from calift_core.calibration.uncertainty import null_floor
 from calift_core.predictions.read import read_index, read_metadata, read_predictions
+from calift_core.words import nats
 
 #: Draws behind a floor.
 _DRAWS = 100
@@ -264,9 +265,9 @@ def _remedies(error: Difference, accuracy: Difference, carot: DemoRow, flyp: Dem
 def _advice(gain: Difference, recipe: DemoRow, flyp: DemoRow, zero: DemoRow) -> str:
     word = {-1: "lower than", 0: "not told apart from", 1: "higher than"}[gain.sign]
     return (
-        f"; the {recipe.model} has an NLL under shift of {recipe.shift.nll:.3f}, "
-        f"{word} {flyp.model}'s {flyp.shift.nll:.3f} ({gain.value:+.3f}, {gain.low:+.3f} to "
-        f"{gain.high:+.3f}); {zero.model}'s is {zero.shift.nll:.3f}."
+        f"; the {recipe.model} has an NLL under shift of {nats(recipe.shift.nll)}, "
+        f"{word} {flyp.model}'s {nats(flyp.shift.nll)} ({gain.value:+.3f}, {gain.low:+.3f} to "
+        f"{gain.high:+.3f}); {zero.model}'s is {nats(zero.shift.nll)}."
     )
 
 

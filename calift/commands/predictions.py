@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from calift_core.errors import SpecError, UnknownNameError
+from calift_core.words import nats, percent
 
 if TYPE_CHECKING:
     from calift_core.schema.report import EvaluationReport
@@ -155,8 +156,8 @@ def _say(evaluations: Sequence[EvaluationReport], dataset: str | None, provenanc
     for e in evaluations:
         console.out.print(
             f"{e.dataset} ({e.role}): {e.n:,} samples, {e.n_classes:,} classes, accuracy "
-            f"{100 * e.accuracy:.1f} %, ECE {100 * e.ece.value:.1f} % (floor "
-            f"{100 * e.ece.null_mean:.1f}), NLL {e.nll:.3f}",
+            f"{percent(e.accuracy)}, ECE {percent(e.ece.value)} (floor "
+            f"{percent(e.ece.null_mean)}), NLL {nats(e.nll)}",
             markup=False,
         )
     if dataset is not None and dataset not in {e.dataset for e in evaluations}:

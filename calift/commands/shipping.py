@@ -25,6 +25,7 @@ from calift.commands.local import stop_on_signal
 from calift_core.errors import SpecError
 from calift_core.home import calift_home
 from calift_core.installed import install_extra
+from calift_core.words import nats
 
 RunFolder = Annotated[
     Path,
@@ -102,7 +103,7 @@ def calibrate(
         )  # fmt: skip
         for one in choice.candidates:
             mark = " ←" if one.kind == choice.kind else ""
-            table.add_row(one.kind + mark, f"{one.nll:.4f}", f"{one.brier:.4f}", percent(one.ece))
+            table.add_row(one.kind + mark, nats(one.nll), f"{one.brier:.3f}", percent(one.ece))
         out.print(table)
     for note in choice.notes:
         err.print(note, markup=False)

@@ -22,7 +22,7 @@ from calift_core.judging.calibrated import calibrate
 from calift_core.judging.labels import class_indices
 from calift_core.judging.page import fragment, page
 from calift_core.judging.sets import JudgedSet
-from calift_core.words import percent
+from calift_core.words import nats, percent
 
 #: Largest share of errors that the sentence on a threshold allows.
 RISK = 0.05
@@ -200,7 +200,7 @@ def _second(sets: Sequence[JudgedSet], scores: SampleScores) -> str:
         f"{lead} right on {percent(n['accuracy'])}, {abs(lost):.1f} points "
         f"{'less' if lost >= 0 else 'more'}, "
         f"with an ECE of {percent(n['ece'])} (floor {percent(n['null_mean'])}) and an NLL of "
-        f"{n['nll']:.3f}, before {first['nll']:.3f}"
+        f"{nats(n['nll'])}, before {nats(first['nll'])}"
     )
     if surest is not worst and surest.gap > 0:
         sentence += f"; it is too sure most on {surest.name}, by {100 * surest.gap:.1f} points"
@@ -247,11 +247,11 @@ def _improved(
     if not d.distinguishable or d.difference > 0:
         return (
             "A temperature would not help on data like these: cross-fitted, it takes the NLL from "
-            f"{nll(scores):.3f} to {nll(after):.3f}, which is no clear gain."
+            f"{nats(nll(scores))} to {nats(nll(after))}, which is no clear gain."
         )
     return (
         f"A temperature of {fitted.temperature:.2f} would help on data like these: cross-fitted, "
-        f"it takes the NLL from {nll(scores):.3f} to {nll(after):.3f} and the ECE from "
+        f"it takes the NLL from {nats(nll(scores))} to {nats(nll(after))} and the ECE from "
         f"{percent(ece(scores, binning))} to {percent(ece(after, binning))} "
         "(`calift.calibrate`); under a shift it may do harm."
     )

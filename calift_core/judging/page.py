@@ -8,7 +8,7 @@ from typing import Any
 
 from calift_core import __version__
 from calift_core.judging.sets import JudgedSet
-from calift_core.words import percent
+from calift_core.words import nats, percent
 
 _STYLE = """
 .calift-judgement { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem;
@@ -69,7 +69,7 @@ def _row(one: JudgedSet) -> Iterator[str]:
     yield f"{n['n']:,}"
     yield from (percent(n["accuracy"]), percent(n["mean_confidence"]), percent(n["ece"]))
     yield f"{100 * n['interval'][0]:.1f} to {100 * n['interval'][1]:.1f}"
-    yield from (percent(n["null_mean"]), f"{n['nll']:.3f}", f"{n['brier']:.3f}")
+    yield from (percent(n["null_mean"]), nats(n["nll"]), f"{n['brier']:.3f}")
 
 
 def _figure(one: JudgedSet) -> str:

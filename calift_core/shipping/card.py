@@ -10,7 +10,7 @@ from calift_core.calibration.decisions import clopper_pearson
 from calift_core.calibration.registry import INITIAL_MODEL_CALIBRATORS
 from calift_core.shipping.exported_scores import DatasetScores
 from calift_core.shipping.folder import EXPORT_NAME, PICTURE_NAME, Exported
-from calift_core.words import percent
+from calift_core.words import nats, percent
 
 #: Names of classes that a card lists; of more it gives the number.
 _LISTED = 100
@@ -136,8 +136,8 @@ def _changed(rows: Sequence[DatasetScores]) -> str:
     shown = [(row, row.before) for row in rows if row.role in ("id", "shift")]
     lines = [
         f"| {_plain(row.dataset)} | {percent(before.accuracy)} → {percent(row.accuracy)} | "
-        f"{percent(before.ece)} → {percent(row.ece.value)} | {before.nll:.3f} → {row.nll:.3f} | "
-        f"{before.brier:.3f} → {row.brier:.3f} |"
+        f"{percent(before.ece)} → {percent(row.ece.value)} | "
+        f"{nats(before.nll)} → {nats(row.nll)} | {before.brier:.3f} → {row.brier:.3f} |"
         for row, before in shown
         if before is not None
     ]
@@ -239,7 +239,7 @@ def _line(row: DatasetScores, before: str = "") -> str:
     return (
         f"| {before}{_plain(row.dataset)} | {row.n:,} | {percent(row.accuracy)} | "
         f"{percent(row.ece.value)} "
-        f"({percent(low)} to {percent(high)}) | {percent(row.ece.null_mean)} | {row.nll:.3f} | "
+        f"({percent(low)} to {percent(high)}) | {percent(row.ece.null_mean)} | {nats(row.nll)} | "
         f"{row.brier:.3f} |"
     )
 
@@ -250,7 +250,7 @@ def _mean(rows: Sequence[DatasetScores]) -> str:
         f"{percent(fmean(row.accuracy for row in rows))} | "
         f"{percent(fmean(row.ece.value for row in rows))} | "
         f"{percent(fmean(row.ece.null_mean for row in rows))} | "
-        f"{fmean(row.nll for row in rows):.3f} | "
+        f"{nats(fmean(row.nll for row in rows))} | "
         f"{fmean(row.brier for row in rows):.3f} |"
     )
 

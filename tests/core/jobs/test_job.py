@@ -38,6 +38,7 @@ from calift_core.predictions.read import read_predictions
 from calift_core.schema.records import EXIT_INTERRUPTED, RECORD, JobFile, JobResult, Record
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec
+from calift_core.words import percent
 from tests.conftest import until
 from tests.core.conftest import CLASSES, environment, write_classes
 from tests.support.disks import small_disk
@@ -395,7 +396,7 @@ def test_runner__its_log_tells_the_course_of_the_run(
     assert any(re.fullmatch(r"training: \d of 8, [\d,]+ images/s", words) for words in told)
     report = report_in(folder)
     for e in report.evaluations:
-        wanted = f"{e.dataset}: accuracy {e.accuracy:.4f}, ECE {e.ece.value:.4f}"
+        wanted = f"{e.dataset}: accuracy {percent(e.accuracy)}, ECE {percent(e.ece.value)}"
         assert any(words.startswith(wanted) for words in told), e.dataset
     assert told[-1] == "done"
 
