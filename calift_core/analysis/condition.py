@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from calift_core.analysis.feature_map import inside
 from calift_core.calibration import SampleScores
 from calift_core.calibration.bins import Bools
 from calift_core.errors import SpecError, UnknownNameError
@@ -276,13 +277,22 @@ class _Condition:
         return float(names.index(name))
 
 
-def matching(samples: Samples, where: str | None) -> Bools:
+def matching(samples: Samples, where: str | None, area: str | None = None) -> Bools:
     """Return which samples (N,) a condition holds for; all of them without one.
 
+    Args:
+        area: they lie in it as well; see `SampleFilter.area`.
+
     Raises:
-        SpecError: it is no condition; the message says where and what was expected.
+        SpecError: it is no condition, and the message says where and what was expected; or an area
+            of a map that has not been made.
         UnknownNameError: a column or a class that does not exist.
     """
-    if where is None or not where.strip():
-        return np.ones(len(samples.scores), dtype=np.bool_)
-    return _Condition(where, samples).mask()
+    mask = np.ones(len(samples.scores), dtype=np.bool_)
+    if where is not None and where.strip():
+        mask = _Condition(where, samples).mask()
+    if area is None:
+        return mask
+    if samples.points is None:
+        raise SpecError("an area must be one of a map of features, which has not been made")
+    return mask & inside(samples.points, area)

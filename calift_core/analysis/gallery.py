@@ -12,7 +12,6 @@ import numpy.typing as npt
 from calift_core import calibration
 from calift_core.analysis.clusters import Clusters
 from calift_core.analysis.condition import Samples, matching
-from calift_core.analysis.feature_map import inside
 from calift_core.calibration import Binning, SampleScores
 from calift_core.calibration.bins import Bools, Doubles, Floats, Ints
 from calift_core.errors import SpecError, UnknownNameError
@@ -68,7 +67,7 @@ def chosen(
     Raises:
         SpecError: the condition is not valid, there is no such bin, or an outcome has no baseline.
     """
-    mask = matching(samples, wanted.where)
+    mask = matching(samples, wanted.where, wanted.area)
     confidences = samples.scores.confidences
     if wanted.lower is not None and wanted.lower > 0:
         mask = mask & (confidences > wanted.lower)
@@ -81,10 +80,6 @@ def chosen(
                 f"bin must lie in [0, {len(edges) - 2}], the bins of this diagram, got {wanted.bin}"
             )
         mask = mask & (calibration.assign_bins(confidences, edges) == wanted.bin)
-    if wanted.area is not None:
-        if samples.points is None:
-            raise SpecError("an area must be one of a map of features, which has not been made")
-        mask = mask & inside(samples.points, wanted.area)
     if wanted.outcome is not None:
         mask = mask & _outcome(samples.scores.correct, wanted.outcome, baseline)
     return np.flatnonzero(mask)

@@ -229,7 +229,7 @@ def slice_page(
     """
     where, by, sort, descending = query.where, query.by, query.sort, query.descending
     min_n, offset = query.min_n, query.offset
-    index = np.flatnonzero(matching(samples, where))
+    index = np.flatnonzero(matching(samples, where, query.area))
     groups = groups_by(samples, by, index, binning)
     groups = sorted_groups(samples, groups, sort, binning, descending=descending)
     items = [

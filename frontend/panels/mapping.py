@@ -1,15 +1,18 @@
-"""A map of a data set's image features: a lasso chooses the images that the gallery shows."""
+"""A map of a data set's image features: a lasso chooses a slice, and the gallery's images."""
 
 import streamlit as st
 
+from calift_core.client import Client
 from calift_core.errors import ServiceError
+from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import Evaluation
 from calift_core.schema.wire.tags import FeatureMap
 from frontend import api, figures, page, state, text
 from frontend.panels import gallery, tagging
-from frontend.tables import analysis
+from frontend.tables import Run, Table, analysis
 
 _POLL_S = 3.0
+_KEPT = "feature-map"
 
 
 def draw(evaluation: Evaluation) -> None:
@@ -39,40 +42,53 @@ def draw(evaluation: Evaluation) -> None:
         ),
     )  # fmt: skip
     st.caption(
-        f"All {text.count(len(found.ids))} images. Draw a lasso: the gallery below shows the "
-        'images in it, which can be tagged together; a tag makes a slice (`tag == "…"`).'
+        f"All {text.count(len(found.ids))} images. Draw a lasso: below are the slice and the "
+        "gallery of the images in it, which can be tagged together."
     )
     if (sample := st.session_state.pop("map-image", None)) is not None:
         st.switch_page(
             "views/sample.py", query_params={"evaluation": evaluation.id, "sample": sample}
         )
+    now = gallery.chosen_samples()
+    if now is not None and now.area and now.evaluation == evaluation.id:
+        _slice(evaluation, now.area)
     gallery.draw([evaluation])
 
 
-@st.cache_data(ttl=3600, max_entries=20, show_spinner="Loading the map…")
-def _ready(evaluation_id: str, _digest: str) -> FeatureMap:
-    found = api.client().feature_map(evaluation_id)
-    if found.state != "ready":
-        raise _NotReady(found)
-    return found
-
-
-class _NotReady(Exception):  # noqa: N818
-    """What must not be kept: it changes."""
+def _slice(evaluation: Evaluation, area: str) -> None:
+    """The images inside a lasso as a slice, above all images."""
+    pages = [
+        (
+            Run(name, name),
+            api.fetched(
+                f"slice {evaluation.dataset}", Client.slices, evaluation.id,
+                evaluation.predictions_sha256, SlicesQuery(by="all", area=within),
+            ),
+        )
+        for name, within in (("inside the lasso", area), ("all images", None))
+    ]  # fmt: skip
+    shown = analysis.slices(pages)
+    first, _, *numbers = shown.columns  # what they are, and the title of a slice of all
+    columns = [first._replace(label="Images"), *numbers]
+    page.table(Table(columns, shown.rows), caption="The images inside the lasso as a slice")
 
 
 def _map(evaluation: Evaluation) -> FeatureMap:
-    try:
-        return _ready(evaluation.id, evaluation.predictions_sha256)
-    except _NotReady as not_ready:
-        found: FeatureMap = not_ready.args[0]
+    """The map; one that is ready does not change, and the session's last is kept."""
+    key = (evaluation.id, evaluation.predictions_sha256)
+    kept, found = st.session_state.get(_KEPT, (None, None))
+    if kept == key and found is not None:
         return found
+    with st.spinner("Loading the map…"):
+        found = api.client().feature_map(evaluation.id)
+    if found.state == "ready":
+        st.session_state[_KEPT] = (key, found)
+    return found
 
 
 @st.fragment(run_every=_POLL_S)
 def _wait(evaluation: Evaluation) -> None:
-    found = api.client().feature_map(evaluation.id)
-    if found.state != "making":
+    if _map(evaluation).state != "making":
         st.rerun()
     st.caption("The map is being made; the page shows it when it is ready.")
 

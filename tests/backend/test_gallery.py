@@ -205,6 +205,8 @@ def test_map__is_made_once_and_an_area_of_it_is_a_filter(api, client, app, finis
     chosen = SampleFilter(area=area)
     assert {s["id"] for s in get(api, path, area=area, limit=200)["items"]} == expected
     assert get(api, f"{path}/traits", area=area)["n_matching"] == len(expected)
+    (one,) = get(api, path.replace("samples", "slices"), area=area, by="all")["items"]
+    assert one["n"] == len(expected)
     tagged = client.tag_images(evaluation, where=chosen, add=["corner"]).items
     assert {one.sample for one in tagged} == expected
     for nonsense in ("0,0 1,1", "a,b c,d e,f", "0,0 1,0 1e999,1", "0,0" * 400):

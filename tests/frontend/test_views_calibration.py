@@ -208,6 +208,7 @@ def test_map__is_made_on_demand_and_its_lasso_opens_a_gallery(dashboard, monkeyp
     images = urlencode({"evaluation": evaluation.id, "area": "0,0 1,0 1,1 0,1"})
     app = page("calibration", **view, images=images)
     assert f" of {inside} samples, of {text.count(n)}" in words(app)
+    assert re.search(rf"inside the lasso</\w+><td[^>]*>{inside}<", words(app))  # the slice
     app.button(key="gallery-area").click().run()
     assert f" of {text.count(n)} samples, of" in words(app)
 

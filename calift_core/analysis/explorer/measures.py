@@ -183,7 +183,8 @@ class MeasureAnswers(ScoredPredictions):
             ("slices", subject.source.evaluation_id, file.digest, binning, subject.draws, degrees,
              query, tags),
             lambda: slice_page(
-                self._samples(file, degrees, tags), subject.source, query, binning, subject.draws,
+                self._samples(file, degrees, tags, query.area), subject.source, query, binning,
+                subject.draws,
                 temperature=degrees,
             ),
         )  # fmt: skip

@@ -65,6 +65,15 @@ Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Slices before th
 Temperature = Annotated[
     float | None, Field(ge=0.01, le=100, description="Divides the logits; none: as evaluated")
 ]
+Area = Annotated[
+    str | None,
+    Field(
+        max_length=1500,
+        pattern=r"^-?\d(\.\d+)?,-?\d(\.\d+)?( -?\d(\.\d+)?,-?\d(\.\d+)?){2,79}$",
+        description="A polygon on the map of features, which must have been made",
+        examples=["0.1,0.2 0.5,0.2 0.3,0.6"],
+    ),
+]
 Condition = Annotated[
     str | None,
     Field(
@@ -184,6 +193,7 @@ class _SlicePage(PromptsQuery):
 class SlicesQuery(_SlicePage):
     """Slices of one evaluation."""
 
+    area: Area = None
     by: By = Field(default="class", description="What makes a slice")
     sort: SliceOrder = Field(default="key", description="`key` is the order of classes or bins")
     descending: bool = Field(default=False, description="Largest first")
@@ -247,13 +257,7 @@ class SampleFilter(PromptsQuery):
     outcome: Outcome | None = Field(
         default=None, description="Right or wrong, here and in `against`"
     )
-    area: str | None = Field(
-        default=None,
-        max_length=1500,
-        pattern=r"^-?\d(\.\d+)?,-?\d(\.\d+)?( -?\d(\.\d+)?,-?\d(\.\d+)?){2,79}$",
-        description="A polygon on the map of features, which must have been made",
-        examples=["0.1,0.2 0.5,0.2 0.3,0.6"],
-    )
+    area: Area = None
     against: Target | None = Field(
         default=None, description="Another model's evaluation on the same samples"
     )
