@@ -35,6 +35,7 @@ from calift_core.schema.places import expanded
 from calift_core.schema.spec import RunSpec, load_spec, parse_spec
 from calift_core.schema.suite import absolute_uri
 from calift_core.schema.wire.answers import Board
+from calift_core.schema.wire.operations import BulkAction
 from calift_core.schema.wire.queries import CompareQuery, RunFilter, RunsQuery
 from calift_core.schema.wire.results import Comparison
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunSummary, counted
@@ -78,6 +79,10 @@ def submit(
         typer.Option(help="With --evaluate: all, benchmark or names separated by commas."),
     ] = None,
     severities: Annotated[str, typer.Option(help="Of the corruptions.")] = "1,3,5",
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option("--unlabelled", help="With --evaluate: a folder of images without labels."),
+    ] = None,
     name: Annotated[str, typer.Option(help="With --evaluate: what the job is called.")] = "",
     device: Annotated[
         str | None, typer.Option(help="With --evaluate: auto, cpu, cuda, cuda:1 or mps.")
@@ -92,6 +97,7 @@ def submit(
         "folders": folder,
         "suites": suite,
         "corruptions": corruptions_of(corruptions, severities),
+        "unlabelled": unlabelled,
         "name": name,
         "device": device,
     }
@@ -273,12 +279,58 @@ add_steps(
     runs_app,
     {
         "cancel": ("Ask a run to stop after saving a checkpoint.", lambda c, i: c.cancel(i)),
-        "retry": (
-            "Queue a failed or cancelled run again; it goes on from its checkpoint.",
-            lambda c, i: c.retry(i),
-        ),
     },
 )
+
+
+def _add_bulk(action: BulkAction, help: str, **meant: Any) -> None:
+    """An action on runs that are named, or that options find, which then are counted first.
+
+    Args:
+        meant: what is looked for where the options do not say.
+    """
+
+    @runs_app.command(action, help=f"{help} Runs are named, or found by the options of `list`.")
+    @takes(RunFilter, without=("archived",))
+    def change(
+        query: RunFilter,
+        ids: Annotated[list[str] | None, typer.Argument(metavar="RUN")] = None,
+        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+        as_json: JsonFlag = False,
+    ) -> None:
+        found = query.model_dump(exclude_defaults=True)
+        if bool(ids) == bool(found):
+            raise SpecError(f"{action} takes ids of runs, or options that find them, one of both.")
+        wanted = None if ids else RunFilter.of(params=meant | found)
+        done: list[str] = []
+        refused: dict[str, str] = {}
+        with make_client() as client:
+            if wanted is not None and not yes:
+                n = client.runs(RunsQuery.of(wanted, {"limit": 1})).total
+                typer.confirm(f"{action} {counted(n)} runs?", abort=True, err=True)
+            while True:
+                some = client.change_runs(action, ids=ids or None, filter=wanted)
+                done += some.done
+                refused |= {one.id: one.message for one in some.refused}
+                if not (some.more and some.done):
+                    break
+        if as_json:
+            print_json({"done": done, "refused": refused})
+        else:
+            out.print(f"{action}: {len(done):,} of {len(done) + len(refused):,} runs.")
+            for message in refused.values():
+                err.print(message, markup=False)
+        if refused:
+            raise typer.Exit(1)
+
+
+_add_bulk(
+    "retry",
+    "Queue failed and cancelled runs again; they go on from their checkpoints.",
+    phase=["FAILED", "CANCELLED"],
+)
+_add_bulk("archive", "Take runs out of the lists; they keep everything.")
+_add_bulk("unarchive", "Put archived runs back into the lists.", archived=True)
 add_delete(
     runs_app,
     "Delete a run that has ended, with its files.",

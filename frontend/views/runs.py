@@ -91,7 +91,7 @@ def _pager(total: int, shown: Table, next_cursor: str | None) -> None:
         start = PAGE * len(trail) + 1
         n = len(shown.rows)
         place = f"{start:,} to {start + n - 1:,} of " if total > n else ""
-        page.pager(trail, f"{place}{counted(total)} run{'' if total == 1 else 's'}", next_cursor)
+        page.pager(trail, f"{place}{_counted(total)}", next_cursor)
         st.download_button(
             "CSV",
             lambda: tables.to_csv(shown),
@@ -163,7 +163,7 @@ _ACTIONS: dict[BulkAction, tuple[str, str, str]] = {
 
 
 def _counted(n: int) -> str:
-    return f"{n} run{'' if n == 1 else 's'}"
+    return f"{counted(n)} run{'' if n == 1 else 's'}"
 
 
 def _confirmed(action: BulkAction, some: list[RunSummary], help: str, more: str = "") -> None:
@@ -182,7 +182,7 @@ def _confirmed(action: BulkAction, some: list[RunSummary], help: str, more: str 
 def _change(action: BulkAction, some: Sequence[RunSummary], tags: Sequence[str] = ()) -> None:
     """Do one thing to many runs, say what came of it, and draw the page anew."""
     done = api.act(
-        f"{action} {len(some)} runs",
+        f"{action} {_counted(len(some))}",
         lambda: api.client().change_runs(action, ids=[run.id for run in some], tags=tags),
     )
     if done is None:

@@ -4,6 +4,7 @@ import json
 import socket
 
 import pytest
+import typer
 from sqlalchemy import text
 
 from backend.store import migrations
@@ -31,6 +32,33 @@ def say(capsys, served, settings, monkeypatch):
         return json.loads(captured.out) if "--json" in arguments else captured.out
 
     return run
+
+
+def test_runs__retry_and_archive_count_what_the_options_find_and_ask(say, client, monkeypatch):
+    ids = [client.submit(spec_of(name=f"old {k}", tags=["old"])).id for k in range(3)]
+    other = client.submit(spec_of(name="other"))
+    for run_id in ids[:2]:
+        client.cancel(run_id)
+    monkeypatch.setattr("typer.confirm", lambda words, **_: asked.append(words) or refuse())
+    asked: list[str] = []
+
+    def refuse() -> None:
+        raise typer.Abort
+
+    say("runs", "retry", "--tag", "old", status=1)
+    assert asked == ["retry 2 runs?"]  # of the three, those that can be
+    assert say("runs", "retry", "--tag", "old", "--yes") == "retry: 2 of 2 runs.\n"
+    assert {client.run(run_id).phase for run_id in ids} == {"QUEUED"}
+    done = say("runs", "archive", "--tag", "old", "--yes", "--json")
+    assert (set(done["done"]), done["refused"]) == (set(ids), {})
+    assert [run.id for run in client.runs().items] == [other.id]
+    say("runs", "unarchive", ids[0])
+    assert {run.id for run in client.runs().items} == {other.id, ids[0]}
+    refused = say("runs", "retry", "nobody", "--json", status=1)
+    assert list(refused["refused"]) == ["nobody"]
+    for wrong in (["--tag", "old", other.id], []):
+        with pytest.raises(SpecError, match="one of both"):
+            main(["runs", "archive", *wrong])
 
 
 def test_commands__workers_tokens_audit_and_prune(say, app, finished_run, client):
