@@ -102,6 +102,7 @@ class EvaluationSubmission:
         sources = {f"shifts/{name}": uri for name, uri in spec.shifts.items()}
         sources |= {f"folders/{i}": uri for i, uri in enumerate(spec.folders)}
         sources |= {f"suites/{i}": uri for i, uri in enumerate(spec.suites)}
+        sources |= {f"unlabelled/{i}": uri for i, uri in enumerate(spec.unlabelled)}
         for place, uri in sources.items():
             yield from self._submission.source_refusals(f"#/{place}", uri)
 

@@ -63,7 +63,7 @@ def job_of(what: Sequence[str], data: dict[str, Any]) -> dict[str, Any]:
         if key not in EvaluationJobSpec.model_fields:
             raise UnknownNameError("field", str(key), EvaluationJobSpec.model_fields)
     params = params | {key: value for key, value in data.items() if value}
-    for key in ("suites", "folders"):
+    for key in ("suites", "folders", "unlabelled"):
         if isinstance(params.get(key), list):
             params[key] = [_absolute(item) for item in params[key]]
     if isinstance(params.get("shifts"), dict):
@@ -107,15 +107,21 @@ def _results(client: Client, job_id: str) -> list[Evaluation]:
 
 def _show(client: Client, job: EvaluationJob, as_json: bool) -> None:
     results = _results(client, job.id)
+    unlabelled = client.unlabelled(job.id) if job.spec.unlabelled else []
     if as_json:
-        evaluations = [e.model_dump(mode="json") for e in results]
-        print_json(job.model_dump(mode="json") | {"evaluations": evaluations})
+        found = {
+            "evaluations": [e.model_dump(mode="json") for e in results],
+            "unlabelled": [e.model_dump(mode="json") for e in unlabelled],
+        }
+        print_json(job.model_dump(mode="json") | found)
         return
     phase = job.phase + (f" ({job.reason})" if job.reason else "")
     out.print(f"{job.id}  {job.name}  {phase}", markup=False)
     for line in (job.message, job.hint, job.waiting):
         if line:
             out.print(line, markup=False)
+    for one in unlabelled:
+        out.print(f"{one.run} on {one.source}: {one.sentence}", markup=False)
     if results:
         shown = run_tables.results(results)
         show(shown._replace(columns=[Column("run_id", "Id"), *shown.columns]))

@@ -15,8 +15,7 @@ from calift.commands.local import stop_on_signal
 from calift.commands.shipping import ModelFolder, folder_of, image_paths, progress_bar
 
 if TYPE_CHECKING:
-    from calift_core.shipping.following import FollowedBatch
-    from calift_core.shipping.watching import Watched
+    from calift_core.schema.unlabelled import FollowedBatch, Watched
     from calift_core.webhook import Webhook
 
 
@@ -175,7 +174,7 @@ def _send_alarm(webhook: Webhook, title: str, batch: FollowedBatch) -> None:
     from calift_core.webhook import Event, WebhookError, deliver
 
     at = batch.at.timestamp()
-    data = batch.model_dump(mode="json", exclude={"images"}) | {"n": len(batch.images)}
+    data = batch.model_dump(mode="json", exclude={"images"})
     event = Event(f"calift-watch-{at:.0f}", "watch.alarm", at, f"{title}: {batch.line}", data)
     try:
         deliver(webhook, event, now=time.time())
@@ -184,8 +183,6 @@ def _send_alarm(webhook: Webhook, title: str, batch: FollowedBatch) -> None:
 
 
 def _show_watched(found: Watched) -> None:
-    from calift_core.shipping.watching import DRIFTED
-
     out.print(f"{found.sentence} No measurement: labels of a few hundred would be.", markup=False)
     title = None if found.unknown is None else "not to be used, see above"
     table = Table("estimator", "expected", "95 %", "mean error on labelled shifts", title=title)
@@ -195,13 +192,7 @@ def _show_watched(found: Watched) -> None:
         ends = f"{100 * one.low:.1f} – {100 * one.high:.1f}"
         table.add_row(one.estimator.replace("_", " ") + mark, percent(one.value), ends, error)
     out.print(table)
-    drift = found.drift
-    phrase = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
-    out.print(
-        f"Logits {phrase} those of {found.reference} (energy distance {drift.distance:.3g}, "
-        f"p = {drift.p_value:.3f}).",
-        markup=False,
-    )
+    out.print(found.evidence, markup=False)
     for image in found.unusual[:3]:
         phrase = f"unusual: {image.path} ({image.label}, {percent(image.confidence)})"
         out.print(phrase, markup=False)

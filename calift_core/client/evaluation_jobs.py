@@ -10,6 +10,7 @@ from calift_core.client.operations import Operation
 from calift_core.errors import SpecError
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.spec import problems_of
+from calift_core.schema.unlabelled import UnlabelledRecord
 from calift_core.schema.wire.evaluation_jobs import (
     EvaluationJob,
     EvaluationJobPage,
@@ -31,6 +32,7 @@ class EvaluationJobCalls(Connection):
         shifts: Mapping[str, str] | None = None,
         folders: Sequence[str] = (),
         corruptions: Mapping[str, Any] | None = None,
+        unlabelled: Sequence[str] = (),
         name: str = "",
         batch_size: int | None = None,
         device: str = "auto",
@@ -46,6 +48,8 @@ class EvaluationJobCalls(Connection):
             shifts: name → folder:PATH.
             folders: folder:PATH, each a shift that is called as its folder.
             corruptions: of the runs' own test images, as in a RunSpec: names, severities.
+            unlabelled: folder:PATH or manifest:FILE of images without labels; what is found stands
+                in `unlabelled` of the job.
             name: of the job; none: what it is on.
             batch_size: None: that of each run.
             device: where they are judged.
@@ -59,6 +63,7 @@ class EvaluationJobCalls(Connection):
             shifts=dict(shifts or {}),
             folders=tuple(folders),
             corruptions=corruptions or {},
+            unlabelled=tuple(unlabelled),
             name=name,
             batch_size=batch_size,
             device=device,
@@ -111,6 +116,17 @@ class EvaluationJobCalls(Connection):
         """The results of a job so far, newest first."""
         path = url_path("/evaluation-jobs", job_id, "evaluations")
         return self._get(path, EvaluationPage, cursor=cursor, limit=limit)
+
+    def unlabelled(self, job_id: str) -> list[UnlabelledRecord]:
+        """What a job has found on images without labels, a record for each run and source."""
+        path = url_path("/evaluation-jobs", job_id, "events", "history")
+        events: list[RunEvent] = []
+        while page := self._get(
+            path, list[RunEvent], after=events[-1].id if events else 0, limit=200
+        ):
+            events += page
+        found = [one.data for one in events if one.kind == "unlabelled"]
+        return [UnlabelledRecord.model_validate(data) for data in found]
 
     def evaluation_events(self, job_id: str, *, after: int = 0) -> Iterator[RunEvent]:
         """Events of a job as they happen, until it ends."""

@@ -5,11 +5,13 @@ The counts come from the same rooms as those of a run (`calift_core.data.countin
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from calift_core.data.counting import SuiteCounts, count_suite
-from calift_core.data.listing import ScanBudget, TooManyFilesError
+from calift_core.data.listing import ScanBudget, TooManyFilesError, images_below
+from calift_core.data.manifest import read_manifest
 from calift_core.data.suites import id_data, shift_images
-from calift_core.errors import CaliftError, reason_of
+from calift_core.errors import CaliftError, DataError, reason_of
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.suite import SuiteSpec
 
@@ -93,6 +95,8 @@ class _Counter:
             yield suite_id, self._suite_images(f"#/suites/{index}", suite_id, run)
         places = {f"#/shifts/{name}": (name, uri) for name, uri in self.spec.shifts.items()}
         names = {uri: name for name, uri in self.spec.all_shifts.items()}
+        for index, uri in enumerate(self.spec.unlabelled):
+            yield uri, self._unlabelled_images(f"#/unlabelled/{index}", uri)
         for index, uri in enumerate(self.spec.folders):
             if names[uri] not in self.spec.shifts:
                 places[f"#/folders/{index}"] = (names[uri], uri)
@@ -122,6 +126,22 @@ class _Counter:
         else:
             self.counts.notes += images.notes
             return len(images)
+        return None
+
+    def _unlabelled_images(self, place: str, uri: str) -> int | None:
+        kind, _, path = uri.partition(":")
+        try:
+            if kind == "manifest":
+                return len(read_manifest(Path(path)).paths)
+            if not Path(path).is_dir():
+                raise DataError(f"{path!r} must be a folder of images, none is there.")
+            if n := len(images_below(Path(path), self.budget)):
+                return n
+            raise DataError(f"there must be at least one image below {path!r}, there is none.")
+        except TooManyFilesError as error:
+            self.counts.notes.append(f"{uri} is unknown: there are {error.message}")
+        except (CaliftError, *_NO_PATH) as error:
+            self.counts.problems.append((place, _sentence(error, uri)))
         return None
 
     def _suite_images(self, place: str, suite_id: str, run: EvaluableRun) -> int | None:

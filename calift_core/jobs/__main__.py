@@ -32,6 +32,8 @@ from calift_core.schema.records import (
     ResumedRecord,
 )
 from calift_core.schema.spec import load_spec
+from calift_core.schema.unlabelled import UnlabelledRecord
+from calift_core.words import percent
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +163,11 @@ def line_of(record: Record) -> str | None:
         case EvaluationRecord(evaluation=e):
             whose = f"{record.run} on " if record.run else ""
             return (
-                f"{whose}{e.dataset}: accuracy {e.accuracy:.4f}, ECE {e.ece.value:.4f} "
-                f"(floor {e.ece.null_mean:.4f}), n = {e.n:,}"
+                f"{whose}{e.dataset}: accuracy {percent(e.accuracy)}, ECE {percent(e.ece.value)} "
+                f"(floor {percent(e.ece.null_mean)}), n = {e.n:,}"
             )
+        case UnlabelledRecord():
+            return f"{record.run} on {record.source}: {record.sentence}"
         case ResumedRecord():
             return f"going on from the checkpoint of step {record.step:,}"
         case DoneRecord():

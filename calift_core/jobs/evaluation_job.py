@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from calift_core.analysis.report import read_report
 from calift_core.data.images import ImageSet
 from calift_core.data.sources import check_headers
 from calift_core.data.suites import id_data
@@ -55,6 +56,13 @@ from calift_core.schema.records import LogRecord, PhaseRecord, Record
 from calift_core.schema.report import Report
 from calift_core.schema.spec import EvaluationSpec, RunSpec, parse_spec
 from calift_core.schema.suite import SuiteSpec
+from calift_core.schema.unlabelled import UnlabelledRecord
+from calift_core.shipping.classifier import Answers, CalibratedClassifier, together
+from calift_core.shipping.following import BATCH, FALSE_ALARMS, alarms_of, in_batches
+from calift_core.shipping.predicting import listed
+from calift_core.shipping.reference import reference_of
+from calift_core.shipping.trying import chosen_for
+from calift_core.shipping.watching import answered, compared
 from calift_core.threads import loader_workers
 
 #: Folder of the runs in the folder of a job.
@@ -123,7 +131,10 @@ def evaluate_runs(
     yield PhaseRecord(phase="loading", detail=f"{_models(len(runs))}, {_what(spec)}")
     found = _Data(spec)
     passes = [_Pass(group, list(found.sets(group[0]))) for group in _alike(runs)]
-    progress = EvaluationProgress(sum(len(p.runs) * sum(s.n for s in p.sets) for p in passes))
+    unlabelled = {uri: listed([uri.removeprefix("folder:")]) for uri in spec.unlabelled}
+    n_unlabelled = len(runs) * sum(map(len, unlabelled.values()))
+    labelled = sum(len(p.runs) * sum(s.n for s in p.sets) for p in passes)
+    progress = EvaluationProgress(labelled + n_unlabelled)
     if resume_from is not None:
         for run in runs:
             adopt_shards(resume_from / RUNS / run.id, folder / RUNS / run.id)
@@ -134,6 +145,45 @@ def evaluate_runs(
         yield PhaseRecord(phase="evaluating", detail=detail)
         yield from one.work(folder, stop, progress)
         one.subjects.clear()  # the next pass has the memory to itself
+    for run in runs if unlabelled else ():
+        yield PhaseRecord(phase="evaluating", detail=f"{run.id} on images without labels")
+        yield from _without_labels(run, unlabelled, folder / "chosen", stop, progress)
+
+
+def _without_labels(
+    run: _Run,
+    sources: Mapping[str, list[str]],
+    kept: Path,
+    stop: Stop,
+    progress: EvaluationProgress,
+) -> Iterator[Record]:
+    """What a run's calibrated model is likely to be worth on images without labels."""
+    report = read_report(run.folder)
+    model = CalibratedClassifier.load(run.folder, device=str(run.device))
+    choice, _ = chosen_for(run.folder, kept / run.id, report)
+    model.calibrator = None if choice is None else choice.fitted()
+    reference = reference_of(run.folder, report, model.calibrator)
+    for source, paths in sources.items():
+        parts: list[Answers] = []
+        read: list[str] = []
+        unreadable: dict[str, str] = {}
+        for start in range(0, len(paths), BATCH):
+            part, names, others = answered(model, paths[start : start + BATCH], stop=stop)
+            parts.append(part)
+            read += names
+            unreadable |= others
+            progress.add(len(names) + len(others))
+            if progress.is_due() or start + BATCH >= len(paths):
+                yield progress.record(source)
+        answers = together(model.classes, parts)
+        found = compared(model, reference, answers, read, unreadable)
+        batches = in_batches(model, reference, answers, read)
+        alarms = alarms_of(found, None, FALSE_ALARMS)
+        if not alarms and (n := sum(bool(one.alarms) for one in batches)):
+            alarms = [f"{n} of {len(batches)} batches have drifted"]
+        yield UnlabelledRecord(
+            run=run.id, source=source, found=found, batches=batches, alarms=alarms
+        )
 
 
 @dataclass(frozen=True)
@@ -381,4 +431,5 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _what(spec: EvaluationJobSpec) -> str:
-    return _list([*spec.suites, *spec.all_shifts, *spec.corruptions.chosen][:20])
+    named = [*spec.suites, *spec.all_shifts, *spec.corruptions.chosen, *spec.unlabelled]
+    return _list(named[:20])

@@ -24,6 +24,15 @@ def is_job_id(text: str) -> bool:
     return text.startswith(JOB_PREFIX)
 
 
+def _unlabelled_uri(value: str) -> str:
+    uri = as_uri(value)
+    if not uri.startswith(("folder:", "manifest:")):
+        raise ValueError(
+            f"images without labels are a folder:PATH or a manifest:FILE, got {value!r}"
+        )
+    return uri
+
+
 class EvaluationJobSpec(Frozen):
     """Which finished runs are judged on what.
 
@@ -64,6 +73,13 @@ class EvaluationJobSpec(Frozen):
         title="Corruptions",
         description="Of each run's own ID test images",
     )
+    unlabelled: tuple[Annotated[str, AfterValidator(_unlabelled_uri)], ...] = Field(
+        default=(),
+        max_length=20,
+        title="Without labels",
+        description="folder:PATH or manifest:FILE of images, whose labels are not looked at: "
+        "expected accuracy, drift, share of images that are none of the classes",
+    )
     batch_size: int | None = Field(
         default=None, ge=1, le=65_536, title="Batch size", description="none: that of each run"
     )
@@ -96,9 +112,9 @@ class EvaluationJobSpec(Frozen):
 
     @model_validator(mode="after")
     def _has_data(self) -> EvaluationJobSpec:
-        if not (self.suites or self.all_shifts or self.corruptions.chosen):
+        if not (self.suites or self.all_shifts or self.corruptions.chosen or self.unlabelled):
             raise ValueError(
-                "name what to judge the runs on: suites, shifts, folders or corruptions"
+                "name what to judge the runs on: suites, shifts, folders, corruptions or unlabelled"
             )
         return self
 
@@ -129,7 +145,8 @@ class EvaluationJobSpec(Frozen):
         """The job's name, or what the runs are judged on where it has none."""
         if self.name:
             return self.name
-        parts = [*self.all_shifts, *(re.sub(r"[^\w.:/-]", "-", s[-40:]) for s in self.suites)]
+        places = (*self.suites, *(uri.partition(":")[2] for uri in self.unlabelled))
+        parts = [*self.all_shifts, *(re.sub(r"[^\w.:/-]", "-", s[-40:]) for s in places)]
         n = len(self.corruptions.chosen)
         parts += [f"{n} corruptions" if n > 1 else self.corruptions.chosen[0]] if n else []
         shown = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")

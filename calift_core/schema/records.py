@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from calift_core.schema.base import Frozen
 from calift_core.schema.report import EvaluationReport, SpectrumReport, Summary
+from calift_core.schema.unlabelled import UnlabelledRecord
 
 #: What a job does: make a model and judge it, or judge the models of finished runs.
 JobKind = Literal["training", "evaluation"]
@@ -112,6 +113,7 @@ Record = Annotated[
     | ResumedRecord
     | SpectrumRecord
     | EvaluationRecord
+    | UnlabelledRecord
     | LogRecord
     | DoneRecord,
     Field(discriminator="kind"),

@@ -51,6 +51,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self.probs)
 
+    def of(self, rows: NDArray[np.int64]) -> Answers:
+        """Those for some of the images."""
+        initial = None if self.initial is None else self.initial[rows]
+        return Answers(self.classes, self.probs[rows], self.logits[rows], initial)
+
     @property
     def indices(self) -> NDArray[np.int64]:
         """(N,) the predicted classes."""

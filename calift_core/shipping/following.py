@@ -6,57 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import ValidationError
 
 from calift_core.errors import DataError
 from calift_core.files import atomic_write_bytes, storage_error
-from calift_core.shipping.classifier import CalibratedClassifier
+from calift_core.schema.unlabelled import FollowedBatch, Watched
+from calift_core.shipping.classifier import Answers, CalibratedClassifier
 from calift_core.shipping.reference import Reference
-from calift_core.shipping.watching import Watched, watch
+from calift_core.shipping.watching import compared, watch
 from calift_core.words import percent
 
 #: Chance that a batch of ID images is called drifted.
 FALSE_ALARMS = 0.001
-
-
-class FollowedBatch(BaseModel):
-    """What was found on one batch. Fractions.
-
-    Attributes:
-        at: when it was compared, UTC.
-        images: their files.
-        value, low, high: the expected accuracy; None where it is unknown.
-        unknown: why it is.
-        p_value: of the drift test.
-        alarms: why somebody should look, a phrase each.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    at: datetime
-    images: list[str]
-    value: float | None
-    low: float | None
-    high: float | None
-    unknown: str | None
-    distance: float
-    p_value: float
-    alarms: list[str]
-
-    @property
-    def line(self) -> str:
-        """One line for a terminal."""
-        known = (
-            "accuracy unknown"
-            if self.value is None
-            else f"about {percent(self.value, 0)} right ({percent(self.low, 0)} to "
-            f"{percent(self.high, 0)})"
-        )
-        alarm = f"  ALARM: {' and '.join(self.alarms)}" if self.alarms else ""
-        return (
-            f"{self.at:%Y-%m-%d %H:%M:%S}  {len(self.images):,} images  {known}  "
-            f"drift p = {self.p_value:.3f}{alarm}"
-        )
+#: Images of a batch, and batches of a folder that is compared at once.
+BATCH, MOST_BATCHES = 200, 50
 
 
 def alarms_of(found: Watched, fail_below: float | None, fail_on_drift: float | None) -> list[str]:
@@ -126,23 +90,49 @@ def follow(
             taken, new = new[:batch], new[batch:]
             seen.update(taken)
             found = watch(model, reference, taken)
-            answer = found.answer if found.unknown is None else None
-            one = FollowedBatch(
-                at=datetime.now(UTC).replace(microsecond=0),
-                images=taken,
-                value=answer and answer.value,
-                low=answer and answer.low,
-                high=answer and answer.high,
-                unknown=found.unknown,
-                distance=found.drift.distance,
-                p_value=found.drift.p_value,
-                alarms=alarms_of(found, fail_below, fail_on_drift),
-            )
+            one = _batch(found, alarms_of(found, fail_below, fail_on_drift), taken)
             if log is not None:
                 _append(log, one)
             yield one
         if not wait():
             return
+
+
+def _batch(found: Watched, alarms: list[str], images: Sequence[str] = ()) -> FollowedBatch:
+    answer = found.answer if found.unknown is None else None
+    return FollowedBatch(
+        at=datetime.now(UTC).replace(microsecond=0),
+        n=found.n,
+        images=list(images),
+        value=answer and answer.value,
+        low=answer and answer.low,
+        high=answer and answer.high,
+        unknown=found.unknown,
+        distance=found.drift.distance,
+        p_value=found.drift.p_value,
+        alarms=alarms,
+    )
+
+
+def in_batches(
+    model: CalibratedClassifier,
+    reference: Reference,
+    answers: Answers,
+    read: Sequence[str],
+    *,
+    batch: int = BATCH,
+) -> list[FollowedBatch]:
+    """Compare answers for files with the reference, a batch at a time, the oldest files first.
+
+    Args:
+        batch: images of a batch at least; there are `MOST_BATCHES` at most.
+    """
+    order = np.argsort([os.stat(path).st_mtime for path in read], kind="stable")
+    found = []
+    for rows in np.array_split(order, max(1, min(MOST_BATCHES, len(read) // batch))):
+        one = compared(model, reference, answers.of(rows), [read[k] for k in rows], {})
+        found.append(_batch(one, alarms_of(one, None, FALSE_ALARMS)))
+    return found
 
 
 def _rewrite(log: Path, known: Sequence[FollowedBatch]) -> None:
@@ -188,7 +178,7 @@ def chart_html(batches: Sequence[FollowedBatch], title: str) -> str:
             f"{tooltip}</circle>"
         )
     rows = "".join(
-        f"<tr><td>{one.at:%Y-%m-%d %H:%M:%S}</td><td>{len(one.images):,}</td><td>"
+        f"<tr><td>{one.at:%Y-%m-%d %H:%M:%S}</td><td>{one.n:,}</td><td>"
         + (
             "unknown"
             if one.value is None

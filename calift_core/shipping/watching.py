@@ -3,16 +3,16 @@
 import base64
 import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from calift_core.analysis.choosing import calibrated
 from calift_core.calibration.drift import Familiarity, energy_drift, familiarity
+from calift_core.calibration.ood import ALARM_RATE
 from calift_core.calibration.unlabelled import (
     DIFFERENCE,
     REGRESSED,
@@ -23,6 +23,16 @@ from calift_core.calibration.unlabelled import (
     recommended,
 )
 from calift_core.errors import CaliftError, DataError, InterruptedRunError, UnreadableImageError
+from calift_core.schema.unlabelled import (
+    DRIFTED,
+    Drifted,
+    Expected,
+    Familiar,
+    NoneOfTheseShare,
+    Share,
+    Unusual,
+    Watched,
+)
 from calift_core.shipping.classifier import BATCH_SIZE, Answers, CalibratedClassifier, together
 from calift_core.shipping.reference import Reference
 from calift_core.words import percent
@@ -31,129 +41,6 @@ from calift_core.words import percent
 SHOWN = 12
 #: An estimate that was further off on average, a fraction, is not told of images that drifted.
 TRUSTED = 0.06
-#: Images have drifted where equal sets would differ as much less often than this.
-DRIFTED = 0.01
-
-
-class Expected(BaseModel):
-    """An expected accuracy. Fractions.
-
-    `low` to `high` is what sampling leaves open; of an estimator that was regressed on the known
-    shifts, what its errors there support. `mean_error` is its mean absolute error on those shifts,
-    `errors` its signed error on each (estimate − accuracy); None and empty where there is none.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    estimator: str
-    value: float
-    low: float
-    high: float
-    mean_error: float | None
-    errors: dict[str, float]
-
-
-class Drifted(BaseModel):
-    """The energy distance of the logits to those of the reference, and its permutation p-value."""
-
-    model_config = ConfigDict(frozen=True)
-
-    distance: float
-    p_value: float
-    n_reference: int
-    n: int
-
-
-class Familiar(BaseModel):
-    """Distances of the logits to those of known sets; see `calift_core.calibration.drift`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    distance: float
-    error: float
-    largest: float
-    nearest: str
-    nearest_distance: float
-    nearest_error: float
-    usual: float
-
-
-class Share(BaseModel):
-    """How often a class is predicted, there and here. Fractions."""
-
-    model_config = ConfigDict(frozen=True)
-
-    label: str
-    reference: float
-    here: float
-
-
-class Unusual(BaseModel):
-    """An image that lies far from what the model is sure about: `energy` is −log Σ exp(logits)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    label: str
-    confidence: float
-    energy: float
-
-
-class Watched(BaseModel):
-    """What is found on images without labels.
-
-    Attributes:
-        reference: the labelled ID data that they are compared with, and how many.
-        recommended: the estimator that was closest on the labelled shifts, where the images have
-            drifted; the difference of confidences where they have not, or there is no shift.
-        drift: of the logits.
-        unknown: why the accuracy is not known, in a sentence; None where the answer may be used.
-        familiar: how near the images lie to ID data and labelled shifts; None without shifts.
-        shares: of predicted classes, the largest change first.
-        unusual: images, the most unusual first.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    n: int
-    reference: str
-    n_reference: int
-    expected: list[Expected]
-    recommended: str
-    drift: Drifted
-    unknown: str | None
-    familiar: Familiar | None
-    shares: list[Share]
-    unusual: list[Unusual]
-    unreadable: dict[str, str]
-
-    @property
-    def answer(self) -> Expected:
-        """The recommended expectation."""
-        return next(one for one in self.expected if one.estimator == self.recommended)
-
-    @property
-    def sentence(self) -> str:
-        """What is known of the accuracy, or that nothing is, and why."""
-        best, images = self.answer, f"{self.n:,} images"
-        if self.unknown is not None:
-            return f"How many of {images} are right is unknown: {self.unknown}"
-        if self.drift.p_value >= DRIFTED:
-            return (
-                f"About {percent(best.value, 0)} of {images} are likely to be right "
-                f"({percent(best.low)} to "
-                f"{percent(best.high)} by sampling): they cannot be told from those of "
-                f"{self.reference}."
-            )
-        worst = max(map(abs, best.errors.values()))
-        return (
-            f"About {percent(best.value, 0)} of {images} are likely to be right "
-            f"({percent(best.low, 0)} to "
-            f"{percent(best.high, 0)}). They have drifted, no further than shifts that the run "
-            f"was tested "
-            f"on, where this estimate was off by {100 * (best.mean_error or 0.0):.1f} points on "
-            f"average and {100 * worst:.1f} at most."
-        )
 
 
 def _unknown(best: Expected, drift: Drifted, familiar: Familiarity | None, own: str) -> str | None:
@@ -198,9 +85,30 @@ def watch(
         DataError: fewer than two images can be read.
         InterruptedRunError: `stop` said so.
     """
-    answers, read, unreadable = _answers(model, paths, batch_size, on_progress, stop)
+    answers, read, unreadable = answered(model, paths, batch_size, on_progress, stop)
+    return compared(model, reference, answers, read, unreadable, seed=seed)
+
+
+def compared(
+    model: CalibratedClassifier,
+    reference: Reference,
+    answers: Answers,
+    read: Sequence[str],
+    unreadable: Mapping[str, str],
+    *,
+    seed: int = 0,
+) -> Watched:
+    """Compare what a model said of images with the reference.
+
+    Args:
+        answers: for the files that were read.
+
+    Raises:
+        DataError: they are fewer than two.
+    """
     if len(read) < 2:
-        raise DataError(f"at least 2 images must be readable, {len(read)} of {len(paths)} are")
+        n = len(read) + len(unreadable)
+        raise DataError(f"at least 2 images must be readable, {len(read)} of {n} are")
     logits, probs = answers.logits, answers.probs
     confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
     expected = _expected(model, reference, answers, seed)
@@ -219,6 +127,7 @@ def watch(
         drift=drift,
         unknown=_unknown(best, drift, familiar, reference.dataset),
         familiar=None if familiar is None else Familiar(**vars(familiar)),
+        none_of_these=_none_of_these(model, answers),
         shares=_shares(model, reference, predicted),
         unusual=[
             Unusual(
@@ -229,7 +138,7 @@ def watch(
             )
             for i in order
         ],
-        unreadable=unreadable,
+        unreadable=dict(unreadable),
     )
 
 
@@ -257,12 +166,20 @@ def _expected(
     ]
 
 
-def _answers(
+def _none_of_these(model: CalibratedClassifier, answers: Answers) -> NoneOfTheseShare | None:
+    known = model.none_of_these
+    alarms = None if known is None else known.alarms(answers.logits, ALARM_RATE)
+    if alarms is None:
+        return None
+    return NoneOfTheseShare(share=float(alarms.mean()), false_alarms=ALARM_RATE)
+
+
+def answered(
     model: CalibratedClassifier,
     paths: Sequence[str],
-    batch_size: int,
-    on_progress: Callable[[int], None],
-    stop: Callable[[], bool],
+    batch_size: int = BATCH_SIZE,
+    on_progress: Callable[[int], None] = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Answers, list[str], dict[str, str]]:
     """Answers for N images, the files that were read, and why others were not."""
     answers: list[Answers] = []
@@ -321,8 +238,6 @@ def report_html(watched: Watched, title: str) -> str:
         f"{percent(one.confidence, 0)}</figcaption></figure>"
         for one in watched.unusual
     )
-    drift = watched.drift
-    phrase = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
     unreadable = "".join(
         f"<li>{html.escape(path)}: {html.escape(why)}</li>"
         for path, why in list(watched.unreadable.items())[:20]
@@ -336,9 +251,7 @@ text-align:left;border-bottom:1px solid #8886}}.best{{font-weight:bold}}
 .images{{display:flex;flex-wrap:wrap;gap:.75rem}}figure{{margin:0;width:8.5rem;font-size:.85rem;
 overflow-wrap:anywhere}}img{{width:100%;image-rendering:auto}}</style>
 <h1>{html.escape(title)}</h1>
-<p><b>{html.escape(watched.sentence)}</b> Its logits {phrase} those of
-{watched.n_reference:,} images of {html.escape(watched.reference)} (energy distance
-{drift.distance:.3g}, permutation p = {drift.p_value:.3f}).</p>
+<p><b>{html.escape(watched.sentence)}</b> {html.escape(watched.evidence)}</p>
 <p>This is no measurement: labels of a few hundred of these images would be.</p>
 <h2>By estimator</h2>{
         "" if watched.unknown is None else "<p>None of these may be used: see above.</p>"

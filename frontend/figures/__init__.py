@@ -24,6 +24,7 @@ from frontend.figures import (
     spectra,
     style,
     sweeps,
+    unlabelled,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "spectra",
     "style",
     "sweeps",
+    "unlabelled",
 ]

@@ -6,6 +6,7 @@ from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
 from frontend import api, page, state
 from frontend.panels.evaluate import jobs as evaluation_jobs
+from frontend.panels.evaluate import unlabelled
 from frontend.panels.evaluate.form import can_be_evaluated
 from frontend.panels.run import calibration, config, curves, files, head, logs, shifts, spectrum
 
@@ -14,6 +15,7 @@ TABS = {
     "Calibration": calibration.draw,
     "Curves": curves.draw,
     "Spectrum": spectrum.draw,
+    "Without labels": unlabelled.draw,
     "Config": config.draw,
     "Artifacts": files.draw,
     "Logs": logs.draw,

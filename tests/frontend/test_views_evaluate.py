@@ -8,6 +8,7 @@ import pytest
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import EvaluationRecord, PhaseRecord, ProgressRecord
+from calift_core.schema.unlabelled import UnlabelledRecord
 from calift_core.schema.wire.runs import Progress
 from frontend.panels.evaluate.form import read_folders
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
@@ -110,6 +111,46 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(looking, t
     said = words(page("run", id=job.id))
     assert "Evaluation on night, fog" in said
     assert "1 result" in said
+
+
+def test_evaluate__a_folder_without_labels_is_asked_about_and_its_alarm_shown(looking, tmp_path):
+    run, store = looking.runs[0], looking.store
+    app = page("run", id=run, tab="Without labels")
+    app.text_input(key="unlabelled-folder").set_value("/no/where")
+    assert "must be a folder of images, none is there" in words(press(app, "Check images"))
+    before = {job.id for job in looking.jobs}
+    flat = write_classes(tmp_path / "november", n=2)
+    app.text_input(key="unlabelled-folder").set_value(str(flat))
+    press(app, "Check images")
+    (job,) = [job for job in looking.jobs if job.id not in before]
+    assert job.spec.unlabelled == (f"folder:{flat}",)
+    claim = store.claims.claim(job.id, worker_id="w", ttl_s=600)
+    batch = {"at": "2026-11-01T00:00:00Z", "n": 200, "distance": 0.2, "p_value": 0.4, "alarms": []}
+    record = UnlabelledRecord.model_validate({
+        "run": run, "source": f"folder:{flat}", "alarms": ["the images have drifted"],
+        "found": {
+            "n": 400, "reference": "val", "n_reference": 90, "recommended": "doc",
+            "expected": [{"estimator": "doc", "value": 0.7, "low": 0.6, "high": 0.8,
+                          "mean_error": 0.02, "errors": {"art": 0.02}}],
+            "drift": {"distance": 0.2, "p_value": 0.0005, "n_reference": 90, "n": 400},
+            "unknown": None, "familiar": None,
+            "none_of_these": {"share": 0.12, "false_alarms": 0.05},
+            "shares": [], "unusual": [], "unreadable": {},
+        },
+        "batches": [
+            {**batch, "value": 0.8, "low": 0.7, "high": 0.9, "unknown": None},
+            {**batch, "value": None, "low": None, "high": None, "unknown": "they are unlike it.",
+             "p_value": 0.0005, "alarms": ["the images have drifted"]},
+        ],
+    })  # fmt: skip
+    store.records.record(job.id, claim.attempt, [PhaseRecord(phase="evaluating"), record])
+    store.claims.finish(job.id, claim.attempt, phase="SUCCEEDED")
+    for app in (page("run", id=run, tab="Without labels"), page("run", id=job.id)):
+        said = words(app)
+        assert "ALARM: the images have drifted" in said
+        assert "None of these classes: 12.0" in said
+        assert "400 images without labels in 2 batches, 1 with an alarm" in said
+    assert "No result yet" not in said
 
 
 def test_evaluate__several_runs_of_a_comparison(looking, tmp_path):

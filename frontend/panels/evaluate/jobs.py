@@ -7,6 +7,7 @@ import streamlit as st
 from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.runs import TERMINAL_PHASES
 from frontend import api, page, text
+from frontend.panels.evaluate import unlabelled
 from frontend.tables.runs import results
 
 #: Phases of jobs that are shown without being asked for.
@@ -59,7 +60,7 @@ def status(job: EvaluationJob) -> None:
     facts = [
         f"evaluation {job.name}",
         f"{len(job.spec.runs)} runs" if len(job.spec.runs) > 1 else "",
-        f"{job.results} results" if job.results != 1 else "1 result",
+        f"{job.results} result{'' if job.results == 1 else 's'}" if job.results else "",
         text.age(job.finished_at or job.started_at or job.created_at),
     ]
     spans = "".join(f"<span>{text.esc(fact)}</span>" for fact in facts if fact)
@@ -143,8 +144,11 @@ def _results(job: EvaluationJob) -> None:
         lambda: api.client().job_evaluations(job.id),
         key=f"job-evaluations-{job.id}",
     ).items
-    if not found:
+    for k, one in enumerate(api.client().unlabelled(job.id) if job.spec.unlabelled else ()):
+        unlabelled.answer(one, f"unlabelled-{k}")
+    if not found and (job.phase not in TERMINAL_PHASES or not job.spec.unlabelled):
         page.empty("No result yet", "Each comes when its data set is finished.")
+    if not found:
         return
     links = [f"/run?id={e.run_id}" for e in found]
     page.rows(results(found), key="results", caption="Results", links=links)

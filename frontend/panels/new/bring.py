@@ -29,12 +29,13 @@ def offer(key: str) -> None:
     with st.expander("Choose a folder, or bring a zip", icon=":material/drive_folder_upload:"):
         folder, dropped = st.columns(2, gap="large")
         with folder:
-            _choose(key)
+            choose(key)
         with dropped:
             _drop(key)
 
 
-def _choose(key: str) -> None:
+def choose(key: str) -> None:
+    """A registered folder for the widget of a key, which is drawn before or after this."""
     at: str | None = st.session_state.get(_AT)
     try:
         found = api.folders(at)
@@ -50,7 +51,7 @@ def _choose(key: str) -> None:
         return
     if found.path is None and len(found.folders) == 1:
         _go(found.folders[0].path)
-        _choose(key)
+        choose(key)
         return
     if found.path is None or found.parent is None:
         _used(key)

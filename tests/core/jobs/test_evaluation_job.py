@@ -1,11 +1,13 @@
 """Evaluation jobs in their folder: what they find equals what a run finds that named the data."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from calift_core.analysis.report import read_report
 from calift_core.errors import DataError, ModelUnavailableError
 from calift_core.jobs.evaluation_job import RUNS, evaluate_in_folder, evaluate_runs
 from calift_core.predictions.types import predictions_name
@@ -19,6 +21,13 @@ from calift_core.schema.records import (
     Record,
 )
 from calift_core.schema.report import EvaluationReport, Report
+from calift_core.schema.unlabelled import UnlabelledRecord
+from calift_core.shipping.choosing import choose_calibrator
+from calift_core.shipping.classifier import CalibratedClassifier
+from calift_core.shipping.following import in_batches
+from calift_core.shipping.predicting import listed
+from calift_core.shipping.reference import reference_of
+from calift_core.shipping.watching import answered, compared, watch
 from tests.core.conftest import write_classes
 from tests.support.finished import run_once, small_spec
 
@@ -206,3 +215,39 @@ def test_evaluate_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_i
     assert first.total_steps == 2 * 513
     assert 4 * 64 <= first.step < 2 * 513  # what the first attempt did is not done again
     assert found_in(records) == found_in(again)
+
+
+def test_judge_runs__images_without_labels_are_compared_as_watch_compares_them(
+    finished, paintings, photos, tmp_path, monkeypatch
+):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    own, art = ([*sorted(folder.rglob("*.png"))] for folder in (photos, paintings))
+    for age, path in enumerate([*own, *art]):  # the paintings came last, and are listed first
+        copy = flat / f"{path.parents[1].name}-{path.parent.name}-{path.name}"
+        shutil.copyfile(path, copy)
+        os.utime(copy, (age, age))
+    (flat / "cut.png").write_bytes(b"none")
+    asked = job("ft", shifts={"art": str(paintings)}, unlabelled=[str(flat)])
+    records = list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
+    (found,) = [r for r in records if isinstance(r, UnlabelledRecord)]
+    assert (found.run, found.source) == ("ft", f"folder:{flat}")
+    assert [Path(name).name for name in found.found.unreadable] == ["cut.png"]
+    assert RECORD.validate_json(found.model_dump_json()) == found
+    last = [r for r in records if isinstance(r, ProgressRecord)][-1]
+    assert last.step == last.total_steps
+    run = finished["ft"]
+    model = CalibratedClassifier.load(run, device="cpu")
+    model.calibrator = choose_calibrator(run).fitted()
+    reference = reference_of(run, read_report(run), model.calibrator)
+    paths = listed([str(flat)])
+    assert found.found == watch(model, reference, paths)
+    assert found.found.none_of_these is None  # of 14 ID images 5 % cannot be kept to
+    assert [b.n for b in found.batches] == [found.found.n]
+    answers, read, _ = answered(model, paths)
+    monkeypatch.setattr("calift_core.shipping.watching.ALARM_RATE", 0.1)
+    share = compared(model, reference, answers, read, {}).none_of_these.share
+    assert share == model.none_of_these.alarms(answers.logits, 0.1).mean()
+    batches = in_batches(model, reference, answers, read, batch=len(art))
+    assert sum(b.n for b in batches) == len(own) + len(art)
+    assert max(batches, key=lambda b: b.distance) == batches[-1]
