@@ -246,7 +246,8 @@ def test_compose__starts_with_what_make_env_makes_and_not_without(env_file):
 
 
 def test_compose__every_variable_is_told_in_the_example():
-    used = set(re.findall(r"\$\{(\w+)", compose_file()))
+    used = set(re.findall(r"\$\{(\w+)|^  ([A-Z_]+):$", compose_file(), re.MULTILINE))
+    used = {name or as_it_is for name, as_it_is in used}
     gpu = (ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8")
     used |= set(re.findall(r"\$\{(\w+)", gpu))
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
