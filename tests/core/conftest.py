@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from calift_core.methods import Batch
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
-from calift_core.schema.spec import RunSpec, parse_spec
+from calift_core.schema.spec import parse_spec
 
 #: The real tokenizer has 49,408 tokens, so the vocabulary stays whole.
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -52,13 +52,13 @@ PHOTO = ("a photo of a {}.", "a picture of the {}.", "one {}.")
 
 
 @pytest.fixture(scope="session")
-def one_thread() -> None:
+def one_thread():
     """The order of additions, and so every bit, depends on the number of threads."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def configs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Path]:
+def configs(tmp_path_factory, one_thread):
     """Config files of the tiny models by name."""
     folder = tmp_path_factory.mktemp("configs")
     paths = {}
@@ -69,7 +69,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[
 
 
 @pytest.fixture(scope="session")
-def originals(configs: dict[str, Path]) -> dict[str, Clip]:
+def originals(configs):
     """One model of each kind with fixed random weights: not to be changed."""
     return {
         name: load_clip(str(path), None, generator=torch.Generator().manual_seed(7))
@@ -78,23 +78,23 @@ def originals(configs: dict[str, Path]) -> dict[str, Clip]:
 
 
 @pytest.fixture
-def vit(originals: dict[str, Clip]) -> Clip:
+def vit(originals):
     return copy.deepcopy(originals["vit"])
 
 
 @pytest.fixture
-def resnet(originals: dict[str, Clip]) -> Clip:
+def resnet(originals):
     return copy.deepcopy(originals["resnet"])
 
 
 @pytest.fixture(params=["vit", "resnet"])
-def clip(request: pytest.FixtureRequest, originals: dict[str, Clip]) -> Clip:
+def clip(request, originals):
     """Each kind of tower in turn."""
     return copy.deepcopy(originals[request.param])
 
 
 @pytest.fixture(scope="session")
-def captions(originals: dict[str, Clip]) -> Captions:
+def captions(originals):
     names = [name.replace("_", " ") for name in CLASSES]
     return Captions.make(names, PHOTO, originals["vit"].tokenizer)
 
@@ -121,9 +121,7 @@ def random_batch(clip: Clip, n: int = 8, seed: int = 0) -> Batch:
     return Batch(images, labels, labels * 3 + templates)
 
 
-def write_classes(
-    root: Path, classes: Sequence[str] = CLASSES, *, n: int = 40, seed: int = 0, gain: float = 1.0
-) -> Path:
+def write_classes(root, classes=CLASSES, *, n=40, seed=0, gain=1.0):
     """One folder a class, each with n noisy PNGs of the class's colour."""
     rng = np.random.default_rng(seed)
     for position, name in enumerate(classes):
@@ -137,28 +135,20 @@ def write_classes(
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(tmp_path_factory):
     """120 images of three classes: not to be changed."""
     return write_classes(tmp_path_factory.mktemp("suite") / "photos")
 
 
 @pytest.fixture(scope="session")
-def paintings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paintings(tmp_path_factory):
     """The same classes, darker: a shift. Not to be changed."""
     return write_classes(tmp_path_factory.mktemp("shift") / "paintings", n=8, seed=1, gain=0.5)
 
 
 def tiny_spec(
-    kind: str,
-    configs: dict[str, Path],
-    photos: Path,
-    *,
-    tower: str = "vit",
-    method: dict[str, Any] | None = None,
-    suite: dict[str, Any] | None = None,
-    train: dict[str, Any] | None = None,
-    **changes: Any,
-) -> RunSpec:
+    kind, configs, photos, *, tower="vit", method=None, suite=None, train=None, **changes
+):
     """A RunSpec of a tiny model on the tiny suite; `train`, `suite` and `method` are merged.
 
     72 of the 120 images are trained on or so: 9 steps in two epochs at a batch size of 16.
@@ -179,10 +169,10 @@ def tiny_spec(
 
 
 @pytest.fixture
-def run_spec(configs: dict[str, Path], photos: Path) -> Any:
+def run_spec(configs, photos):
     """Make a RunSpec of a tiny model on the tiny suite: `tiny_spec`."""
 
-    def make(kind: str = "carot", **changes: Any) -> RunSpec:
+    def make(kind="carot", **changes):
         return tiny_spec(kind, configs, photos, **changes)
 
     return make

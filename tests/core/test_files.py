@@ -49,7 +49,7 @@ def test_atomic_path__a_block_that_raises_leaves_the_old_file_and_no_temporary(
     target = tmp_path / "x.txt"
     target.write_text("old")
 
-    def write() -> None:
+    def write():
         with atomic_path(target) as temporary:
             temporary.write_text("half")
             raise interruption
@@ -71,7 +71,7 @@ def test_atomic_path__a_block_that_writes_nothing_is_an_error_and_long_names_fit
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_atomic_path__no_space_left_is_a_disk_full_error(tmp_path):
-    def write() -> None:
+    def write():
         with atomic_path(tmp_path / "x.bin") as temporary:
             temporary.write_bytes(b"half")
             with open("/dev/full", "wb", buffering=0) as full:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="the command is not
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare(monkeypatch):
     """A shell's path that knows nothing of the virtual environment."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
 
@@ -56,7 +56,7 @@ def test_install_extra__names_this_python_and_a_folder_that_pip_can_install(monk
     python, *words, what = line.split()
     assert words == ["-m", "pip", "install", "-e"]
     assert Path(python) == Path(sys.executable)
-    folder, extra = re.fullmatch(r"'(.*)\[(.*)\]'", what).groups()  # type: ignore[union-attr]
+    folder, extra = re.fullmatch(r"'(.*)\[(.*)\]'", what).groups()
     assert (Path(folder) / "pyproject.toml").is_file()
     assert extra == "train"
     monkeypatch.chdir(ROOT)

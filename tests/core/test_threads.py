@@ -17,10 +17,10 @@ Tree = Callable[..., Path]
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
+def tree(tmp_path):
     """Make a machine's root folder: files by path, with a core's siblings in each topology."""
 
-    def make(files: dict[str, str], siblings: list[str] | None = None) -> Path:
+    def make(files, siblings=None):
         found = dict(files)
         for cpu, listed in enumerate(siblings or []):
             found[f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"] = listed

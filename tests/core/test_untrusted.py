@@ -18,11 +18,11 @@ def test_parse_json__nests_as_deep_as_may_be_and_no_deeper():
 
 
 def test_check_depth__of_what_holds_itself_or_one_thing_in_many_places():
-    loop: list[object] = []
+    loop = []
     loop.append(loop)
     with pytest.raises(ValueError, match="levels deep"):
         check_depth(loop)
-    shared: object = 1
+    shared = 1
     for _ in range(MAX_DEPTH):
         shared = [shared, shared]  # 2^64 places
     assert check_depth(shared) is shared

@@ -15,25 +15,22 @@ from filelock import FileLock
 from streamlit.components.v2 import manifest_scanner
 
 from calift_core.analysis import measures, slices
-from calift_core.schema.report import EvaluationReport
 from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import (
     ComparedRun,
     Comparison,
     MeasureSet,
     PairedDifference,
-    SlicePage,
     Source,
 )
 from calift_core.schema.wire.runs import RunSummary
-from frontend.tables import Run
 from tests.conftest import serving
 from tests.frontend import seed
 from tests.frontend.examples import BINNING, DRAWS, RUNS, samples_of
 
 
 @pytest.fixture(scope="session", autouse=True)
-def scanned_once() -> Iterator[None]:
+def scanned_once():
     """Each `AppTest` would read the metadata of all that is installed, half a second of it."""
     scan = functools.cache(manifest_scanner.scan_component_manifests)
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +92,7 @@ def service(home: Path, *, filled: Path | None = None, **more: Any) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def seeded(tmp_path_factory):
     """An API with runs in every state."""
     home = tmp_path_factory.mktemp("seeded") / "home"
     with service(home, filled=filled_home(tmp_path_factory)) as made:
@@ -103,16 +100,14 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def bare(tmp_path_factory):
     """An API in which nothing has run."""
     with service(tmp_path_factory.mktemp("bare")) as made:
         yield made
 
 
 @contextmanager
-def pointed_at(
-    monkeypatch: pytest.MonkeyPatch, url: str, home: Path, *, visitor: str = ""
-) -> Iterator[None]:
+def pointed_at(monkeypatch, url, home, *, visitor=""):
     """Let the dashboard in this process talk to an API, and forget what it knew of another.
 
     The visitor holds `visitor`, else the token of the home.
@@ -136,14 +131,14 @@ def pointed_at(
 
 
 @pytest.fixture
-def dashboard(seeded: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def dashboard(seeded, monkeypatch):
     """The dashboard in this process, on the seeded API."""
     with pointed_at(monkeypatch, seeded.url, seeded.home):
         yield seeded
 
 
 @pytest.fixture(scope="session")
-def evaluations() -> list[EvaluationReport]:
+def evaluations():
     found = []
     for dataset, role, harm, corruption, severity in seed.SETS:
         made = seed.predictions(seed.KINDS["FLYP"], dataset, role, n=120, harm=harm, seed=1)
@@ -152,8 +147,8 @@ def evaluations() -> list[EvaluationReport]:
 
 
 @pytest.fixture
-def comparison() -> Comparison:
-    def column(run_id: str, differences: list[PairedDifference]) -> ComparedRun:
+def comparison():
+    def column(run_id, differences):
         run = RunSummary.model_validate(
             {
                 "id": run_id, "name": f"run {run_id}", "phase": "SUCCEEDED", "method": "flyp",
@@ -163,7 +158,7 @@ def comparison() -> Comparison:
         )  # fmt: skip
         return ComparedRun(run=run, evaluations=[], differences=differences)
 
-    def difference(dataset: str, role: str, value: float, clear: bool) -> PairedDifference:
+    def difference(dataset, role, value, clear):
         return PairedDifference.model_validate(
             {
                 "dataset": dataset, "role": role, "metric": "accuracy", "baseline": 0.5,
@@ -179,7 +174,7 @@ def comparison() -> Comparison:
 
 
 @pytest.fixture(scope="session")
-def pages() -> list[tuple[Run, SlicePage]]:
+def pages():
     return [
         (
             run,
@@ -193,7 +188,7 @@ def pages() -> list[tuple[Run, SlicePage]]:
 
 
 @pytest.fixture(scope="session")
-def sets() -> list[tuple[Run, MeasureSet]]:
+def sets():
     return [
         (
             run,

@@ -94,7 +94,7 @@ def effect_of(*, oracle: bool) -> CalibratorEffect:
     calibrator, fitted = calibrators.fit_calibrator("temperature", [made], oracle=oracle)
     test = seed.predictions(seed.KINDS["fine-tuning"], "sketch", "shift", n=600, harm=0.2, seed=1)
     diagrams = []
-    for temperature in (1.0, calibrator.temperature):  # type: ignore[attr-defined]
+    for temperature in (1.0, calibrator.temperature):
         scores = score_samples(test.logits, test.labels, temperature)
         diagrams.append(
             Reliability(

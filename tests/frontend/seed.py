@@ -78,9 +78,7 @@ SETS += [
 ]
 
 
-def predictions(
-    kind: Kind, dataset: str, role: str, *, n: int, harm: float, seed: int
-) -> Predictions:
+def predictions(kind, dataset, role, *, n, harm, seed):
     """Logits of one run on one set; the labels and half of the noise belong to the set alone."""
     own = np.random.default_rng(zlib.crc32(dataset.encode()))
     labels = own.integers(len(CLASSES), size=n)
@@ -92,7 +90,7 @@ def predictions(
     # distance * features is the posterior's logit; a model does not know how much it was harmed.
     logits = kind.sharpness * kind.distance * (1 - 0.5 * harm) * features
     ids = np.array([f"{dataset}/{i:05d}" for i in range(n)])
-    about = PredictionsMetadata(dataset, role, CLASSES, 1.0, templates=("a photo of a {}.",))  # type: ignore[arg-type]
+    about = PredictionsMetadata(dataset, role, CLASSES, 1.0, templates=("a photo of a {}.",))
     units = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
     return Predictions(
         ids, labels, logits.astype(np.float32), about,
@@ -125,9 +123,7 @@ def _spec(name: str, kind: Kind, seed: int, **more: Any) -> Any:
     )
 
 
-def evaluation_of(
-    made: Predictions, corruption: str | None, severity: int | None, **more: Any
-) -> EvaluationReport:
+def evaluation_of(made, corruption, severity, **more):
     about = {"dataset": made.metadata.dataset, "role": made.metadata.role, "severity": severity}
     about |= {"corruption": corruption, "n_classes": len(CLASSES)}
     numbers = evaluate_all(made.probs(), made.labels, n_resamples=20)
@@ -138,7 +134,7 @@ def training_records(kind: Kind, steps: int, seed: int, until: int | None = None
     """Curves that fall as losses do, terms by the method's name; four epochs, their spectra."""
     rng = np.random.default_rng(seed)
 
-    def values(step: int) -> dict[str, float]:
+    def values(step):
         x = step / steps
         contrastive = 0.35 + 1.6 * np.exp(-5 * x) + 0.04 * rng.normal()
         numbers = {"contrastive": contrastive, "lr": 1e-5 * 0.5 * (1 + np.cos(np.pi * x))}
@@ -152,16 +148,7 @@ def training_records(kind: Kind, steps: int, seed: int, until: int | None = None
     return said.training(steps, values, spectra=spectra, epochs=4, until=until)
 
 
-def finished(
-    store: Stores,
-    artifacts: ArtifactStore,
-    *,
-    name: str,
-    kind: Kind,
-    seed: int = 0,
-    frontier: list[FrontierPoint] | None = None,
-    **spec: Any,
-) -> str:
+def finished(store, artifacts, *, name, kind, seed=0, frontier=None, **spec):
     """A run that succeeded, with curves, spectra, predictions, a report and a log."""
     run_spec = _spec(name, kind, seed, **spec)
     run_id = store.runs.submit(run_spec)
@@ -225,17 +212,17 @@ def path_points(seed: int) -> list[FrontierPoint]:
         validation = ("validation", "validation", 0.0, None, None)
         for dataset, role, harm, corruption, severity in [validation, *SETS]:
             made = predictions(between(alpha), dataset, role, n=N, harm=harm, seed=seed)
-            e: Any = evaluate_all(made.probs(), made.labels, n_resamples=20)
+            e = evaluate_all(made.probs(), made.labels, n_resamples=20)
             sets.append(
                 FrontierSet(
-                    dataset=dataset, role="id" if role == "validation" else role,  # type: ignore[arg-type]
+                    dataset=dataset, role="id" if role == "validation" else role,
                     n=N, accuracy=e["accuracy"], ece=e["ece"]["value"],
                     ece_floor=e["ece"]["null_mean"], nll=e["nll"], corruption=corruption,
                     severity=severity,
                 )
             )  # fmt: skip
         chosen, own, shifts = sets[0], sets[1], [s for s in sets if s.role == "shift"]
-        flat: dict[str, Any] = {}
+        flat = {}
         for name in ("accuracy", "ece", "ece_floor", "nll"):
             flat[f"val_{name}"] = getattr(chosen, name)
             flat[f"id_{name}"] = getattr(own, name)

@@ -20,8 +20,8 @@ class Session:
 
     def __init__(self) -> None:
         self.written = _Written()
-        self.on_the_way: list[dict[str, str]] = []
-        self.shown: dict[str, str] = {}
+        self.on_the_way = []
+        self.shown = {}
 
     def arrive(self, count: int) -> None:
         for _ in range(min(count, len(self.on_the_way))):

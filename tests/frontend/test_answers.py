@@ -11,9 +11,7 @@ from frontend import answers, text
 from frontend.panels.compare.answers import batches
 
 
-def of(
-    dataset: str, difference: float, *, metric: str = "accuracy", clear: bool = True
-) -> PairedDifference:
+def of(dataset, difference, *, metric="accuracy", clear=True):
     reach = 0.012 if clear else abs(difference) + 0.01
     interval = (difference - reach, difference + reach)
     squared = {"baseline": 0.01, "value": 0.01 + difference, "difference": difference,

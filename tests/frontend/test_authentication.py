@@ -89,12 +89,12 @@ COOKIE = "calift_session_8501"
 
 
 @pytest.fixture
-def visitors() -> _Visitors:
+def visitors():
     return _Visitors()
 
 
 @pytest.fixture
-def dashboard(visitors: _Visitors) -> TestClient:
+def dashboard(visitors):
     """The log-in and the middleware before it; redirects are not followed."""
     app = AuthMiddleware(
         Starlette(routes=routes(visitors)), hosts=["127.0.0.1"], sessions=visitors, index=""
@@ -225,12 +225,12 @@ def test_connections__send_a_small_answer_at_once():
     which takes 40 ms where nothing else is to be sent.
     """
 
-    async def no_delay() -> int:
+    async def no_delay():
         loop = asyncio.get_running_loop()
-        found: asyncio.Future[int] = loop.create_future()
+        found = loop.create_future()
 
         class Asked(asyncio.Protocol):
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            def connection_made(self, transport):
                 accepted = transport.get_extra_info("socket")
                 found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 

@@ -12,7 +12,7 @@ from tests.frontend.examples import effect_of
 
 
 def matrix_of(**changes: Any) -> TransferMatrix:
-    def cells(*errors: float) -> list[TransferCell]:
+    def cells(*errors):
         return [
             TransferCell(
                 dataset=dataset, role="shift", n=600, accuracy=0.7, mean_confidence=0.8, nll=1.0,

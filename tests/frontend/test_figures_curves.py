@@ -1,6 +1,5 @@
 """Curves of training: what is drawn is what the numbers say."""
 
-import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +12,12 @@ OWN = figures.style.style_of_slot(2)
 
 
 def test_curves__long_series_are_drawn_by_webgl():
-    def metrics(n: int) -> Metrics:
+    def metrics(n):
         steps = list(range(1, n + 1))
         series = MetricSeries(name="loss", steps=steps, values=[1 / s for s in steps])
         return Metrics(series=[series], last_step=n)
 
-    def drawn(n: int) -> go.Scatter:
+    def drawn(n):
         return figures.curves.terms(metrics(n), ["loss", "absent"], own=OWN).data[0]
 
     assert drawn(50).type == "scatter"

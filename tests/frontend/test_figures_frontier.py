@@ -20,7 +20,7 @@ ways = st.tuples(st.sampled_from(["high", "low"]), st.sampled_from(["high", "low
 def test_pareto__keeps_just_what_no_other_point_beats(points, better):
     signs = [1 if way == "high" else -1 for way in better]
 
-    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    def beats(a, b):
         gains = [s * (x - y) for s, x, y in zip(signs, a, b, strict=True)]
         return min(gains) >= 0 and max(gains) > 0
 

@@ -4,12 +4,10 @@ import re
 import subprocess
 import sys
 
-import plotly.graph_objects as go
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calift_core.schema.report import EvaluationReport, Summary
-from calift_core.schema.wire.results import Comparison
+from calift_core.schema.report import Summary
 from calift_core.schema.wire.runs import Metrics, MetricSeries
 from frontend import figures
 from frontend.figures.marks import marks
@@ -49,9 +47,7 @@ def test_styles__a_known_run_keeps_its_own_when_others_come(before, more):
     assert {run: now[run] for run in before} == known
 
 
-def all_figures(
-    evaluations: list[EvaluationReport], comparison: Comparison, label: str = "one"
-) -> list[go.Figure]:
+def all_figures(evaluations, comparison, label="one"):
     run = Run("a", label)
     summary = Summary(id_accuracy=0.9, id_ece=0.03)
     diagram = make_reliability(BINS, run_name=label)

@@ -1,6 +1,5 @@
 """Forms: every field of every schema gets a widget, and what is typed comes back as a RunSpec."""
 
-import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,7 +80,7 @@ def values_for(field: Field) -> st.SearchStrategy[Any]:
     high = low + 1000 if field.maximum is None else field.maximum
     match field.kind:
         case "integer":
-            made: st.SearchStrategy[Any] = st.integers(int(low), int(high))
+            made = st.integers(int(low), int(high))
         case "number":
             made = st.floats(low, high, allow_nan=False)
         case "boolean":
@@ -173,7 +172,7 @@ def form(kind: str) -> None:
 
 def with_fields_of_their_own() -> Iterator[str]:
     """Methods that have a kind of field that none before them has."""
-    seen: set[tuple[str, bool]] = set()
+    seen = set()
     for kind, fields in METHOD_FIELDS.items():
         new = {(field.kind, field.minimum is None) for field in fields} - seen
         seen |= new
@@ -258,10 +257,10 @@ def test_draw__what_is_typed_reaches_the_spec():
     app.number_input(key="train.betas-1").set_value(0.98)
     app.text_area(key="tags").input("one\ntwo").run()
     assert not app.exception
-    document: dict[str, typing.Any] = app.session_state["document"]
+    document = app.session_state["document"]
     document["method"]["kind"] = "carot"
     spec = RunSpec.model_validate(document)
-    assert spec.method.lambda_oc == 0.35  # type: ignore[union-attr]
+    assert spec.method.lambda_oc == 0.35
     assert spec.train.lr == 3e-5
     assert spec.train.precision == "bf16"
     assert spec.train.horizontal_flip

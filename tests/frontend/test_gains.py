@@ -1,7 +1,5 @@
 """A headline is set against another on data that both were judged on, and on nothing else."""
 
-from typing import Any
-
 import pytest
 
 from calift_core.schema.report import EvaluationReport, Summary
@@ -52,7 +50,7 @@ def test_headline_cards__a_difference_that_could_be_noise_has_no_colour(worse, s
 
 
 def test_gains__severities_of_one_corruption_count_once():
-    def at(severity: int, name: str, accuracy: float) -> Any:
+    def at(severity, name, accuracy):
         made = report_on(f"{name}/{severity}", "corruption", accuracy=accuracy)
         return made.model_copy(update={"corruption": name, "severity": severity})
 

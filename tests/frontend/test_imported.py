@@ -1,7 +1,6 @@
 """Every page with an imported run: what is missing is said, and nothing breaks."""
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from tests.frontend.driving import TABS, charts_of, listed, page, words
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def imported(tmp_path_factory):
     """An API with two imported models of the same samples, the first on a shift too."""
     from calift_core.client import Client
 
@@ -38,7 +37,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def dashboard(imported: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def dashboard(imported, monkeypatch):
     with pointed_at(monkeypatch, imported.url, imported.home):
         yield imported
 

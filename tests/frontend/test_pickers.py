@@ -2,9 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +26,7 @@ class Crowd:
 
 
 @pytest.fixture(scope="module")
-def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Crowd]]:
+def crowd_service(tmp_path_factory):
     from backend.main import create_app
     from backend.settings import Settings
     from backend.store.engine import open_engine
@@ -42,7 +40,7 @@ def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
     upgrade(store.engine)
     ids = {}
 
-    def add(name: str, suite: str, **changes: Any) -> None:
+    def add(name, suite, **changes):
         ids[name] = store.runs.submit(spec_of(name=name, suite={"id": suite}, **changes))
         assert store.claims.claim(ids[name], worker_id="w", ttl_s=600) is not None
         assert store.claims.finish(ids[name], 1, phase="SUCCEEDED")
@@ -60,7 +58,7 @@ def crowd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
 
 
 @pytest.fixture
-def crowd(crowd_service, monkeypatch) -> Iterator[Crowd]:
+def crowd(crowd_service, monkeypatch):
     url, home, made = crowd_service
     with pointed_at(monkeypatch, url, home):
         yield made
@@ -150,12 +148,12 @@ def test_runs__are_filtered_by_their_data(crowd):
 def test_log__of_a_working_run_grows_and_is_read_from_where_it_was(crowd, caplog):
     run_id = crowd.ids["working"]
 
-    def requests() -> list[str]:
+    def requests():
         found = re.findall(rf"/runs/{run_id}/logs\?([^ ]*)", caplog.text)
         caplog.clear()
         return found
 
-    def shown(app: Any) -> str:
+    def shown(app):
         return "\n".join(c.value for c in app.code)
 
     with caplog.at_level(logging.INFO, logger="uvicorn.access"):

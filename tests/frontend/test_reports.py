@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,22 +19,20 @@ from calift_core.analysis.imported import import_into_folder
 from calift_core.client import Client
 from calift_core.errors import CaliftError, SpecError
 from calift_core.recommendation import RECOMMENDED
-from calift_core.schema.wire.results import Evaluation
 from frontend import tables
 from frontend.reports import document, files
-from frontend.reports.contents import Contents, contents, sentence_html
+from frontend.reports.contents import contents, sentence_html
 from frontend.reports.gathered import from_folders, from_service
 from frontend.tables import Column, Table
 from tests.conftest import unavailable
 from tests.frontend import seed
-from tests.frontend.conftest import Service
 from tests.frontend.driving import page
 
 HOSTILE = "</script><script>alert(1)</script> & ${7*7} \\input{/etc/passwd} _x^% \u202egnp =1+1"
 
 
 @pytest.fixture(scope="module")
-def made(seeded: Service) -> Contents:
+def made(seeded):
     with Client(seeded.url, (seeded.home / "token").read_text().strip()) as client:
         return contents(from_service(client, [seeded.ids[n] for n in ("zero-shot", "FLYP")]))
 
@@ -48,7 +45,7 @@ def stored(page: str) -> dict[str, str]:
 
 def test_report__every_format_has_the_numbers_of_the_api(seeded, made):
     with Client(seeded.url, (seeded.home / "token").read_text().strip()) as client:
-        asked: dict[tuple[str, str], Evaluation] = {
+        asked = {
             (e.run_name, e.dataset): e
             for name in ("zero-shot", "FLYP")
             for e in client.run_evaluations(seeded.ids[name])
@@ -72,7 +69,7 @@ def test_report__every_format_has_the_numbers_of_the_api(seeded, made):
     for row, run in zip(headline, runs, strict=True):
         assert float(row["ood_ece"]) == run.summary.ood_ece
     whole = json.loads(given["report.json"])
-    assert [r["summary"] for r in whole["runs"]] == [r.summary.model_dump() for r in runs]  # type: ignore[union-attr]
+    assert [r["summary"] for r in whole["runs"]] == [r.summary.model_dump() for r in runs]
     assert {d["evaluation_id"]: d["ece"] for d in whole["reliability"]} == drawn
 
 
@@ -208,9 +205,7 @@ def test_sentence_html__says_what_was_typed(typed):
 @pytest.mark.parametrize("name", ["run", "compare"])
 def test_pages__offer_a_report(dashboard, name):
     ids = ",".join(dashboard.ids[n] for n in ("zero-shot", "FLYP"))
-    params: dict[str, Any] = (
-        {"id": dashboard.ids["FLYP"], "tab": "Logs"} if name == "run" else {"ids": ids}
-    )
+    params = {"id": dashboard.ids["FLYP"], "tab": "Logs"} if name == "run" else {"ids": ids}
     drawn = page(name, **params)
     drawn.button("make-report-html").click().run()
     assert not drawn.error
@@ -224,7 +219,7 @@ def test_write__says_what_a_report_can_be(made, tmp_path):
 
 def test_write__without_a_browser_says_so_and_keeps_the_page(made, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
-    said: list[str] = []
+    said = []
     page = files.write(made, tmp_path / "report", said.append)
     assert page.read_text().startswith("<!doctype html>")
     assert len(said) == 1

@@ -353,7 +353,7 @@ def test_prompts__of_runs_that_kept_none_say_so(dashboard):
 
 
 def test_temperature__moves_confidence_and_never_accuracy(dashboard):
-    def card(temperature: str, label: str) -> str:
+    def card(temperature, label):
         app = page("calibration", run=dashboard.ids["FLYP"], temperature=temperature)
         found = re.search(rf"<dt>{label}</dt><dd>([^<]+)", words(app))
         return found[1]

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calift.trackers.runs import metrics_of
-from calift_core.schema.wire.runs import Metrics
 from frontend.figures import curves
 from frontend.tables import Run
 from tests.frontend.driving import charts_of, page, three, words
@@ -75,7 +74,7 @@ def test_page__overlays_the_chosen_runs(dashboard):
 
 
 def test_page__shifts_over_training_must_be_asked_for(dashboard, monkeypatch):
-    def recorded(run_id: str, revision: int, max_points: int) -> Metrics:
+    def recorded(run_id, revision, max_points):
         return LOSS
 
     monkeypatch.setattr("frontend.api.curves", recorded)

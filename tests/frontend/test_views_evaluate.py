@@ -1,7 +1,6 @@
 """“Evaluate on …” and what is shown of the jobs, against a real API."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,12 +27,11 @@ class Place:
 
     @property
     def jobs(self) -> list[Any]:
-        items: list[Any] = self.store.evaluation_jobs.page()[0]
-        return items
+        return self.store.evaluation_jobs.page()[0]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, configs, photos) -> Iterator[Place]:  # noqa: F811
+def place(tmp_path_factory, configs, photos):  # noqa: F811
     from backend.storage.artifacts import ArtifactStore
     from backend.store.engine import open_engine
     from backend.store.stores import Stores
@@ -48,7 +46,7 @@ def place(tmp_path_factory, configs, photos) -> Iterator[Place]:  # noqa: F811
 
 
 @pytest.fixture
-def looking(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def looking(place, monkeypatch):
     with pointed_at(monkeypatch, place.made.url, place.made.home):
         yield place
 
@@ -95,7 +93,7 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(looking, t
         evaluation=example_evaluation(made, digest), predictions="predictions/night.parquet"
     )
 
-    def put(data: bytes) -> tuple[str, int]:
+    def put(data):
         blob = looking.artifacts.put_bytes(data)
         return blob.sha256, blob.size_bytes
 

@@ -112,7 +112,7 @@ def test_bound__shows_every_run_and_says_what_is_missing(dashboard):
 def test_plan__fewer_samples_do_in_pairs(dashboard):
     runs = {"run": f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}", "dataset": "sketch"}
 
-    def needed(**params: str) -> int:
+    def needed(**params):
         said = words(page("plan", **runs, **params))
         return int(re.findall(r"CaRot.*? takes \*\*([\d,]+)\*\*", said)[-1].replace(",", ""))
 

@@ -2,8 +2,6 @@
 
 import re
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +24,7 @@ def test_empty__every_page_says_what_to_do(bare, monkeypatch, name):
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nowhere(tmp_path, monkeypatch):
     with pointed_at(monkeypatch, f"http://127.0.0.1:{free_port()}", tmp_path):
         yield
 

@@ -104,7 +104,7 @@ def test_new__what_is_not_there_cannot_be_submitted_and_a_bare_path_is_a_folder(
     write_classes(tmp_path / "birds", ("cat", "dog"), n=30)
     spec = {"name": "a run", "method": {"kind": "flyp"}, "train": {"epochs": 2}}
 
-    def form(folder: str, **shifts: str) -> AppTest:
+    def form(folder, **shifts):
         """The form of a run on this folder: a box for typed values takes none here."""
         made = client.submit(spec | {"suite": {"id": str(tmp_path / folder), "shifts": shifts}})
         app = page("new", clone=made.id)

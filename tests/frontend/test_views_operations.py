@@ -1,8 +1,5 @@
 """What the dashboard does to many runs, to workers and with saved views, against a real API."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -16,12 +13,12 @@ from calift_core.client import Client
 from calift_core.schema.wire.service import GpuUse
 from frontend import authentication, login
 from tests.conftest import spec_of
-from tests.frontend.conftest import Service, pointed_at, service
+from tests.frontend.conftest import pointed_at, service
 from tests.frontend.driving import choose, listed, page, words
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Stores]]:
+def small(tmp_path, monkeypatch):
     """A service with two waiting runs and a worker that works on a third."""
     with service(tmp_path) as made, pointed_at(monkeypatch, made.url, made.home):
         store = Stores.on(open_engine(f"sqlite:///{made.home / 'calift.db'}"))

@@ -1,13 +1,10 @@
 """Overview, Runs and Run against a real API."""
 
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streamlit.testing.v1 import AppTest
 
 from calift_core.client import Client
 from calift_core.errors import StorageError
@@ -152,11 +149,11 @@ def test_run__every_state_has_something_to_say(dashboard, name, tab):
 
 
 def test_run__ships_two_towers_where_a_zero_shot_run_holds_its_start(dashboard):
-    def ship(name: str, kind: str = "disagreement") -> AppTest:
+    def ship(name, kind="disagreement"):
         app = page("run", id=dashboard.ids[name])
         return app.selectbox(key="ship-kind").set_value(kind).run()
 
-    def make(app: AppTest) -> Any:
+    def make(app):
         return app.button(key="ship-make")
 
     one = ship("FLYP", "temperature")
@@ -245,7 +242,7 @@ def test_files__one_that_the_service_refuses_says_why_and_the_next_try_saves_it(
     app = page("run", id=dashboard.ids["FLYP"], tab="Artifacts")
     key = f"get-{dashboard.ids['FLYP']}"
 
-    def refuse(*given: Any) -> Path:
+    def refuse(*given):
         raise StorageError("the stored bytes are not those that were stored")
 
     with monkeypatch.context() as patch:

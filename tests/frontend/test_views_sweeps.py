@@ -1,7 +1,6 @@
 """Sweeps in the dashboard: from the form of a run to the verdict, against a real API."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from tests.frontend.driving import listed as rows_of
 
 
 @pytest.fixture
-def dashboard(served, home, settings, monkeypatch) -> Iterator[Client]:
+def dashboard(served, home, settings, monkeypatch):
     """The dashboard on an API of this test's own, where nothing has run."""
     settings.admin_token()
     with pointed_at(monkeypatch, served, home), Client(served, settings.admin_token()) as client:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ Rows = list[dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory):
     """Class folders in three parts; not to be changed."""
     root = tmp_path_factory.mktemp("tree") / "things"
     for seed, (part, n) in enumerate({"train": 6, "val": 3, "test": 3}.items()):
@@ -137,7 +137,7 @@ def dry_run(source: str) -> str:
 def on_the_form(source: str) -> str:
     """What the look at data on New run says."""
 
-    def look_at(source: str) -> None:
+    def look_at(source):
         from frontend import api
         from frontend.panels.new import data
 
@@ -154,7 +154,7 @@ PLACES = {"inspect": inspected, "scan": scanned, "dry run": dry_run, "form": on_
 
 
 @pytest.fixture
-def service(bare: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:  # noqa: F811
+def service(bare, monkeypatch):  # noqa: F811
     with pointed_at(monkeypatch, bare.url, bare.home):
         yield bare
 

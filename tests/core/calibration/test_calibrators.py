@@ -131,7 +131,7 @@ def test_temperature__is_the_optimum_that_scipy_finds():
     for seed in range(3):
         logits, labels = overconfident(800, seed)
 
-        def loss(log_t: float, z: Doubles = logits, y: Ints = labels) -> float:
+        def loss(log_t, z=logits, y=labels):
             return cal.nll(cal.score_probs(cal.softmax(z, float(np.exp(log_t))), y))
 
         theirs = minimize_scalar(loss, bounds=(-2, 3), method="bounded", options={"xatol": 1e-9})
@@ -213,7 +213,7 @@ def test_isotonic__agrees_with_scikit_learn_and_never_falls():
 
 
 def test_perturbation_levels__accuracy_falls_in_equal_steps_to_chance():
-    def accuracy_at(noise: float) -> float:
+    def accuracy_at(noise):
         return 0.1 + 0.8 * float(np.exp(-noise))
 
     levels = perturbation_levels(accuracy_at, n_classes=10, n_levels=5, max_noise=20.0)
@@ -243,7 +243,7 @@ class Toy:
 def test_tsp__fits_the_union_of_perturbed_copies():
     toy = Toy(2000, 0)
 
-    def accuracy_at(level: float) -> float:
+    def accuracy_at(level):
         return float((toy(level).argmax(axis=1) == toy.labels).mean())
 
     levels = perturbation_levels(accuracy_at, n_classes=3, n_levels=5, n_steps=12)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calift_core.calibration import softmax
-from calift_core.calibration.conformal import KINDS, Kind, coverage_of, fit_conformal
+from calift_core.calibration.conformal import KINDS, coverage_of, fit_conformal
 from calift_core.errors import PredictionsError, SpecError
 
 
@@ -34,16 +34,16 @@ def test_promise__holds_on_average_over_repeats_however_wrong_the_probabilities(
 def test_class_conditional__holds_for_a_class_that_is_harder():
     rng = np.random.default_rng(1)
 
-    def hard(n: int) -> tuple[np.ndarray, np.ndarray]:
+    def hard(n):
         probs, labels = drawn(rng, n, 3)
         wrong = (labels == 2) & (rng.random(n) < 0.5)
         return np.where(wrong[:, None], probs[:, [1, 2, 0]], probs), labels
 
-    covered: dict[str, list[float]] = {"plain": [], "class_conditional": []}
+    covered = {"plain": [], "class_conditional": []}
     for _ in range(40):
         fit, (probs, labels) = hard(600), hard(600)
         for kind in covered:
-            sets = fit_conformal(*fit, coverage=0.9, kind=kind).sets(probs)  # type: ignore[arg-type]
+            sets = fit_conformal(*fit, coverage=0.9, kind=kind).sets(probs)
             covered[kind].append(float(sets[labels == 2, 2].mean()))
     assert np.mean(covered["plain"]) < 0.85
     assert np.mean(covered["class_conditional"]) > 0.89
@@ -59,7 +59,7 @@ def test_sets__are_those_of_crepes(seed, n, coverage, by_class):
     crepes = pytest.importorskip("crepes")
     rng = np.random.default_rng(seed)
     (probs, labels), (new, _) = drawn(rng, n, 4), drawn(rng, 30, 4)
-    kind: Kind = "class_conditional" if by_class else "plain"
+    kind = "class_conditional" if by_class else "plain"
     ours = fit_conformal(probs, labels, coverage=coverage, kind=kind).sets(new)
     theirs = crepes.ConformalClassifier()
     alphas = 1 - probs[np.arange(n), labels]
@@ -103,6 +103,6 @@ def test_too_few__is_every_class_and_wrong_input_a_sentence():
         with pytest.raises(SpecError, match="coverage"):
             fit_conformal(probs, labels, coverage=coverage)
     with pytest.raises(SpecError, match="kind"):
-        fit_conformal(probs, labels, kind="best")  # type: ignore[arg-type]
+        fit_conformal(probs, labels, kind="best")
     with pytest.raises(PredictionsError, match="probs must be"):
         fit_conformal(probs[0], labels)

@@ -25,7 +25,7 @@ def test_energy_drift__is_the_definition():
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
 
-    def mean(a: np.ndarray, b: np.ndarray) -> float:
+    def mean(a, b):
         return float(np.linalg.norm(a[:, None] - b[None], axis=-1).mean())
 
     expected = 2 * mean(x, y) - mean(x, x) - mean(y, y)
@@ -38,7 +38,7 @@ def test_energy_drift__is_the_definition():
 def test_familiarity__tells_what_lies_among_known_shifts_from_what_is_further_or_unlike():
     rng = np.random.default_rng(5)
 
-    def at(*where: float) -> np.ndarray:
+    def at(*where):
         return rng.normal(size=(200, 3)) + np.array(where)
 
     own, shifts = at(0, 0, 0), {"a": at(2, 0, 0), "b": at(3, 0, 0), "c": at(2, 1.5, 0)}

@@ -67,7 +67,7 @@ def test_disagreement__is_hotter_where_models_differ_and_no_worse_than_temperatu
     assert of < nll(plain.transform(logits), labels)
 
     # The optimum of NLL and prior together: no step of either parameter lowers it.
-    def loss(a: float, b: float) -> float:
+    def loss(a, b):
         heat = np.exp(a + b * disagreement(logits, initial))[:, None]
         return nll(softmax(logits / heat), labels) + b * b / (2 * PRIOR**2 * len(labels))
 

@@ -25,9 +25,7 @@ Ints = npt.NDArray[np.integer]
 Case = tuple[Floats, Ints]
 
 
-def simulate(
-    n: int, n_classes: int, seed: int, *, true_temperature: float = 1.0, spread: float = 2.0
-) -> Case:
+def simulate(n, n_classes, seed, *, true_temperature=1.0, spread=2.0):
     """Probabilities of a model whose labels follow softmax(logits / true_temperature)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(n, n_classes)) * spread
@@ -115,7 +113,7 @@ def test_measures__do_not_depend_on_the_order_of_the_samples(case, seed, n_bins,
 
     binning = cal.Binning(n_bins, scheme)
 
-    def values(p: Floats, y: Ints) -> list[float]:
+    def values(p, y):
         scores = cal.score_probs(p, y)
         binned = [cal.ece, cal.mce, cal.debiased_calibration_error]
         plain = [cal.smooth_ece, cal.ks_error, cal.aurc, cal.nll, cal.brier]
@@ -335,9 +333,9 @@ def test_ece__bad_options_are_named():
     with pytest.raises(SpecError, match="n_bins must be ≥ 1, got 0"):
         cal.ece(cal.score_probs(probs, labels), cal.Binning(n_bins=0))
     with pytest.raises(UnknownNameError, match="equal_mass, equal_width"):
-        cal.ece(cal.score_probs(probs, labels), cal.Binning(scheme="quantile"))  # type: ignore[arg-type]
+        cal.ece(cal.score_probs(probs, labels), cal.Binning(scheme="quantile"))
     with pytest.raises(UnknownNameError, match="l1, l2, max"):
-        cal.ece(cal.score_probs(probs, labels), cal.Binning(norm="l3"))  # type: ignore[arg-type]
+        cal.ece(cal.score_probs(probs, labels), cal.Binning(norm="l3"))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
@@ -402,9 +400,7 @@ def test_ece__agrees_with_netcal_off_the_edges():
         assert ours(scores, binning) == pytest.approx(expected, abs=1e-6)
 
 
-def smoothed_exactly(
-    confidences: Floats, correct: npt.NDArray[np.bool_], bandwidth: float
-) -> float:
+def smoothed_exactly(confidences, correct, bandwidth):
     """The definition by dense quadrature: every image of every sample, 20,000 points."""
     t = (np.arange(20_000) + 0.5) / 20_000
     total = np.zeros_like(t)

@@ -30,12 +30,12 @@ values = st.lists(st.integers(-4, 4), min_size=1, max_size=30).map(lambda x: np.
 
 
 @pytest.fixture
-def two(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def two(rng):
     return rng.normal(1, 1, 117), rng.normal(0, 1, 93)
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
+def rng():
     return np.random.default_rng(3)
 
 
@@ -94,7 +94,7 @@ def test_relative_mahalanobis__is_a_difference_of_distances(rng):
     within = np.cov((training - np.stack([means[c] for c in labels])).T, bias=True)
     whole = np.cov(training.T, bias=True)
 
-    def far(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> float:
+    def far(x, mean, covariance):
         return float((x - mean) @ np.linalg.solve(covariance, x - mean))
 
     expected = [

@@ -49,7 +49,7 @@ def test_structured__no_step_of_any_parameter_lowers_its_objective(kind, n_class
     found = CALIBRATORS[kind]().fit(logits, labels, **ID)
     rows = np.arange(n)
 
-    def objective(weight: np.ndarray, bias: np.ndarray) -> float:
+    def objective(weight, bias):
         found.weight, found.bias = weight, bias
         nll = -np.log(found.transform(logits)[rows, labels]).mean()
         ridge = n_classes / n

@@ -1,7 +1,6 @@
 """Floors, intervals and paired comparisons, held against simulations whose truth is known."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +28,7 @@ def certain(confidences: Doubles) -> cal.TopLabel:
     return cal.TopLabel(confidences, np.ones(len(confidences), dtype=np.bool_))
 
 
-def scored(
-    models: dict[str, Doubles], labels: npt.NDArray[np.int64]
-) -> dict[str, cal.SampleScores]:
+def scored(models, labels):
     return {name: cal.score_probs(probs, labels) for name, probs in models.items()}
 
 
@@ -467,7 +464,7 @@ def test_samples_needed__grows_with_the_square_of_a_smaller_difference():
     # With z = 1.96 + 0.84 it needs (2.8 · se / difference)² times n.
     assert at == pytest.approx(400 * (2.8016 * found.standard_error / 0.02) ** 2, abs=2)
     with pytest.raises(TypeError, match="difference"):
-        cal.samples_needed(found)  # type: ignore[call-arg]
+        cal.samples_needed(found)
     with pytest.raises(SpecError, match="difference must not be 0"):
         cal.samples_needed(found, difference=0.0)
     for difference in (5e-324, -1e-12):
@@ -502,7 +499,7 @@ def test_together__is_what_pairs_and_sets_are_one_by_one():
         name: cal.score_samples(rng.normal(size=(400, 4)) + strength * np.eye(4)[labels], labels)
         for name, strength in (("a", 1.0), ("b", 1.3), ("c", 2.0))
     }
-    asked: dict[str, Any] = {"n_resamples": 60, "clusters": clusters, "seed": 5}
+    asked = {"n_resamples": 60, "clusters": clusters, "seed": 5}
     together = Together(models, **asked)
     for metric in METRICS:
         pair = cal.paired_difference(models["c"], models["a"], metric=metric, **asked)

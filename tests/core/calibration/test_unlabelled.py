@@ -97,7 +97,7 @@ def test_parts__are_what_independent_ways_find():
     rows = rng.normal(size=(300, 2))
     right = (rng.random(300) < 1 / (1 + np.exp(-rows[:, 0] - 0.5))).astype(float)
 
-    def loss(w: np.ndarray) -> float:
+    def loss(w):
         z = w[0] + rows @ w[1:]
         return float(np.logaddexp(0, z).mean() - (right * z).mean() + 5e-4 * w[1:] @ w[1:])
 
@@ -109,7 +109,7 @@ def test_parts__are_what_independent_ways_find():
     assert fit_nearest(logits, near) == pytest.approx(1.7, rel=1e-3)
     other = softmax(rng.normal(size=(80, 5)))
 
-    def divergence(log_t: float) -> float:
+    def divergence(log_t):
         return float((other * np.log(other / softmax(logits, float(np.exp(log_t))))).sum())
 
     best = minimize_scalar(divergence, bounds=(-3, 3), method="bounded").x
@@ -119,7 +119,7 @@ def test_parts__are_what_independent_ways_find():
 def test_initial_model__that_agrees_less_lowers_the_estimate_of_a_model_as_sure_as_before():
     rng = np.random.default_rng(3)
 
-    def drawn(accuracy: float, theirs: float) -> Labelled:
+    def drawn(accuracy, theirs):
         sure = 0.6 + 0.4 * rng.random(2_000)
         made = of(sure, rng.random(2_000) < accuracy)
         initial = rng.normal(size=(2_000, 4))

@@ -186,7 +186,7 @@ def test_corrupt__same_bytes_from_many_threads_as_from_one():
     image = smooth_picture(66, 66)
     jobs = [(name, severity) for name in NAMES for severity in (1, 5)]
 
-    def digest(job: tuple[str, int]) -> str:
+    def digest(job):
         result = corrupt(image, job[0], job[1], seed=image_seed(0, "x", *job))
         return hashlib.sha256(result.tobytes()).hexdigest()
 
@@ -370,7 +370,7 @@ def test_glass_blur__equals_the_scan_pixel_by_pixel():
     image = smooth_picture(80, 90)
     sigma, reach, n_scans, seed = 1.0, 2, 3, 8
 
-    def blur(a: np.ndarray) -> np.ndarray:
+    def blur(a):
         return ndimage.gaussian_filter(a, (sigma, sigma, 0), mode="nearest", truncate=4)
 
     pixels = np.uint8(blur(image.astype(np.float32)) + 2**-10)
@@ -536,7 +536,7 @@ def give_the_same_draws(patch, name: str, shape: tuple[int, ...], severity: int,
     elif name == "fog":
         fractal, decay = package.plasma_fractal, (2, 2, 1.7, 1.5, 1.4)[severity - 1]
         patch.setattr(package, "plasma_fractal", lambda mapsize: fractal(mapsize, decay))
-        waiting: list[np.ndarray] = []
+        waiting = []
 
         def uniform(low, high, size):
             waiting.extend([] if waiting else rng.random((3, *size), dtype=np.float32))

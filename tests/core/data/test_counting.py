@@ -4,7 +4,6 @@ import gzip
 import os
 import shutil
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,14 +77,14 @@ def test_count__of_folders_is_what_is_loaded(tmp_path, more):
 
 
 @pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
-def test_count__of_imagenet_is_what_is_loaded(tree: Path, more: dict[str, Any]) -> None:  # noqa: F811
+def test_count__of_imagenet_is_what_is_loaded(tree, more):  # noqa: F811
     counts = as_loaded(f"imagenet:{tree}", **more)
     assert counts.shifts["objectnet"] == 226
     fewer = as_loaded(f"imagenet:{tree}", shifts={"objectnet": "none"}, **more)
     assert fewer.evaluated == (counts.evaluated or 0) - 226
 
 
-def test_count__of_imagenet_c_is_what_is_loaded(imagenet_c: Path) -> None:  # noqa: F811
+def test_count__of_imagenet_c_is_what_is_loaded(imagenet_c):  # noqa: F811
     assert as_loaded("imagenet-c").corrupted == 75_000
     some = {"names": ["fog", "snow"], "severities": [2], "limit": 30}
     assert as_loaded("imagenet-c", corruptions=some).corrupted == 60
@@ -102,7 +101,7 @@ def test_count__of_cifar_batches_is_what_is_loaded(tmp_path, name, kind, more):
     as_loaded(f"{name}:{tmp_path}", **more)
 
 
-def test_count__of_cifar_in_folders_and_c_is_what_is_loaded(cifar10_c: Path, tmp_path: Path):  # noqa: F811
+def test_count__of_cifar_in_folders_and_c_is_what_is_loaded(cifar10_c, tmp_path):  # noqa: F811
     images = {c: png((1, 2, 3), side=32) for c in CIFAR["cifar10"].classes}
     fill(tmp_path / "all" / "train", images, [f"{i}.png" for i in range(6)])
     fill(tmp_path / "all" / "test", images, ["0.png"])
@@ -116,7 +115,7 @@ def test_count__of_cifar_in_folders_and_c_is_what_is_loaded(cifar10_c: Path, tmp
 
 
 @pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
-def test_count__of_domains_is_what_is_loaded(pacs: Path, more: dict[str, Any]) -> None:  # noqa: F811
+def test_count__of_domains_is_what_is_loaded(pacs, more):  # noqa: F811
     counts = as_loaded(f"pacs:{pacs}", **more)
     assert counts.shifts == dict.fromkeys(("art_painting", "cartoon", "sketch"), 42)
     as_loaded(f"pacs:{pacs}#Sketch", shifts={"photo": "none"}, **more)
@@ -187,7 +186,7 @@ def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path):
     assert of(f"folder:{root}").warnings == ()
 
 
-def test_count__of_what_is_not_there_is_unknown(pacs: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_count__of_what_is_not_there_is_unknown(pacs, tmp_path):  # noqa: F811
     counts = of(f"folder:{tmp_path}/none", shifts={"art": f"folder:{tmp_path}/art"})
     assert [item.pointer for item in counts.absent] == ["#/suite/id"]
     assert (counts.parts, counts.evaluated, counts.selection) == ({}, None, None)
@@ -198,7 +197,7 @@ def test_count__of_what_is_not_there_is_unknown(pacs: Path, tmp_path: Path) -> N
     assert sum(counts.parts.values()) == 42
 
 
-def test_count__folders_that_do_not_fit_are_problems(pacs: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_count__folders_that_do_not_fit_are_problems(pacs, tmp_path):  # noqa: F811
     (pacs / "art_painting" / "cat").mkdir()
     counts = of(f"folder:{pacs}/photo", shifts={"art": f"folder:{pacs}/art_painting"})
     (problem,) = counts.problems
@@ -209,7 +208,7 @@ def test_count__folders_that_do_not_fit_are_problems(pacs: Path, tmp_path: Path)
     assert "at least 2 class folders" in problem.message
 
 
-def test_count__names_that_nothing_has_are_errors(pacs: Path) -> None:  # noqa: F811
+def test_count__names_that_nothing_has_are_errors(pacs):  # noqa: F811
     with pytest.raises(UnknownNameError, match="unknown domain 'oil'"):
         of("pacs:oil")
     with pytest.raises(UnknownNameError, match="Did you mean 'objectnet'"):
@@ -218,7 +217,7 @@ def test_count__names_that_nothing_has_are_errors(pacs: Path) -> None:  # noqa: 
         of("pcas")
 
 
-def test_budget__a_larger_folder_is_left_alone(pacs: Path) -> None:  # noqa: F811
+def test_budget__a_larger_folder_is_left_alone(pacs):  # noqa: F811
     spec = SuiteSpec.model_validate({"id": f"folder:{pacs}/photo"})
     assert count_suite(spec, ScanBudget(entries=500)).evaluated is not None
     counts = count_suite(spec, ScanBudget(entries=20))
@@ -251,11 +250,11 @@ def test_corruptions__are_those_of_the_spec_and_a_misspelt_one_gets_the_nearest_
         SuiteSpec.model_validate({"corruptions": {"names": ["fog", "all"]}})
 
 
-def test_n_shot__is_counted_as_it_is_loaded_and_seeded(pacs: Path) -> None:  # noqa: F811
+def test_n_shot__is_counted_as_it_is_loaded_and_seeded(pacs):  # noqa: F811
     uri = f"folder:{pacs}/photo"
     whole = load_suite(SuiteSpec(id=uri)).part("train")
     sizes = np.bincount(whole.labels)
-    fewer: set[str] = set()
+    fewer = set()
     for n in (1, 2, int(sizes.max()) + 1):
         counts = as_loaded(uri, n_shot=n)
         images = load_suite(SuiteSpec(id=uri, n_shot=n)).part("train")

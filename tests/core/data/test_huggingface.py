@@ -29,7 +29,7 @@ Columns = dict[str, list[Any]]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree") / "things"
     for seed, (part, n) in enumerate(PARTS.items()):
         write_classes(root / part, n=n, seed=seed)
@@ -62,7 +62,7 @@ def saved(folder: Path, splits: dict[str, Columns], kinds: Any = None, **shards:
 
 
 @pytest.fixture(scope="module")
-def on_disk(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_disk(tree, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hf") / "things"
     several = dict.fromkeys(PARTS, 1) | {"train": 3}
     return saved(folder, {p: columns_of(tree, p) for p in PARTS}, num_shards=several)
@@ -91,7 +91,7 @@ def test_on_disk__one_split_is_split_and_its_groups_stay_together(tree, tmp_path
     datasets.Dataset.from_dict(columns, features=features()).save_to_disk(str(folder))
     parts = load(f"hf:{folder}#group=animal,id=file").parts
     group_of = dict(zip(columns["file"], columns["animal"], strict=True))
-    where: dict[str, set[str]] = {}
+    where = {}
     for part, images in parts.items():
         for image_id in images.ids:
             where.setdefault(group_of[image_id], set()).add(part)
@@ -157,7 +157,7 @@ def test_of_the_hub__what_is_fetched_lies_below_the_home(on_disk, tmp_path, monk
         split.to_parquet(str(tmp_path / "things" / f"{part}-00000-of-00001.parquet"))
     load_dataset, hub = datasets.load_dataset, constants.HF_HUB_CACHE
 
-    def of_the_hub(name: str, config: str | None, **options: Any) -> Any:
+    def of_the_hub(name, config, **options):
         assert Path(constants.HF_HUB_CACHE).is_relative_to(home)
         return load_dataset(str(tmp_path / name), config, **options)
 
@@ -177,7 +177,7 @@ def test_names__a_folder_comes_first_and_a_look_fetches_nothing(on_disk, tmp_pat
     assert load("hf:d/hf").part("test").sha256 == load(f"hf:{on_disk}").part("test").sha256
     assert absolute_uri("hf:d/hf#id=file") == f"hf:{tmp_path}/d/hf#id=file"
 
-    def fetched(*_: Any) -> None:
+    def fetched(*_):
         raise AssertionError("a look at data must not fetch it")
 
     monkeypatch.setattr("calift_core.data.suites.load.fetch_dataset", fetched)
@@ -248,7 +248,7 @@ def test_splits__that_are_no_part_or_have_no_labels_are_reported(tree, tmp_path)
 
 
 def test_folders__that_are_cut_or_lack_a_file_are_sentences(on_disk, tmp_path):
-    def broken(name: str) -> Path:
+    def broken(name):
         return shutil.copytree(on_disk, tmp_path / name)
 
     root = broken("a")

@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,13 +49,13 @@ class Counted:
 
 
 @pytest.fixture
-def counted() -> tuple[Counted, ImageSet]:
+def counted():
     source = Counted(photos())
     return source, corrupted(replace(photos(), source=source), "contrast", 3, seed=0)
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_HOME", str(tmp_path))
     monkeypatch.delenv("CALIFT_CACHE_BYTES", raising=False)
     return tmp_path / "cache" / "images"

@@ -495,7 +495,7 @@ def test_batches__a_damaged_image_is_one_sentence(tmp_path, kind, workers):
     bad = tmp_path / CLASSES[1] / "000.png"
     bad.write_bytes(bad.read_bytes()[:-400])
     images = suite_of_all(tmp_path)
-    options: dict[str, Any] = {"batch_size": 6, "workers": workers, "normalise": PLAIN}
+    options = {"batch_size": 6, "workers": workers, "normalise": PLAIN}
     made = (
         train_batches(view_of(images), start_step=0, total_steps=1, **options)
         if kind == "train"
@@ -531,7 +531,7 @@ def test_draft_decoding__is_of_large_jpegs_alone_and_leaves_enough_pixels(tmp_pa
     assert np.abs(quick.image(0).astype(int) - whole).mean() < 3
     assert np.array_equal(quick.image(1), images.image(1))
     kept = cached_in_memory(quick, available=10**9)
-    assert kept.source.pixels.nbytes == 3 * (100 * 150 + 40 * 60)  # type: ignore[attr-defined]
+    assert kept.source.pixels.nbytes == 3 * (100 * 150 + 40 * 60)
     assert np.array_equal(kept.image(0), quick.image(0))
     assert quick.sha256 == images.sha256
 

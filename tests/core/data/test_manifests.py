@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory):
     """Class folders in parts, and a shift beside them. Not to be changed."""
     root = tmp_path_factory.mktemp("tree") / "things"
     for seed, (part, n) in enumerate(PARTS.items()):
@@ -110,12 +110,12 @@ def write_shards(root: Path, folder: Path, *, per_shard: int = 10, kept_keys: bo
 
 
 @pytest.fixture(scope="module")
-def manifest(tree: Path) -> Path:
+def manifest(tree):
     return write_csv(tree / "things.csv", rows_of(tree)[::-1])
 
 
 @pytest.fixture(scope="module")
-def shards(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(tree, tmp_path_factory):
     return write_shards(tree, tmp_path_factory.mktemp("shards") / "things")
 
 
@@ -198,7 +198,7 @@ def test_groups__stay_together_and_classes_in_proportion(tree):
         p: list(s.ids) for p, s in parts.items()
     }
     file.unlink()
-    where: dict[str, set[str]] = {}
+    where = {}
     for part, images in parts.items():
         for image_id in images.ids:
             where.setdefault(group_of[image_id], set()).add(part)
@@ -220,7 +220,7 @@ def test_group_by__a_pattern_over_paths_is_a_column_of_groups(tmp_path):
     grouped = load(f"manifest:{write_csv(root / 'grouped.csv', rows)}")
     by_path = load(f"folder:{root}", group_by="scene{}_*")
     assert sets_of(by_path) == sets_of(grouped)
-    where: dict[str, set[str]] = {}
+    where = {}
     for part, images in by_path.parts.items():
         for image_id in images.ids:
             where.setdefault(image_id.split("scene")[1].split("_")[0], set()).add(part)
@@ -409,7 +409,7 @@ def test_shards__one_that_is_cut_is_named_wherever_it_was_cut(shards, tmp_path, 
 
 
 def test_shards__what_is_wrong_with_a_folder_is_a_sentence(shards, tmp_path, home):
-    def broken(name: str) -> Path:
+    def broken(name):
         return shutil.copytree(shards, tmp_path / name)
 
     root = broken("a")
@@ -439,7 +439,7 @@ def test_shards__samples_need_an_image_and_a_number(tmp_path, home):
     picture = io.BytesIO()
     Image.new("RGB", (4, 4)).save(picture, "PNG")
 
-    def folder(name: str, members: dict[str, bytes]) -> Path:
+    def folder(name, members):
         root = tmp_path / name
         (root / "train").mkdir(parents=True)
         (root / "classnames.txt").write_text("a\nb\n")

@@ -49,8 +49,7 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
 def reference(preprocess: Preprocess, image: Image.Image) -> Tensor:
     """open_clip's own input (3, S, S)."""
     transform = image_transform_v2(PreprocessCfg(**preprocess.described()), is_train=False)
-    tensor: Tensor = transform(image)
-    return tensor
+    return transform(image)
 
 
 def input_of(preprocess: Preprocess, pixels: Any) -> Tensor:
@@ -145,7 +144,7 @@ def test_input__of_every_kind_of_file_equals_open_clips_of_its_rgb_image(tmp_pat
     with Image.open(path) as image:
         rgb = ImageOps.exif_transpose(image).convert("RGB")
     for interpolation in INTERPOLATIONS:
-        preprocess = Preprocess(64, interpolation=interpolation, resize_mode=mode)  # type: ignore[arg-type]
+        preprocess = Preprocess(64, interpolation=interpolation, resize_mode=mode)
         assert torch.equal(input_of(preprocess, decode(path)), reference(preprocess, rgb))
 
 
@@ -276,7 +275,7 @@ def test_train_batches__whole_images_are_what_an_evaluation_sees(tmp_path):
         picture(*shape, seed=i).save(paths[-1])
     images = ImageSet("i", FileSource(tuple(paths)), tuple("abc"), np.arange(3), np.arange(3))
     for mode in MODES:
-        preprocess = Preprocess(24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", mode)  # type: ignore[arg-type]
+        preprocess = Preprocess(24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", mode)
         normalise = Normalise(preprocess.mean, preprocess.std, CPU)
         view = TrainView(images, preprocess, 1, 0, (1.0, 1.0), False)
         (batch,) = train_batches(

@@ -63,7 +63,7 @@ RED = (255, 0, 0)
 
 
 @pytest.fixture(autouse=True)
-def _no_settings(home: Path) -> None:
+def _no_settings(home):
     """No suite is named from outside, and keys are kept in a folder of the test."""
 
 
@@ -143,9 +143,7 @@ def test_imagenet__the_facts_agree_with_each_other():
     assert list(STORED_CORRUPTIONS) == [c.name for c in CORRUPTIONS.values() if not c.extra]
 
 
-def mapping_files(
-    folder: Path, order: Sequence[int] | None = None, *, first: int = 0, **changes: Any
-) -> Path:
+def mapping_files(folder, order=None, *, first=0, **changes):
     """ObjectNet's four mapping files; line i of ILSVRC's order is class `order[i]`."""
     folder.mkdir(parents=True, exist_ok=True)
     order = list(range(1000)) if order is None else order
@@ -215,7 +213,7 @@ def fill(root: Path, folders: Mapping[str, bytes], names: Sequence[str]) -> None
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory):
     """ImageNet and its five shifts as published, one image for each class. Not to be changed."""
     root = tmp_path_factory.mktemp("imagenet")
     images = [png(colour_of(i)) for i in range(1000)]
@@ -238,7 +236,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def linked(tree: Path, tmp_path: Path) -> Path:
+def linked(tree, tmp_path):
     """A folder of links to the tree's parts: a link may be removed or replaced."""
     root = tmp_path / "linked"
     root.mkdir()
@@ -248,7 +246,7 @@ def linked(tree: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def imagenet(tree: Path) -> Suite:
+def imagenet(tree):
     return load(f"imagenet:{tree}")
 
 
@@ -271,7 +269,7 @@ def test_imagenet__parts_and_shifts_have_their_images_and_labels(imagenet):
 
 def test_imagenet__masks_and_maps_by_hand(imagenet):
     # A model that is certain of every image's own class, and of class 999 more.
-    def odds(images: ImageSet) -> Any:
+    def odds(images):
         logits = torch.zeros(len(images), 1000)
         logits[torch.arange(len(images)), torch.from_numpy(images.labels)] = 1.0
         logits[:, 999] += 2.0
@@ -333,7 +331,7 @@ def test_imagenet__a_folder_that_is_no_class_is_an_error(linked):
 
 
 @pytest.fixture
-def imagenet_c(linked: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def imagenet_c(linked, tree, monkeypatch):
     """The 75 parts, some below their archive's name; links to the clean images."""
     monkeypatch.setenv("CALIFT_IMAGENET", str(linked))
     root = linked / "imagenet-c"
@@ -384,7 +382,7 @@ def test_imagenet_c__what_is_missing_is_named(imagenet_c, tmp_path):
 def python_batch(planes: Any, labels: Sequence[int], key: str) -> bytes:
     """A batch as Python 2 pickled it: short and long byte strings, and an array by its parts."""
 
-    def short(text: bytes) -> bytes:
+    def short(text):
         return b"U" + bytes([len(text)]) + text
 
     numbers = b"".join(b"K" + bytes([label]) for label in labels)
@@ -499,7 +497,7 @@ def test_cifar__a_batch_of_the_other_data_set_is_an_error(tmp_path):
 
 
 @pytest.fixture
-def cifar10_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cifar10_c(tmp_path, monkeypatch):
     monkeypatch.setenv("CALIFT_CIFAR10", str(tmp_path / "clean"))
     _, labels = cifar_tree(tmp_path / "clean", "cifar10", "binary")
     root = tmp_path / "CIFAR-10-C"
@@ -555,7 +553,7 @@ PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 
 @pytest.fixture
-def pacs(tmp_path: Path) -> Path:
+def pacs(tmp_path):
     root = tmp_path / "PACS"
     for seed, domain in enumerate(("art_painting", "cartoon", "photo", "sketch")):
         write_classes(root / domain, PACS, n=6, seed=seed)
@@ -680,7 +678,7 @@ def test_class_names__sets_and_single_names(tmp_path):
     some = [WNIDS[0], WNIDS[134], WNIDS[517]]
     root = write_classes(tmp_path / "classes", some, n=4)
 
-    def names(chosen: Any) -> tuple[str, ...]:
+    def names(chosen):
         return load(f"folder:{root}", class_names=chosen).class_names
 
     assert names({}) == names("suite") == names("folder") == tuple(some)
@@ -774,7 +772,7 @@ def test_available_suites__say_what_is_left_of_one_that_was_begun(linked, monkey
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
+def files(tmp_path):
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.jpg" for i in range(6)]
     for i, path in enumerate(paths):
@@ -861,9 +859,9 @@ def test_border__is_cut_off_and_nothing_else(tmp_path_factory, sides, border):
 
 def test_border__an_image_that_is_all_border_is_an_error(tmp_path):
     images = framed_set(tmp_path, [3])
-    thin = replace(images, source=replace(images.source, border=4))  # type: ignore[type-var]
+    thin = replace(images, source=replace(images.source, border=4))
     with pytest.raises(UnreadableImageError, match="larger than its border of 4 pixels.* 7 × 7"):
         thin.image(0)
-    whole = replace(images, source=replace(images.source, border=0))  # type: ignore[type-var]
+    whole = replace(images, source=replace(images.source, border=0))
     assert len({images.sha256, thin.sha256, whole.sha256}) == 3
     assert np.array_equal(decode(tmp_path / "0.png"), whole.image(0))

@@ -23,7 +23,7 @@ from tests.core.conftest import CLASSES, write_classes
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path):
     root = tmp_path / "things"
     for seed, part in enumerate(("train", "validation", "calibration", "test")):
         write_classes(root / part, n=6, seed=seed)
@@ -34,8 +34,8 @@ def write_run(run: Path, images: ImageSet, role: str, says: np.ndarray) -> None:
     """A run's predictions of a set: it says these classes (N,), surely."""
     logits = 6.0 * np.eye(len(CLASSES))[says]
     words = tuple(name.replace("_", " ") for name in CLASSES)  # as a run says them
-    about = PredictionsMetadata(f"things/{images.name}", role, words, 1.0)  # type: ignore[arg-type]
-    predictions = Predictions(np.array(images.ids), images.labels, logits, about)  # type: ignore[arg-type]
+    about = PredictionsMetadata(f"things/{images.name}", role, words, 1.0)
+    predictions = Predictions(np.array(images.ids), images.labels, logits, about)
     (run / "predictions").mkdir(parents=True, exist_ok=True)
     write_predictions(run / "predictions" / f"{images.name}.parquet", predictions)
     (run / "report.json").touch()

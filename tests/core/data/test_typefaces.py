@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from calift_core.data.glyphs import ARRAYS, FULL, SIDE, Glyphs, pack, read_glyphs
+from calift_core.data.glyphs import ARRAYS, FULL, SIDE, pack, read_glyphs
 from calift_core.data.inspection import examine_suite
 from calift_core.data.loader import TrainView
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.styles import GENRES, LEARNED, LETTERS
-from calift_core.data.suites.load import Suite, load_suite
+from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.typefaces import CHARACTERS, SHIFTS, STORED, STORED_SHA256, Typefaces
 from calift_core.errors import DataError, DataUnavailableError, ModelError, UnknownNameError
 from calift_core.evaluation.forward import predict
@@ -24,7 +24,6 @@ from calift_core.files import sha256_file
 from calift_core.jobs.tiny import ensure_tiny, tiny_sha256
 from calift_core.methods.base import zero_shot_classifier
 from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, load_shipped, shrunk
 from calift_core.models.zeroshot import TEMPLATES
 from calift_core.packaged import packaged
@@ -38,12 +37,12 @@ ZERO_SHOT = {"test": 360, "serif": 270}
 
 
 @pytest.fixture(scope="module")
-def suite() -> Suite:
+def suite():
     return load_suite(SuiteSpec(id="typefaces"))
 
 
 @pytest.fixture(scope="module")
-def stored() -> Glyphs:
+def stored():
     return read_glyphs(STORED)
 
 
@@ -67,8 +66,8 @@ def test_typefaces__every_part_and_shift_has_all_classes_as_often(suite):
 
 def test_typefaces__no_family_is_in_two_parts_of_a_genre():
     said = json.loads((Path(__file__).parents[3] / "docs" / "typefaces.json").read_text())
-    parts_of: dict[tuple[str, str], list[str]] = {}
-    packages: set[str] = set()
+    parts_of = {}
+    packages = set()
     for file in ("typefaces.xz", "study/typefaces-pretrain.xz"):
         for part, genres in said[file]["families"].items():
             for genre, families in genres.items():
@@ -111,7 +110,7 @@ def test_genres__half_of_the_captions_name_the_genre_that_the_letter_is_of(suite
 
 
 @pytest.fixture(scope="module")
-def clip() -> Clip:
+def clip():
     return load_clip("calift-tiny", "typefaces").eval()
 
 

@@ -31,12 +31,12 @@ def picture(path: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def cams(tmp_path: Path) -> Path:
+def cams(tmp_path):
     root = tmp_path / "iwildcam_v2.0"
     (root / "train").mkdir(parents=True)
     names = [{"category_id": 10 + y, "name": name, "y": y} for y, name in enumerate(SPECIES)]
     write_table(root / "categories.csv", [*names, {"category_id": 99, "name": "cow", "y": 99999}])
-    rows: list[dict[str, Any]] = []
+    rows = []
     for split, n in SPLITS.items():
         for i in range(n):
             name = f"{split}-{i:03d}.png"

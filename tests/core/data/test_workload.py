@@ -1,6 +1,5 @@
 """What a run has to do and how long it takes: one formula, and a pace that real runs told."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from calift_core.evaluation.items import n_images_of
 from calift_core.jobs.folder import run_in_folder
 from calift_core.predictions.training import TRAINING_IMAGES, read_training_images
 from calift_core.schema.methods.merge import ONE_SE_PATH
-from calift_core.schema.records import MetricsRecord, ProgressRecord, Record
+from calift_core.schema.records import MetricsRecord, ProgressRecord
 from calift_core.schema.report import Report
 from calift_core.schema.spec import RunSpec, parse_spec
 from calift_core.schema.wire.runs import Progress
@@ -40,7 +39,7 @@ def cifar(kind: str = "carot", *, method: Any = None, suite: Any = None, **train
 
 
 @pytest.fixture(autouse=True)
-def _no_settings(home: Path) -> None:
+def _no_settings(home):
     """No suite is named from outside."""
 
 
@@ -126,9 +125,9 @@ def test_seconds__are_unknown_where_a_part_is(tmp_path):
 
 
 def report(
-    kind: str = "carot", *, training: float = 100.0, device: str = "cpu", fixed: float = 8.0,
-    suite: Any = None, **changes: Any,
-) -> dict[str, Any]:  # fmt: skip
+    kind = "carot", *, training = 100.0, device = "cpu", fixed = 8.0,
+    suite = None, **changes,
+):  # fmt: skip
     """The parts of a report that tell a pace."""
     asked = cifar(kind, suite=suite)
     spec = asked.model_dump(mode="json")
@@ -227,7 +226,7 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     corruptions = {"names": ["fog"], "severities": [1, 3]}
     suite = {"shifts": {"art": f"folder:{paintings}"}, "corruptions": corruptions}
     spec = run_spec(kind, suite=suite)
-    said: list[Record] = list(run_in_folder(spec, tmp_path / "run"))
+    said = list(run_in_folder(spec, tmp_path / "run"))
     work = count_images(spec)
     told = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
 
@@ -277,7 +276,7 @@ def test_forecast__time_passed_and_time_left_are_the_whole_at_every_point(known,
     assert saved.run_fraction == 0.99
 
 
-def test_forecast__of_a_run_counts_what_its_estimate_counts() -> None:
+def test_forecast__of_a_run_counts_what_its_estimate_counts():
     spec = cifar()
     work = count_images(spec)
     pace = Pace(100.0, 400.0, "", fixed_s=7.0)

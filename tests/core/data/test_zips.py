@@ -19,7 +19,7 @@ from tests.core.data.test_manifests import sets_of
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree") / "things"
     for seed, (part, n) in enumerate({"train": 12, "val": 4, "test": 5}.items()):
         write_classes(root / part, n=n, seed=seed)
@@ -56,7 +56,7 @@ def test_zip__holds_the_images_of_its_folder_to_the_last_byte(tree, tmp_path, me
 
 
 def adds(name: str, data: bytes = b"x") -> Callable[[Path], None]:
-    def change(file: Path) -> None:
+    def change(file):
         with zipfile.ZipFile(file, "a") as archive:
             archive.writestr(name, data)
 

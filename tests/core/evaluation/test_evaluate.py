@@ -65,12 +65,12 @@ def images_of(n: int = 10, *, side: int = 20, name: str = "made") -> ImageSet:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def decoded(monkeypatch):
     """How many images of each set were asked for, while the test runs."""
-    seen: dict[str, int] = {}
+    seen = {}
     read = ImageSet.image
 
-    def counted(self: ImageSet, index: int) -> Any:
+    def counted(self, index):
         seen[self.name] = seen.get(self.name, 0) + 1
         return read(self, index)
 
@@ -79,12 +79,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def encoded(monkeypatch):
     """How many prompts each call of `encode_text` had, while the test runs."""
-    calls: list[int] = []
+    calls = []
     encode = Clip.encode_text
 
-    def counted(self: Clip, tokens: torch.Tensor) -> torch.Tensor:
+    def counted(self, tokens):
         calls.append(len(tokens))
         return encode(self, tokens)
 
@@ -129,7 +129,7 @@ def placed(clip: Clip, captions: Captions) -> PlacedModel:
 def one_pass(models: list[PlacedModel], images: ImageSet, **options: Any) -> list[np.ndarray]:
     """Logits of each model; batches must come in the set's order."""
     given_ = {"batch_size": 4, "workers": 0, "device": CPU, "precision": "fp32"} | options
-    parts: list[list[Any]] = [[] for _ in models]
+    parts = [[] for _ in models]
     ends = list(options.get("starts") or [0] * len(models))
     for batch in forward_all(models, images, **given_):
         assert batch.start == ends[batch.model]
@@ -164,7 +164,7 @@ def test_forward_all__does_not_decode_what_all_have_seen(vit, captions, decoded)
 
 def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(vit, captions):
     classifier = zero_shot_classifier(vit, captions)
-    options: dict[str, Any] = {"batch_size": 4, "workers": 0, "device": CPU}
+    options = {"batch_size": 4, "workers": 0, "device": CPU}
     exact = predict(vit, classifier, images_of(), precision="fp32", **options)
     rounded = predict(vit, classifier, images_of(), precision="bf16", **options)
     assert rounded.dtype == np.float32
@@ -370,19 +370,19 @@ def assert_same_bytes(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def base_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base_home(tmp_path_factory):
     return tmp_path_factory.mktemp("base-home")
 
 
 @pytest.fixture
-def at_home(base_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def at_home(base_home, home, monkeypatch):
     """The home of the finished runs; nothing else from outside."""
     monkeypatch.setenv("CALIFT_HOME", str(base_home))
     return base_home
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, configs, photos, paintings, base_home) -> dict[str, Path]:
+def runs(tmp_path_factory, configs, photos, paintings, base_home):
     """Finished runs: three of random weights, and one with a trained head, which has a bias."""
     root = tmp_path_factory.mktemp("runs")
     made = {}
@@ -457,7 +457,7 @@ def go(source: Iterator[Record]) -> bool:
 
 
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_shards(monkeypatch):
     monkeypatch.setattr(evaluate_module, "SHARD_BATCHES", 2)
 
 

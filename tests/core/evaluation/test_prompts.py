@@ -1,6 +1,5 @@
 """What other prompts would have said, held to runs that had those prompts."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,15 @@ from tests.core.conftest import PHOTO, tiny_spec, write_classes
 
 
 @pytest.fixture(scope="module")
-def ran(configs, photos, tmp_path_factory) -> Iterator[Callable[..., Path]]:
+def ran(configs, photos, tmp_path_factory):
     """Finished runs in folders, each made once; with a shift and a corruption."""
     root = tmp_path_factory.mktemp("prompts")
     dark = write_classes(root / "dark", n=8, seed=1, gain=0.5)
-    made: dict[str, Path] = {}
+    made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CALIFT_HOME", str(root / "home"))
 
-        def run(kind: str, templates: tuple[str, ...] = PHOTO) -> Path:
+        def run(kind, templates=PHOTO):
             name = f"{kind}-{len(templates)}-{templates[0][:10]}"
             if name not in made:
                 made[name] = root / f"run{len(made)}"

@@ -13,7 +13,7 @@ from tests.support import said
 
 def steps(first: int, last: int) -> list[r.Record]:
     """What a run says of its steps, with a validation at every tenth."""
-    found: list[r.Record] = []
+    found = []
     for step in range(first, last + 1):
         found.append(said.metrics(step, step / 10, loss=1 / step))
         if step % 10 == 0:
@@ -29,15 +29,15 @@ def keep(folder: Path, records: list[r.Record], resume_from: Path | None = None)
 
 
 def order(records: list[r.Record]) -> list[tuple[str, int, str]]:
-    return sorted((x.kind, x.step, x.model_dump_json()) for x in records)  # type: ignore[union-attr]
+    return sorted((x.kind, x.step, x.model_dump_json()) for x in records)
 
 
 @given(stops=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=4))
 def test_curves__attempts_leave_what_one_alone_would_have_left(stops, tmp_path_factory):
-    root = tmp_path_factory.mktemp("curves")  # type: ignore[attr-defined]
+    root = tmp_path_factory.mktemp("curves")
     begun, before = 0, None
 
-    def attempt(last: int) -> list[r.Record]:
+    def attempt(last):
         return [*([said.resumed(begun)] if begun else []), *steps(begun + 1, last)]
 
     for index, (checkpoint, beyond) in enumerate(stops):

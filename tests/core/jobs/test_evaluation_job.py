@@ -62,7 +62,7 @@ def messages(records: list[Record]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, configs, photos) -> dict[str, Path]:
+def finished(tmp_path_factory, configs, photos):
     """Two finished runs of one tower, one of another: not to be changed."""
     home = tmp_path_factory.mktemp("finished")
     return {
@@ -194,10 +194,10 @@ def test_evaluate_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_i
     whole, killed, resumed = (tmp_path / name for name in ("whole", "killed", "resumed"))
     again = list(evaluate_in_folder(asked, whole, inputs=inputs))
 
-    def kept() -> int:
+    def kept():
         return len(list(killed.glob("runs/*/evaluating/*/*.safetensors")))
 
-    def stop() -> bool:
+    def stop():
         if kept() >= 4:
             raise KeyboardInterrupt  # nothing is saved on the way out
         return False

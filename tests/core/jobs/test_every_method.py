@@ -1,8 +1,6 @@
 """Every method as a job: it ends, with its own options, its own curves and a summary."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,19 +34,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[tuple[str, float], Path]:
+def made():
     """The folders of runs that were made already."""
     return {}
 
 
 @pytest.fixture
-def run(run_spec, paintings, home, tmp_path, made) -> Callable[..., Path]:
+def run(run_spec, paintings, home, tmp_path, made):
     """Run a method for an epoch with its option, once; the folder."""
 
-    def run(kind: str, lr: float = 1e-3, **method: Any) -> Path:
+    def run(kind, lr=1e-3, **method):
         if (kind, lr) in made:
             return made[kind, lr]
-        suite: dict[str, Any] = {"shifts": {"art": f"folder:{paintings}"}}
+        suite = {"shifts": {"art": f"folder:{paintings}"}}
         if kind == "pretrain":
             suite = {"fractions": {"pretrain": 0.3}}
         train = {"epochs": 1, "lr": lr}
@@ -64,7 +62,7 @@ def run(run_spec, paintings, home, tmp_path, made) -> Callable[..., Path]:
 @pytest.mark.parametrize("kind", sorted(METHOD_SPECS))
 def test_method__succeeds_with_its_options_and_its_own_curves(run, kind):
     method = METHOD_SPECS[kind]
-    merged: dict[str, Any] = {}
+    merged = {}
     if kind == "model_stock":
         merged = {"runs": [str(run("finetune")), str(run("finetune", lr=2e-3))]}
     elif method.family == "merge":

@@ -84,7 +84,7 @@ def collect(records: list[Record], source: Iterable[Record]) -> None:
 
 
 def go_until(spec: RunSpec, folder: Path, seen: Callable[[Record], bool], **options: Any) -> None:
-    records: list[Record] = []
+    records = []
     source = run_in_folder(spec, folder, stop=lambda: any(map(seen, records)), **options)
     with pytest.raises(InterruptedRunError):
         collect(records, source)
@@ -99,7 +99,7 @@ def evaluating(record: Record) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, configs, photos, paintings) -> tuple[RunSpec, Path, list[Record]]:
+def finished(tmp_path_factory, configs, photos, paintings):
     """CaRot on the tiny suite with a shift and two corruptions, left alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CALIFT_HOME", str(tmp_path_factory.mktemp("home")))
@@ -221,11 +221,11 @@ def test_run__records_tell_the_story_in_order_and_are_on_disk(finished):
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunSpec], Path]:
+def left_alone(tmp_path_factory):
     """The folder of a run of a spec that nothing disturbed; each spec is run once."""
-    made: dict[str, Path] = {}
+    made = {}
 
-    def folder_of(spec: RunSpec) -> Path:
+    def folder_of(spec):
         key = spec.content_hash()
         if key not in made:
             made[key] = tmp_path_factory.mktemp("alone") / "run"
@@ -376,7 +376,7 @@ def test_runner__asked_to_stop_saves_and_says_so_and_goes_on(run_spec, home, tmp
 
 
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+def run_here(monkeypatch, caplog):
     """The runner's `main` in this process, whose parent and signals are left as they are."""
     monkeypatch.setattr(runner, "die_with_parent", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
@@ -438,7 +438,7 @@ def write_idx(path: Path, array: Any) -> None:
 
 
 @pytest.fixture
-def small_fashion(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small_fashion(home, tmp_path, monkeypatch):
     """64 and 40 pictures in Fashion-MNIST's format; all of the former are its pre-training part."""
     folder = tmp_path / "fashion"
     folder.mkdir()
@@ -489,7 +489,7 @@ def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
     monkeypatch.setattr("calift_core.jobs.tiny.pretraining_spec", lambda suite: small)
     asked = itertools.count(1)
 
-    def stop() -> bool:
+    def stop():
         if next(asked) == 7:  # what is on the disk now is what a SIGKILL would leave
             shutil.copytree(home / "models", tmp_path / "left")
             raise KeyboardInterrupt

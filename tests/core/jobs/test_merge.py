@@ -167,31 +167,30 @@ Make = Callable[..., RunSpec]
 
 
 @pytest.fixture
-def make(run_spec: Any, paintings: Path, home: Path) -> Make:
+def make(run_spec, paintings, home):
     """Specs on the tiny suite with a shift and two severities of a corruption."""
 
-    def make(kind: str, **changes: Any) -> RunSpec:
+    def make(kind, **changes):
         suite = {
             "shifts": {"art": f"folder:{paintings}"},
             "corruptions": {"names": ["contrast"], "severities": [1, 5], "limit": 8},
         }
-        spec: RunSpec = run_spec(kind, **({"suite": suite} | changes))
-        return spec
+        return run_spec(kind, **({"suite": suite} | changes))
 
     return make
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(tmp_path_factory):
     """Finished runs that tests share and leave as they are."""
     return tmp_path_factory.mktemp("shelf")
 
 
 @pytest.fixture
-def tuned(make: Make, shelf: Path) -> Callable[..., Path]:
+def tuned(make, shelf):
     """The folder of an epoch of a method with its defaults."""
 
-    def tuned(kind: str, tower: str = "vit", lr: float = 1e-3) -> Path:
+    def tuned(kind, tower="vit", lr=1e-3):
         folder = shelf / f"{kind}-{tower}-{lr}"
         if not folder.exists():
             go(make(kind, tower=tower, train={"epochs": 1, "lr": lr}), folder)
@@ -340,10 +339,10 @@ def test_wise_ft__decodes_each_image_once_for_the_whole_path(make, tuned, tmp_pa
     from calift_core.data.images import ImageSet
 
     run = tuned("flyp")
-    seen: dict[str, int] = {}
+    seen = {}
     read = ImageSet.image
 
-    def counted(self: ImageSet, index: int) -> Any:
+    def counted(self, index):
         seen[self.name] = seen.get(self.name, 0) + 1
         return read(self, index)
 

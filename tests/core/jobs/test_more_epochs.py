@@ -77,7 +77,7 @@ def test_more_epochs__go_on_learning_on_later_batches_and_through_a_stop(run, tm
     assert report_in(two).resolved["epochs_before"] == 2
 
 
-def test_more_epochs__what_does_not_fit_is_refused_by_its_name(run: Run, tmp_path: Path) -> None:
+def test_more_epochs__what_does_not_fit_is_refused_by_its_name(run, tmp_path):
     source = run("flyp")
     spec = more(source)
     for method, error, words in (
@@ -98,7 +98,7 @@ def test_more_epochs__what_does_not_fit_is_refused_by_its_name(run: Run, tmp_pat
     [{"kind": "zero_shot"}, {"kind": "linear_probe", "solver": "lbfgs"}]
     + [{"kind": kind} | OPTIONS[kind] for kind in ("coop", "tip_adapter")],
 )
-def test_spec__names_no_run_where_nothing_would_go_on(method: dict[str, Any]) -> None:
+def test_spec__names_no_run_where_nothing_would_go_on(method):
     body = {"name": "r", "method": method}
     plain = RunSpec.model_validate(body)
     with pytest.raises(ValidationError, match="cannot go on from a finished run's model"):
@@ -106,7 +106,7 @@ def test_spec__names_no_run_where_nothing_would_go_on(method: dict[str, Any]) ->
     assert "initial_run" in plain.model_dump()["train"]
 
 
-def test_hash__changes_with_the_run_alone() -> None:
+def test_hash__changes_with_the_run_alone():
     plain = {"name": "r", "method": {"kind": "flyp"}, "train": {"initial_run": None}}
     named = [{**plain, "train": {"initial_run": name}} for name in ("a", "b")]
     hashes = [RunSpec.model_validate(one).content_hash() for one in (plain, *named)]

@@ -17,7 +17,6 @@ from calift_core.predictions.training import (
     save_training_images,
     training_label,
 )
-from calift_core.schema.records import Record
 from calift_core.schema.spec import RunSpec
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.trying import feature_set_of, nearest, trained_on
@@ -91,10 +90,10 @@ def test_training_images__a_run_that_is_stopped_at_them_goes_on_from_its_predict
 ):
     spec = run_spec("flyp", evaluation={"n_resamples": 20, "batch_size": 8})
     whole = go(spec, tmp_path / "whole")
-    said: list[Record] = []
+    said = []
     asked = 0
 
-    def at_features() -> bool:
+    def at_features():
         nonlocal asked
         asked += bool(said and said[-1].kind == "phase" and "training images" in said[-1].detail)
         return asked > 2
@@ -103,7 +102,7 @@ def test_training_images__a_run_that_is_stopped_at_them_goes_on_from_its_predict
         collect(said, run_in_folder(spec, tmp_path / "first", stop=at_features))
     assert not (tmp_path / "first" / "report.json").exists()
 
-    encoded: list[int] = []
+    encoded = []
     encode_image = Clip.encode_image
     monkeypatch.setattr(
         Clip, "encode_image", lambda clip, x: encoded.append(len(x)) or encode_image(clip, x)

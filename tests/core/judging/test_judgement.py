@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -148,14 +147,14 @@ def test_calibrator__of_several_classes_is_scikit_learns_temperature():
     class Model(ClassifierMixin, BaseEstimator):
         """Its probabilities are its inputs."""
 
-        def fit(self, x: Any, y: Any) -> Any:
+        def fit(self, x, y):
             self.classes_ = np.arange(5)
             return self
 
-        def decision_function(self, x: Any) -> Any:
+        def decision_function(self, x):
             return np.log(x)
 
-        def predict(self, x: Any) -> Any:
+        def predict(self, x):
             return x.argmax(axis=1)
 
     given = FrozenEstimator(Model().fit(SURE, LABELS))
@@ -187,7 +186,7 @@ def test_files__of_every_form_with_class_names_as_labels_say_the_same(tmp_path):
     for one in found.values():
         assert list(one.metadata.class_names) == NAMES
         assert (one.labels == LABELS[:200]).all()
-        assert softmax(one.logits) == pytest.approx(SURE[:200], abs=1e-6)  # type: ignore[union-attr]
+        assert softmax(one.logits) == pytest.approx(SURE[:200], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +214,7 @@ def test_command__prints_the_answer_and_writes_the_page(tmp_path, capsys):
     files = _files(tmp_path)
     page = tmp_path / "page.html"
 
-    def call(*words: Any) -> tuple[int, str]:
+    def call(*words):
         try:
             main(["judge", *map(str, words), "--out", str(page)])
         except SystemExit as ended:

@@ -9,7 +9,6 @@ import torch
 
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.methods import METHODS, Method, RunLength, finish_training, make_method
-from calift_core.methods.carot import CaRot
 from calift_core.methods.teacher import average_into
 from calift_core.methods.terms import orthogonality
 from calift_core.models.captions import Captions
@@ -136,7 +135,7 @@ def test_head__moves_no_tensor_below_the_last_layer(clip, captions, kind):
 def test_carot__l_oc_is_of_the_adapted_projection_and_pulls_at_what_is_trained(
     vit, captions, adapt
 ):
-    method: CaRot = made("carot", vit, captions, adapt)
+    method = made("carot", vit, captions, adapt)
     take_steps(method)
     weight = vit.image_projection()
     term = method.terms(random_batch(vit))["orthogonality"]

@@ -198,12 +198,12 @@ def test_option__with_flyps_sigmoid_form_is_refused_with_the_reason(vit, caption
 
 
 def logits_of(method: Any, batch: Batch) -> Tensor:
-    logits: Tensor = method.head(method.clip.encode_image(batch.images))
+    logits = method.head(method.clip.encode_image(batch.images))
     return logits.detach()
 
 
 def test_supervised__each_option_is_its_equation_on_the_heads_logits(vit, captions):
-    def term(name: str, *options: str, **more: Any) -> tuple[Tensor, Tensor, Batch]:
+    def term(name, *options, **more):
         spec = spec_of("finetune", *options, **more)
         method = make(spec, vit, captions)
         batch = batch_for(spec, vit)
@@ -289,7 +289,7 @@ def test_kd__of_pairs_is_the_distillation_from_the_initial_similarities(vit, cap
     train(method, spec, n=3)
     batch = random_batch(vit, 6, seed=9)
 
-    def z(clip: Clip) -> Tensor:
+    def z(clip):
         texts = clip.encode_text(captions.tokens[batch.captions])
         return similarity(clip.encode_image(batch.images), texts, clip.logit_scale).detach()
 

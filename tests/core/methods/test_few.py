@@ -9,8 +9,6 @@ import torch
 from calift_core.errors import ModelError
 from calift_core.evaluation.items import classifier_sha256
 from calift_core.methods.base import Classifier, KeyCache, zero_shot_classifier
-from calift_core.methods.coop import CoOp
-from calift_core.methods.tip_adapter import TipAdapter
 from calift_core.models.captions import Captions
 from calift_core.models.finished import load_finished
 from calift_core.models.loading import weights_sha256
@@ -27,7 +25,7 @@ from tests.core.methods.test_methods import batches_of, make, steps
 
 def test_coop__that_begins_as_a_templates_words_begins_as_that_templates_classifier(vit, captions):
     one = Captions.make(captions.class_names, ("a photo of a {}.",), vit.tokenizer)
-    method: CoOp = make(CoOpSpec(start="a photo of a"), vit, captions)
+    method = make(CoOpSpec(start="a photo of a"), vit, captions)
     features = vit.encode_image(random_batch(vit).images).detach()
     expected = zero_shot_classifier(vit, one).logits(features)
     torch.testing.assert_close(method.classifier().logits(features), expected)
@@ -38,7 +36,7 @@ def test_coop__that_begins_as_a_templates_words_begins_as_that_templates_classif
 @pytest.mark.parametrize("own", [False, True])
 def test_coop__moves_its_context_and_no_weight_of_a_tower(vit, captions, own):
     before = weights_sha256(vit.net)
-    method: CoOp = make(CoOpSpec(n_context=3, class_specific=own), vit, captions)
+    method = make(CoOpSpec(n_context=3, class_specific=own), vit, captions)
     start = method.context.vectors.detach().clone()
     assert start.shape == (3 if own else 1, 3, 16)
     steps(method, batches_of(vit, 3))
@@ -53,7 +51,7 @@ def test_coop__its_context_shares_the_positions_with_the_longest_name(vit, capti
 
 
 def test_tip_adapter__with_alpha_0_it_is_zero_shot_else_the_equation_worked_by_hand(vit, captions):
-    method: TipAdapter = make(TipAdapterSpec(alpha=0), vit, captions)
+    method = make(TipAdapterSpec(alpha=0), vit, captions)
     features = vit.encode_image(random_batch(vit).images).detach()
     assert torch.equal(
         method.classifier().logits(features), zero_shot_classifier(vit, captions).logits(features)
@@ -68,7 +66,7 @@ def test_tip_adapter__with_alpha_0_it_is_zero_shot_else_the_equation_worked_by_h
 
 
 def test_tip_adapter__its_keys_are_features_of_at_most_so_many_images_a_class(vit, captions):
-    method: TipAdapter = make(TipAdapterSpec(per_class=2), vit, captions)
+    method = make(TipAdapterSpec(per_class=2), vit, captions)
     batch = random_batch(vit, 8, seed=99)
     shown = vit.encode_image(batch.images).detach()
     counts = torch.bincount(batch.labels, minlength=3).clamp(max=2)

@@ -28,7 +28,7 @@ from calift_core.models.loading import load_clip, weights_sha256
 from calift_core.schema import methods as specs
 from calift_core.schema.methods import METHOD_SPECS, MethodBase
 from calift_core.schema.methods.contrastive import TRACER_PRESETS
-from calift_core.schema.records import MetricsRecord, Record
+from calift_core.schema.records import MetricsRecord
 from calift_core.schema.report import Report
 from tests.core.conftest import CONFIGS, PHOTO, TEXT, TIMM, VIT, random_batch
 from tests.core.jobs.test_job import assert_equal_runs, at_step, evaluating, go, go_until
@@ -81,7 +81,7 @@ def batches_of(clip: Clip, n: int, size: int = 8) -> list[Batch]:
 
 def test_make_method__a_kind_that_merges_is_no_way_to_train(vit, captions):
     for spec in (METHOD_SPECS["wise_ft"](run="a"), METHOD_SPECS["model_stock"](runs=("a", "b"))):
-        with pytest.raises(ModelError, match=f"{spec.kind} trains no model.* merges finished"):  # type: ignore[attr-defined]
+        with pytest.raises(ModelError, match=f"{spec.kind} trains no model.* merges finished"):
             make(spec, vit, captions)
 
 
@@ -155,7 +155,7 @@ NEED_SOFTMAX = ("carot", "tracer", "anchored", "pretrain")
 
 
 @pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory, originals: dict[str, Clip]) -> dict[str, Clip]:
+def towers(tmp_path_factory, originals):
     """One model of each kind of tower with fixed random weights: not to be changed."""
     folder = tmp_path_factory.mktemp("towers")
     made = dict(originals)
@@ -271,7 +271,7 @@ def test_averaged__steps_as_flyp_does_and_ends_as_the_mean_of_its_iterates(vit, 
     iterates = [copy.deepcopy(vit.net.state_dict())]
     free = make(specs.Flyp(), copy.deepcopy(vit), captions)
 
-    def keep(step: int) -> dict[str, float]:
+    def keep(step):
         iterates.append(copy.deepcopy(free.clip.net.state_dict()))
         return {}
 
@@ -337,9 +337,9 @@ def test_tracer__preset_follows_the_tower_and_is_named(originals, captions, towe
 @pytest.mark.parametrize(("width", "preset"), [(1008, "ViT-B-16"), (1024, "ViT-L-14")])
 def test_tracer__a_wide_transformer_takes_the_large_ones_preset(tmp_path, width, preset):
     path = tmp_path / "wide.json"
-    vision = {**VIT["vision_cfg"], "width": width, "layers": 1}  # type: ignore[dict-item]
+    vision = {**VIT["vision_cfg"], "width": width, "layers": 1}
     path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
-    assert fitted(specs.Tracer(), load_clip(str(path), None)).preset == preset  # type: ignore[attr-defined]
+    assert fitted(specs.Tracer(), load_clip(str(path), None)).preset == preset
 
 
 def test_lipsum_ft__without_its_energies_is_finetune_with_the_scale_outside_and_no_bias(
@@ -386,7 +386,7 @@ def test_finetune__classifier_gives_the_heads_logits(vit, captions):
 
 
 def teacher_of(clip: Clip, captions: Captions, **changes: Any) -> EmaTeacher:
-    settings: dict[str, Any] = {"update_every": 1, "momentum_start": 0.05, "momentum_end": 0.9,
+    settings = {"update_every": 1, "momentum_start": 0.05, "momentum_end": 0.9,
                                 "ramp_steps": 4.0, "follow_buffers": True}  # fmt: skip
     return EmaTeacher(clip, captions, **(settings | changes))
 
@@ -487,7 +487,7 @@ def test_teacher__encodes_each_caption_once_between_updates(vit, captions):
         lambda module, inputs, output: count(len(inputs[0]))
     )
 
-    def count(n: int) -> None:
+    def count(n):
         nonlocal encoded
         encoded += n
 
@@ -579,9 +579,7 @@ def test_linear_probe__on_cached_features_equals_through_the_tower_step_for_step
     assert weights_sha256(runs[0].head) == weights_sha256(runs[1].head)
 
 
-def features_of(
-    n: int, seed: int, noise: float = 0.6, flip: float = 0.0, d: int = 16
-) -> tuple[Tensor, Tensor]:
+def features_of(n, seed, noise=0.6, flip=0.0, d=16):
     """Unit vectors around three centres, a share of whose labels is wrong."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(3, d, generator=torch.Generator().manual_seed(99))
@@ -650,7 +648,7 @@ def test_head_start__zeros_know_nothing(vit, captions, kind):
 
 
 def only(features: tuple[Tensor, Tensor]) -> Callable[[str], tuple[Tensor, Tensor]]:
-    def of(part: str) -> tuple[Tensor, Tensor]:
+    def of(part):
         assert part == "train"
         return features
 
@@ -689,7 +687,7 @@ def test_lp_ft__after_its_probe_is_finetune_from_that_head(vit, captions):
 def test_lipsum_ft__random_texts_stand_between_start_and_end_token(vit, captions):
     method = make(specs.LipsumFt(n_texts=200, text_length=5), vit, captions)
     tokens = method.random_texts()
-    start, end = vit.tokenizer.sot_token_id, vit.tokenizer.eot_token_id  # type: ignore[attr-defined]
+    start, end = vit.tokenizer.sot_token_id, vit.tokenizer.eot_token_id
     assert tokens.shape == (200, 16)
     assert (tokens[:, 0] == start).all()
     assert (tokens[:, 6] == end).all()
@@ -756,7 +754,7 @@ def test_car_ft__at_the_start_the_contexts_agree_and_later_they_do_not(vit, capt
     batch = random_batch(vit)
     contexts = context_weights(initial, captions)
 
-    def log_contexts(clip: Clip) -> Tensor:
+    def log_contexts(clip):
         logits = clip.logit_scale * clip.encode_image(batch.images) @ contexts.T
         return logits.log_softmax(dim=1).detach()
 
@@ -818,7 +816,7 @@ def test_run__of_lp_ft_has_its_curves_and_a_stop_repeats_no_probe_and_changes_no
 ):
     spec = run_spec("lp_ft", method={"lp_epochs": 2})
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-    records: list[Record] = go(spec, alone)
+    records = go(spec, alone)
     report = report_in(alone)
     total = report.resolved["total_steps"]
     assert total > 4

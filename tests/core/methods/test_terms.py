@@ -392,7 +392,7 @@ def test_terms__are_computed_in_full_precision_under_autocast(seed):
     weight = rand(8, 5, seed=seed, dtype=torch.float32)
     scale = torch.tensor(100.0)
 
-    def values(inside: bool) -> list[Tensor]:
+    def values(inside):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
             return [similarity(images, texts, scale), orthogonality(weight, "norm"),
                     cross_tower(weight, weight)]  # fmt: skip
@@ -427,8 +427,8 @@ def test_learning_rate__rises_linearly_then_never_rises_again(run, peak, share):
 
 def test_learning_rate__floor_is_a_floor_and_no_addition():
     at = {"peak": 1.0, "total_steps": 100, "warmup_steps": 0}
-    assert learning_rate(0, **at, floor=0.5) == 1.0  # type: ignore[arg-type]
-    assert learning_rate(50, **at, floor=0.5) == pytest.approx(0.75)  # type: ignore[arg-type]
+    assert learning_rate(0, **at, floor=0.5) == 1.0
+    assert learning_rate(50, **at, floor=0.5) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(

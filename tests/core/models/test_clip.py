@@ -44,7 +44,7 @@ def built(folder: Path, config: dict[str, Any]) -> Clip:
 def vit_with(folder: Path, *, vision: Any = None, text: Any = None, **more: Any) -> Clip:
     body = {
         **VIT,
-        "vision_cfg": {**VIT["vision_cfg"], **(vision or {})},  # type: ignore[dict-item]
+        "vision_cfg": {**VIT["vision_cfg"], **(vision or {})},
         "text_cfg": {**TEXT, **(text or {})},
         **more,
     }
@@ -135,7 +135,7 @@ def test_captions__are_class_times_template_in_that_order(captions):
 
 def pooled_by(visual: Any, last: str, images: Tensor) -> Tensor:
     """What a tower's last layer is given."""
-    seen: list[Tensor] = []
+    seen = []
     handle = visual.get_submodule(last).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0])
     )
@@ -225,7 +225,7 @@ def test_templates__openai_set_has_its_80_and_each_has_one_slot():
 
 
 def test_load_clip__random_weights_depend_on_the_generator_alone(configs):
-    def digest(seed: int) -> str:
+    def digest(seed):
         generator = torch.Generator().manual_seed(seed)
         return weights_sha256(load_clip(str(configs["vit"]), None, generator=generator).net)
 

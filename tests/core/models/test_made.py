@@ -2,9 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -35,7 +33,7 @@ AS_SAID = Preprocess(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", "squash")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     """A config that says nothing of activation and preprocessing."""
     path = tmp_path / "model.json"
     path.write_text(json.dumps(VIT))
@@ -49,14 +47,11 @@ def say(model: Path, *, quick_gelu: bool = False) -> None:
 
 
 @pytest.fixture
-def make(run_spec: Any, model: Path, home: Path) -> Callable[..., RunSpec]:
+def make(run_spec, model, home):
     """Specs of that model."""
 
-    def make(kind: str, pretrained: str | None = None, **changes: Any) -> RunSpec:
-        spec: RunSpec = run_spec(
-            kind, model={"name": str(model), "pretrained": pretrained}, **changes
-        )
-        return spec
+    def make(kind, pretrained=None, **changes):
+        return run_spec(kind, model={"name": str(model), "pretrained": pretrained}, **changes)
 
     return make
 

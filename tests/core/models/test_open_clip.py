@@ -38,7 +38,7 @@ WORDS = 500
 
 
 @pytest.fixture
-def cut_short(tmp_path: Path) -> Iterator[None]:
+def cut_short(tmp_path):
     """open_clip's architectures with few layers and words, for whoever asks open_clip for them."""
     folder = tmp_path / "configs"
     folder.mkdir()
@@ -281,7 +281,7 @@ def test_load_clip__weights_in_a_file_come_with_a_note_where_published_ones_diff
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="it is installed")
 def test_tokenizer__a_package_that_is_not_there_is_named_when_it_is_needed(tmp_path):
     path = tmp_path / "model.json"
-    text = {**VIT["text_cfg"], "hf_tokenizer_name": "timm/ViT-B-16-SigLIP"}  # type: ignore[dict-item]
+    text = {**VIT["text_cfg"], "hf_tokenizer_name": "timm/ViT-B-16-SigLIP"}
     path.write_text(json.dumps({**VIT, "text_cfg": text}))
     clip = load_clip(str(path), None)
     with pytest.raises(ModelUnavailableError, match="timm/ViT-B-16-SigLIP.*transformers>=5"):
@@ -321,7 +321,7 @@ def in_hub_cache(cache: Path, repository: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def from_hub(tmp_path_factory):
     """What loading models gives where there is a filled cache and no network."""
     root = tmp_path_factory.mktemp("hub")
     cache, configs = root / "cache", root / "configs"
@@ -350,7 +350,7 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     env = environment(root / "home", HF_HOME=str(cache))
     out, words = python("-W", "error", "-c", _ASK_THE_HUB, configs, json.dumps(asked), env=env)
     assert words == ""  # open_clip's words on the way are not shown
-    answers: dict[str, Any] = json.loads(out)
+    answers = json.loads(out)
     return answers | {"own": weights_sha256(own), "tagged": weights_sha256(tagged)}
 
 

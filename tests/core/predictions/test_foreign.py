@@ -52,7 +52,7 @@ def npz(path: Path, content: dict[str, Any]) -> Path:
 
 
 def columns_of(content: dict[str, Any], *, numbered: bool) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
+    columns = {}
     for name, value in content.items():
         array = np.asarray(value)
         if array.ndim == 1:
@@ -117,7 +117,7 @@ def test_export__keeps_role_classes_and_extreme_logits(tmp_path, suffix, role):
         np.float32,
     )
     names = ("t-shirt/top", 'a "quoted", name', "crème brûlée")
-    metadata = replace(written.metadata, role=role, class_names=names, temperature=1.5)  # type: ignore[arg-type]
+    metadata = replace(written.metadata, role=role, class_names=names, temperature=1.5)
     written = replace(written, logits=logits, metadata=metadata)
     write_predictions(tmp_path / "x.parquet", written)
     export_predictions(tmp_path / "x.parquet", tmp_path / f"y.{suffix}")
@@ -288,7 +288,7 @@ def test_import__a_member_whose_name_is_no_text_is_named(tmp_path):
 
 def test_import__a_pickle_in_an_npz_is_never_run(tmp_path):
     class Evil:
-        def __reduce__(self) -> Any:
+        def __reduce__(self):
             return (Path(tmp_path / "ran").touch, ())
 
     path = tmp_path / "x.npz"
@@ -437,7 +437,7 @@ def test_import__parquet_columns_of_the_wrong_kind_are_named(tmp_path):
         ({"labels": [0, None]}, "got nulls"),
         ({"ids": [b"a", b"b"]}, "strings or integers, got binary"),
     ):
-        pq.write_table(pa.table(good | changes), path)  # type: ignore[operator]
+        pq.write_table(pa.table(good | changes), path)
         refused(path, message)
 
 

@@ -2,11 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,12 +34,12 @@ FIELDS = [field.name for field in fields(SampleScores)]
 
 
 def metadata(n_classes: int = 3, **changes: object) -> PredictionsMetadata:
-    values: dict[str, object] = {
+    values = {
         "dataset": "pacs/photo", "role": "id", "logit_scale": 100.0,
         "class_names": [f"class {index}" for index in range(n_classes)],
         "templates": ["a photo of a {}."], "model_sha256": "ab" * 32,
     }  # fmt: skip
-    return PredictionsMetadata(**{**values, **changes})  # type: ignore[arg-type]
+    return PredictionsMetadata(**{**values, **changes})
 
 
 def make(n: int = 7, n_classes: int = 3, seed: int = 0, *, clustered: bool = False) -> Predictions:
@@ -153,7 +151,7 @@ def test_read_scores__are_those_of_the_logits_and_the_index_is_theirs(
     assert ids.tolist() == written.ids.tolist()
     assert labels.tolist() == written.labels.tolist()
     assert (clusters is None) == (written.clusters is None)
-    assert clusters is None or clusters.tolist() == written.clusters.tolist()  # type: ignore[union-attr]
+    assert clusters is None or clusters.tolist() == written.clusters.tolist()
 
 
 def test_read_scores__from_kept_logits_are_those_of_the_file(tmp_path, monkeypatch):
@@ -163,7 +161,7 @@ def test_read_scores__from_kept_logits_are_those_of_the_file(tmp_path, monkeypat
     write_predictions(path, example_predictions(0))
     known, fresh = read_scores(path), read_scores(path, 1.5)
 
-    def again() -> list[Any]:
+    def again():
         found = read_scores(path, 1.5, known=known, decoded=place)
         return [getattr(found, field.name) for field in fields(found)]
 
@@ -208,7 +206,7 @@ def test_read_scores__fifty_thousand_by_a_thousand_stay_far_below_a_gigabyte(tmp
     rng = np.random.default_rng(0)
     block = rng.normal(size=(100, n_classes)).astype(np.float32).repeat(at_once // 100, axis=0)
 
-    def chunks() -> Iterator[Predictions]:
+    def chunks():
         for start in range(0, n, at_once):
             ids = np.array([f"val/{i}" for i in range(start, start + at_once)])
             yield Predictions(ids, rng.integers(n_classes, size=at_once), block, described)
@@ -324,7 +322,7 @@ def test_read_top_k__numbers_that_contradict_each_other_are_named():
         ({"label_ranks": good.label_ranks + 5}, r"label_rank must lie in \[0, 4\]"),
     ):
         with pytest.raises(PredictionsError, match=message):
-            replace(good, **changes)  # type: ignore[arg-type]
+            replace(good, **changes)
     with pytest.raises(PredictionsError, match=r"k must lie in \[1, 5\]"):
         top_k(make(6, 5), 6)
     with pytest.raises(PredictionsError, match="Predictions hold all logits"):
@@ -426,7 +424,7 @@ def test_read_predictions__columns_that_break_the_contract_are_named(tmp_path):
     table, described = table_of(written), asdict(written.metadata)
     path = tmp_path / "x.parquet"
 
-    def labels(*values: int | None) -> pa.Table:
+    def labels(*values):
         return table.set_column(1, "label", pa.array(values, pa.int32()))
 
     broken = {

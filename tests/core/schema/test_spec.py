@@ -113,7 +113,7 @@ def test_content_hash__changes_with_what_decides_the_result(change):
 
 def test_spec__is_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        spec().name = "other"  # type: ignore[misc]
+        spec().name = "other"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_load_spec__reads_numbers_as_people_write_them(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_methods__every_kind_has_what_a_form_and_a_list_need(kind):
-    adapter: TypeAdapter[Any] = TypeAdapter(MethodSpec)
+    adapter = TypeAdapter(MethodSpec)
     model = METHOD_SPECS[kind]
     made = adapter.validate_python({"kind": kind, **REQUIRED.get(kind, {})})
     assert type(made) is model

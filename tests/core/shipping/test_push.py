@@ -3,9 +3,7 @@
 import base64
 import json
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +20,7 @@ from tests.core.jobs.test_job import go
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, configs, photos) -> Path:
+def exported(tmp_path_factory, configs, photos):
     """A zero-shot model, exported: not to be changed."""
     run = tmp_path_factory.mktemp("pushed") / "run"
     go(tiny_spec("zero_shot", configs, photos), run)
@@ -35,9 +33,9 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
-        self.requests: list[str] = []
-        self.created: list[dict[str, Any]] = []
-        self.files: dict[str, bytes] = {}
+        self.requests = []
+        self.created = []
+        self.files = {}
         self.is_private = True
 
     @property
@@ -90,7 +88,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with Hub() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)

@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, configs: dict[str, Path], photos: Path) -> Path:
+def model(tmp_path_factory, configs, photos):
     folder = tmp_path_factory.mktemp("served") / "run"
     list(run_in_folder(tiny_spec("zero_shot", configs, photos), folder))
     save_choice(folder, choose_calibrator(folder, "temperature"))
@@ -76,13 +75,13 @@ def model(tmp_path_factory: pytest.TempPathFactory, configs: dict[str, Path], ph
 
 
 @pytest.fixture(scope="module")
-def served(model: Path) -> Iterator[Served]:
+def served(model):
     with Served(model) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def files(photos: Path) -> list[Path]:
+def files(photos):
     return sorted(photos.rglob("*.png"))
 
 
@@ -95,7 +94,7 @@ def png(width: int, height: int, level: int = 90) -> bytes:
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few kilobytes that claims to be so large."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
+    def chunk(kind, data):
         crc = zlib.crc32(kind + data)
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
 
@@ -213,7 +212,7 @@ def test_predict__strangers_files_end_nothing(served, files):
         b"\0" * 2_000_000,
     ]
 
-    def damaged(index: int) -> bytes:
+    def damaged(index):
         source = [good, jpeg.getvalue(), tiff.getvalue()][index % 3]
         content = bytearray(source)
         for at in rng.integers(len(content), size=rng.integers(1, 12)):
@@ -258,10 +257,10 @@ def test_predict__a_killed_model_costs_nobody_an_answer(served, files):
 
 def test_token__is_asked_for_everywhere_but_of_health(model):
     class NoModel(Server):
-        async def start(self) -> None:
+        async def start(self):
             self.model = {"classes": ["a"]}
 
-        async def answers(self, *_: object) -> Any:
+        async def answers(self, *_):
             raise AssertionError("asked without a token")
 
     from starlette.testclient import TestClient
@@ -302,7 +301,7 @@ def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced():
 def test_batches__refuse_what_would_wait_too_long():
     from calift.serving.batches import Batches, BusyError
 
-    async def ask() -> None:
+    async def ask():
         batches = Batches([Child(["false"], "nobody", timeout_s=1)], 3, max_waiting=1)
         first = asyncio.create_task(batches.answer([b""]))
         await asyncio.sleep(0)

@@ -43,7 +43,7 @@ from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.export import export_run
 from calift_core.shipping.exported_scores import exported_scores
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
-from calift_core.shipping.following import FollowedBatch, chart_html, follow, read_log
+from calift_core.shipping.following import chart_html, follow, read_log
 from calift_core.shipping.onnx import calibrator_module, export_onnx
 from calift_core.shipping.predicting import AnswerFile, listed, predict_files
 from calift_core.shipping.reference import read_reference
@@ -53,7 +53,7 @@ from tests.core.conftest import tiny_spec
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, configs, photos, paintings) -> Path:
+def made(tmp_path_factory, configs, photos, paintings):
     """A finished run with a shift: not to be changed."""
     folder = tmp_path_factory.mktemp("made") / "photos"
     suite = {"shifts": {"art": f"folder:{paintings}"}}
@@ -62,12 +62,12 @@ def made(tmp_path_factory, configs, photos, paintings) -> Path:
 
 
 @pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
+def run(made, tmp_path):
     return shutil.copytree(made, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def exported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(made, tmp_path_factory):
     """The run exported with a temperature and a graph: not to be changed."""
     run = shutil.copytree(made, tmp_path_factory.mktemp("exported") / "run")
     save_choice(run, choose_calibrator(run, "temperature"))
@@ -342,15 +342,15 @@ def test_calibrator_module__is_the_calibrator(kind, seed, n, classes):
     expected = calibrator.transform(logits)
     found = calibrator_module(calibrator)(torch.from_numpy(logits)).numpy()
     if kind == "vector":  # float32 against float64, where weights are large
-        tolerance = 1e-5 + 1e-6 * np.abs(logits * calibrator.weight).max()  # type: ignore[attr-defined]
+        tolerance = 1e-5 + 1e-6 * np.abs(logits * calibrator.weight).max()
     elif kind == "isotonic":  # between two close points the map is as steep as it is
-        step = np.diff(calibrator.y).max(initial=0) / np.diff(calibrator.x).min(initial=1)  # type: ignore[attr-defined]
+        step = np.diff(calibrator.y).max(initial=0) / np.diff(calibrator.x).min(initial=1)
         tolerance = 1e-5 + 1e-6 * step
     else:
         tolerance = 1e-5
     if kind == "histogram":  # a confidence at an edge may round into the next bin
         top = softmax(logits).max(axis=1)
-        inner = calibrator.edges[1:-1]  # type: ignore[attr-defined]
+        inner = calibrator.edges[1:-1]
         keep = np.abs(top[:, None] - inner).min(axis=1, initial=1) > 1e-6
         expected, found = expected[keep], found[keep]
     assert found == pytest.approx(expected, abs=tolerance)
@@ -460,9 +460,7 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
     assert len(paths) == 121  # each once
     model = CalibratedClassifier.load(exported, device="cpu")
 
-    def write(
-        name: str, done: int | None = None, stop_after: int = 10**9
-    ) -> list[dict[str, object]]:
+    def write(name, done=None, stop_after=10**9):
         target = AnswerFile(tmp_path / name, ("model", *paths))
         known = target.rows()
         assert done is None or len(known) == done
@@ -645,7 +643,7 @@ def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, pain
     bad = tmp_path / "cut.png"
     bad.write_bytes(b"none")
     paths = listed([str(paintings), str(bad)])
-    told: list[int] = []
+    told = []
     # Four of each ID image: of 14 alone a permutation test of 24 others cannot be sure.
     many = {"logits": np.tile(own.logits, (4, 1)), "labels": np.tile(own.labels, 4)}
     reference = replace(reference, **many)
@@ -694,13 +692,13 @@ def test_follow__compares_each_image_once_and_goes_on_behind_what_its_log_names(
     art = [str(path) for path in sorted(paintings.rglob("*.png"))]
     log, there, coming = tmp_path / "log.jsonl", own[:25], [[*own[:25], *art]]
 
-    def wait() -> bool:
+    def wait():
         if not coming:
             return False
         there[:] = coming.pop()
         return True
 
-    def go_on() -> list[FollowedBatch]:
+    def go_on():
         found = follow(
             model, reference, lambda: there, batch=20, log=log, fail_below=1.0, wait=wait
         )

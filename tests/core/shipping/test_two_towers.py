@@ -1,7 +1,6 @@
 """Calibrators that read the initial model's logits, from the choice to answers: two towers."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -32,7 +31,7 @@ from tests.core.conftest import tiny_spec
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, configs, photos, paintings) -> dict[str, Path]:
+def runs(tmp_path_factory, configs, photos, paintings):
     """Finished runs of one start, and one of another: not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     suite = {"shifts": {"art": f"folder:{paintings}"}}
@@ -42,12 +41,12 @@ def runs(tmp_path_factory, configs, photos, paintings) -> dict[str, Path]:
 
 
 @pytest.fixture
-def run(runs: dict[str, Path], tmp_path: Path) -> Path:
+def run(runs, tmp_path):
     return shutil.copytree(runs["flyp"], tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def exported(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(runs, tmp_path_factory):
     """Exported with disagreement temperature and a graph: not to be changed."""
     run = shutil.copytree(runs["flyp"], tmp_path_factory.mktemp("exported") / "run")
     choice = choose_calibrator(run, "disagreement", initial=runs["zero_shot"])
@@ -168,7 +167,7 @@ def test_initial__without_predictions_of_a_set_says_which(run, runs, tmp_path):
 
 
 def test_command__calibrates_exports_and_predicts_with_two_towers(run, runs, photos, tmp_path):
-    def call(*words: object) -> str:
+    def call(*words):
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, result.output
         return result.output

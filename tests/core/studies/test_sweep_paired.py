@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from calift_core.sweeps.paired import best_rows, difference, draw_images
 
 ROWS, SEEDS, DRAWS, REPEATS = 10, 5, 150, 400
 
 
-def rows(
-    rng: np.random.Generator, means: NDArray[np.float64], *, ratio: float, seeds: int = SEEDS
-) -> dict[str, NDArray[np.float64]]:
+def rows(rng, means, *, ratio, seeds=SEEDS):
     """Label → (S, R + 1): noise of seeds of standard error 1, of images of `ratio`."""
     own = rng.normal(size=(len(means), seeds, 1)) * seeds**0.5 + means[:, None, None]
     images = ratio * rng.normal(size=(len(means), 1, DRAWS + 1))

@@ -11,14 +11,14 @@ from calift_core.errors import CaliftError, SpecError
 from calift_core.schema.sweep import COMPARED, SweepSpec, default_ladder, parse_sweep
 from calift_core.sweeps.arms import Arms, make_arms
 from calift_core.sweeps.ladder import ChosenRate, LadderRun, choose, climb_ladder, extended
-from calift_core.sweeps.plan import Outcome, PlannedRun, SweepPlan, make_plan
+from calift_core.sweeps.plan import Outcome, PlannedRun, make_plan
 
 
 def test_climb__goes_up_one_by_one_until_the_score_has_fallen():
     rates = (1.0, 2.0, 3.0, 4.0)
-    known: dict[float, float | None] = {}
+    known = {}
 
-    def reached() -> tuple[int, bool]:
+    def reached():
         found = climb_ladder(rates, lambda lr: LadderRun(known[lr]) if lr in known else None)
         return found.reached, found.over
 
@@ -33,7 +33,7 @@ def test_climb__goes_up_one_by_one_until_the_score_has_fallen():
 
 
 def test_climb__a_run_that_diverged_has_fallen_and_the_ladder_runs_whole():
-    scores: dict[float, float | None] = {1.0: 0.3, 2.0: None, 3.0: 0.6, 4.0: None}
+    scores = {1.0: 0.3, 2.0: None, 3.0: 0.6, 4.0: None}
     assert climb_ladder((1.0, 2.0, 3.0), lambda _: None, at_once=3).reached == 3
     found = climb_ladder((1.0, 2.0, 3.0, 4.0, 5.0), lambda lr: LadderRun(scores[lr]), at_once=3)
     assert (found.reached, found.over) == (4, True)
@@ -75,7 +75,7 @@ def test_arms__are_methods_times_values_and_a_value_goes_to_methods_that_have_it
 
 
 def test_arms__a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ranges():
-    asked: dict[str, Any] = {
+    asked = {
         "base": {"method": {"kind": "carot"}},
         "values": {
             "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -178,12 +178,12 @@ def sweeps(draw: st.DrawFn) -> SweepSpec:
     )
     if "finetune" in methods and draw(st.booleans()):
         methods.append("wise_ft")
-    labels: list[Any] = list(methods)
+    labels = list(methods)
     if "carot" in methods and draw(st.booleans()):
         labels.append(
             {"label": "part", "method": {"kind": "carot", "lambda_oc": 0}, "rate_of": "carot"}
         )
-    spec: dict[str, Any] = {
+    spec = {
         "name": "s",
         "methods": labels,
         "seeds": list(range(draw(st.integers(1, 3)))),
@@ -210,12 +210,10 @@ def outcome_of(slot: PlannedRun, world: int) -> Outcome:
     return Outcome("done", rng.choice([0.4, 0.5, 0.6]))
 
 
-def run_to_the_end(
-    arms: Arms, world: int, order: random.Random
-) -> tuple[dict[str, Outcome], SweepPlan]:
+def run_to_the_end(arms, world, order):
     """Runs end in any order and some fail and are retried; at each step all may be forgotten."""
-    known: dict[str, Outcome] = {}
-    slots: dict[str, PlannedRun] = {}
+    known = {}
+    slots = {}
     for _ in range(10_000):
         plan = make_plan(arms, known)
         assert plan == make_plan(make_arms(arms.spec), dict(reversed(known.items())))
@@ -258,7 +256,7 @@ def test_plan__ends_in_the_same_runs_whatever_the_order_within_its_cap(spec, wor
 @given(sweeps(), st.integers(0, 2**16))
 def test_plan__a_failed_run_holds_up_what_needs_it_and_nothing_else(spec, world):
     arms = make_arms(spec)
-    known: dict[str, Outcome] = {}
+    known = {}
     for _ in range(1000):
         plan = make_plan(arms, known)
         if not plan.ready:

@@ -1,11 +1,10 @@
 """The verdict of a sweep: on the same seeds and images, at own rates and at equal ID accuracy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from calift_core.calibration import SampleScores, accuracy, ece, paired_difference, score_probs
 from calift_core.calibration.squared import SquaredError
@@ -28,12 +27,10 @@ def scores(skill: float, seed: int, noise: float = 0.3) -> SampleScores:
     return score_probs(probs / probs.sum(axis=1, keepdims=True), LABELS)
 
 
-def evaluated(
-    run_id: str, seed: int, sets: Mapping[str, tuple[str, SampleScores]], names: str = "image"
-) -> ScoredRun:
+def evaluated(run_id, seed, sets, names="image"):
     units = np.array([f"{names} {i:04d}" for i in range(N)])
 
-    def opened(of: SampleScores) -> Callable[[], tuple[NDArray[Any], SampleScores]]:
+    def opened(of):
         return lambda: (units, of)
 
     return ScoredRun(
@@ -60,14 +57,7 @@ def run(name: str, seed: int, skill: float, ood: float, **more: Any) -> ScoredRu
     )
 
 
-def contender(
-    label: str,
-    skill: float,
-    ood: float,
-    seeds: Sequence[int] = (0, 1, 2),
-    ladder: Sequence[tuple[float, float, float]] = (),
-    every: bool = False,
-) -> Contender:
+def contender(label, skill, ood, seeds=(0, 1, 2), ladder=(), every=False):
     on = seeds if every else (100,)
     return Contender(
         label,
@@ -202,7 +192,7 @@ def test_equal__intervals_cover_the_truth_as_often_as_they_say():
     n, times, missed = 300, 40, 0
     units = np.array([f"{i:04d}" for i in range(n)])
 
-    def curve(x: float) -> ScoredRun:
+    def curve(x):
         sets = {}
         for name, role, p in (("id", "id", x), ("art", "shift", 0.8 * x)):
             correct = rng.uniform(size=n) < p

@@ -22,7 +22,7 @@ STEPS = {10: 1.5, 20: 1.25, 30: 1.0}
 
 
 @pytest.fixture(autouse=True)
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(tmp_path, monkeypatch):
     for name in list(os.environ):
         if name.startswith(("WANDB_", "TRACKIO_", "MLFLOW_", "TENSORBOARD_")):
             monkeypatch.delenv(name)
@@ -80,12 +80,12 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
 def read_wandb(folder: Path) -> dict[str, dict[int, float]]:
     from wandb.proto.wandb_internal_pb2 import Record
 
-    def records(file: Path) -> list[Record] | None:
+    def records(file):
         """All of a file, once its last one is there: another process writes it."""
         found = [Record.FromString(data) for data in wandb_records(file.read_bytes())]
         return found if any(r.WhichOneof("record_type") == "exit" for r in found) else None
 
-    found: dict[str, dict[int, float]] = {}
+    found = {}
     for file in sorted(folder.glob("attempt */wandb/offline-run-*/*.wandb")):
         for record in until(lambda file=file: records(file), timeout_s=30, what="the file"):
             row = {
@@ -104,7 +104,7 @@ def read_wandb(folder: Path) -> dict[str, dict[int, float]]:
 def read_trackio(folder: Path) -> dict[str, dict[int, float]]:
     from trackio.sqlite_storage import SQLiteStorage
 
-    found: dict[str, dict[int, float]] = {}
+    found = {}
     for row in SQLiteStorage.get_logs("calift", "a run-0123456789ab"):
         for key in row.keys() - {"step", "timestamp"}:
             found.setdefault(key, {})[row["step"]] = row[key]
@@ -178,7 +178,7 @@ def test_mlflow__whose_server_is_gone_is_tried_three_times_and_hears_no_more(tmp
     came = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def hang_up() -> None:
+        def hang_up():
             with contextlib.suppress(OSError):  # the test has closed it
                 while True:
                     connection, _ = server.accept()

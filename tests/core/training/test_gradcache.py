@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from calift_core.errors import OutOfMemoryError, SpecError
 from calift_core.jobs.estimate import validate
 from calift_core.methods import Batch, Method, RunLength, make_method
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip
 from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune, Flyp
@@ -50,9 +48,7 @@ def freeze_batch_norm(clip: Clip) -> None:
             module.eval()
 
 
-def made(
-    kind: str, clip: Clip, captions: Captions, confidence: ConfidenceSpec | None = None
-) -> Method:
+def made(kind, clip, captions, confidence=None):
     """A method two steps into its run, so that the teacher is another model than the student."""
     spec = METHOD_SPECS[kind](**OPTIONS.get(kind, {}))
     method = make_method(
@@ -89,9 +85,7 @@ def whole(method: Method, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Te
     return terms, gradients(method)
 
 
-def cached(
-    method: Method, batch: Batch, parts: int, scale: float = 1.0
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def cached(method, batch, parts, scale=1.0):
     terms = backward_whole(
         method, batch, parts, backward=lambda loss: (loss * scale).backward(), autocast=nullcontext
     )
@@ -169,7 +163,7 @@ def test_parts__under_half_precision_differ_by_its_rounding(vit, captions):
     method = made("tracer", vit, captions)
     batch = random_batch(vit, B, seed=50)
 
-    def half() -> Any:
+    def half():
         return torch.autocast("cpu", dtype=torch.bfloat16)
 
     with half():
@@ -200,16 +194,16 @@ def test_accumulation__of_contrastive_losses_trains_as_the_whole_batch(
 def test_parts__no_tower_sees_more_than_a_part_at_once(vit, captions, kind):
     confidence = CONFIDENCE["alone" if kind == "pretrain" else "smoothed and distilled"]
     method = made(kind, vit, captions, confidence)
-    seen: list[tuple[str, int, bool]] = []
+    seen = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def watch(name, module):
+        def hook(_module, inputs):
             seen.append((name, len(inputs[0]), torch.is_grad_enabled()))
 
         module.register_forward_pre_hook(hook)
 
     models = {"student": method.clip}
-    for name, owner in (("teacher", method), ("initial", method.extra)):  # type: ignore[attr-defined]
+    for name, owner in (("teacher", method), ("initial", method.extra)):
         kept = getattr(owner, "teacher" if name == "teacher" else "initial")
         if kept is not None and (kind, name) != ("averaged", "teacher"):  # it teaches nobody
             kept.known.zero_()
@@ -234,7 +228,7 @@ def test_parts__a_caption_that_many_samples_have_is_encoded_once_in_a_pass(vit, 
     ids = torch.tensor([0, 4] * 8)
     encoded = 0
 
-    def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def count(_module, inputs):
         nonlocal encoded
         encoded += len(inputs[0])
 
@@ -247,10 +241,10 @@ def test_parts__a_caption_that_many_samples_have_is_encoded_once_in_a_pass(vit, 
 
 
 @pytest.fixture(scope="module")
-def dropping(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+def dropping(tmp_path_factory):
     """A ViT that drops a random half of its patches while it trains."""
     config = copy.deepcopy(VIT)
-    config["vision_cfg"] |= {"patch_dropout": 0.5, "patch_size": 4}  # type: ignore[operator, index]
+    config["vision_cfg"] |= {"patch_dropout": 0.5, "patch_size": 4}
     path = tmp_path_factory.mktemp("dropping") / "dropping.json"
     path.write_text(json.dumps(config))
     return load_clip(str(path), None, generator=torch.Generator().manual_seed(7))
@@ -260,7 +254,7 @@ def test_dropout__both_passes_of_a_part_drop_the_same_and_parts_drop_different_o
     dropping, captions
 ):
     method = made("flyp", dropping, captions)
-    features: list[Tensor] = []
+    features = []
     method.clip.net.visual.register_forward_hook(
         lambda _module, _inputs, output: features.append(output.detach())
     )
@@ -337,10 +331,10 @@ def test_oom__is_an_error_and_no_hint_shrinks_the_negatives_of_a_contrastive_los
     spec = METHOD_SPECS[kind]()
     run = Run(spec, vit, captions, tmp_path, the_plan=plan(accumulation_steps=parts))
 
-    def encode(batch: Batch) -> Any:
+    def encode(batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    run.method.encode = encode  # type: ignore[attr-defined]
+    run.method.encode = encode
     with pytest.raises(OutOfMemoryError, match="at step 1: CUDA out of memory.*GiB") as caught:
         run.go()
     assert "more" not in caught.value.message
@@ -362,12 +356,12 @@ def test_speed__counts_neither_validation_nor_checkpoints_nor_who_listens(vit, c
     the_plan = plan(total_steps=8, checkpoint_every_steps=2)
     run = Run(Flyp(), vit, captions, tmp_path, the_plan=the_plan)
 
-    def batches(start: int) -> Iterator[Batch]:
+    def batches(start):
         for batch in run.batches(start):
             clock.now += 0.5  # a step, its batch included
             yield batch
 
-    def at_epoch_end(step: int) -> Iterator[LogRecord]:
+    def at_epoch_end(step):
         clock.now += 1000
         yield LogRecord(message="validated")
 

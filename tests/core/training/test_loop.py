@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,12 @@ from calift_core.errors import (
     NanLossError,
     StorageError,
 )
-from calift_core.methods import Batch, Method, RunLength, make_method
+from calift_core.methods import Batch, RunLength, make_method
 from calift_core.methods.confidence import mix
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import load_clip, weights_sha256
-from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune, MethodBase
-from calift_core.schema.records import MetricsRecord, Record
+from calift_core.schema.methods import METHOD_SPECS, CaRot, FineTune
+from calift_core.schema.records import MetricsRecord
 from calift_core.training.checkpoint import TrainState, load_state, newest_state, save_state
 from calift_core.training.loop import _restore, train
 from calift_core.training.plan import TrainingPlan
@@ -78,24 +77,15 @@ def view_for(clip: Clip, n: int = 32, seed: int = 0) -> TrainView:
 class Run:
     """A method, its batches and where it trains."""
 
-    def __init__(
-        self,
-        spec: MethodBase,
-        clip: Clip,
-        captions: Captions,
-        folder: Path,
-        *,
-        the_plan: TrainingPlan | None = None,
-        workers: int = 0,
-    ) -> None:
+    def __init__(self, spec, clip, captions, folder, *, the_plan=None, workers=0):
         self.plan = the_plan or plan()
         self.clip = copy.deepcopy(clip)
         length = RunLength(total_steps=self.plan.total_steps)
-        self.method: Method = make_method(spec, self.clip, captions, length=length)
+        self.method = make_method(spec, self.clip, captions, length=length)
         self.folder = folder
         self.view = view_for(clip)
         self.workers = workers
-        self.records: list[Record] = []
+        self.records = []
 
     def batches(self, start: int) -> Iterator[Batch]:
         return train_batches(
@@ -107,13 +97,7 @@ class Run:
             normalise=Normalise(self.clip.mean, self.clip.std, CPU),
         )
 
-    def go(
-        self,
-        *,
-        stop: Callable[[], bool] = lambda: False,
-        batches: Callable[[int], Iterable[Batch]] | None = None,
-        **options: Any,
-    ) -> "Run":
+    def go(self, *, stop=lambda: False, batches=None, **options):
         torch.manual_seed(0)
         state, problems = newest_state(self.folder / "checkpoint", spec_sha256=SPEC_SHA)
         assert not problems
@@ -202,9 +186,9 @@ def test_train__weight_decay_reaches_every_parameter(vit, captions, tmp_path):
 
 
 def test_train__asks_for_the_epochs_end_after_each_epoch(vit, captions, tmp_path):
-    seen: list[int] = []
+    seen = []
 
-    def at_end(step: int) -> list[Record]:
+    def at_end(step):
         seen.append(step)
         vit.eval()
         return []
@@ -226,7 +210,7 @@ def test_resume__ends_where_a_run_left_alone_ends_bit_for_bit(
 ):
     spec, clip = METHODS_TO_STOP[kind], originals[tower]
     whole = Run(spec, clip, captions, tmp_path / "whole").go()
-    metrics: list[MetricsRecord] = []
+    metrics = []
     for stop in stops:
         run = Run(spec, clip, captions, tmp_path / "stopped")
         with pytest.raises(InterruptedRunError, match="its checkpoint is saved"):
@@ -251,7 +235,7 @@ def test_resume__a_stop_adds_nothing_to_curves_that_are_logged_seldom(vit, capti
 
 
 def test_resume__dropout_goes_on_where_it_was(configs, captions, tmp_path):
-    vision = {**VIT["vision_cfg"], "patch_dropout": 0.5}  # type: ignore[dict-item]
+    vision = {**VIT["vision_cfg"], "patch_dropout": 0.5}
     path = tmp_path / "dropout.json"
     path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
     clip = load_clip(str(path), None, generator=torch.Generator().manual_seed(1))
@@ -302,7 +286,7 @@ def test_accumulation__of_a_loss_per_sample_equals_the_whole_batch(vit, captions
 def test_accumulation__more_parts_than_samples_in_a_short_batch_still_count_to_one(
     vit, captions, tmp_path
 ):
-    def short(start: int) -> Iterator[Batch]:
+    def short(start):
         for batch in Run(FineTune(), vit, captions, tmp_path).batches(start):
             yield Batch(batch.images[:3], batch.labels[:3], batch.captions[:3])
 
@@ -323,7 +307,7 @@ def test_accumulation__terms_of_the_weights_count_once(vit, captions, tmp_path):
 
 
 def poisoned(run: Run, at: int) -> Callable[[int], Iterator[Batch]]:
-    def batches(start: int) -> Iterator[Batch]:
+    def batches(start):
         for step, batch in enumerate(run.batches(start), start=start + 1):
             bad = batch.images.clone()
             bad[0] = float("nan")
@@ -354,7 +338,7 @@ def test_nan__in_the_weights_after_a_finite_loss_is_not_saved(vit, captions, tmp
     run = Run(FineTune(), vit, captions, tmp_path, the_plan=plan(clip_grad_norm=None))
     backward = itertools.count(1)
 
-    def overflow(gradient: torch.Tensor) -> torch.Tensor:
+    def overflow(gradient):
         return gradient * (float("inf") if next(backward) == 4 else 1)
 
     run.clip.net.visual.proj.register_hook(overflow)
@@ -619,7 +603,7 @@ def test_restore__a_state_of_another_make_of_the_method_is_refused_in_a_sentence
 
 
 def test_accumulation__of_mixed_images_keeps_what_they_are_mixed_with(vit, captions, tmp_path):
-    def mixed(start: int) -> Iterator[Batch]:
+    def mixed(start):
         for step, batch in enumerate(Run(FineTune(), vit, captions, tmp_path).batches(start)):
             yield mix(batch, 1.0, torch.Generator().manual_seed(step))
 
@@ -647,7 +631,7 @@ def test_compile__changes_neither_the_weights_names_nor_the_losses(vit, captions
     fast.clip.compile_towers(backend="eager")
     length = RunLength(total_steps=3)
     fast.method = make_method(CAROT, fast.clip, captions, length=length)
-    assert fast.method.teacher.clip.compiled_with == "eager"  # type: ignore[attr-defined]
+    assert fast.method.teacher.clip.compiled_with == "eager"
     assert list(fast.clip.net.state_dict()) == list(usual.clip.net.state_dict())
     assert fast.go().losses() == pytest.approx(usual.go().losses(), rel=1e-4)
 
@@ -656,7 +640,7 @@ def test_compile__changes_neither_the_weights_names_nor_the_losses(vit, captions
 @pytest.mark.filterwarnings(*OWN_WARNINGS)
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler (g++) on this machine")
 def test_compile__with_the_real_compiler_encodes_the_same(tmp_path):
-    vision = {**VIT["vision_cfg"], "layers": 1}  # type: ignore[dict-item]
+    vision = {**VIT["vision_cfg"], "layers": 1}
     path = tmp_path / "one_layer.json"
     path.write_text(json.dumps({**VIT, "vision_cfg": vision}))
     clip = load_clip(str(path), None, generator=torch.Generator().manual_seed(1)).eval()

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from calift_core.evaluation.forward import share_of_batches
 from calift_core.evaluation.spectrum import Covariance
 from calift_core.jobs.several import run_on_several
 from calift_core.models.shared import share_batch_norm
-from calift_core.schema.records import RECORD, LogRecord, MetricsRecord, Record
+from calift_core.schema.records import RECORD, LogRecord, MetricsRecord
 from calift_core.schema.spec import RunSpec
 from tests.conftest import free_port, until
 from tests.core.conftest import VIT, environment, tiny_spec
@@ -77,13 +76,13 @@ def on_ranks(n: int, folder: Path, home: Path, **changes: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def shared_spec(configs: dict[str, Path], photos: Path) -> Spec:
-    def make(kind: str, n: int = 1, **train: Any) -> RunSpec:
+def shared_spec(configs, photos):
+    def make(kind, n=1, **train):
         return tiny_spec(kind, configs, photos, train=TRAIN | train, resources={"cpu_processes": n})
 
     return make
@@ -98,7 +97,7 @@ def lay_out(folder: Path, specs: dict[str, RunSpec]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def specs(shared_spec: Spec) -> dict[str, RunSpec]:
+def specs(shared_spec):
     """What two ranks run, one after the other."""
     return {
         "carot": shared_spec("carot", 2, accumulation_steps=3),
@@ -109,7 +108,7 @@ def specs(shared_spec: Spec) -> dict[str, RunSpec]:
 
 
 @pytest.fixture(scope="module")
-def two(specs: dict[str, RunSpec], tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+def two(specs, tmp_path_factory, home):
     """What two ranks left, see `on_ranks.py`."""
     folder = lay_out(tmp_path_factory.mktemp("ranks") / "two", specs)
     on_ranks(2, folder, home)
@@ -169,15 +168,15 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     spec, folder = specs["left_alone"], tmp_path / "stopped"
-    said: list[Record] = []
+    said = []
 
-    def follow(stop: Callable[[], bool]) -> None:
+    def follow(stop):
         said.clear()
         for record in run_on_several(spec, folder, stop=stop):
             said.append(record)  # at once: `stop` looks at it
 
-    def kill(module: bytes) -> Callable[[], bool]:
-        def once_a_rank_is_there() -> bool:
+    def kill(module):
+        def once_a_rank_is_there():
             if at_work_on(folder, b"calift_core.jobs"):
                 for process in at_work_on(folder, module)[-1:]:
                     os.kill(process, signal.SIGKILL)
@@ -185,10 +184,10 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
 
         return once_a_rank_is_there
 
-    def stop_late() -> bool:
+    def stop_late():
         return any(isinstance(record, MetricsRecord) and record.step >= 9 for record in said)
 
-    def result() -> tuple[str, str]:
+    def result():
         found = json.loads((folder / "result.json").read_text())
         return found["outcome"], found["code"]
 
