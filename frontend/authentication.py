@@ -156,9 +156,12 @@ class Sessions:
         return f"/{path}?{view.query}" if view.query else f"/{path}"
 
     async def picture(
-        self, token: str, owner: str, sample: str, size: int, *, training: bool
+        self, token: str, owner: str, sample: str, size: int, *, dataset: str | None
     ) -> bytes:
-        """An image of an evaluation's samples, or with `training` of a run's training part.
+        """An image of an evaluation's samples, or of a run's training part or a far set.
+
+        Args:
+            owner: the evaluation, or the run where `dataset` says which of its sets.
 
         Raises:
             ServiceError: there is none, or the API does not answer.
@@ -172,8 +175,9 @@ class Sessions:
                 if client is None:
                     client = Client(self._api_url, token, timeout_s=_PICTURE_S)
                     self._clients[token] = client
-            draw = client.training_thumbnail if training else client.thumbnail
-            return draw(owner, sample, size=size)
+            if dataset is None:
+                return client.thumbnail(owner, sample, size=size)
+            return client.run_thumbnail(owner, sample, dataset=dataset, size=size)
 
         return await run_in_threadpool(ask)
 

@@ -124,17 +124,17 @@ def routes(sessions: Sessions, organisation: Organisation | None = None) -> list
     async def thumbnail(request: Request) -> Response:
         """A sample's image for an `<img>`; `AuthMiddleware` has seen to it that there is a session.
 
-        Of an evaluation, or of a run's training part where `run` is named.
+        Of an evaluation; where `run` is named, of its training part or the far set `dataset`.
         """
         query = request.query_params
-        size, training = query.get("size", ""), "run" in query
+        size, of_run = query.get("size", ""), "run" in query
         try:
             body = await sessions.picture(
                 session_in(request.headers) or "",
-                query.get("run" if training else "evaluation", "")[:64],
+                query.get("run" if of_run else "evaluation", "")[:64],
                 query.get("sample", "")[:1024],
                 int(size) if size.isdecimal() and len(size) < 5 else 160,
-                training=training,
+                dataset=query.get("dataset", "train")[:64] if of_run else None,
             )
         except CaliftError as error:
             refused = getattr(error, "status", 0) or 503

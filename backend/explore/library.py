@@ -115,6 +115,9 @@ class StoreLibrary:
     def tested(self, run: str) -> list[Subject]:
         return [self.subject_of(e) for e in self._store.results.run_evaluations(run)]
 
+    def far(self, run: str) -> list[PredictionsFile]:
+        return list(self._part(run, "far"))
+
     def peers(self, subject: Subject) -> list[Subject]:
         """The newest evaluations on data of that name, role and size, one a run of its suite."""
         own = subject.source
@@ -267,7 +270,7 @@ class StoreLibrary:
         )
 
     def _part(self, run_id: str, role: Role) -> Iterator[PredictionsFile]:
-        """A run's predictions of a part of its ID data that it was not tested on."""
+        """A run's predictions of a part of its ID data, or of far sets: in no evaluation."""
         evaluated = {e.predictions_sha256 for e in self._store.results.run_evaluations(run_id)}
         for stored in self._store.files.of_run(run_id, kind="predictions"):
             if stored.sha256 not in evaluated:

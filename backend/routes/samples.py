@@ -320,25 +320,28 @@ async def get_thumbnail(
 
 
 @router.get(
-    "/runs/{run_id}/training-images/{sample_id:path}/thumbnail",
+    "/runs/{run_id}/images/{sample_id:path}/thumbnail",
     response_class=Response,
-    responses=_responses("The image as it lies in the training part, without augmentation"),
+    responses=_responses("The image as it lies in its set, without augmentation"),
 )
 @allow("read")
-async def get_training_thumbnail(
+async def get_run_thumbnail(
     run_id: RunId,
-    sample_id: Annotated[str, Path(max_length=1024, description="A training image's id")],
+    sample_id: Annotated[str, Path(max_length=1024, description="An image's id in its set")],
     services: ServicesDep,
     drawing: Annotated[_Drawing, Depends()],
+    dataset: Annotated[
+        str, Query(max_length=64, description="`train`, or a far set of the run's suite")
+    ] = "train",
 ) -> Response:
-    """One of the training images that a run can be compared with, as `try` names them.
+    """An image that is in no evaluation: of the training part, as `try` names them, or a far set.
 
     Decoded as the images of samples are, from the same folders. 404 where the run kept no features
-    of it, or with the code `NO_IMAGE` where no image is known.
+    of a training image, or with the code `NO_IMAGE` where no image is known.
     """
 
     def request(size: int) -> dict[str, object]:
-        label = services.library.training_label(run_id, sample_id)
-        return services.thumbnails.request_of_training(run_id, sample_id, label, size)
+        label = services.library.training_label(run_id, sample_id) if dataset == "train" else 0
+        return services.thumbnails.request_of_run(run_id, dataset, sample_id, label, size)
 
     return await drawing.draw(request)

@@ -138,7 +138,9 @@ class Submission:
         """What the spec asks of this machine that it may not have."""
         yield from self._input_refusals(spec)
         folders = {"suite/id": spec.suite.id} | {
-            f"suite/shifts/{name}": uri for name, uri in spec.suite.shifts.items()
+            f"suite/{sets}/{name}": uri
+            for sets, named in (("shifts", spec.suite.shifts), ("ood", spec.suite.ood))
+            for name, uri in named.items()
         }
         for place, uri in folders.items():
             yield from self.source_refusals(place, uri)

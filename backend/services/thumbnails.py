@@ -100,19 +100,18 @@ class Thumbnails:
             **evaluation.model_dump(include={"dataset", "role", "corruption", "severity"}),
         )
 
-    def request_of_training(
-        self, run_id: str, sample: str, label: int, size: int
+    def request_of_run(
+        self, run_id: str, dataset: str, sample: str, label: int, size: int
     ) -> dict[str, Any]:
-        """What the child is asked about an image of a run's training part.
+        """What the child is asked about an image of a run's training part, or of a far set.
 
         Raises:
             HttpError: 404, the run names no data that this service may read.
         """
         suite = dict(self._store.runs.spec(run_id).get("suite") or {})
         readable = [self._readable(suite)] if suite and self._may_read(suite["id"]) else []
-        return self._request(
-            readable, size, dataset="train", role="train", sample=sample, label=label
-        )
+        role = "train" if dataset == "train" else "far"
+        return self._request(readable, size, dataset=dataset, role=role, sample=sample, label=label)
 
     def _request(
         self, suites: list[dict[str, Any]], size: int, *, imported: bool = False, **image: Any
@@ -139,8 +138,10 @@ class Thumbnails:
         return [self._readable(suite) for suite in found if self._may_read(suite["id"])]
 
     def _readable(self, suite: dict[str, Any]) -> dict[str, Any]:
-        shifts = suite.get("shifts") or {}
-        return {**suite, "shifts": {n: uri for n, uri in shifts.items() if self._may_read(uri)}}
+        for sets in ("shifts", "ood"):
+            named = suite.get(sets) or {}
+            suite = {**suite, sets: {n: uri for n, uri in named.items() if self._may_read(uri)}}
+        return suite
 
     def _may_read(self, uri: str) -> bool:
         path = path_of(uri)

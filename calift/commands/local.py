@@ -156,6 +156,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--shift", help="NAME=folder:PATH; may be given several times."),
     ] = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option("--ood", help="NAME=folder:PATH of images of none of the classes."),
+    ] = None,
     corruptions: Annotated[
         str | None, typer.Option(help="all, benchmark or names separated by commas.")
     ] = None,
@@ -179,6 +183,7 @@ def evaluate(
 
     changes: dict[str, Any] = {
         "shifts": shifts_of(shift or ()),
+        "ood": shifts_of(ood or (), "--ood"),
         "corruptions": corruptions_of(corruptions, severities),
         "evaluation": {},
     }
@@ -214,7 +219,7 @@ def evaluate(
         out.print(f"This is in {folder / name}.\n", markup=False)
 
 
-def shifts_of(items: Sequence[str]) -> dict[str, str]:
+def shifts_of(items: Sequence[str], option: str = "--shift") -> dict[str, str]:
     """Name → source of shifts that are given as NAME=folder:PATH.
 
     Raises:
@@ -224,7 +229,7 @@ def shifts_of(items: Sequence[str]) -> dict[str, str]:
     for item in items:
         name, separator, uri = item.partition("=")
         if not separator:
-            raise SpecError(f"--shift takes NAME=folder:PATH, got {item!r}")
+            raise SpecError(f"{option} takes NAME=folder:PATH, got {item!r}")
         found[name] = uri
     return found
 
@@ -252,6 +257,7 @@ def _evaluation_suite(spec: RunSpec, changes: dict[str, Any]) -> RunSpec:
     """A spec with what the options of `calift evaluate` add to its suite and evaluation."""
     data = spec.model_dump(mode="json")
     data["suite"]["shifts"] |= changes["shifts"]
+    data["suite"]["ood"] |= changes["ood"]
     data["suite"]["corruptions"] |= changes["corruptions"]
     data["evaluation"] |= changes["evaluation"]
     return parse_spec(data)

@@ -134,8 +134,9 @@ def absolute_paths(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(suite, dict):
         if isinstance(suite.get("id"), str):
             suite["id"] = absolute_uri(suite["id"])
-        if isinstance(suite.get("shifts"), dict):
-            suite["shifts"] = {name: absolute_uri(uri) for name, uri in suite["shifts"].items()}
+        for sets in ("shifts", "ood"):
+            if isinstance(suite.get(sets), dict):
+                suite[sets] = {name: absolute_uri(uri) for name, uri in suite[sets].items()}
     if isinstance(model, dict):
         for key in ("name", "pretrained"):
             if isinstance(model.get(key), str) and Path(model[key]).is_file():

@@ -35,7 +35,7 @@ def evaluated_sets(run: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted((run / "predictions").glob("*.parquet")):
         about = read_metadata(path)
-        if about.role != "corruption":
+        if about.role not in ("corruption", "far"):
             found[{"id": "test", "shift": about.dataset}.get(about.role, about.role)] = path
     # The report comes last: without it some sets may not be predicted yet.
     if not found or not (run / "report.json").is_file():

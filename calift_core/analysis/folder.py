@@ -37,7 +37,7 @@ from calift_core.schema.report import EvaluationReport, Report
 from calift_core.schema.wire.results import Evaluation, Source
 from calift_core.schema.wire.runs import RunSummary
 
-_ORDER = ("calibration", "validation", "id", "shift", "corruption")
+_ORDER = ("calibration", "validation", "id", "shift", "corruption", "far")
 
 
 class FolderLibrary:
@@ -62,7 +62,7 @@ class FolderLibrary:
         """One predictions file.
 
         Raises:
-            DataError: a folder, or predictions of another format.
+            DataError: a folder, predictions of another format, or of a far set.
             PredictionsError: the file breaks its contract.
         """
         path = Path(target)
@@ -75,6 +75,11 @@ class FolderLibrary:
             )
         file = self._open(path)
         metadata = file.metadata
+        if metadata.role == "far":
+            raise DataError(
+                f"{target!r} must have labels, got the far set {metadata.dataset!r}.",
+                hint="`calift analyse ood RUN` holds it against the ID test images.",
+            )
         own = _reported(path, metadata.dataset)
         return Subject(
             target=target,
@@ -132,7 +137,7 @@ class FolderLibrary:
         )
 
     def tested(self, run: str) -> list[Subject]:
-        """The files of a folder but those of the calibration and validation splits.
+        """The files of a folder but those of the calibration and validation splits and far sets.
 
         Raises:
             DataError: the folder holds no predictions file.
@@ -140,8 +145,12 @@ class FolderLibrary:
         return [
             self.subject(str(path))
             for path, metadata in _files(Path(run))
-            if metadata.role not in ("calibration", "validation")
+            if metadata.role not in ("calibration", "validation", "far")
         ]
+
+    def far(self, run: str) -> list[PredictionsFile]:
+        """The files of the far sets of its suite."""
+        return [self._open(path) for path, m in _files(Path(run)) if m.role == "far"]
 
     def peers(self, subject: Subject) -> list[Subject]:
         """None: a folder knows no other runs."""

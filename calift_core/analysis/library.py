@@ -189,6 +189,9 @@ class Library(Protocol):
     def tested(self, run: str) -> Sequence[Subject]:
         """What a run was tested on: ID data, shifts and corruptions, in this order."""
 
+    def far(self, run: str) -> Sequence[PredictionsFile]:
+        """What a run predicted of the far sets of its suite."""
+
     def peers(self, subject: Subject) -> Sequence[Subject]:
         """Predictions of the same data by other runs of the same suite, a run's newest, few."""
 

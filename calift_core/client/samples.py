@@ -117,20 +117,23 @@ class SampleCalls(Connection):
         """
         return self._picture(url_path("/samples", evaluation_id, sample_id, "thumbnail"), size)
 
-    def training_thumbnail(self, run_id: str, sample_id: str, *, size: int = 160) -> bytes:
-        """A training image that `try_picture` named, as PNG or JPEG.
+    def run_thumbnail(
+        self, run_id: str, sample_id: str, *, dataset: str = "train", size: int = 160
+    ) -> bytes:
+        """A training image that `try_picture` named, or one of a far set, as PNG or JPEG.
 
         Args:
             run_id: of the run that was asked.
             sample_id: the image's id.
+            dataset: `train`, or the far set's name in the run's suite.
             size: pixels of its longer side, from 64 to 512.
 
         Raises:
             ServiceError: 404 where the run kept no features of it, or no image of it is known.
         """
-        return self._picture(
-            url_path("/runs", run_id, "training-images", sample_id, "thumbnail"), size
-        )
+        path = url_path("/runs", run_id, "images", sample_id, "thumbnail")
+        return self._picture(path, size, dataset=dataset)
 
-    def _picture(self, path: str, size: int) -> bytes:
-        return self._send("GET", path, params={"size": size}, headers={"Accept": "*/*"}).content
+    def _picture(self, path: str, size: int, **params: str) -> bytes:
+        asked = {"size": size, **params}
+        return self._send("GET", path, params=asked, headers={"Accept": "*/*"}).content

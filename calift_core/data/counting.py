@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from calift_core.data.listing import ScanBudget, TooManyFilesError, corruption_plan
-from calift_core.data.suites import OFF, named_suite, shift_images
+from calift_core.data.suites import OFF, far_images, named_suite, require_no_shift, shift_images
 from calift_core.data.suites.base import SuiteFamily, SuiteRequest, SuiteSizes
 from calift_core.data.suites.huggingface import hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, SpecError
@@ -41,6 +41,7 @@ class SuiteCounts:
     Attributes:
         parts: part → images; empty when nothing is known.
         shifts: shift → images, None where unknown.
+        ood: far set → images, None where unknown.
         corruptions: (name, severity) pairs that the test images are evaluated under.
         warnings: sentences on what was left out, and on classes and parts of few images.
         absent: what is not here; the numbers then are the published ones.
@@ -49,6 +50,7 @@ class SuiteCounts:
 
     parts: Mapping[str, int] = field(default_factory=dict)
     shifts: Mapping[str, int | None] = field(default_factory=dict)
+    ood: Mapping[str, int | None] = field(default_factory=dict)
     corruptions: int = 0
     per_corruption: int = 0
     basis: str = ""
@@ -65,11 +67,16 @@ class SuiteCounts:
     @property
     def evaluated(self) -> int | None:
         """Images that a finished model is evaluated on: test, shifts and corruptions."""
-        sizes = list(self.shifts.values())
-        known = [n for n in sizes if n is not None]
-        if "test" not in self.parts or len(known) < len(sizes):
+        known = [n for n in self.shifts.values() if n is not None]
+        if "test" not in self.parts or len(known) < len(self.shifts):
             return None
         return self.parts["test"] + sum(known) + self.corrupted
+
+    @property
+    def far(self) -> int | None:
+        """Images of far sets, which a finished model predicts and is not measured on."""
+        known = [n for n in self.ood.values() if n is not None]
+        return None if len(known) < len(self.ood) else sum(known)
 
     @property
     def selection(self) -> int | None:
@@ -123,22 +130,28 @@ def count_suite(
         sizes["train"] = found.training(spec.n_shot, len(family.classes) or None)
     parts = {part: min(n, limits.get(part, n)) for part, n in sizes.items()}
     shifts: dict[str, int | None] = dict(found.shifts)
+    ood: dict[str, int | None] = {}
     left_out = tuple(found.notes)
-    for name, uri in spec.shifts.items():
-        if uri == OFF:
-            continue
-        pointer = f"#/suite/shifts/{name}"
-        shifts[name] = None
+    named = [(f"shifts/{n}", "shift", n, uri) for n, uri in spec.shifts.items() if uri != OFF]
+    named += [(f"ood/{n}", "far set", n, uri) for n, uri in spec.ood.items()]
+    for place, what, name, uri in named:
+        pointer, sizes_of = f"#/suite/{place}", shifts if what == "shift" else ood
         try:
-            images = shift_images(name, uri, found.classes, budget)
-            shifts[name], left_out = len(images), (*left_out, *images.notes)
+            if what == "shift":
+                images = shift_images(name, uri, found.classes, budget)
+            else:
+                require_no_shift(name, shifts, spec.id)
+                images = far_images(name, uri, budget)
+            sizes_of[name], left_out = len(images), (*left_out, *images.notes)
+            continue
         except DataUnavailableError as error:
             fetched = hub_name_of(uri) is not None
-            absent.append(MissingData(pointer, f"the shift {name!r}: {error}", fetched))
+            absent.append(MissingData(pointer, f"the {what} {name!r}: {error}", fetched))
         except TooManyFilesError as error:
-            basis += f"; the shift {name!r} is unknown: there are {error.message}"
+            basis += f"; the {what} {name!r} is unknown: there are {error.message}"
         except (DataError, SpecError) as error:
             problems.append(MissingData(pointer, str(error)))
+        sizes_of[name] = None
     try:
         plan = corruption_plan(spec.corruptions, found.stored)
     except DataUnavailableError as error:
@@ -148,6 +161,7 @@ def count_suite(
     return SuiteCounts(
         parts,
         shifts,
+        ood,
         corruptions=len(plan),
         per_corruption=min(test, spec.corruptions.limit or test) if plan else 0,
         basis=basis,

@@ -1,4 +1,4 @@
-"""Which image a sample of an evaluation or a training part is, by the data that its run named.
+"""Which image a sample of an evaluation, a training part or a far set is, by its run's data.
 
 Torch-free.
 
@@ -17,7 +17,7 @@ from typing import Any
 from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import ScanBudget, corruption_plan
-from calift_core.data.suites import OFF, named_suite, parse_suite_id, shift_images
+from calift_core.data.suites import OFF, far_images, named_suite, parse_suite_id, shift_images
 from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest
 from calift_core.errors import CaliftError, DataError, NotFoundError
 from calift_core.schema.suite import SuiteSpec
@@ -34,7 +34,7 @@ class ThumbnailRequest:
 
     Attributes:
         suites: what its data may belong to, looked through in this order.
-        role: `id`, `shift` or `corruption`; `train` for the suite's training part.
+        role: `id`, `shift`, `corruption` or `far`; `train` for the suite's training part.
         label: its class in the evaluation: data that says otherwise is not what was evaluated.
     """
 
@@ -133,6 +133,11 @@ class Finder:
         self, spec: SuiteSpec, request: ThumbnailRequest
     ) -> tuple[ImageSet, Path | None] | None:
         """The set of a request and the folder that names it, if the suite has it."""
+        if request.role == "far":
+            uri = spec.ood.get(request.dataset)
+            if uri is None:
+                return None
+            return far_images(request.dataset, uri, _budget()), parse_suite_id(uri).path
         uri = spec.shifts.get(request.dataset)
         if request.role == "shift" and uri is not None and uri != OFF:
             classes = self._loaded(spec)[2].classes
@@ -160,6 +165,7 @@ class Finder:
         id_spec = spec.model_copy(
             update={
                 "shifts": {name: uri for name, uri in spec.shifts.items() if uri == OFF},
+                "ood": {},
                 "corruptions": type(spec.corruptions)(),
             }
         )

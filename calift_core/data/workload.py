@@ -49,7 +49,8 @@ class Workload:
     Attributes:
         counts: images of the suite by what they are for.
         train_images: images that are trained on, None too where nothing is trained.
-        evaluation_images: test, shifts and corruptions, once for each model that is evaluated.
+        evaluation_images: test, shifts and corruptions, once for each model that is evaluated, and
+            far sets once.
         selection_images: ID validation and calibration, once for each model that is evaluated.
         other_images: predicted besides: at the ends of epochs, before the first step, noisy copies.
         training_images: those of them that are predicted while the run trains.
@@ -112,6 +113,7 @@ class Workload:
             selection_images=self.selection_images,
             parts=dict(self.counts.parts),
             shifts=dict(self.counts.shifts),
+            ood=dict(self.counts.ood),
             corrupted_images=self.counts.corrupted,
             seconds=None if phases is None else sum(phases.values()),
             phases=phases or {},
@@ -162,7 +164,10 @@ def count_images(
         other += min(train.keep_features, counts.parts.get("train", 0))
     other += 2 * sum(counts.parts.get(part, 0) for part in method.fitted_on)
     other += method.chosen_among * n_validation
-    n_models = method.evaluated_models
+    n_models, far = method.evaluated_models, counts.far
+    evaluated = None
+    if counts.evaluated is not None and far is not None:  # nor on far sets
+        evaluated = counts.evaluated * n_models + far
     selection = None
     if counts.selection is not None:  # a path is not measured on the calibration images
         selection = counts.selection + (n_models - 1) * n_validation
@@ -171,7 +176,7 @@ def count_images(
         train_images=n_train,
         steps=steps,
         trained=trained,
-        evaluation_images=None if counts.evaluated is None else counts.evaluated * n_models,
+        evaluation_images=evaluated,
         selection_images=selection,
         other_images=training + other,
         training_images=training,
@@ -329,7 +334,7 @@ class _Done:
             plan = corruption_plan(spec.suite.corruptions, ())
             test = int(data["parts"]["test"])
             counts = SuiteCounts(
-                data["parts"], data["shifts"], corruptions=len(plan),
+                data["parts"], data["shifts"], data.get("ood", {}), corruptions=len(plan),
                 per_corruption=min(test, spec.suite.corruptions.limit or test) if plan else 0,
             )  # fmt: skip
             whole_s = max(took["total_s"], report.get("wall_s") or 0.0)

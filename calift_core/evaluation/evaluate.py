@@ -218,6 +218,8 @@ def _take(
         evaluation = EvaluationReport.model_validate(result["evaluation"])
         evaluation_result.evaluations.append(evaluation)
         return evaluation
+    if item.role == "far":
+        return None
     selection = dict(result["selection"])
     if item.noise is not None:
         evaluation_result.selection["perturbed_calibration"].append(selection)
@@ -229,12 +231,13 @@ def _take(
 def keeps_features(item: Item, classifier: Classifier) -> bool:
     """Whether a set's image features are stored: they tell what other prompts would have said.
 
-    Of ID data and shifts, as long as they take no more room than the logits or `FEATURES_BYTES`.
+    Of ID data, shifts and far sets, as long as they take no more room than the logits or
+    `FEATURES_BYTES`.
     """
     n_classes, width = classifier.weights.shape
     n_bytes = 2 * width * len(item.images)
     small = n_bytes <= max(FEATURES_BYTES, 4 * n_classes * len(item.images))
-    return item.role in ("id", "shift") and small
+    return item.role in ("id", "shift", "far") and small
 
 
 class _Work:
@@ -340,7 +343,7 @@ class _Work:
         return logits, np.concatenate([*kept, *self.unsaved_features])
 
     def finish(self) -> dict[str, Any]:
-        """Write the predictions and compute every number from them."""
+        """Write the predictions and compute every number from them; from those of far sets none."""
         if self.result is not None:
             return self.result
         subject, item, settings = self.subject, self.item, self.settings
@@ -364,7 +367,7 @@ class _Work:
                 predictions.logits, predictions.labels, settings.spec, floor=True
             )
             result["selection"] = {**noise, "n": len(item.images), **result, **values}
-        else:
+        elif item.role != "far":  # which has no labels
             evaluation = evaluation_report(
                 predictions,
                 settings.spec,

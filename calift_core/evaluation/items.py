@@ -68,7 +68,7 @@ ID_PARTS: tuple[Role, ...] = ("validation", "calibration")
 
 
 def items_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> Iterator[Item]:
-    """ID parts first, then what the suite evaluates on; corrupted sets are made in turn."""
+    """ID parts, what the suite evaluates on, and far sets; corrupted sets are made in turn."""
     for part in parts:
         if len(suite.parts.get(part, ())):
             yield Item(suite.parts[part], suite.class_names, part)
@@ -76,12 +76,15 @@ def items_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> Iterator[Item]:
         source = f"{suite.name}/test" if role == "corruption" else None
         copies = len(suite.corruption_plan) if role == "corruption" else 1
         yield Item(images, suite.class_names, role, corruption, severity, source, copies=copies)
+    for images in suite.ood.values():
+        yield Item(images, suite.class_names, "far")
 
 
 def n_images_of(suite: Suite, parts: Sequence[Role] = ID_PARTS) -> int:
     """Images of all the sets of `items_of`, none of which is made for that."""
     sets = [suite.parts.get(part, ()) for part in parts]
-    n_plain = sum(map(len, (*sets, suite.part("test"), *suite.shifts.values())))
+    sets += [suite.part("test"), *suite.shifts.values(), *suite.ood.values()]
+    n_plain = sum(map(len, sets))
     n_corrupted = len(suite.part("test").limited(suite.corruption_limit))
     return n_plain + n_corrupted * len(suite.corruption_plan)
 

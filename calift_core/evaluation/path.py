@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -301,6 +301,7 @@ class PathSweep:
         if not alphas:
             return []
         yield PhaseRecord(phase="evaluating", detail=f"{len(alphas)} models between the two")
+        suite = replace(suite, ood={})  # there is nothing to measure on them
         models, described = self._models(alphas)
         selection: list[dict[str, float]] = [{} for _ in alphas]
         per_alpha: list[list[FrontierSet]] = [[] for _ in alphas]

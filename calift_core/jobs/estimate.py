@@ -141,7 +141,7 @@ def _decoded(suite: Suite) -> tuple[list[dict[str, str]], str]:
     """An error for each image that cannot be decoded, and how many were, for a basis."""
     errors, n, total = list[dict[str, str]](), 0, 0
     deadline = time.monotonic() + _DECODE_SECONDS
-    for images in (*suite.parts.values(), *suite.shifts.values()):
+    for images in (*suite.parts.values(), *suite.shifts.values(), *suite.ood.values()):
         found = decode_all(images, seconds=deadline - time.monotonic())
         n, total = n + found.n, total + len(images)
         errors += [

@@ -255,7 +255,7 @@ def _known(folder: Path) -> dict[str, str | None]:
             metadata = read_metadata(path)
         except PredictionsError:
             continue  # nothing that a new result could be mistaken for
-        if metadata.role in ("id", "shift", "corruption"):
+        if metadata.role in ("id", "shift", "corruption", "far"):
             found[metadata.dataset] = metadata.dataset_sha256
     return found
 

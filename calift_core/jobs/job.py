@@ -412,6 +412,7 @@ class Job:
                 "templates": list(resolve_templates(spec.suite.templates)),
                 "parts": {part: len(images) for part, images in suite.parts.items()},
                 "shifts": {name: len(images) for name, images in suite.shifts.items()},
+                "ood": {name: len(images) for name, images in suite.ood.items()},
                 "test_sha256": suite.part("test").sha256,
             },
             timings_s={

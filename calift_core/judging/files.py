@@ -42,6 +42,8 @@ class PredictionsFile:
         except CaliftError as error:
             message = error.message.replace(str(self.path), self.name)
             raise PredictionsError(message, hint=error.hint) from None
+        if found.metadata.role == "far":
+            raise PredictionsError(f"{self.name} must have labels, it is of a far set")
         if not isinstance(found, Predictions):
             raise PredictionsError(
                 f"{self.name} must hold the probabilities of all classes, it holds the largest "

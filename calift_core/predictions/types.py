@@ -22,7 +22,7 @@ CELLS_AT_ONCE = 1_000_000
 #: As in `calibration.scores`: keeps the NLL finite where a probability rounds to zero.
 _LARGEST_NLL = -math.log(float(np.finfo(np.float32).tiny))
 Storage = Literal["full", "top_k"]
-Role = Literal["id", "shift", "corruption", "calibration", "validation"]
+Role = Literal["id", "shift", "corruption", "calibration", "validation", "far"]
 Strings = npt.NDArray[np.str_]
 
 
@@ -32,7 +32,8 @@ class PredictionsMetadata:
 
     Attributes:
         dataset: name of the data set, such as `imagenet-c/jpeg_compression/3`.
-        role: `id` (ID test), `shift`, `corruption`, or the ID parts `calibration`, `validation`.
+        role: `id` (ID test), `shift`, `corruption`, the ID parts `calibration` and `validation`, or
+            `far`: of none of the classes, so that its labels (0) mean nothing.
         class_names: C names, in the order of the logits.
         logit_scale: s; the stored logits are s · ⟨I, T⟩, so they already contain it.
         temperature: at which the evaluation reported its numbers; the logits are not divided by it.
@@ -104,8 +105,8 @@ class PredictionsMetadata:
 
     @property
     def split(self) -> str:
-        """Part of the data set that was predicted: calibration, validation or test."""
-        return self.role if self.role in ("calibration", "validation") else "test"
+        """Part of the data set that was predicted: calibration, validation, far or test."""
+        return self.role if self.role in ("calibration", "validation", "far") else "test"
 
     @property
     def in_distribution(self) -> bool:

@@ -161,8 +161,10 @@ class RunSpec(Frozen):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> RunSpec:
-        if isinstance(self.method, Pretrain) and self.suite.shifts:
-            raise ValueError("pretrain uses the ID data alone; shifts belong to fine-tuning runs")
+        if isinstance(self.method, Pretrain) and (self.suite.shifts or self.suite.ood):
+            raise ValueError(
+                "pretrain uses the ID data alone; shifts and far sets belong to fine-tuning runs"
+            )
         self._require_adaptable()
         if self.train.initial_run is not None and not self.method.trains_on:
             raise ValueError(
@@ -249,6 +251,8 @@ class RunSpec(Frozen):
         body = self.model_dump(mode="json", exclude={**left_out, **hidden})
         if self.train.initial_run is None:
             del body["train"]["initial_run"]
+        if not self.suite.ood:
+            del body["suite"]["ood"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -65,15 +66,15 @@ def name_of_uri(uri: str) -> str:
     return domain or (PurePath(place).stem if kind in ("manifest", "zip") else PurePath(place).name)
 
 
-def shift_names(shifts: dict[str, str]) -> dict[str, str]:
+def shift_names(shifts: dict[str, str], what: str = "shift") -> dict[str, str]:
     """Return shifts by name with their sources as URIs, else raise ValueError."""
     for name in shifts:
         if not _SHIFT_NAME.fullmatch(name):
             raise ValueError(
-                f"a shift's name has 1 to 64 letters, digits, '.', '_' or '-', got {name!r}"
+                f"a {what}'s name has 1 to 64 letters, digits, '.', '_' or '-', got {name!r}"
             )
         if name in ("id", "train", "validation", "calibration", "test"):
-            raise ValueError(f"{name!r} names an ID split and cannot name a shift")
+            raise ValueError(f"{name!r} names an ID split and cannot name a {what}")
     return {name: as_uri(uri) for name, uri in shifts.items()}
 
 
@@ -182,6 +183,12 @@ class SuiteSpec(Frozen):
         "torchvision:NAME:ROOT of the same classes under another distribution; none: do without a "
         "shift that the suite has itself",
     )
+    ood: Annotated[dict[str, str], AfterValidator(partial(shift_names, what="far set"))] = Field(
+        default_factory=dict,
+        title="Far sets",
+        description="name → the same, of images of none of the classes: scores of OOD detection "
+        "are held against them, and nothing else is. folder:PATH takes every image below it",
+    )
     corruptions: CorruptionSpec = Field(default_factory=CorruptionSpec, title="Corruptions")
     class_names: dict[str, str] = Field(
         default_factory=dict,
@@ -231,6 +238,12 @@ class SuiteSpec(Frozen):
         if is_open and value.get("id", TINY_SUITES[0]) == "typefaces":
             return {**value, "templates": "letters"}
         return value
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> SuiteSpec:
+        for name in self.ood.keys() & self.shifts.keys():
+            raise ValueError(f"{name!r} names a shift and a far set (ood); rename one of them")
+        return self
 
     @field_validator("group_by", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ it is the softmax at a high temperature, as in ODIN (Liang et al. 2018), which o
 logit less the mean.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from calift_core.calibration.bins import Bools, Doubles, Floats
 from calift_core.calibration.decisions import clopper_pearson
 from calift_core.calibration.ood import ALARM_RATES, alarm_threshold, mcm
 from calift_core.predictions.read import read_metadata, read_predictions
+from calift_core.predictions.types import Predictions, predictions_name
 from calift_core.schema.report import Report
 from calift_core.shipping.choosing import part_of
 from calift_core.shipping.exported_scores import stored_tests
@@ -100,7 +102,7 @@ def none_of_these(run: Path, report: Report, *, tested: bool = False) -> NoneOfT
     Logits before the calibrator are scored, so that a part it was fitted on will do.
 
     Args:
-        tested: with what they gave on the ID test part and on each shift.
+        tested: with what they gave on the ID test part, each shift and each far set.
 
     Raises:
         PredictionsError: a predictions file is missing or damaged.
@@ -114,7 +116,7 @@ def none_of_these(run: Path, report: Report, *, tested: bool = False) -> NoneOfT
     scores = mcm(own.logits, scale)
     chosen = {rate: alarm_threshold(scores, rate) for rate in ALARM_RATES}
     tests: dict[float, list[AlarmTest]] = {rate: [] for rate in ALARM_RATES}
-    for evaluation, found in stored_tests(run, report, roles=("id", "shift")) if tested else ():
+    for found in _tested(run, report) if tested else ():
         theirs = mcm(found.logits, scale)
         for rate, threshold in chosen.items():
             if threshold is not None:
@@ -122,8 +124,8 @@ def none_of_these(run: Path, report: Report, *, tested: bool = False) -> NoneOfT
                 low, high = clopper_pearson(hits, n)
                 tests[rate].append(
                     AlarmTest(
-                        dataset=evaluation.dataset,
-                        role=evaluation.role,
+                        dataset=found.metadata.dataset,
+                        role=found.metadata.role,
                         n=n,
                         alarms=hits / n,
                         interval=(float(low), float(high)),
@@ -138,3 +140,13 @@ def none_of_these(run: Path, report: Report, *, tested: bool = False) -> NoneOfT
             for rate in ALARM_RATES
         ],
     )
+
+
+def _tested(run: Path, report: Report) -> Iterator[Predictions]:
+    """What a run predicted of its ID test part, shifts and far sets, where all logits are kept."""
+    for _, found in stored_tests(run, report, roles=("id", "shift")):
+        yield found
+    for name in report.data.get("ood", ()):
+        path = run / predictions_name(name)
+        if read_metadata(path).storage == "full":
+            yield read_predictions(path)

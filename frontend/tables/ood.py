@@ -1,5 +1,7 @@
 """How well scores tell ID images from others: the answer in a sentence, and its table."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from calift_core.schema.wire.ood import OodDetection, OodMeasure, OodScore, OodSet
@@ -20,9 +22,17 @@ def set_name(one: OodSet) -> str:
     return one.dataset.replace("_", " ")
 
 
-def best_score(found: OodDetection) -> str:
-    """The score with the largest mean AUROC over the sets, among those that all sets have."""
-    by_set = [{one.score: one.auroc.value for one in s.scores} for s in found.sets]
+#: Sets by their kind, as a sentence begins with them.
+_GROUPS = {"far": "Of the far sets, ", "shift": "Of the shifts, ", "corruption": "Of corruptions, "}
+
+
+def best_score(sets: Sequence[OodSet]) -> str:
+    """The score with the largest mean AUROC over sets, far ones where there are some.
+
+    It is one that all of them have.
+    """
+    sets = [one for one in sets if one.role == "far"] or sets
+    by_set = [{one.score: one.auroc.value for one in s.scores} for s in sets]
     return max(
         (name for name in TITLES if all(name in own for own in by_set)),
         key=lambda name: float(np.mean([own[name] for own in by_set])),
@@ -35,15 +45,26 @@ def of_score(one: OodSet, score: str) -> OodScore:
 
 
 def answer(found: OodDetection) -> str:
-    """What came out, in sentences."""
+    """What came out, in sentences: of the far sets, and of the others."""
     if not found.sets:
-        return "There is no shift to hold against the ID test images."
-    best = best_score(found)
-    rows = {set_name(one): of_score(one, best) for one in found.sets}
+        return "There is no shift or far set to hold against the ID test images."
+    groups = {
+        lead: [one for one in found.sets if one.role == role] for role, lead in _GROUPS.items()
+    }
+    told = {lead: _answer(sets) for lead, sets in groups.items() if sets}
+    if len(told) > 1:
+        return " ".join(f"{lead}{sentences}" for lead, sentences in told.items())
+    (alone,) = told.values()
+    return f"{alone[0].upper()}{alone[1:]}"
+
+
+def _answer(sets: Sequence[OodSet]) -> str:
+    best = best_score(sets)
+    rows = {set_name(one): of_score(one, best) for one in sets}
     easy = max(rows, key=lambda name: rows[name].auroc.value)
     hard = min(rows, key=lambda name: rows[name].auroc.value)
     sentence = (
-        f"{TITLES[best][0].upper()}{TITLES[best][1:]} tells {easy} from the ID test images best "
+        f"{TITLES[best]} tells {easy} from the ID test images best "
         f"(AUROC {_auroc(rows[easy].auroc)})"
     )
     if hard != easy:
@@ -76,7 +97,12 @@ def table(found: OodDetection) -> Table:
     rows = []
     for one in found.sets:
         for row in one.scores:
-            cells = {"dataset": set_name(one), "n": one.n, "score": TITLES[row.score]}
+            cells = {
+                "dataset": set_name(one),
+                "n": one.n,
+                "score": TITLES[row.score],
+                "kind": one.role,
+            }
             for name in ("auroc", "aupr", "fpr95"):
                 measure: OodMeasure = getattr(row, name)
                 ends = text.interval(*measure.interval) if name == "fpr95" else None
@@ -90,6 +116,7 @@ def table(found: OodDetection) -> Table:
     return Table(
         [
             Column("dataset", "Data"),
+            Column("kind", "Kind"),
             Column("score", "Score"),
             Column("auroc", "AUROC", "number"),
             Column("auroc_ends", ends),

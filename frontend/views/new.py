@@ -67,7 +67,7 @@ def main() -> None:
     with left:
         method = _method(methods, given)
     form = Form(document, mark, method)
-    data, shifts = ("suite", "id"), ("suite", "shifts")
+    data = ("suite", "id")
     with own:
         bring.offer(fields.key_of(form.mark, data))
         fields.of_data(form, datasets)
@@ -81,7 +81,8 @@ def main() -> None:
         fields.warn_of_toy(form, suite)
     with rest:
         fields.of_shifts(form)
-        form.values[shifts] = {name: as_uri(uri) for name, uri in form.values[shifts].items()}
+        for sets in (("suite", "shifts"), ("suite", "ood")):
+            form.values[sets] = {name: as_uri(uri) for name, uri in form.values[sets].items()}
         seen = st.container()
     with knobs:
         st.caption(f"{text.md(method.summary)} Source: {text.md(method.source)}.")

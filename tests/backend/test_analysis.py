@@ -48,6 +48,7 @@ def make_run(services, tmp_path):
         seed=0,
         calibration_split=True,
         perturbed=0,
+        far="",
         keep="full",
         kind="carot",
         started="",
@@ -83,6 +84,9 @@ def make_run(services, tmp_path):
                 if role == "corruption" else None,
             )  # fmt: skip
             name = dataset.replace("/", "_")
+            if dataset == far:
+                metadata = replace(made.metadata, dataset="far", role="far")
+                stored("far", replace(made, metadata=metadata))
             reports.append(example_evaluation(made, stored(name, made)))
             named.append((reports[-1], f"predictions/{name}.parquet"))
         if calibration_split:
@@ -934,10 +938,15 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
 
 
 def test_ood__is_of_stored_logits_and_what_is_missing_is_said(api, make_run):
-    run = make_run(seed=1)
+    run = make_run(seed=1, far="sketch")
     found = get(api, f"/runs/{run}/ood")
-    assert [(one["dataset"], one["role"]) for one in found["sets"]] == [("sketch", "shift")]
-    (shift,) = found["sets"]
+    sets = [(one["dataset"], one["role"]) for one in found["sets"]]
+    assert sets == [("sketch", "shift"), ("far", "far")]
+    shift, far = found["sets"]
+    # The same images as a far set: the same scores, and nothing else.
+    assert far["scores"] == shift["scores"]
+    assert get(api, f"/runs/{run}/ood", dataset=["far"])["sets"] == [far]
+    assert set(evaluations(api, run)) == {"id", "sketch", "noise/3"}
     assert [row["score"] for row in shift["scores"]] == ["max_softmax", "energy", "mcm"]
     assert found["notes"][0].startswith("kNN and relative Mahalanobis are missing: ")
     samples = samples_of(api, shift["evaluation_id"])

@@ -139,7 +139,7 @@ SCOPES = {
         "list_prompts",
         "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
         "get_transfer", "get_budget", "list_samples", "get_sample_traits", "get_thumbnail",
-        "get_training_thumbnail", "list_image_tags", "get_feature_map",
+        "get_run_thumbnail", "list_image_tags", "get_feature_map",
         "get_sample_looks", "list_doubtful_labels", "list_sample_answers",
         "download_predictions", "compare_runs", "get_leaders", "get_ledger", "get_decision",
         "get_ood", "get_bound_monitor", "get_stats", "try_picture", "get_text_features",

@@ -210,7 +210,7 @@ LIMITED = {
     "list_samples", "list_image_tags", "tag_images", "get_feature_map", "make_feature_map",
     "get_sample_traits", "list_doubtful_labels",
     "get_sample_looks", "list_sample_answers", "correct_labels", "get_thumbnail",
-    "get_training_thumbnail",
+    "get_run_thumbnail",
     "try_picture", "get_text_features", "download_model", "import_predictions",
     "judge_predictions", "upload_dataset", "list_folders",
     "scan_dataset", "download_artifact", "download_predictions", "find_copies",

@@ -21,9 +21,9 @@ JOBS = "/api/v1/evaluation-jobs"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, configs, photos):
-    """A finished zero-shot run."""
-    home = tmp_path_factory.mktemp("finished")
-    return run_once(small_spec("zero_shot", configs["vit"], photos), home / "zs")
+    """A finished zero-shot run, to which a folder of photos is a far set."""
+    home, far = tmp_path_factory.mktemp("finished"), {"far": f"folder:{next(photos.iterdir())}"}
+    return run_once(small_spec("zero_shot", configs["vit"], photos, ood=far), home / "zs")
 
 
 @pytest.fixture

@@ -165,13 +165,23 @@ def test_try__names_training_images_and_they_can_be_seen(
     # None of them is among the evaluated.
     assert not {one.sample_id for one in said.nearest} & set(kept.ids.tolist())
 
-    drawn = np.asarray(Image.open(io.BytesIO(client.training_thumbnail(run_id, sample, size=64))))
+    drawn = np.asarray(Image.open(io.BytesIO(client.run_thumbnail(run_id, sample, size=64))))
     own = np.asarray(Image.open(path).convert("RGB"))
     factor = len(drawn) // len(own)
     assert (drawn[::factor, ::factor] == own).all()
 
+    (far,) = client.ood(run_id).sets
+    assert (far.dataset, far.role, far.evaluation_id) == ("far", "far", None)
+    picture = partial(client.run_thumbnail, run_id, dataset="far", size=64)
+    for name in (*far.scores[0].below, *far.scores[0].above):
+        shown = np.asarray(Image.open(io.BytesIO(picture(name))))
+        path = next(photos.iterdir()) / name.removeprefix("far/")
+        assert (shown[::factor, ::factor] == np.asarray(Image.open(path).convert("RGB"))).all()
+    with pytest.raises(ServiceError, match="has no image"):
+        picture(sample)
+
     def refused(of, name):
-        told = api.get(f"/api/v1/runs/{of}/training-images/{quote(name, safe='')}/thumbnail")
+        told = api.get(f"/api/v1/runs/{of}/images/{quote(name, safe='')}/thumbnail")
         return told.status_code, told.json()["code"]
 
     evaluated = said.nearest[0].sample_id
@@ -236,7 +246,7 @@ def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(
     said = TriedPicture.model_validate(found.json())
     assert said.trained is None
     assert said.nearest
-    told = api.get(f"/api/v1/runs/{run_id}/training-images/a.png/thumbnail")
+    told = api.get(f"/api/v1/runs/{run_id}/images/a.png/thumbnail")
     assert (told.status_code, "kept no features" in told.json()["detail"]) == (404, True)
 
 

@@ -157,9 +157,10 @@ def finished(store, artifacts, *, name, kind, seed=0, frontier=None, **spec):
     records = training_records(kind, STEPS, seed) if trains else [said.phase("loading")]
     named = []
     with tempfile.TemporaryDirectory() as folder:
-        # The first is no evaluation, but what calibrators are fitted on.
+        # No evaluations: what calibrators are fitted on, and a far set.
         fit = ("fashion-mnist/calibration", "calibration", 0.0, None, None)
-        for dataset, role, harm, corruption, severity in (fit, *SETS):
+        far = [("textures", "far", 0.9, None, None)] if kind.method["kind"] == "carot" else []
+        for dataset, role, harm, corruption, severity in (fit, *far, *SETS):
             made = predictions(kind, dataset, role, n=N, harm=harm, seed=seed)
             path = Path(folder) / f"{dataset.replace('/', '_')}.parquet"
             digest = write_predictions(path, made)
@@ -167,7 +168,7 @@ def finished(store, artifacts, *, name, kind, seed=0, frontier=None, **spec):
                 store.files, artifacts, run_id, claim.attempt,
                 name=f"predictions/{path.name}", kind="predictions", path=path,
             )  # fmt: skip
-            if role != "calibration":
+            if role not in ("calibration", "far"):
                 evaluation = evaluation_of(made, corruption, severity, predictions_sha256=digest)
                 named.append((evaluation, f"predictions/{path.name}"))
     reports = [evaluation for evaluation, _ in named]

@@ -9,7 +9,7 @@ from calift_core.client import Client
 from frontend import text
 from frontend.tables import ood
 from tests.frontend.conftest import Service
-from tests.frontend.driving import charts_of, page, three, words
+from tests.frontend.driving import charts_of, components_of, page, three, words
 
 
 def test_compare__pairs_the_runs_of_the_url(dashboard):
@@ -88,7 +88,7 @@ def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard):
     said = words(app).replace("\\", "")
     assert "from the ID test images best (AUROC" in said
     assert "kNN and relative Mahalanobis are missing" in said
-    shift, best = found.sets[0], ood.best_score(found)
+    shift, best = found.sets[0], ood.best_score(found.sets)
     (chart,) = charts_of(app)
     assert f"AUROC {ood.of_score(shift, best).auroc.value:.3f}" in chart
     other = next(row.score for row in shift.scores if row.score != best)
@@ -96,6 +96,14 @@ def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard):
     assert not app.exception
     assert app.query_params["score"] == other
     assert charts_of(app)[0].startswith(f"{ood.TITLES[other]} of ")
+    # A far set is no shift: it has a sentence and rows of its own, and images by its run.
+    assert "Of the far sets, " in said
+    assert {row["kind"] for row in ood.table(found).rows} == {"shift", "far"}
+    app = page("decide", run=run, view="ood", beside="textures")
+    assert " of textures" in charts_of(app)[0]
+    images = [item for one in components_of(app, "gallery") for item in one["items"]]
+    assert len(images) == 24
+    assert all(f"run={run}&dataset=textures&sample=" in item["src"] for item in images)
 
 
 def test_bound__shows_every_run_and_says_what_is_missing(dashboard):

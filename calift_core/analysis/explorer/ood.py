@@ -1,11 +1,13 @@
 """How unlike its ID data a run's scores say that other images are."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 from calift_core.analysis.choosing import NONE
 from calift_core.analysis.explorer.scored import ScoredPredictions, need_logits
+from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.analysis.ood import OodImages, compared, image_scores
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.ood import SCORES
@@ -14,6 +16,18 @@ from calift_core.predictions.read import read_predictions
 from calift_core.predictions.rows import read_features
 from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.queries import OodQuery
+
+
+def _as_far(own: Subject, file: PredictionsFile) -> Subject:
+    """A far set, evaluated as the ID test images were."""
+    changes = {"evaluation_id": None, "dataset": file.metadata.dataset, "role": None}
+    return replace(
+        own,
+        target=str(file.path),
+        source=own.source.model_copy(update=changes),
+        n=len(file),
+        open=lambda: file,
+    )
 
 
 class OodAnswers(ScoredPredictions):
@@ -25,7 +39,8 @@ class OodAnswers(ScoredPredictions):
         """How well each score tells the ID test images from each shift, and from far sets.
 
         Args:
-            far: sets without labels, by name, as the run's model with its calibrator answers them.
+            far: sets beside those of the suite, by name, as the run's model with its calibrator
+                answers them.
 
         Raises:
             NotFoundError: the run was not tested on ID data.
@@ -34,12 +49,16 @@ class OodAnswers(ScoredPredictions):
             PredictionsError: predictions cannot be read.
         """
         tested = {s.source.dataset or s.target: s for s in self._library.tested(run)}
-        own_name = next((n for n, s in tested.items() if (s.source.role or "id") == "id"), None)
+        roles = {name: s.source.role or "id" for name, s in tested.items()}
+        own_name = next((n for n, role in roles.items() if role == "id"), None)
         if own_name is None:
             raise NotFoundError(
                 f"{run!r} was not tested on ID data, which other images are held against.",
                 hint="Runs are when they end; imported ones take a file of role id.",
             )
+        for stored in self._library.far(run):
+            name = stored.metadata.dataset
+            tested[name], roles[name] = _as_far(tested[own_name], stored), "far"
         wanted = (query or OodQuery()).dataset
         for name in wanted:
             if name not in tested:
@@ -60,10 +79,10 @@ class OodAnswers(ScoredPredictions):
 
         def images(name: str) -> OodImages:
             opened = tested[name].open()
-            stored = read_predictions(opened.path)
+            logits = read_predictions(opened.path).logits
             confidences = self.answered(tested[name], opened, choice).confidences
             return OodImages(
-                opened.ids, confidences, stored.logits, read_features(opened.path), opened.clusters
+                opened.ids, confidences, logits, read_features(opened.path), opened.clusters
             )
 
         def scores(of: OodImages) -> dict[str, Doubles]:
@@ -83,18 +102,18 @@ class OodAnswers(ScoredPredictions):
         sets: list[dict[str, Any]] = []
         notes: list[str] = []
         for name, subject in tested.items():
-            asked = name in wanted if wanted else subject.source.role == "shift"
+            asked = name in wanted if wanted else roles[name] in ("shift", "far")
             if name == own_name or not asked:
                 continue
+            key = ("ood", file.digest, subject.open().digest, *answers)
             try:
                 need_logits(subject.open())
-            except SpecError as error:
+                rows = self._memory.remember("answers", key, partial(stored_rows, name), long=True)
+            except (SpecError, NotFoundError) as error:  # a calibrator may read the initial model's
                 notes.append(f"{name}: {error.message}")
                 continue
-            key = ("ood", file.digest, subject.open().digest, *answers)
-            rows = self._memory.remember("answers", key, partial(stored_rows, name), long=True)
-            role, found = subject.source.role, subject.source.evaluation_id
-            sets.append({"dataset": name, "role": role, "evaluation_id": found, "n": subject.n,
+            sets.append({"dataset": name, "role": roles[name],
+                         "evaluation_id": subject.source.evaluation_id, "n": subject.n,
                          "scores": rows})  # fmt: skip
         for name, other in (far or {}).items():
             sets.append({"dataset": name, "role": "far", "evaluation_id": None,

@@ -1,10 +1,15 @@
 """Suites by family, one file each; here is which names they have. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import ScanBudget
+from calift_core.data.listing import EXTENSIONS, ScanBudget, images_below
+from calift_core.data.names import Names
+from calift_core.data.sources import FileSource
 from calift_core.data.suites.base import SuiteFamily, SuiteId, SuiteRequest, require_known_shifts
 from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
@@ -18,7 +23,13 @@ from calift_core.data.suites.torchvision import Torchvision, known_kind
 from calift_core.data.suites.typefaces import Typefaces
 from calift_core.data.suites.wilds import WILDS_SUITES
 from calift_core.data.suites.zips import Zip
-from calift_core.errors import SpecError, UnknownNameError
+from calift_core.errors import (
+    CaliftError,
+    DataError,
+    DataUnavailableError,
+    SpecError,
+    UnknownNameError,
+)
 from calift_core.schema.places import expanded
 from calift_core.schema.suite import CorruptionSpec, SuiteSpec
 
@@ -141,6 +152,49 @@ def shift_images(
     suite = parse_suite_id(source)
     assert suite.path is not None
     return family_of(kind).shift(name, suite.path, suite.domain, classes, budget)
+
+
+def require_no_shift(name: str, shifts: Container[str], suite: str) -> None:
+    """Make sure that a far set is not called as one of the suite's own shifts.
+
+    Raises:
+        SpecError: it is.
+    """
+    if name in shifts:
+        raise SpecError(f"{name!r} is a shift of {suite} and cannot name a far set (suite.ood)")
+
+
+def far_images(name: str, source: str, budget: ScanBudget | None = None) -> ImageSet:
+    """The images that a far set's source stands for. They have no labels: all of them are 0.
+
+    Args:
+        source: as of `shift_images`, of any classes; a folder holds its images in any way.
+
+    Raises:
+        SpecError: the source is none.
+        DataUnavailableError: it is not on this machine.
+        DataError: it has no image, or cannot be used.
+        TooManyFilesError: the budget is spent.
+    """
+    kind, _, path = source.partition(":")
+    if kind != "folder" or not path:
+        try:
+            images = shift_images(name, source, None, budget)
+        except CaliftError as error:
+            error.message = error.message.replace(f"the shift {name!r}", f"the far set {name!r}")
+            raise
+        return replace(images, labels=np.zeros_like(images.labels), classes=None)
+    root = _path(path)
+    if not root.is_dir():
+        raise DataUnavailableError(f"there is no folder {str(root)!r}.", hint="suite.ood names it.")
+    paths = Names.of(images_below(root, budget))
+    if not len(paths):
+        raise DataError(
+            f"the far set {name!r} ({str(root)!r}) must hold images ({', '.join(EXTENSIONS)}), "
+            "it has none"
+        )
+    at = np.arange(len(paths), dtype=np.int64)
+    return ImageSet(name, FileSource(paths, root), paths.below(f"{name}/"), np.zeros_like(at), at)
 
 
 #: Families whose images' paths may say what belongs together.

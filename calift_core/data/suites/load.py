@@ -15,7 +15,15 @@ from calift_core.data.corrupted import corrupted
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import corruption_plan
 from calift_core.data.sources import check_headers
-from calift_core.data.suites import OFF, SUITES, named_suite, parse_suite_id, shift_images
+from calift_core.data.suites import (
+    OFF,
+    SUITES,
+    far_images,
+    named_suite,
+    parse_suite_id,
+    require_no_shift,
+    shift_images,
+)
 from calift_core.data.suites.base import Stored
 from calift_core.data.suites.huggingface import fetch_dataset, hub_name_of
 from calift_core.errors import DataError, DataUnavailableError, reason_of
@@ -36,6 +44,7 @@ class Suite:
         corruption_plan: (name, severity) pairs to apply to the test images.
         corruption_limit: use at most this many test images for them.
         stored: the corruptions of the plan that were published as images and are not computed.
+        ood: far sets, whose images are of none of the classes.
         learned: what pre-training learns captions from, a key of `LEARNED`.
         coarse_names: class → a name that it shares with others.
     """
@@ -45,6 +54,7 @@ class Suite:
     class_names: tuple[str, ...]
     parts: dict[str, ImageSet]
     shifts: dict[str, ImageSet] = field(default_factory=dict)
+    ood: dict[str, ImageSet] = field(default_factory=dict)
     corruption_plan: tuple[tuple[str, int], ...] = ()
     corruption_limit: int | None = None
     corruption_seed: int = 0
@@ -69,7 +79,7 @@ class Suite:
         return images
 
     def evaluations(self) -> Iterable[tuple[ImageSet, Role, str | None, int | None]]:
-        """(images, role, corruption, severity) of everything a finished model is evaluated on."""
+        """(images, role, corruption, severity) of all that a finished model is measured on."""
         yield replace(self.part("test"), name=f"{self.name}/test"), "id", None, None
         for images in self.shifts.values():
             yield images, "shift", None, None
@@ -122,11 +132,21 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         for shift, uri in spec.shifts.items()
         if uri != OFF
     }
+    ood = {}
+    for name, uri in spec.ood.items():
+        require_no_shift(name, shifts, spec.id)
+        if fetch:
+            _fetch_of_hub(uri)
+        ood[name] = far_images(name, uri)
     notes = (*found.notes, *(note for images in shifts.values() for note in images.notes))
     for note in notes:
         log.warning("%s", note)
     if check:
-        for images in (*(parts[p] for p in parts if p != "pretrain"), *shifts.values()):
+        for images in (
+            *(parts[p] for p in parts if p != "pretrain"),
+            *shifts.values(),
+            *ood.values(),
+        ):
             check_headers(images)
     return Suite(
         name=found.name,
@@ -134,6 +154,7 @@ def load_suite(spec: SuiteSpec, *, fetch: bool = True, check: bool = True) -> Su
         class_names=resolve_class_names(spec.class_names, found.classes, found.class_names),
         parts=parts,
         shifts=shifts,
+        ood=ood,
         corruption_plan=corruption_plan(spec.corruptions, found.stored),
         corruption_limit=spec.corruptions.limit,
         corruption_seed=spec.corruptions.seed,

@@ -45,7 +45,7 @@ GET          /evaluations/{id}/slices                  by, where, sort … → S
 GET          /evaluations/{id}/samples                 where, bin, against … → SamplePage
 GET          /evaluations/{id}/samples/traits          where, bin … → SampleTraits
 GET          /samples/{evaluation}/{id}/thumbnail      size → the image
-GET          /runs/{id}/training-images/{id}/thumbnail size → the image
+GET          /runs/{id}/images/{id}/thumbnail          dataset, size → the image
 GET          /evaluations/{id}/calibrators             kind, fit_on, oracle → CalibratorEffect
 GET          /evaluations/{id}/budget                  difference, metric → Budget
 GET          /runs/{id}/slices                         where, role … → SlicePage

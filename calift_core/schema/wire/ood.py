@@ -52,7 +52,7 @@ class OodScore(Frozen):
 class OodSet(Frozen):
     """A set of images that is held against the ID test images.
 
-    `far`: a folder whose images have no label.
+    `far`: of none of the classes, as the suite's `ood` or a folder has them, in no evaluation.
     """
 
     dataset: str

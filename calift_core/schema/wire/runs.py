@@ -225,10 +225,11 @@ class RunGroup(Frozen):
 class Estimate(Frozen):
     """What a run will cost, before it is run; null where it cannot be known here.
 
-    `evaluation_images` are those that models are judged on: test, shifts and corruptions.
+    `evaluation_images` are those that models are judged on: test, shifts, corruptions, far sets.
     `selection_images` are predicted as well: ID validation and calibration, for choosing settings
-    and fitting calibrators. Both count an image once for each model that is judged. `parts` and
-    `shifts` count it once, as does `corrupted_images`, which adds up names and severities.
+    and fitting calibrators. Both count an image once for each model that is judged, far sets once.
+    `parts`, `shifts` and `ood` count it once, as does `corrupted_images`, which adds up names and
+    severities.
     """
 
     train_images: int | None = None
@@ -237,6 +238,7 @@ class Estimate(Frozen):
     selection_images: int | None = None
     parts: dict[str, int] = Field(default_factory=dict)
     shifts: dict[str, int | None] = Field(default_factory=dict)
+    ood: dict[str, int | None] = Field(default_factory=dict)
     corrupted_images: int = 0
     parameters: int | None = None
     seconds: float | None = Field(default=None, description="The whole run, from being taken up")

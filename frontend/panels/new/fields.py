@@ -151,7 +151,8 @@ def of_method(form: Form, *, expanded: bool = False) -> None:
 
 #: Fields of the suite, by path.
 _OWN, _SHIFTS, _CORRUPTIONS = ("suite", "id"), ("suite", "shifts"), ("suite", "corruptions")
-_SHIFTED = {_SHIFTS, *((*_CORRUPTIONS, part) for part in ("names", "severities", "limit"))}
+_FAR = ("suite", "ood")
+_SHIFTED = {_SHIFTS, _FAR, *((*_CORRUPTIONS, part) for part in ("names", "severities", "limit"))}
 
 
 def of_data(form: Form, datasets: Sequence[DatasetInfo]) -> None:
@@ -165,12 +166,16 @@ def of_data(form: Form, datasets: Sequence[DatasetInfo]) -> None:
 
 
 def of_shifts(form: Form) -> None:
-    """What shifts are evaluated."""
+    """What shifts are evaluated, and which far sets are predicted."""
     form.draw(
         [f for f in form.section("suite") if f.path in _SHIFTED],
         columns=2,
         choices={(*_CORRUPTIONS, "names"): CORRUPTIONS},
-        hints={_SHIFTS: "art: /path/to/art", (*_CORRUPTIONS, "limit"): "all"},
+        hints={
+            _SHIFTS: "art: /path/to/art",
+            _FAR: "other: /path/to/other",
+            (*_CORRUPTIONS, "limit"): "all",
+        },
     )
 
 

@@ -72,9 +72,9 @@ def _phases(seconds: Mapping[str, float]) -> str:
 
 def _estimate(validation: Validation) -> None:
     e = validation.estimate
-    shifts = [n for n in e.shifts.values() if n is not None]
-    evaluated = [("test", e.parts.get("test")), ("shifts", sum(shifts)),
-              ("corruptions", e.corrupted_images)]  # fmt: skip
+    shifts, far = (sum(n or 0 for n in sets.values()) for sets in (e.shifts, e.ood))
+    evaluated = [("test", e.parts.get("test")), ("shifts", shifts),
+              ("corruptions", e.corrupted_images), ("far sets", far)]  # fmt: skip
     cards = [
         ("Training images", text.count(e.train_images), ""),
         ("Steps", text.count(e.steps), ""),

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 import struct
 from typing import Any
@@ -14,7 +15,7 @@ from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.listing import ScanBudget
 from calift_core.data.suites.cifar import CIFAR
 from calift_core.data.suites.load import load_suite
-from calift_core.errors import UnknownNameError
+from calift_core.errors import CaliftError, UnknownNameError
 from calift_core.evaluation.items import n_images_of
 from calift_core.schema.suite import BENCHMARK_CORRUPTIONS, EXTRA_CORRUPTIONS, SuiteSpec
 from tests.core.conftest import write_classes
@@ -45,10 +46,12 @@ def as_loaded(suite: str, **more: Any) -> SuiteCounts:
     counts, loaded = count_suite(spec), load_suite(spec)
     assert counts.parts == {part: len(images) for part, images in loaded.parts.items()}
     assert counts.shifts == {name: len(images) for name, images in loaded.shifts.items()}
+    assert counts.ood == {name: len(images) for name, images in loaded.ood.items()}
     assert counts.corruptions == len(loaded.corruption_plan)
     assert counts.evaluated is not None
     assert counts.selection is not None
-    assert counts.evaluated + counts.selection == n_images_of(loaded)
+    assert counts.far is not None
+    assert counts.evaluated + counts.selection + counts.far == n_images_of(loaded)
     assert counts.basis == "counted on this machine"
     assert not counts.absent
     assert not counts.problems
@@ -71,9 +74,11 @@ def test_count__of_folders_is_what_is_loaded(tmp_path, more):
     for part in ("train", "val", "test"):
         write_classes(tmp_path / "parts" / part, PACS, n=5, seed=len(part))
     shifts = {"art": f"folder:{tmp_path}/all", "parts": f"folder:{tmp_path}/parts"}
-    counts = as_loaded(f"folder:{tmp_path}/parts", shifts=shifts, **more)
+    far = {"flat": f"folder:{tmp_path}/all/dog", "nested": f"folder:{tmp_path}/parts"}
+    counts = as_loaded(f"folder:{tmp_path}/parts", shifts=shifts, ood=far, **more)
     assert counts.parts["validation"] == 35
     assert counts.shifts == {"art": 72, "parts": 35}
+    assert counts.ood == {"flat": 18, "nested": 105}
 
 
 @pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "split"])
@@ -195,6 +200,23 @@ def test_count__of_what_is_not_there_is_unknown(pacs, tmp_path):  # noqa: F811
     assert (item.pointer, counts.evaluated) == ("#/suite/shifts/oil", None)
     assert "the shift 'oil': there is no folder" in item.message
     assert sum(counts.parts.values()) == 42
+
+
+def test_count__a_far_set_that_cannot_be_is_named(pacs, tmp_path):  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    for ood, words in {
+        ("a", f"folder:{tmp_path}/none"): "the far set 'a': there is no folder",
+        ("a", f"folder:{tmp_path}/empty"): r"the far set 'a'.*must hold images.*it has none",
+        ("a", "shapes"): "the far set 'a': expected folder:PATH, .*got 'shapes'",
+        ("sketch", f"folder:{tmp_path}"): "'sketch' is a shift of pacs.* cannot name a far set",
+    }.items():
+        suite = SuiteSpec(id=f"pacs:{pacs}#photo", ood=dict([ood]))
+        counts = count_suite(suite)
+        (item,) = (*counts.problems, *counts.absent)
+        assert (item.pointer, counts.far) == (f"#/suite/ood/{ood[0]}", None)
+        assert re.search(words, item.message)
+        with pytest.raises(CaliftError, match=words.removeprefix("the far set 'a': ")):
+            load_suite(suite)
 
 
 def test_count__folders_that_do_not_fit_are_problems(pacs, tmp_path):  # noqa: F811

@@ -60,12 +60,17 @@ def test_work__a_run_trains_predicts_and_validates():
 
 def test_work__corruptions_shifts_and_models_multiply(tmp_path):
     corruptions = {"names": ["fog", "snow"], "severities": [1, 5], "limit": 50}
+    (tmp_path / "far.png").touch()
+    far = {"corruptions": corruptions, "ood": {"far": f"folder:{tmp_path}"}}
     one = count_images(cifar("zero_shot", suite={"corruptions": corruptions}))
     assert one.evaluation_images == 10_000 + 4 * 50
     assert (one.train_images, one.steps, one.trained) == (None, None, 0)
     path = {"run": "abc", "sweep": [0.0, 0.5, 1.0], "alpha": 0.25}  # four models
     many = count_images(cifar("wise_ft", method=path, suite={"corruptions": corruptions}))
     assert many.evaluation_images == 4 * (one.evaluation_images or 0)
+    beside = count_images(cifar("wise_ft", method=path, suite=far))  # a far set is predicted once
+    assert beside.evaluation_images == many.evaluation_images + 1
+    assert beside.estimate().ood == {"far": 1}
     chosen = count_images(cifar("wise_ft", method={"run": "abc", "choose": "one_se", "sweep": []}))
     n_validation = chosen.counts.parts["validation"]
     assert chosen.other_images == len(ONE_SE_PATH) * n_validation

@@ -100,7 +100,7 @@ def evaluating(record: Record) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, configs, photos, paintings):
-    """CaRot on the tiny suite with a shift and two corruptions, left alone."""
+    """CaRot on the tiny suite with a shift, two corruptions and a far set, left alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CALIFT_HOME", str(tmp_path_factory.mktemp("home")))
         spec = RunSpec.model_validate(
@@ -111,6 +111,7 @@ def finished(tmp_path_factory, configs, photos, paintings):
                 "suite": {
                     "id": f"folder:{photos}",
                     "shifts": {"art": f"folder:{paintings}"},
+                    "ood": {"far": f"folder:{paintings}"},
                     "corruptions": {"names": ["contrast"], "severities": [1, 5], "limit": 8},
                     "templates": "photo",
                 },
@@ -129,7 +130,7 @@ def test_run__leaves_what_the_contract_names(finished):
     datasets = [("photos/test", "id"), ("art", "shift")]
     datasets += [(f"contrast/{severity}", "corruption") for severity in (1, 5)]
     assert [(e.dataset, e.role) for e in report.evaluations] == datasets
-    names = [name.replace("/", "_") for name, _ in datasets] + ["calibration", "validation"]
+    names = [name.replace("/", "_") for name, _ in datasets] + ["calibration", "validation", "far"]
     assert {p.name for p in (folder / "predictions").iterdir()} == {f"{n}.parquet" for n in names}
     assert {p.name for p in (folder / "checkpoint").iterdir()} == {
         "classifier.safetensors", "model.json", "model.safetensors", "prompts.npz",
@@ -143,14 +144,24 @@ def test_run__leaves_what_the_contract_names(finished):
     assert report.data["parts"]["test"] == report.evaluations[0].n
 
 
-def test_run__watching_shifts_changes_nothing_but_the_curves(finished, home, tmp_path):
+def test_run__watching_shifts_changes_nothing_but_the_curves_and_far_sets_nothing(
+    finished, home, tmp_path
+):
     spec, folder, _ = finished
     train = spec.train.model_copy(update={"watch_shifts": 5})
-    watching = spec.model_copy(update={"train": train})
+    suite = spec.suite.model_copy(update={"ood": {}})
+    watching = spec.model_copy(update={"train": train, "suite": suite})
     go(watching, tmp_path / "run")
     assert weights(tmp_path / "run") == weights(folder)
     one, other = report_in(tmp_path / "run"), report_in(folder)
     assert (one.summary, one.selection) == (other.summary, other.selection)
+    digests = [[e.predictions_sha256 for e in report.evaluations] for report in (one, other)]
+    assert digests[0] == digests[1]
+    assert (one.data["ood"], other.data["ood"]) == ({}, {"far": 24})
+    # A far set is predicted as a shift is, and has no labels.
+    art, far = (read_predictions(folder / "predictions" / f"{n}.parquet") for n in ("art", "far"))
+    assert (far.logits == art.logits).all()
+    assert not far.labels.any()
     lines = [json.loads(line) for line in curve(tmp_path / "run").splitlines()]
     watched = [line for line in lines if "shift/art/accuracy" in line]
     assert [line["epoch"] for line in watched] == [1.0, 2.0]
