@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.conftest import until
 from tests.e2e.conftest import ROOT, Dashboard, serving_dashboard
 from tests.frontend.conftest import service
 from tests.frontend.driving import TABS
@@ -37,6 +38,8 @@ PLACES = (
     f"calibration?run={ALL}&view=audit",
     "calibration?run={CaRot}&dataset=display"
     "&images=evaluation%3D{CaRot on display}%26lower%3D0.6%26upper%3D1.0",
+    "calibration?run={CaRot}&dataset=display"
+    "&images=evaluation%3D{CaRot on display}%26like%3D{sample}",
     f"decide?run={ALL}", f"decide?run={ALL}&view=ood",
     f"frontier?run={ALL}", "frontier?on=id&run={FLYP path}",
     f"shifts?run={ALL}", f"shifts?run={ALL}&metric=ece",
@@ -150,7 +153,12 @@ def demo(tmp_path_factory):
             for name in RUNS:
                 for one in client.run_evaluations(ids[name]):
                     ids[f"{name} on {one.dataset}"] = one.id
-            ids["sample"] = client.samples(ids["CaRot on display"], limit=1).items[0].id
+            display = ids["CaRot on display"]
+            ids["sample"] = client.samples(display, limit=1).items[0].id
+            assert client.make_feature_map(display).state != "failed"
+            until(
+                lambda: client.feature_map(display).state == "ready", timeout_s=120, what="the map"
+            )
         with serving_dashboard(api, folder, argv=[str(folder / "broken.py")]) as made:
             yield replace(made, service=replace(api, ids=ids))
 
@@ -256,6 +264,9 @@ def visitor(demo, chromium):
 def test_page__has_no_fault_in_either_look(visitor, place):
     visitor.open(place)
     assert visitor.faults(place or "overview") == []
+    if "view=map" in place:
+        plot = "document.querySelector('.js-plotly-plot')._fullData"
+        assert visitor.tab.evaluate(f"{plot}.reduce((n, t) => n + t.x.length, 0)") == 186
     if place in ("runs", "data") or "view=calibrators" in place:  # the widest tables
         scheme, _, height = visitor.looks[0]
         visitor.wear((scheme, 1024, height))

@@ -8,7 +8,7 @@
 Packs every run of the demo into `tests/data/demo-home.tar.xz`: the database, each run's reports and
 predictions. It is small enough for git: of each data set a few images a class are kept, the same
 for all runs, with logits and features rounded, and what is said of them is computed anew from
-these. The models' weights stay out.
+these. The models' weights stay out, and so do the features of all runs but one.
 """
 
 import argparse
@@ -34,6 +34,8 @@ from calift_core.calibration import evaluate_all
 from calift_core.evaluation.path import point_of
 from calift_core.files import sha256_file
 from calift_core.predictions.read import read_predictions
+from calift_core.predictions.rows import read_features
+from calift_core.predictions.training import TRAINING_IMAGES
 from calift_core.predictions.types import Predictions
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import EvaluationReport
@@ -42,9 +44,11 @@ PACKED = Path(__file__).parents[1] / "data" / "demo-home.tar.xz"
 #: Images of a class that are kept by role: a threshold needs many to be chosen on.
 MOST = {"calibration": 16, "shift": 3}
 OTHERS = 6
+#: The run whose features are kept: of its images and of training images.
+FEATURED = "CaRot"
 #: Values are rounded to multiples of these.
 LOGIT, FEATURE = 1 / 8, 1 / 64
-#: Larger files are left out: weights, and the features of training images.
+#: Larger files are left out: weights, and the features of other runs' training images.
 LARGEST = 100_000
 #: Of a service that runs; nothing of it is about a run.
 _VOLATILE = ("outbox", "sessions", "tokens", "turns", "audit", "chores", "workers")
@@ -101,15 +105,15 @@ class Recorder:
             for table in _VOLATILE:
                 self.database.execute(f"DELETE FROM {table}")
             self.database.execute("UPDATE runs SET owner = 'worker'")
-            for (run_id,) in self._rows("SELECT id FROM runs"):
-                self._run(run_id)
+            for run_id, name in self._rows("SELECT id, name FROM runs"):
+                self._run(run_id, featured=name == FEATURED)
             self.database.commit()
             self.database.execute("VACUUM")
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         return self.database.execute(query, values).fetchall()
 
-    def _run(self, run_id: str) -> None:
+    def _run(self, run_id: str, *, featured: bool) -> None:
         (body,) = self._rows("SELECT body FROM reports WHERE run_id = ?", run_id)[0]
         report = json.loads(body)
         evaluated = {one["dataset"]: one for one in report["evaluations"]}
@@ -118,9 +122,14 @@ class Recorder:
         ):
             path = self.source.path(sha256)
             if name.startswith("predictions/"):
-                self._predictions(run_id, name, path, evaluated)
+                whole = read_predictions(path)
+                if featured:
+                    whole = replace(whole, features=read_features(path))
+                self._predictions(run_id, name, whole, evaluated)
             elif name.endswith("prompts.npz"):
-                self._prompts(run_id, name, path)
+                self._rounded(run_id, name, path, "heads")
+            elif name.endswith(TRAINING_IMAGES) and featured:
+                self._rounded(run_id, name, path, "features")
             elif size <= LARGEST:
                 self._store(run_id, name, path)
         judged = [EvaluationReport.model_validate(one) for one in evaluated.values()]
@@ -135,8 +144,10 @@ class Recorder:
         found = {name: summary[name] for name in columns}
         self._update("runs", "id", run_id, summary=json.dumps(summary), **found)
 
-    def _predictions(self, run_id: str, name: str, path: Path, evaluated: dict[str, Any]) -> None:
-        kept = trimmed(read_predictions(path))
+    def _predictions(
+        self, run_id: str, name: str, whole: Predictions, evaluated: dict[str, Any]
+    ) -> None:
+        kept = trimmed(whole)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "kept.parquet"
             digest = write_predictions(file, kept)
@@ -152,12 +163,12 @@ class Recorder:
             said = {"report": json.dumps(evaluated[of]), "predictions_sha256": digest}
             self._update("evaluations", "id", one, **said)
 
-    def _prompts(self, run_id: str, name: str, path: Path) -> None:
+    def _rounded(self, run_id: str, name: str, path: Path, of: str) -> None:
         with np.load(path, allow_pickle=False) as file:
             held = {key: file[key] for key in file.files}
-        held["heads"] = _rounded(held["heads"], FEATURE)
+        held[of] = _rounded(held[of], FEATURE)
         with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / "prompts.npz"
+            made = Path(folder) / "made.npz"
             np.savez_compressed(made, **held)
             self._store(run_id, name, made)
 
