@@ -102,7 +102,8 @@ def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard):
     app = page("decide", run=run, view="ood", beside="textures")
     assert " of textures" in charts_of(app)[0]
     images = [item for one in components_of(app, "gallery") for item in one["items"]]
-    assert len(images) == 24
+    row = ood.of_score(found.sets[-1], best)
+    assert [item["label"] for item in images] == [*row.above, *row.below]
     assert all(f"run={run}&dataset=textures&sample=" in item["src"] for item in images)
 
 
