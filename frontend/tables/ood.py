@@ -51,10 +51,10 @@ def answer(found: OodDetection) -> str:
     groups = {
         lead: [one for one in found.sets if one.role == role] for role, lead in _GROUPS.items()
     }
-    told = {lead: _answer(sets) for lead, sets in groups.items() if sets}
-    if len(told) > 1:
-        return " ".join(f"{lead}{sentences}" for lead, sentences in told.items())
-    (alone,) = told.values()
+    answers = {lead: _answer(sets) for lead, sets in groups.items() if sets}
+    if len(answers) > 1:
+        return " ".join(f"{lead}{answer}" for lead, answer in answers.items())
+    (alone,) = answers.values()
     return f"{alone[0].upper()}{alone[1:]}"
 
 
