@@ -49,7 +49,7 @@ class OodAnswers(ScoredPredictions):
             PredictionsError: predictions cannot be read.
         """
         tested = {s.source.dataset or s.target: s for s in self._library.tested(run)}
-        roles = {name: s.source.role or "id" for name, s in tested.items()}
+        roles: dict[str, str] = {name: s.source.role or "id" for name, s in tested.items()}
         own_name = next((n for n, role in roles.items() if role == "id"), None)
         if own_name is None:
             raise NotFoundError(
