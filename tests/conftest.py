@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ SHARED = {
     for group, files in {
         "browser": [
             "e2e/test_browser.py", "e2e/test_clicks.py", "e2e/test_corrections.py",
-            "e2e/test_door.py", "e2e/test_looks.py", "e2e/test_narrow.py", "e2e/test_pictures.py",
+            "e2e/test_login.py", "e2e/test_looks.py", "e2e/test_narrow.py", "e2e/test_pictures.py",
         ],
         "stack": ["backend/test_embedded.py", "e2e/test_methods_served.py"],
     }.items()
@@ -179,6 +180,18 @@ def until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = 
         if waited > timeout_s:
             raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
         time.sleep(min(max(0.01, waited / 10), 0.1))
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """What calls give that are made at the same moment; the first error is raised."""
+    gate = threading.Barrier(len(calls))
+
+    def call(one: Callable[[], Any]) -> Any:
+        gate.wait()
+        return one()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(call, calls))
 
 
 def free_port() -> int:
@@ -468,6 +481,45 @@ def api(app: Any, settings: Any) -> Iterator[Any]:
         yield caller
 
 
+@pytest.fixture
+def services(app: Any) -> Any:
+    """The application's parts."""
+    return app.state.services
+
+
+@pytest.fixture
+def bare(app: Any) -> Iterator[Any]:
+    """Calls without a token; server errors come as answers."""
+    from starlette.testclient import TestClient
+
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
+        yield caller
+
+
+@contextmanager
+def as_admin(settings: Any, **client: Any) -> Iterator[Any]:
+    """Calls an application of these settings, without its housekeeper, as admin."""
+    from starlette.testclient import TestClient
+
+    from backend.main import create_app
+
+    app = create_app(settings, housekeeping=False)
+    with TestClient(app, **{"base_url": "http://127.0.0.1", **client}) as caller:
+        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+        yield caller
+
+
+def walked(api: Any, path: str, **query: Any) -> list[Any]:
+    """The items of every page of a list."""
+    found, cursor = [], {}
+    while True:
+        page = api.get(path, params=query | cursor).json()
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found
+        cursor = {"cursor": page["next_cursor"]}
+
+
 @contextmanager
 def serving(app: Any, port: int | None = None) -> Iterator[str]:
     """Serve an application on a free loopback port from a thread; its address."""
@@ -602,21 +654,25 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         datasets: tuple[tuple[str, str], ...] = (("id", "id"), ("sketch", "shift")),
         run_id: str | None = None,
         predict: Callable[[str, str], Any] | None = None,
+        more: Mapping[str, Any] | None = None,
+        keep: Any = "full",
         selection: Any = None,
+        model: Any = None,
         **spec: Any,
     ) -> str:
         from backend.storage.artifacts import publish_artifact
         from calift_core.analysis.report import summarise
+        from calift_core.predictions.types import predictions_name
         from calift_core.predictions.write import write_predictions
         from calift_core.schema.report import Report
-        from tests.support import said
+        from tests.support import recorded
 
         run_spec = spec_of(**spec) if run_id is None else spec_of(**store.runs.get(run_id).spec)
         run_id = run_id or str(store.runs.submit(run_spec))
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         attempt = claim.attempt
-        told = said.training(
+        told = recorded.training(
             20,
             lambda step: {"loss": 1 / step, "lr": 1e-5},
             spectra={20: example_spectrum()},
@@ -624,23 +680,32 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         )
         reports: list[Any] = []
         named = []
+
+        def stored(dataset: str, predictions: Any) -> tuple[str, str]:
+            file = tmp_path / "made" / run_id / f"{dataset}.parquet"
+            digest, name = (
+                write_predictions(file, predictions, keep=keep),
+                predictions_name(dataset),
+            )
+            assert publish_artifact(
+                store.files, artifacts, run_id, attempt, name=name, kind="predictions", path=file
+            )
+            return digest, name
+
         for index, (dataset, role) in enumerate(datasets):
             if predict is not None:
                 predictions = predict(dataset, role)
             else:
                 predictions = example_predictions(seed * 10 + index, dataset=dataset, role=role)
-            file = tmp_path / "made" / run_id / f"{dataset}.parquet"
-            digest = write_predictions(file, predictions)
-            name = f"predictions/{dataset}.parquet"
-            assert publish_artifact(
-                store.files, artifacts, run_id, attempt, name=name, kind="predictions", path=file
-            )
+            digest, name = stored(dataset, predictions)
             reports.append(example_evaluation(predictions, digest))
             named.append((reports[-1], name))
+        for dataset, predictions in (more or {}).items():
+            stored(dataset, predictions)
         summary = summarise(reports, 0.3)
-        told += said.evaluating(named)
-        told += said.ending(example_spectrum(1.2), summary, steps=20)
-        assert store.records.record(run_id, attempt, said.as_said(told))
+        told += recorded.evaluating(named)
+        told += recorded.ending(example_spectrum(1.2), summary, steps=20)
+        assert store.records.record(run_id, attempt, recorded.checked(told))
         assert store.records.append_log(run_id, attempt, "all went well\n")
         report = Report(
             run_id=run_id,
@@ -652,7 +717,7 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
             evaluations=reports,
             spectrum=example_spectrum(1.2),
             selection=selection or {},
-            model={},
+            model=model or {},
             data={},
             timings_s={"training": 1.0},
             environment={"python": "3"},

@@ -16,7 +16,6 @@ from starlette.testclient import TestClient
 
 from backend.explore.precomputing import ComparisonPrecomputer
 from backend.main import create_app
-from backend.storage.artifacts import publish_artifact
 from calift_core import calibration
 from calift_core.analysis.condition import Samples, matching
 from calift_core.analysis.draws import Draws
@@ -24,23 +23,15 @@ from calift_core.analysis.slices import slice_page
 from calift_core.calibration import Binning
 from calift_core.errors import ServiceError, SpecError
 from calift_core.predictions.read import read_predictions
-from calift_core.predictions.write import write_predictions
-from calift_core.schema.report import Report, Summary
 from calift_core.schema.wire.queries import SlicesQuery
 from calift_core.schema.wire.results import Source
-from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
-from tests.support import said
+from tests.conftest import example_predictions
 
 SETS = (("id", "id"), ("sketch", "shift"), ("noise/3", "corruption"))
 
 
 @pytest.fixture
-def services(app):
-    return app.state.services
-
-
-@pytest.fixture
-def make_run(services, tmp_path):
+def make_run(services, finished_run):
     """A finished run with predictions of its evaluations and of its ID calibration split."""
 
     def make(
@@ -54,64 +45,47 @@ def make_run(services, tmp_path):
         started="",
         **spec,
     ):
-        store, artifacts = services.store, services.artifacts
-        run_id = store.runs.submit(
-            spec_of(name=f"run {seed}", **{"method": {"kind": kind}, **spec})
-        )
-        claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
-        assert claim is not None
-        folder = tmp_path / "made" / run_id
-        reports, named = [], []
+        def stamped(predictions):
+            if kind != "zero_shot":
+                return predictions
+            return replace(
+                predictions, metadata=replace(predictions.metadata, model_sha256=started)
+            )
 
-        def stored(name, predictions):
-            if kind == "zero_shot":
-                told_by = replace(predictions.metadata, model_sha256=started)
-                predictions = replace(predictions, metadata=told_by)
-            digest = write_predictions(folder / f"{name}.parquet", predictions, keep=keep)
-            assert publish_artifact(
-                store.files, artifacts, run_id, 1, name=f"predictions/{name}.parquet",
-                kind="predictions", path=folder / f"{name}.parquet",
-            )  # fmt: skip
-            return digest
+        def predict(dataset, role):
+            at = [name for name, _ in SETS].index(dataset)
+            made = example_predictions(at, dataset=dataset, role=role)
+            noise = np.random.default_rng(100 + seed).normal(size=made.logits.shape)
+            sources = np.array([f"source {i % 30}" for i in range(len(made))])
+            return stamped(
+                replace(
+                    made,
+                    logits=made.logits + seed * noise.astype(np.float32),
+                    clusters=sources if role == "corruption" else None,
+                )
+            )
 
-        for index, (dataset, role) in enumerate(SETS):
-            made = example_predictions(index, dataset=dataset, role=role)
-            rng = np.random.default_rng(100 + seed)
-            moved = made.logits + seed * rng.normal(size=made.logits.shape).astype(np.float32)
-            made = type(made)(
-                ids=made.ids, labels=made.labels, logits=moved, metadata=made.metadata,
-                clusters=np.array([f"source {i % 30}" for i in range(len(made))])
-                if role == "corruption" else None,
-            )  # fmt: skip
-            name = dataset.replace("/", "_")
-            if dataset == far:
-                metadata = replace(made.metadata, dataset="far", role="far")
-                stored("far", replace(made, metadata=metadata))
-            reports.append(example_evaluation(made, stored(name, made)))
-            named.append((reports[-1], f"predictions/{name}.parquet"))
+        def part(number, name, role="calibration", **about):
+            dataset = f"suite/{name}"
+            return {
+                dataset: stamped(example_predictions(number, dataset=dataset, role=role, **about))
+            }
+
+        parts = {}
         if calibration_split:
-            stored("cal", example_predictions(50, dataset="suite/calibration", role="calibration"))
-            stored("val", example_predictions(51, dataset="suite/validation", role="validation"))
+            parts = part(50, "calibration") | part(51, "validation", "validation")
         for level in range(perturbed):
-            stored(
-                f"noisy{level}",
-                example_predictions(
-                    60 + level, dataset=f"suite/calibration+noise/{level}", role="calibration",
-                    source_dataset="suite/calibration",
-                ),
-            )  # fmt: skip
-        told = [said.phase("loading"), *said.evaluating(named)]
-        told += said.ending(example_spectrum(), Summary(), steps=0)
-        assert store.records.record(run_id, 1, said.as_said(told))
-        report = Report(
-            run_id=run_id, name="a run", spec={}, spec_sha256="", resolved={}, summary=Summary(),
-            evaluations=reports, spectrum=None, selection={}, model={"start_sha256": started},
-            data={}, timings_s={}, environment={},
+            source = {"source_dataset": "suite/calibration"}
+            parts |= part(60 + level, f"calibration+noise/{level}", **source)
+        if far:  # the same images, as a far set
+            made = predict(far, dict(SETS)[far])
+            about = replace(made.metadata, dataset="far", role="far")
+            parts["far"] = replace(made, metadata=about)
+        named = {"name": f"run {seed}", "method": {"kind": kind}} | spec
+        return finished_run(
+            services.store, services.artifacts, datasets=SETS, predict=predict, more=parts,
+            keep=keep, model={"start_sha256": started}, **named,
         )  # fmt: skip
-        assert store.claims.finish(
-            run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json")
-        )
-        return run_id
 
     return make
 
@@ -139,9 +113,6 @@ def refused(api: TestClient, path: str, status: int, code: str, **params: Any) -
 def one(api, make_run):
     """A run's evaluations by data set."""
     return evaluations(api, make_run())
-
-
-# ---- Reliability and measures ------------------------------------------------------------------
 
 
 def test_reliability__agrees_with_the_stored_report(api, one):
@@ -206,9 +177,6 @@ def test_audit__batches_read_higher_the_smaller_they_are(api, one):
     for row in rows.values():
         assert row["null_mean"] is not None
         assert row["note"]
-
-
-# ---- Slices ------------------------------------------------------------------------------------
 
 
 def test_slices__classes_make_up_the_whole(api, one):
@@ -328,8 +296,6 @@ def test_run_slices__one_condition_on_every_data_set(api, one):
     refused(api, "/runs/none/slices", 404, "NOT_FOUND")
 
 
-# ---- The condition's grammar -------------------------------------------------------------------
-
 _LEAVES = st.one_of(
     st.tuples(st.just("confidence"), st.sampled_from(["<", "<=", ">", ">="]), st.floats(0, 1)).map(
         lambda t: f"{t[0]} {t[1]} {t[2]!r}"
@@ -401,8 +367,6 @@ def test_condition__by_hand(samples):
     odd = matching(samples, "confidence >= .5 and correct == false or rank > 2")
     assert (odd == (scores.confidences >= 0.5) & ~scores.correct | (scores.rank > 2)).all()
 
-
-# ---- Calibrators -------------------------------------------------------------------------------
 
 KINDS = ("temperature", "vector", "histogram", "isotonic")
 
@@ -575,9 +539,6 @@ def test_transfer__without_a_calibration_split_every_row_is_an_oracle(api, make_
     assert any("Every row here is an oracle" in note for note in matrix["notes"])
 
 
-# ---- Planning and groups -----------------------------------------------------------------------
-
-
 def test_budget__a_smaller_difference_takes_more_and_what_is_detectable_takes_n(api, make_run):
     a, b = evaluations(api, make_run(seed=0))["id"], evaluations(api, make_run(seed=1))["id"]
     path = f"/evaluations/{a['id']}/budget"
@@ -683,7 +644,7 @@ def test_leaders__stand_on_the_mean_of_what_all_were_tested_on(api, make_run):
     assert by_accuracy["standings"][-1]["run_id"] == ids[2]
 
 
-def test_foreseen__a_finished_run_is_compared_with_zero_shot_before_anybody_asks(
+def test_precomputed__a_finished_run_is_compared_with_zero_shot_before_anybody_asks(
     api, app, make_run, settings, monkeypatch
 ):
     services = app.state.services
@@ -827,9 +788,6 @@ def test_compare__is_written_for_people(client, make_run, capsys, monkeypatch):
     assert said.index("95 % interval") < said.index("same samples")
 
 
-# ---- The service around it ---------------------------------------------------------------------
-
-
 def test_memory__a_new_name_shows_in_what_is_remembered(api, one):
     e = one["id"]
     paths = [f"/evaluations/{e['id']}/{what}" for what in ("reliability", "slices", "metrics")]
@@ -894,9 +852,6 @@ def test_top_k__what_needs_all_logits_says_so(api, make_run):
     refused(api, f"/evaluations/{e['id']}/slices", 422, "INVALID_SPEC", temperature=2)
 
 
-# ---- The command, asking the service -----------------------------------------------------------
-
-
 @pytest.mark.parametrize("settings_of_the_command", [(), ("--bins", "4")])
 def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     served, settings, make_run, capsys, monkeypatch, settings_of_the_command
@@ -932,9 +887,6 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     assert status == 1
     assert "is a run" in told["error"]["message"]
     assert f"{by_set['sketch'].id} (sketch)" in told["error"]["hint"]
-
-
-# ---- Out-of-distribution detection ---------------------------------------------------------------
 
 
 def test_ood__is_of_stored_logits_and_what_is_missing_is_said(api, make_run):

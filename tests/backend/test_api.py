@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,14 @@ from starlette.testclient import TestClient
 from backend.http.authentication import hash_token
 from backend.http.problems import MEDIA_TYPE
 from backend.main import create_app
-from backend.routes.deps import allow, scope_of
+from backend.routes.deps import scope_of
 from backend.store.engine import writing
 from calift_core import calibration
 from calift_core.data.suites.load import load_suite
 from calift_core.schema import records as r
 from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.service import Problem
-from tests.conftest import example_predictions, example_spectrum, spec_of
+from tests.conftest import as_admin, at_once, example_predictions, example_spectrum, spec_of, walked
 
 SPEC = {"name": "a run", "method": {"kind": "carot"}}
 SNAPSHOT = Path(__file__).parent / "openapi.json"
@@ -36,18 +35,6 @@ SNAPSHOT = Path(__file__).parent / "openapi.json"
 def settings(make_settings, database_url):
     """Hundreds of calls in a moment, from one address: the limit has a test of its own."""
     return make_settings(database_url=database_url, requests_per_minute=10_000_000)
-
-
-@pytest.fixture
-def services(app):
-    return app.state.services
-
-
-@pytest.fixture
-def bare(app):
-    """Calls without any header of ours; server errors come as answers."""
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
-        yield caller
 
 
 def problem(response: Any, status: int, code: str) -> Problem:
@@ -65,9 +52,6 @@ def submit(api: TestClient, **body: Any) -> dict[str, Any]:
     response = api.post("/api/v1/runs", json={"spec": SPEC} | body)
     assert response.status_code == 202, response.text
     return dict(response.json())
-
-
-# ------------------------------------------------------------------------------------- auth
 
 
 def operations(app: Any) -> list[tuple[str, str]]:
@@ -92,71 +76,41 @@ def flat(routes: Any, prefix: str = "") -> Iterator[Any]:
 
 #: What a route asks for. A route that is not here must be added on purpose.
 SCOPES = {
-    "get_health": "open",
-    "get_readiness": "open",
-    "submit_run": "submit",
-    "validate_run": "submit",
-    "patch_run": "submit",
-    "cancel_run": "submit",
-    "retry_run": "submit",
-    "clone_run": "submit",
-    "continue_run": "submit",
-    "delete_run": "admin",
-    "import_predictions": "submit",
-    "submit_evaluation": "submit",
-    "validate_evaluation": "submit",
-    "cancel_evaluation_job": "submit",
-    "retry_evaluation_job": "submit",
-    "delete_evaluation_job": "admin",
-    "change_runs": "submit",
-    "save_view": "submit",
-    "tag_images": "submit",
-    "make_feature_map": "submit",
-    "delete_view": "submit",
-    "drain_worker": "admin",
-    "resume_worker": "admin",
-    "make_token": "read",
-    "list_audit": "admin",
-    "preview_prune": "admin",
-    "prune": "admin",
-    "submit_sweep": "submit",
-    "validate_sweep": "submit",
-    "scan_dataset": "submit",
-    "find_copies": "submit",
-    "list_folders": "submit",
-    "upload_dataset": "submit",
-    "delete_dataset": "submit",
-    "cancel_sweep": "submit",
-    "pause_sweep": "submit",
-    "resume_sweep": "submit",
-    "retry_sweep": "submit",
-} | dict.fromkeys(
-    [
-        "list_runs", "list_run_groups", "get_run", "get_metrics", "stream_events", "list_events",
-        "list_checkpoints",
-        "list_artifacts", "download_artifact", "get_logs", "list_run_evaluations", "list_spectra",
-        "get_report", "get_frontier", "list_evaluations", "get_evaluation", "get_reliability",
-        "list_prompts",
-        "get_measures", "get_audit", "list_slices", "list_run_slices", "get_calibrator",
-        "get_transfer", "get_budget", "list_samples", "get_sample_traits", "get_thumbnail",
-        "get_run_thumbnail", "list_image_tags", "get_feature_map",
-        "get_sample_looks", "list_doubtful_labels", "list_sample_answers",
-        "download_predictions", "compare_runs", "get_leaders", "get_ledger", "get_decision",
-        "get_ood", "get_bound_monitor", "get_stats", "try_picture", "get_text_features",
-        "download_model",
-        "judge_predictions",
-        "correct_labels",
-        "list_initial_runs", "list_methods", "list_models",
-        "list_datasets", "list_suites", "list_workers", "get_openapi", "get_docs",
-        "open_session", "make_link", "get_visitor",
-        "end_session", "list_evaluation_jobs", "get_evaluation_job", "list_job_evaluations",
-        "stream_evaluation_job_events", "list_evaluation_job_events", "get_evaluation_job_logs",
-        "end_session", "list_views", "get_view", "list_tokens", "revoke_token", "scrape_metrics",
-        "end_session",
-        "list_sweeps", "get_sweep", "list_sweep_runs", "get_sweep_verdict",
-    ],
-    "read",
-)  # fmt: skip
+    name: scope
+    for scope, names in {
+        "open": """
+            get_health get_readiness
+        """,
+        "submit": """
+            submit_run validate_run patch_run cancel_run retry_run clone_run continue_run
+            import_predictions submit_evaluation validate_evaluation cancel_evaluation_job
+            retry_evaluation_job change_runs save_view tag_images make_feature_map delete_view
+            submit_sweep validate_sweep scan_dataset find_copies list_folders upload_dataset
+            delete_dataset cancel_sweep pause_sweep resume_sweep retry_sweep
+        """,
+        "admin": """
+            delete_run delete_evaluation_job drain_worker resume_worker list_audit preview_prune
+            prune
+        """,
+        "read": """
+            make_token list_runs list_run_groups get_run get_metrics stream_events list_events
+            list_checkpoints list_artifacts download_artifact get_logs list_run_evaluations
+            list_spectra get_report get_frontier list_evaluations get_evaluation get_reliability
+            list_prompts get_measures get_audit list_slices list_run_slices get_calibrator
+            get_transfer get_budget list_samples get_sample_traits get_thumbnail list_image_tags
+            get_feature_map get_sample_looks list_doubtful_labels list_sample_answers
+            download_predictions compare_runs get_leaders get_ledger get_decision get_ood
+            get_bound_monitor get_stats try_picture get_text_features download_model
+            judge_predictions correct_labels list_initial_runs list_methods list_models
+            list_datasets list_suites list_workers get_openapi get_docs open_session make_link
+            get_visitor end_session list_evaluation_jobs get_evaluation_job list_job_evaluations
+            stream_evaluation_job_events list_evaluation_job_events get_evaluation_job_logs
+            list_views get_view list_tokens revoke_token scrape_metrics list_sweeps get_sweep
+            list_sweep_runs get_sweep_verdict get_run_thumbnail
+        """,
+    }.items()
+    for name in names.split()
+}
 
 
 def test_scopes__every_route_has_the_scope_that_was_decided(app):
@@ -164,26 +118,27 @@ def test_scopes__every_route_has_the_scope_that_was_decided(app):
     assert found == SCOPES
 
 
+def add_token(services: Any, token_id: str, name: str, scope: str) -> dict[str, str]:
+    """A header of a new token."""
+    token = f"{token_id}.{'s' * 32}"
+    services.store.tokens.add(token_id, name=name, scope=scope, secret_sha256=hash_token(token))
+    return {"Authorization": f"Bearer {token}"}
+
+
 def tokens(services: Any) -> dict[str, str | None]:
     """A header value for each kind of caller."""
-    made = {}
-    for scope in ("read", "submit", "admin"):
-        made[scope] = f"clft_{scope}.{'s' * 32}"
-        services.store.tokens.add(
-            f"clft_{scope}", name=scope, scope=scope, secret_sha256=hash_token(made[scope])
-        )
-    for name in ("expired", "revoked"):
-        made[name] = f"clft_{name}.{'s' * 32}"
-        services.store.tokens.add(
-            f"clft_{name}", name=name, scope="admin", secret_sha256=hash_token(made[name])
-        )
+    scopes = {"read": "read", "submit": "submit", "admin": "admin"}
+    made = {
+        name: add_token(services, f"clft_{name}", name, scope)["Authorization"]
+        for name, scope in (scopes | dict.fromkeys(("expired", "revoked"), "admin")).items()
+    }
     services.store.tokens.revoke("clft_revoked")
     with writing(services.store.engine) as connection:
         connection.execute(
             text("UPDATE tokens SET expires_at = created_at - 1 WHERE id = 'clft_expired'")
         )
     admin = services.settings.admin_token()
-    return {
+    return made | {
         "none": None,
         "empty": "",
         "another kind": f"Basic {admin}",
@@ -192,11 +147,12 @@ def tokens(services: Any) -> dict[str, str | None]:
         "another's secret": f"Bearer clft_read.{'t' * 32}",
         "unknown": "Bearer clft_nobody.ssssssssssssssssssssssss",
         "control characters": "Bearer a\tb.c",
-    } | {name: f"Bearer {value}" for name, value in made.items()}
+    }
 
 
 def test_auth__matrix_of_every_route_and_every_kind_of_token(app, bare, services):
     ranks = ["read", "submit", "admin"]
+    nonsense = "?limit=x&cursor=%ED%B2%80"  # of which a stranger learns nothing
     needed = {
         (method, re.sub(r"\{[^}]+\}", "abc", path)): SCOPES[item["operationId"]]
         for path, methods in app.openapi()["paths"].items()
@@ -205,10 +161,11 @@ def test_auth__matrix_of_every_route_and_every_kind_of_token(app, bare, services
     seen = set()
     for kind, header in tokens(services).items():
         for method, path in operations(app):
-            response = bare.request(
-                method, path, headers={} if header is None else {"Authorization": header}
-            )
             scope = needed[method, path]
+            asked = path + nonsense * (kind not in ranks and scope != "open")
+            response = bare.request(
+                method, asked, headers={} if header is None else {"Authorization": header}
+            )
             seen.add((method, path))
             if scope == "open":
                 assert response.status_code == 200
@@ -255,13 +212,10 @@ def test_auth__route_added_later_is_closed(settings, home):
     app.router.routes.append(Route("/raw", raw))
     app.router.routes.append(Mount("/mounted", routes=[Route("/", raw)]))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
-        read = f"clft_r.{'s' * 32}"
-        app.state.services.store.tokens.add(
-            "clft_r", name="r", scope="read", secret_sha256=hash_token(read)
-        )
+        read = add_token(app.state.services, "clft_r", "r", "read")
         for path in ("/api/v1/forgotten", "/loose"):
             problem(caller.get(path), 401, "UNAUTHENTICATED")
-            problem(caller.get(path, headers={"Authorization": f"Bearer {read}"}), 403, "FORBIDDEN")
+            problem(caller.get(path, headers=read), 403, "FORBIDDEN")
         for path in ("/raw", "/mounted/"):
             response = caller.get(path)
             assert response.status_code == 500
@@ -271,14 +225,6 @@ def test_auth__route_added_later_is_closed(settings, home):
 def test_auth__unknown_paths_say_nothing_without_a_token(bare):
     for method, path in (("GET", "/"), ("GET", "/doc"), ("PUT", "/api/v1/runs"), ("GET", "/x/y")):
         problem(bare.request(method, path), 401, "UNAUTHENTICATED")
-
-
-def test_auth__body_of_a_stranger_is_not_read(bare):
-    response = bare.post("/api/v1/runs", json={"spec": SPEC})
-    problem(response, 401, "UNAUTHENTICATED")
-
-
-# --------------------------------------------------------------------------------- problems
 
 
 def test_problem__of_every_kind(api, services, finished_run):
@@ -317,24 +263,11 @@ def test_problem__of_every_kind(api, services, finished_run):
     problem(api.delete(f"/api/v1/runs/{queued}"), 409, "CONFLICT")
 
 
-def test_problem__parameters_and_bodies_say_where(api):
+def test_problem__says_where_and_what_was_meant(api):
     found = problem(api.get("/api/v1/runs?limit=201&sort=size"), 422, "INVALID_REQUEST")
     assert {(e["in"], e["parameter"]) for e in found.errors} == {
         ("query", "limit"),
         ("query", "sort"),
-    }
-    found = problem(
-        api.post("/api/v1/runs", json={"spec": SPEC, "priority": 11, "extra": 1}),
-        422,
-        "INVALID_REQUEST",
-    )
-    assert {e["pointer"] for e in found.errors} == {"#/priority", "#/extra"}
-    spec = SPEC | {"train": {"lr": -1, "epochs": 0}, "method": {"kind": "carot", "lambda_oc": -1}}
-    found = problem(api.post("/api/v1/runs", json={"spec": spec}), 422, "INVALID_SPEC")
-    assert {e["pointer"] for e in found.errors} == {
-        "#/spec/train/lr",
-        "#/spec/train/epochs",
-        "#/spec/method/lambda_oc",
     }
     found = problem(
         api.post("/api/v1/runs", json={"spec": SPEC | {"method": {"kind": "carrot"}}}),
@@ -391,12 +324,9 @@ def test_problem__unexpected_error_shows_nothing_of_itself(bare, settings, servi
 
 def test_problem__too_many_requests(make_settings, sqlite_url):
     settings = make_settings(database_url=sqlite_url, requests_per_minute=40)
-    app = create_app(settings, housekeeping=False)
-    with TestClient(app, base_url="http://127.0.0.1") as caller:
-        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+    with as_admin(settings) as caller:
         answers = [caller.get("/api/v1/methods") for _ in range(30)]
         refused = [a for a in answers if a.status_code == 429]
-        assert refused
         assert len(refused) >= 15
         problem(refused[0], 429, "RATE_LIMITED")
         assert int(refused[0].headers["retry-after"]) >= 1
@@ -404,16 +334,8 @@ def test_problem__too_many_requests(make_settings, sqlite_url):
         for _ in range(10):
             assert caller.get("/api/v1/methods", headers={"Authorization": ""}).status_code == 401
         assert caller.get("/api/v1/methods", headers={"Authorization": ""}).status_code == 429
-
-
-def test_problem__no_rate_holds_for_probes(make_settings, sqlite_url):
-    """A container whose health check got six 429s was ended."""
-    settings = make_settings(database_url=sqlite_url, requests_per_minute=40)
-    with TestClient(
-        create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
-    ) as caller:
-        while caller.get("/api/v1/methods").status_code != 429:
-            pass  # a stranger from the same address
+        # A container whose health check got six 429s was ended: no rate holds for probes.
+        del caller.headers["Authorization"]
         for path in ("/api/v1/health", "/api/v1/readyz"):
             for method in ("GET", "HEAD"):
                 assert {caller.request(method, path).status_code for _ in range(15)} == {200}
@@ -421,22 +343,17 @@ def test_problem__no_rate_holds_for_probes(make_settings, sqlite_url):
             assert caller.post(path, json={}).status_code in (401, 429)
 
 
-def test_problem__queue_cap(make_settings, sqlite_url):
-    settings = make_settings(database_url=sqlite_url, max_queued=2)
-    with TestClient(
-        create_app(settings, housekeeping=False), base_url="http://127.0.0.1"
-    ) as caller:
-        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
+@pytest.mark.parametrize("limit", ["max_queued", "quota_queued"])
+def test_problem__queue_cap(make_settings, sqlite_url, limit):
+    with as_admin(make_settings(database_url=sqlite_url, **{limit: 2})) as caller:
         first = submit(caller)["id"]
         submit(caller)
-        problem(caller.post("/api/v1/runs", json={"spec": SPEC}), 429, "QUEUE_FULL")
+        refused = problem(caller.post("/api/v1/runs", json={"spec": SPEC}), 429, "QUEUE_FULL")
+        assert limit == "max_queued" or "2 runs of admin are waiting" in refused.detail
         problem(caller.post(f"/api/v1/runs/{first}/clone", json={}), 429, "QUEUE_FULL")
         caller.post(f"/api/v1/runs/{first}/cancel")
         submit(caller)
         problem(caller.post(f"/api/v1/runs/{first}/retry"), 429, "QUEUE_FULL")
-
-
-# ------------------------------------------------------------------------------------- runs
 
 
 def test_submit__answers_202_with_location(api):
@@ -447,17 +364,6 @@ def test_submit__answers_202_with_location(api):
     assert run["phase"] == "QUEUED"
     assert run["spec"]["method"]["lambda_oc"] == 0.2, "defaults are filled in"
     assert api.get(response.headers["location"]).json() == run
-
-
-def test_submit__idempotency_key(api):
-    headers = {"Idempotency-Key": "k-1"}
-    first = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
-    again = api.post("/api/v1/runs", json={"spec": SPEC}, headers=headers)
-    assert again.status_code == 202
-    assert again.json()["id"] == first.json()["id"]
-    other = api.post("/api/v1/runs", json={"spec": SPEC | {"notes": "x"}}, headers=headers)
-    problem(other, 409, "IDEMPOTENCY_KEY_REUSED")
-    assert api.get("/api/v1/runs").json()["total"] == 1
 
 
 def test_validate__tells_faults_and_costs_without_storing(api, tmp_path):
@@ -504,17 +410,9 @@ def test_submit__exposed_service_reads_only_its_roots(make_settings, sqlite_url,
         for index in range(20):
             (root / "photos" / name / f"{index}.png").touch()
     (root / "out").symlink_to("/")
-    token = "ci." + "s" * 32
-    settings = make_settings(
-        database_url=sqlite_url,
-        host="0.0.0.0",
-        token=token,
-        allowed_hosts=["calift.example"],
-        data_roots=[root],
-    )
-    app = create_app(settings, housekeeping=False)
-    with TestClient(app, base_url="http://calift.example") as caller:
-        caller.headers["Authorization"] = f"Bearer {token}"
+    exposed = {"host": "0.0.0.0", "token": "ci." + "s" * 32, "allowed_hosts": ["calift.example"]}
+    settings = make_settings(database_url=sqlite_url, data_roots=[root], **exposed)
+    with as_admin(settings, base_url="http://calift.example") as caller:
 
         def faults(**changes):
             answer = caller.post("/api/v1/runs/validate", json={"spec": SPEC | changes})
@@ -544,11 +442,7 @@ def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
 ):
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    token = "ci." + "s" * 32
-    settings = make_settings(database_url=sqlite_url, allow_remote_models=allowed, token=token)
-    app = create_app(settings, housekeeping=False)
-    with TestClient(app, base_url="http://127.0.0.1") as caller:
-        caller.headers["Authorization"] = f"Bearer {token}"
+    with as_admin(make_settings(database_url=sqlite_url, allow_remote_models=allowed)) as caller:
 
         def faults(name, pretrained=None):
             spec = SPEC | {"model": {"name": name, "pretrained": pretrained}}
@@ -638,25 +532,6 @@ def test_delete__takes_the_files_that_no_other_run_names(api, services, finished
     assert api.delete(f"/api/v1/runs/{second}").status_code == 204
     assert [p for p in root.rglob("*") if p.is_file()] == []
     problem(api.delete(f"/api/v1/runs/{second}"), 404, "NOT_FOUND")
-
-
-def test_list__pages_make_up_the_whole_list(api):
-    for index in range(7):
-        submit(api, spec=SPEC | {"name": f"run {index}"})
-    whole = api.get("/api/v1/runs?limit=200&sort=name").json()
-    walked, cursor = [], None
-    while True:
-        query = {"limit": 3, "sort": "name"} | ({"cursor": cursor} if cursor else {})
-        page = api.get("/api/v1/runs", params=query).json()
-        assert page["total"] == 7
-        walked += page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    assert walked == whole["items"]
-
-
-# ---------------------------------------------------------------------------------- watching
 
 
 @pytest.fixture
@@ -800,9 +675,6 @@ def test_spectra__training_first_final_last(api, services, finished_run):
     assert spectra[0]["singular_values"] == example_spectrum().singular_values
 
 
-# ----------------------------------------------------------------------------------- results
-
-
 def test_evaluations__lists_agree(api, services, finished_run):
     runs = [finished_run(services.store, services.artifacts, seed=s) for s in range(3)]
     own = api.get(f"/api/v1/runs/{runs[0]}/evaluations").json()
@@ -812,15 +684,8 @@ def test_evaluations__lists_agree(api, services, finished_run):
     assert sorted(page["items"], key=lambda e: e["dataset"]) == own
     assert api.get("/api/v1/evaluations?role=shift").json()["total"] == 3
     assert api.get("/api/v1/evaluations?dataset=id&dataset=sketch").json()["total"] == 6
-    walked, cursor = [], None
-    while True:
-        query = {"limit": 4} | ({"cursor": cursor} if cursor else {})
-        page = api.get("/api/v1/evaluations", params=query).json()
-        walked += page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    assert walked == api.get("/api/v1/evaluations?limit=200").json()["items"]
+    whole = api.get("/api/v1/evaluations?limit=200").json()["items"]
+    assert walked(api, "/api/v1/evaluations", limit=4) == whole
 
 
 def test_reliability__is_that_of_the_stored_predictions(api, services, finished_run):
@@ -828,32 +693,19 @@ def test_reliability__is_that_of_the_stored_predictions(api, services, finished_
     evaluation = api.get(f"/api/v1/runs/{run_id}/evaluations").json()[0]
     path = f"/api/v1/evaluations/{evaluation['id']}/reliability"
     diagram = api.get(path).json()
-    assert diagram["ece"] == pytest.approx(evaluation["ece"]["value"])
-    assert diagram["null_mean"] == pytest.approx(evaluation["ece"]["null_mean"])
-    assert diagram["interval"] == pytest.approx(evaluation["ece"]["interval"])
     assert diagram["nll"] == pytest.approx(evaluation["nll"])
     assert sum(b["count"] for b in diagram["bins"]) == diagram["n"] == evaluation["n"]
     # The error is the count-weighted mean gap of the bins that are drawn.
     gap = sum(b["count"] * abs(b["accuracy"] - b["mean_confidence"]) for b in diagram["bins"])
     assert gap / diagram["n"] == pytest.approx(diagram["ece"])
     predictions = example_predictions(0)
-    for query in (
-        {"n_bins": 7, "scheme": "equal_width"},
-        {"temperature": 2.5},
-        {"norm": "l2"},
-        {"norm": "max", "n_bins": 4},
-    ):
+    for query in ({"n_bins": 7, "scheme": "equal_width"}, {"temperature": 2.5},
+                  {"norm": "l2"}, {"norm": "max", "n_bins": 4}):  # fmt: skip
         got = api.get(path, params=query).json()
-        expected = calibration.ece(
-            calibration.score_probs(
-                predictions.probs(float(query.get("temperature", 1.0))), predictions.labels
-            ),
-            calibration.Binning(
-                n_bins=int(query.get("n_bins", 15)),
-                scheme=query.get("scheme", "equal_mass"),
-                norm=query.get("norm", "l1"),
-            ),
-        )
+        binning = {"n_bins": 15, "scheme": "equal_mass", "norm": "l1"} | query
+        probs = predictions.probs(binning.pop("temperature", 1.0))
+        scores = calibration.score_probs(probs, predictions.labels)
+        expected = calibration.ece(scores, calibration.Binning(**binning))
         assert got["ece"] == pytest.approx(expected), query
         assert api.get(path, params=query).json() == got
     assert api.get(path, params={"temperature": 3}).json()["accuracy"] == diagram["accuracy"]
@@ -884,20 +736,10 @@ def test_compare__pairs_on_the_same_samples(api, services, finished_run):
     assert comparison["parameters"] == {"/train/epochs": [10, 3]}
     assert comparison["runs"][0]["differences"] == []
     differences = comparison["runs"][1]["differences"]
-    assert {(d["dataset"], d["metric"]) for d in differences} == {
-        (dataset, metric)
-        for dataset in ("id", "sketch")
-        for metric in ("accuracy", "ece", "nll", "brier")
-    }
+    assert len(differences) == 2 * len(("accuracy", "ece", "nll", "brier"))
     for difference in differences:
         assert difference["difference"] == 0
         assert not difference["distinguishable"]
-        assert difference["value"] == difference["baseline"]
-    own = {e["dataset"]: e for e in comparison["runs"][1]["evaluations"]}
-    for difference in differences:
-        if difference["metric"] in ("accuracy", "nll", "brier"):
-            reported = own[difference["dataset"]][difference["metric"]]
-            assert difference["value"] == pytest.approx(reported)
     turned = api.get("/api/v1/compare", params={"run_id": ids, "baseline": same}).json()
     assert turned["runs"][0]["differences"]
     problem(
@@ -924,9 +766,6 @@ def test_report__is_what_the_runner_wrote(api, services, finished_run):
     assert detail["summary"] == report["summary"]
     assert detail["environment"] == {"python": "3"}
     assert detail["resolved"] == {"lr": 1e-5}
-
-
-# --------------------------------------------------------------------------------- catalogue
 
 
 def _point(alpha: float) -> dict[str, Any]:
@@ -1119,26 +958,15 @@ def test_stats__count_what_is_there(api, services):
 
 
 def test_api__many_callers_at_once_never_meet_a_locked_database(api, services):
-    statuses = []
-
     def use():
         for _ in range(5):
             response = api.post("/api/v1/runs", json={"spec": SPEC})
-            statuses.append(response.status_code)
             path = f"/api/v1/runs/{response.json()['id']}"
-            statuses.append(api.patch(path, json={"notes": "x"}).status_code)
-            statuses.append(api.post(f"{path}/cancel").status_code)
+            assert response.status_code == 202
+            assert api.patch(path, json={"notes": "x"}).status_code == 200
+            assert api.post(f"{path}/cancel").status_code == 202
 
-    threads = [threading.Thread(target=use) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(statuses) == {200, 202}
-    assert len(statuses) == 90
-
-
-# ----------------------------------------------------------------------------------- OpenAPI
+    at_once(*[use] * 6)
 
 
 def current_document() -> str:
@@ -1169,20 +997,6 @@ def test_openapi__operation_ids_are_unique_and_errors_declared(app):
         assert errors
         for response in errors.values():
             assert list(response["content"]) == [MEDIA_TYPE]
-
-
-def test_openapi__is_served(api, app):
-    assert api.get("/api/v1/openapi.json").json() == json.loads(json.dumps(app.openapi()))
-
-
-@allow("read")
-def _marked() -> None: ...
-
-
-def test_allow__marks_and_the_default_is_admin():
-    assert scope_of(_marked) == "read"
-    assert scope_of(lambda: None) == "admin"
-    assert scope_of(None) == "admin"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from backend.storage.artifacts import ArtifactStore, check_name, publish_artifact
-from backend.store.engine import open_engine, writing
+from backend.store.engine import writing
 from backend.store.stores import Stores
 from calift_core.errors import DiskFullError, NotFoundError, SpecError, StorageError
 from tests.conftest import spec_of
@@ -25,37 +25,23 @@ def artifacts(tmp_path):
     return ArtifactStore(tmp_path / "artifacts")
 
 
-@pytest.fixture
-def one_store(sqlite_url):
-    store = Stores.on(open_engine(sqlite_url))
-    yield store
-    store.close()
-
-
 def files(artifacts: ArtifactStore) -> list[Path]:
     return [p for p in artifacts.root.rglob("*") if p.is_file()]
 
 
-def test_put__lies_under_its_hash_and_reads_back(artifacts, tmp_path):
-    source = tmp_path / "file"
-    source.write_bytes(b"content")
-    blob = artifacts.put_file(source)
-    digest = hashlib.sha256(b"content").hexdigest()
-    assert (blob.sha256, blob.size_bytes) == (digest, 7)
-    path = artifacts.verified(digest)
-    assert path == artifacts.root / "sha256" / digest[:2] / digest[2:4] / digest
-    assert path.read_bytes() == b"content"
-
-
 @given(data=st.binary(max_size=2000))
-def test_put__file_and_bytes_are_the_same_content(data, tmp_path_factory):
+def test_put__file_and_bytes_lie_under_the_same_hash(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("put")
     artifacts = ArtifactStore(folder / "a")
     (folder / "file").write_bytes(data)
     blob = artifacts.put_file(folder / "file")
     assert artifacts.put_bytes(data) == blob
     assert len(files(artifacts)) == 1
-    assert artifacts.verified(blob.sha256).read_bytes() == data
+    digest = hashlib.sha256(data).hexdigest()
+    assert (blob.sha256, blob.size_bytes) == (digest, len(data))
+    path = artifacts.verified(digest)
+    assert path == artifacts.root / "sha256" / digest[:2] / digest[2:4] / digest
+    assert path.read_bytes() == data
 
 
 def test_put__below_the_free_space_floor_is_refused_and_tears_nothing(artifacts, tmp_path):
@@ -87,12 +73,12 @@ def test_put__no_space_left_is_a_disk_full_error(artifacts, tmp_path, monkeypatc
     assert files(artifacts) == []
 
 
-def test_place__gives_the_content_and_outlives_its_collection(artifacts, one_store, tmp_path):
+def test_place__gives_the_content_and_outlives_its_collection(artifacts, store, tmp_path):
     blob = artifacts.put_bytes(b"weights")
     target = tmp_path / "job" / "inputs" / "model"
     artifacts.place(blob.sha256, target)
     assert target.read_bytes() == b"weights"
-    assert artifacts.collect(one_store.files, grace_s=0) == [blob.sha256]
+    assert artifacts.collect(store.files, grace_s=0) == [blob.sha256]
     assert target.read_bytes() == b"weights"
     with pytest.raises(NotFoundError):
         artifacts.place(blob.sha256, tmp_path / "other")
@@ -169,49 +155,49 @@ def run_with(store: Stores, artifacts: ArtifactStore, source: Path, name: str = 
     return run_id
 
 
-def test_publish__fenced_off_attempt_names_nothing(one_store, artifacts, tmp_path):
+def test_publish__fenced_off_attempt_names_nothing(store, artifacts, tmp_path):
     (tmp_path / "file").write_text("x")
-    run_id = run_with(one_store, artifacts, tmp_path / "file")
+    run_id = run_with(store, artifacts, tmp_path / "file")
     assert not publish_artifact(
-        one_store.files, artifacts, run_id, 1, name="late", kind="other", path=tmp_path / "file"
+        store.files, artifacts, run_id, 1, name="late", kind="other", path=tmp_path / "file"
     )
-    assert [a.name for a in one_store.files.of_run(run_id)] == ["a"]
+    assert [a.name for a in store.files.of_run(run_id)] == ["a"]
 
 
-def test_collect__by_reference(one_store, artifacts, tmp_path):
+def test_collect__by_reference(store, artifacts, tmp_path):
     for name in ("shared", "own"):
         (tmp_path / name).write_text(name)
-    first = run_with(one_store, artifacts, tmp_path / "shared")
-    second = run_with(one_store, artifacts, tmp_path / "shared")
-    lone = run_with(one_store, artifacts, tmp_path / "own")
+    first = run_with(store, artifacts, tmp_path / "shared")
+    second = run_with(store, artifacts, tmp_path / "shared")
+    lone = run_with(store, artifacts, tmp_path / "own")
     stray = artifacts.put_bytes(b"stray").sha256
-    assert artifacts.collect(one_store.files, grace_s=3600) == []
-    assert artifacts.collect(one_store.files, grace_s=0) == [stray]
-    assert artifacts.collect(one_store.files, grace_s=0, digests=one_store.runs.delete(first)) == []
-    gone = one_store.runs.delete(lone)
-    assert artifacts.collect(one_store.files, grace_s=0, digests=gone) == gone
-    shared = one_store.runs.delete(second)
-    assert artifacts.collect(one_store.files, grace_s=0, digests=shared) == shared
+    assert artifacts.collect(store.files, grace_s=3600) == []
+    assert artifacts.collect(store.files, grace_s=0) == [stray]
+    assert artifacts.collect(store.files, grace_s=0, digests=store.runs.delete(first)) == []
+    gone = store.runs.delete(lone)
+    assert artifacts.collect(store.files, grace_s=0, digests=gone) == gone
+    shared = store.runs.delete(second)
+    assert artifacts.collect(store.files, grace_s=0, digests=shared) == shared
     assert files(artifacts) == []
 
 
-def test_collect__storing_again_renews_the_grace(one_store, artifacts):
+def test_collect__storing_again_renews_the_grace(store, artifacts):
     digest = artifacts.put_bytes(b"x").sha256
     os.utime(artifacts.path(digest), (1, 1))
     artifacts.put_bytes(b"x")
-    assert artifacts.collect(one_store.files, grace_s=60) == []
+    assert artifacts.collect(store.files, grace_s=60) == []
     os.utime(artifacts.path(digest), (1, 1))
-    assert artifacts.collect(one_store.files, grace_s=60) == [digest]
+    assert artifacts.collect(store.files, grace_s=60) == [digest]
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_collect__what_a_killed_process_left(one_store, artifacts, tmp_path, named):
+def test_collect__what_a_killed_process_left(store, artifacts, tmp_path, named):
     source = tmp_path / "file"
     source.write_bytes(b"content")
-    run_id = one_store.runs.submit(spec_of())
-    assert one_store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
+    run_id = store.runs.submit(spec_of())
+    assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
     assert publish_artifact(
-        one_store.files, artifacts, run_id, 1, name="checkpoint/a", kind="checkpoint", path=source
+        store.files, artifacts, run_id, 1, name="checkpoint/a", kind="checkpoint", path=source
     )
     # Killed while it stored the next file: the real names, made by a real kill.
     killed = subprocess.run(
@@ -225,15 +211,15 @@ def test_collect__what_a_killed_process_left(one_store, artifacts, tmp_path, nam
     gone = path.with_name(f".{path.name}.0a1b2c3d.gone")
     path.rename(gone)
     if not named:
-        with writing(one_store.engine) as connection:
+        with writing(store.engine) as connection:
             connection.execute(text("DELETE FROM artifacts"))
     left = [p for p in files(artifacts) if p.name.startswith(".")]
     assert len(left) == 2
-    artifacts.collect(one_store.files, grace_s=0.0)
+    artifacts.collect(store.files, grace_s=0.0)
     assert [p for p in files(artifacts) if p.name.startswith(".")] == left, "it may be in use"
     for found in left:
         os.utime(found, (1.0, 1.0))
-    artifacts.collect(one_store.files, grace_s=0.0)
+    artifacts.collect(store.files, grace_s=0.0)
     assert files(artifacts) == ([path] if named else [])
 
 

@@ -1,7 +1,6 @@
-"""Files in an object store: the same promises as of a folder, on three kinds of file system.
+"""Files in an object store: the same promises as of a folder.
 
-fsspec's memory and local file systems are always tried, a real S3 server (Ceph's radosgw) where one
-is installed.
+fsspec's memory is always tried, a real S3 server (Ceph's radosgw) where one is installed.
 """
 
 import hashlib
@@ -15,23 +14,13 @@ from uuid import uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.storage.artifacts import publish_artifact
 from backend.storage.bucket import BucketStore, open_artifacts
-from backend.store.engine import open_engine
-from backend.store.stores import Stores
 from calift_core.errors import CaliftError, DiskFullError, NotFoundError, SpecError, StorageError
 from tests.backend.test_artifacts import run_with
-from tests.conftest import spec_of, until
+from tests.conftest import until
 from tests.support.radosgw import Server, missing, radosgw
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def one_store(sqlite_url):
-    store = Stores.on(open_engine(sqlite_url))
-    yield store
-    store.close()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +52,7 @@ def opened(settings: Settings) -> BucketStore:
     return made
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(params=["memory", "s3"])
 def make(request, tmp_path):
     """Stores on one bucket, as several machines have them: each with copies of its own."""
     fsspec = pytest.importorskip("fsspec")
@@ -72,19 +61,12 @@ def make(request, tmp_path):
         settings = s3_settings(request.getfixturevalue("s3_server"), tmp_path / "home")
         first = opened(settings)
         fs, where = first._fs, first._where
-    elif request.param == "memory":
-        fs, where = fsspec.filesystem("memory", skip_instance_cache=True), uuid4().hex
     else:
-        fs = fsspec.filesystem("file", auto_mkdir=True, skip_instance_cache=True)
-        where = str(tmp_path / "bucket")
+        fs, where = fsspec.filesystem("memory", skip_instance_cache=True), uuid4().hex
 
     def made(**options):
-        store = BucketStore(
-            fs, where, cache=tmp_path / f"copies-{next(count)}", wait_s=0.0, **options
-        )
-        if request.param == "local":
-            store._where = where  # an absolute path
-        return store
+        cache = tmp_path / f"copies-{next(count)}"
+        return BucketStore(fs, where, cache=cache, wait_s=0.0, **options)
 
     return made
 
@@ -147,23 +129,24 @@ class _Nothing:
         return set()
 
 
-def test_collect__by_reference_and_by_age(bucket, one_store, tmp_path):
-    run_id = run_with(one_store, bucket, written(tmp_path / "own", b"own"))
+def test_collect__by_reference_and_by_age(bucket, store, tmp_path):
+    run_id = run_with(store, bucket, written(tmp_path / "own", b"own"))
+    assert bucket.verified(store.files.get(run_id, "a").sha256).read_bytes() == b"own"
     stray = bucket.put_bytes(b"stray").sha256
-    assert bucket.collect(one_store.files, grace_s=3600) == []
-    assert bucket.collect(one_store.files, grace_s=-60) == [stray]
-    digests = one_store.runs.delete(run_id)
-    assert bucket.collect(one_store.files, grace_s=-60, digests=digests) == digests
+    assert bucket.collect(store.files, grace_s=3600) == []
+    assert bucket.collect(store.files, grace_s=-60) == [stray]
+    digests = store.runs.delete(run_id)
+    assert bucket.collect(store.files, grace_s=-60, digests=digests) == digests
     assert dict(bucket.walk()) == {}
     assert bucket._listed("gone") == []
 
 
 @pytest.mark.parametrize("look", [1, 2])
-def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, one_store, tmp_path, look):
+def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, store, tmp_path, look):
     source = written(tmp_path / "file", b"content")
     digest = bucket.put_file(source).sha256
-    asked = one_store.files.referenced
-    publisher = threading.Thread(target=run_with, args=(one_store, bucket, source))
+    asked = store.files.referenced
+    publisher = threading.Thread(target=run_with, args=(store, bucket, source))
     looks = iter(range(1, 10))
 
     class Late:
@@ -186,25 +169,14 @@ def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, one_store,
     assert bucket._listed("gone") == []
 
 
-def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(bucket, one_store, monkeypatch):
+def test_collect__mark_of_a_killed_collector_goes_when_it_is_old(bucket, store, monkeypatch):
     digest = hashlib.sha256(b"stray").hexdigest()
     bucket._fs.pipe_file(f"{bucket._where}/gone/{digest}.0a1b2c3d", b"collected")
-    bucket.collect(one_store.files, grace_s=-60)
+    bucket.collect(store.files, grace_s=-60)
     assert len(bucket._listed("gone")) == 1, "it may be at work"
     monkeypatch.setattr("backend.storage.bucket.LEFT_S", -60.0)
-    bucket.collect(one_store.files, grace_s=-60)
+    bucket.collect(store.files, grace_s=-60)
     assert bucket._listed("gone") == []
-
-
-def test_publish__as_a_worker_does(bucket, one_store, tmp_path):
-    source = written(tmp_path / "file", b"report")
-    run_id = one_store.runs.submit(spec_of())
-    assert one_store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
-    assert publish_artifact(
-        one_store.files, bucket, run_id, 1, name="report.json", kind="report", path=source
-    )
-    stored = one_store.files.get(run_id, "report.json")
-    assert bucket.verified(stored.sha256).read_bytes() == b"report"
 
 
 def test_copies__leave_when_they_are_too_many_and_come_back(make):
@@ -225,9 +197,6 @@ def test_copies__no_room_is_said_before_anything_is_fetched(make):
     full = make(free_space_floor_bytes=1 << 60)
     with pytest.raises(DiskFullError, match="must stay free"):
         full.verified(blob.sha256)
-
-
-# ---- A store that fails or lies ------------------------------------------------------------------
 
 
 class Flaky:
@@ -299,9 +268,6 @@ def test_put__store_that_keeps_other_bytes_is_refused_and_nothing_is_left(make, 
         assert dict(store.walk()) == {}
 
 
-# ---- The real server -----------------------------------------------------------------------------
-
-
 @pytest.mark.service
 def test_s3__multipart_that_gives_back_other_bytes_is_refused_and_whole_files_are_right(
     s3_server, tmp_path
@@ -362,7 +328,6 @@ def test_settings__by_file(home, monkeypatch, tmp_path):
     found = Settings()
     assert found.database_url == "postgresql://calift:se%2Fcret@db:5432/calift"
     assert found.broker_url == "rediss://:se%2Fcret@cache:6379/0"
-    assert found.s3_secret_key is not None
     assert found.s3_secret_key.get_secret_value() == "se/cret"
     monkeypatch.setenv("CALIFT_BROKER_PASSWORD", "given")
     assert "given@" in Settings().broker_url, "a variable counts before a file"

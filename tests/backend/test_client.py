@@ -14,25 +14,15 @@ import pytest
 
 from backend.main import create_app
 from calift_core.client import Client, connection
-from calift_core.errors import (
-    CaliftError,
-    ServiceError,
-    ServiceUnavailableError,
-    SpecError,
-    StorageError,
-)
+from calift_core.errors import CaliftError, ServiceError, ServiceUnavailableError, StorageError
 from calift_core.predictions.read import read_predictions
 from calift_core.schema import records as r
 from tests.conftest import example_predictions, free_port, serving, spec_of, until
 
 
-@pytest.fixture
-def services(app):
-    return app.state.services
-
-
 def test_client__every_method_against_the_service(client, services, finished_run, tmp_path):
     assert client.health().status == "ok"
+    assert client.ready().checks == ["database", "schema", "broker", "artifacts", "disk"]
     store, artifacts = services.store, services.artifacts
     done = [finished_run(store, artifacts, seed=s, name=f"done {s}") for s in (0, 0)]
     queued = client.submit(spec_of(), priority=2)
@@ -151,31 +141,6 @@ def test_client__errors_carry_the_servers_sentence_and_hint(client):
     assert client.run(done.id)
 
 
-def test_client__wrong_token_says_where_the_right_one_is(served, home):
-    with (
-        Client(served, "x.yyyyyyyyyyyyyyyyyyyyyyy") as client,
-        pytest.raises(ServiceError, match="not valid.*CALIFT_HOME/token"),
-    ):
-        client.runs()
-
-
-def test_client__finds_address_and_token_by_itself(served, settings, monkeypatch):
-    monkeypatch.setenv("CALIFT_API_URL", f"{served}/api/v1/")
-    with Client() as client:
-        assert client.runs().total == 0
-    monkeypatch.setenv("CALIFT_TOKEN", "x.yyyyyyyyyyyyyyyyyyyyyyyy")
-    with Client() as client, pytest.raises(ServiceError, match="not valid"):
-        client.runs()
-
-
-def test_client__no_service_says_how_to_start_one(home):
-    with (
-        Client(f"http://127.0.0.1:{free_port()}") as client,
-        pytest.raises(ServiceUnavailableError, match="calift up"),
-    ):
-        client.health()
-
-
 def test_client__a_service_that_does_not_answer_in_time_is_not_told_as_none(home):
     with socket.create_server(("127.0.0.1", 0)) as listener:  # takes connections and says nothing
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -190,44 +155,19 @@ def test_client__a_service_that_does_not_answer_in_time_is_not_told_as_none(home
         assert "Try again" in caught.value.hint
 
 
-@pytest.fixture
-def stranger():
-    """Something that answers and is not calift."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        closing = threading.Event()
-
-        def answer():
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    if closing.is_set():
-                        return
-                    connection.recv(65536)
-                    connection.sendall(b"HTTP/1.1 404 Nope\r\nContent-Length: 2\r\n\r\nhi")
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        port = listener.getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-        closing.set()
-        with socket.create_connection(("127.0.0.1", port)):
-            pass
-        thread.join(10)
-
-
-def test_client__something_else_at_the_address_is_named(stranger, home):
-    with Client(stranger, "a.b") as client, pytest.raises(ServiceError, match="not as calift"):
-        client.runs()
-
-
-def test_client__answer_of_another_version_is_named(home):
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "fine"}))
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda _: httpx.Response(404, text="hi"), "not as calift"),
+        (lambda _: httpx.Response(200, json={"status": "fine"}), "same version"),
+    ],
+    ids=["something else", "another version"],
+)
+def test_client__what_answers_and_is_not_this_calift_is_named(home, answer, words):
+    transport = httpx.MockTransport(answer)
     with (
         Client("http://127.0.0.1:1", "a.b", transport=transport) as client,
-        pytest.raises(ServiceError, match="same version"),
+        pytest.raises(ServiceError, match=words),
     ):
         client.health()
 
@@ -276,31 +216,6 @@ def test_client__damaged_download_leaves_no_file(
     assert list(target.parent.iterdir()) == []
 
 
-def test_client__too_many_streams_are_refused(make_settings, sqlite_url):
-    settings = make_settings(database_url=sqlite_url, max_streams=1)
-    app = create_app(settings, housekeeping=False)
-    with serving(app) as address, Client(address, settings.admin_token()) as client:
-        run_id = client.submit(spec_of()).id
-        first = client.events(run_id)
-        assert next(first).kind == "state"
-        with pytest.raises(ServiceError, match="event streams are open") as caught:
-            next(client.events(run_id))
-        assert caught.value.status == 503
-        first.close()
-        until(lambda: app.state.services.limits["streams"].held == 0, what="the stream to close")
-        assert next(client.events(run_id)).kind == "state"
-
-
-def test_spec_error__is_not_raised_for_a_mapping(client):
-    with pytest.raises(ServiceError):
-        client.submit({"name": "x"})
-    with pytest.raises(SpecError):
-        spec_of(method={"kind": "none"})
-
-
-# --------------------------------------------------------------------- which service is asked
-
-
 @pytest.fixture
 def no_address(home, monkeypatch):
     """A home and nothing that names a service."""
@@ -325,7 +240,7 @@ def test_client__follows_the_stack_that_runs(served, settings, no_address, monke
     monkeypatch.setenv("CALIFT_PORT", "1")
     with Client() as client:
         assert client.base_url == served
-    monkeypatch.setenv("CALIFT_API_URL", "http://calift.example")
+    monkeypatch.setenv("CALIFT_API_URL", "http://calift.example/api/v1/")
     with Client() as client:
         assert client.base_url == "http://calift.example"
 
@@ -373,6 +288,7 @@ def test_client__no_answer_says_why_that_address_was_asked(no_address, monkeypat
     with Client() as client, pytest.raises(ServiceUnavailableError) as caught:
         client.health()
     assert f"127.0.0.1:{port}" in caught.value.message
+    assert "calift up" in str(caught.value)
     assert "CALIFT_PORT" in caught.value.hint
 
 
@@ -415,7 +331,3 @@ def test_client__reads_the_authorities_once_and_again_where_others_are_named(mon
     Client("https://calift.example", "a.token").close()
     assert read == [True, False, True]
     connection._certificates.cache_clear()
-
-
-def test_client__ready(client):
-    assert client.ready().checks == ["database", "schema", "broker", "artifacts", "disk"]

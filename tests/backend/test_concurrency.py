@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,22 +20,10 @@ from tests.conftest import spec_of
 PATIENCE_S = 30
 
 
-@pytest.fixture
-def services(app):
-    return app.state.services
-
-
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.001)
-
-
-def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(work())
-
-
-# -------------------------------------------------------------------------- the limiter itself
 
 
 def test_limiter__owners_take_turns_and_each_has_a_share():
@@ -62,7 +50,7 @@ def test_limiter__owners_take_turns_and_each_has_a_share():
         assert sorted(order) == sorted(gates)
         assert limiter.held == 0
 
-    run(work)
+    asyncio.run(work())
 
 
 def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_wait():
@@ -100,10 +88,7 @@ def test_limiter__who_gives_up_takes_no_turn():
         async with asyncio.timeout(PATIENCE_S), limiter.turn("d"):
             pass
 
-    run(work)
-
-
-# ------------------------------------------------------------------------------------ over HTTP
+    asyncio.run(work())
 
 
 class Owner:
@@ -161,7 +146,7 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
         assert statuses.count(503) == len(refused)
         assert limiter.held == 0
 
-    run(work)
+    asyncio.run(work())
 
 
 def test_picture__of_another_owner_comes_before_the_second_of_one(app, services, monkeypatch):
@@ -198,7 +183,7 @@ def test_picture__of_another_owner_comes_before_the_second_of_one(app, services,
                 assert int(task.result().headers["retry-after"]) >= 1
         assert len(order) < 16
 
-    run(work)
+    asyncio.run(work())
 
 
 #: Operations that are refused where there is no place. What is added to them is added here; so is

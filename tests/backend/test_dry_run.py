@@ -154,8 +154,15 @@ def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(api, tiny,
     assert not told.blocking
 
 
-def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, tmp_path, monkeypatch):
-    lines = record_run.record(tmp_path)
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A real run's folder and what it said."""
+    root = tmp_path_factory.mktemp("recorded")
+    return root, record_run.record(root)
+
+
+def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, recorded, monkeypatch):
+    tmp_path, lines = recorded
     monkeypatch.chdir(tmp_path)
     report = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
     spec = load_spec(tmp_path / "run" / "spec.json")
@@ -190,7 +197,6 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, tmp
     assert longer is not None
     assert replace(longer, basis=pace.basis) == pace
     other_method = pace_of(like(method={"kind": "flyp"}))
-    assert other_method is not None
     assert other_method.trained_per_s is None
     assert other_method.predicted_per_s == pace.predicted_per_s
     assert pace_of(like(train={"device": "cuda"})) is None
@@ -198,9 +204,9 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, tmp
 
 
 def test_pace__the_dry_run_knows_a_time_once_a_run_like_it_has_ended(
-    api, app, tmp_path, monkeypatch
+    api, app, recorded, monkeypatch
 ):
-    lines = record_run.record(tmp_path)
+    tmp_path, lines = recorded
     monkeypatch.chdir(tmp_path)
     spec = load_spec(tmp_path / "run" / "spec.json")
     before = ask(api, spec)

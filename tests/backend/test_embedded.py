@@ -10,13 +10,11 @@ import socket
 import stat
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from backend.stack import EmbeddedStack
@@ -27,22 +25,15 @@ from calift.commands.main import main
 from calift_core.client import Client
 from calift_core.errors import ServiceError, SpecError, StorageError
 from tests.conftest import free_port, until
+from tests.worker.test_supervisor import alive
 
 pytestmark = pytest.mark.service
 
 
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
         return False
 
 
@@ -205,7 +196,7 @@ def test_stack__a_taken_port_is_named_with_the_way_to_change_it(home):
         assert stack.pids == {}
 
 
-def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(home, monkeypatch):
+def test_stack__a_wrong_setting_is_a_sentence_before_and_after_the_start(home, monkeypatch):
     monkeypatch.setattr("backend.stack.embedded._HOPELESS", 1)
     monkeypatch.setenv("CALIFT_DATABASE_URL", "mysql://nobody@127.0.0.1/x")
     with (
@@ -213,9 +204,6 @@ def test_stack__a_part_that_cannot_start_is_told_with_its_last_words(home, monke
         pytest.raises(ServiceError, match="database_url must be sqlite or postgresql"),
     ):
         stack.wait_ready(timeout_s=60)
-
-
-def test_stack__a_wrong_setting_is_a_sentence(home, monkeypatch):
     monkeypatch.setenv("CALIFT_LEASE_TTL_S", "soon")
     with pytest.raises(SpecError, match="lease_ttl_s"):
         EmbeddedStack(home, api_port=0, dashboard=False).start()
@@ -268,15 +256,10 @@ def test_socket_path__a_long_home_gets_a_short_private_folder(tmp_path, monkeypa
     assert path == socket_path(home)
     assert path != socket_path(tmp_path / ("y" * 120))
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    path.parent.chmod(0o755)
+    folder = path.parent
+    folder.chmod(0o755)
     with pytest.raises(StorageError, match="nobody else"):
         socket_path(home)
-
-
-def test_socket_path__a_link_in_the_shared_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    home = tmp_path / ("x" * 120)
-    folder = socket_path(home).parent
     folder.rmdir()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
@@ -285,21 +268,10 @@ def test_socket_path__a_link_in_the_shared_folder_is_refused(tmp_path, monkeypat
         socket_path(home)
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follow nothing: an answer is looked at as it came."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def opened(link: str) -> tuple[int, str]:
     """The status and the cookie that a link gives."""
-    try:
-        with urllib.request.build_opener(_Stay()).open(link, timeout=10) as answer:
-            return answer.status, answer.headers["Set-Cookie"] or ""
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers["Set-Cookie"] or ""
+    answer = httpx.get(link, timeout=10)
+    return answer.status_code, answer.headers.get("Set-Cookie", "")
 
 
 #: A stack without a dashboard, held up until it is killed.

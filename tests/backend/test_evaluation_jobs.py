@@ -10,9 +10,9 @@ from starlette.testclient import TestClient
 from calift.commands.evaluations import job_of
 from calift_core.errors import ServiceError, SpecError
 from calift_core.schema.wire.runs import Validation
-from tests.backend.test_owners import add_token
+from tests.backend.test_api import add_token
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
-from tests.conftest import spec_of
+from tests.conftest import as_admin, spec_of
 from tests.core.conftest import write_classes
 from tests.support.finished import run_once, small_spec, store_run
 
@@ -24,11 +24,6 @@ def folder(tmp_path_factory, configs, photos):
     """A finished zero-shot run, to which a folder of photos is a far set."""
     home, far = tmp_path_factory.mktemp("finished"), {"far": f"folder:{next(photos.iterdir())}"}
     return run_once(small_spec("zero_shot", configs["vit"], photos, ood=far), home / "zs")
-
-
-@pytest.fixture
-def services(app):
-    return app.state.services
 
 
 @pytest.fixture
@@ -94,13 +89,10 @@ def _smog() -> dict[str, Any]:
 def test_evaluate__paths_outside_the_roots_are_refused(
     make_settings, sqlite_url, folder, art, tmp_path
 ):
-    from backend.main import create_app
-
     settings = make_settings(database_url=sqlite_url, data_roots=[tmp_path / "allowed"])
-    app = create_app(settings, housekeeping=False)
-    header = {"Authorization": f"Bearer {settings.admin_token()}"}
-    with TestClient(app, base_url="http://127.0.0.1", headers=header) as api:
-        run = store_run(app.state.services.store, app.state.services.artifacts, folder)
+    with as_admin(settings) as api:
+        services = api.app.state.services
+        run = store_run(services.store, services.artifacts, folder)
         words = refused(api, {"runs": [run], "folders": [str(art)]}, "#/folders/0")
         assert "outside the folders that this service may read" in words
 

@@ -2,16 +2,9 @@
 
 import threading
 
-import pytest
-
 from calift.commands import follow, service
 from calift_core.schema import records as r
 from tests.conftest import spec_of, until
-
-
-@pytest.fixture
-def services(app):
-    return app.state.services
 
 
 def test_follow__says_step_and_rest_without_a_terminal(client, services, capsys, monkeypatch):

@@ -28,6 +28,7 @@ from calift_core.predictions.rows import read_scores_at, read_top
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.wire.queries import SampleFilter
+from tests.backend.test_analysis import get
 from tests.conftest import SEED, example_evaluation, example_predictions, until
 from tests.support.drawing import shared_drawers
 
@@ -40,17 +41,8 @@ def drawers():
         yield
 
 
-def get(api: TestClient, path: str, **params: Any) -> Any:
-    response = api.get(f"/api/v1{path}", params=params)
-    assert response.status_code == 200, response.text
-    return response.json()
-
-
 def code_of(response: Any) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
-
-
-# ------------------------------------------------------------------------------------- samples
 
 
 @pytest.fixture
@@ -79,7 +71,7 @@ def pair(app, finished_run):
 
 
 @pytest.fixture
-def judged(app, finished_run):
+def run_on(app, finished_run):
     """Makes a finished run; its id and its evaluations by data set."""
     services = app.state.services
 
@@ -337,16 +329,16 @@ def test_answers__are_what_each_data_set_says_of_the_sample(api, photos, evaluat
     assert code_of(missing)[0] == 404
 
 
-def test_answers__ids_of_another_data_set_are_other_images(api, judged):
+def test_answers__ids_of_another_data_set_are_other_images(api, run_on):
     # Numbered ids are the same everywhere, and their images are not.
-    run, evaluations = judged(("id", "id"), ("sketch", "shift"))
+    run, evaluations = run_on(("id", "id"), ("sketch", "shift"))
     for name in ("id", "sketch"):
         told = get(api, f"/samples/{evaluations[name]}/image 0/answers")
         assert [i["source"]["dataset"] for i in told["items"]] == [name]
         assert told["source"]["run_id"] == run
 
 
-def test_doubtful__labels_that_every_run_contradicts_surely(api, judged):
+def test_doubtful__labels_that_every_run_contradicts_surely(api, run_on):
     clean = example_predictions(0)
     wrong = np.array([5, 17, 40])
     other = (clean.labels[wrong] + 1) % 5
@@ -365,7 +357,7 @@ def test_doubtful__labels_that_every_run_contradicts_surely(api, judged):
 
     ids = []
     for seed in (0, 1):
-        _, evaluations = judged(("id", "id"), predict=lambda *_, s=seed: made(s))
+        _, evaluations = run_on(("id", "id"), predict=lambda *_, s=seed: made(s))
         ids.append(evaluations["id"])
         told = get(api, f"/evaluations/{ids[-1]}/samples/doubtful")
         # One run alone contradicts nothing: it may just be wrong.
@@ -376,11 +368,11 @@ def test_doubtful__labels_that_every_run_contradicts_surely(api, judged):
     strict = get(api, f"/evaluations/{ids[0]}/samples/doubtful", threshold=0.9999)
     assert strict["n"] < 3
     # Another suite's runs on data of the same name have no say.
-    judged(("id", "id"), suite={"id": "cifar10"})
+    run_on(("id", "id"), suite={"id": "cifar10"})
     assert get(api, f"/evaluations/{ids[0]}/samples/doubtful")["n"] == 3
 
 
-def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, judged, tmp_path):
+def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, run_on, tmp_path):
     tree = tmp_path / "things"
     for part in ("train", "validation", "calibration", "test"):
         for name in ("a_cat", "a_dog"):
@@ -396,7 +388,7 @@ def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, jud
         ids = np.array(test.ids)
         return type(example)(ids=ids, labels=test.labels, logits=example.logits, metadata=about)
 
-    _, found = judged(("id", "id"), predict=predict, suite={"id": f"folder:{tree}"})
+    _, found = run_on(("id", "id"), predict=predict, suite={"id": f"folder:{tree}"})
     path = f"/api/v1/evaluations/{found['id']}/corrected"
     cat, other = test.ids[0], test.ids[1]
     said = [
@@ -420,17 +412,14 @@ def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, jud
         refused = api.post(path, json={"corrections": wrong})
         assert refused.status_code == 422
         assert sentence in refused.json()["detail"]
-    _, elsewhere = judged(("id", "id"))
+    _, elsewhere = run_on(("id", "id"))
     refused = api.post(
         f"/api/v1/evaluations/{elsewhere['id']}/corrected", json={"corrections": said[:1]}
     )
     assert code_of(refused) == (404, "NO_IMAGE")
 
 
-# ------------------------------------------------------------------------------------- images
-
-
-def test_looks__what_is_brighter_and_what_is_twice_there_is_found(api, photos, evaluated):
+def test_image_stats__what_is_brighter_and_what_is_twice_there_is_found(api, photos, evaluated):
     rng = np.random.default_rng(3)
     for name, level in (("cat", 60), ("dog", 190)):
         for k in range(10):

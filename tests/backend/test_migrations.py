@@ -1,7 +1,7 @@
 """Migrations: the tables they make are the tables of the models, and nothing is lost on the way."""
 
 import json
-import threading
+from functools import partial
 
 import pytest
 from alembic import op
@@ -15,7 +15,7 @@ from backend.store.engine import open_engine, writing
 from backend.store.models import Base
 from backend.store.stores import Stores
 from calift_core.errors import StorageError
-from tests.conftest import fresh_postgres, spec_of
+from tests.conftest import at_once, fresh_postgres, spec_of
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -63,20 +63,7 @@ def test_upgrade__equals_the_models(empty):
 
 def test_upgrade__twice_and_at_once_is_once(empty_url):
     engines = [open_engine(empty_url) for _ in range(4)]
-    failures = []
-
-    def up(engine):
-        try:
-            migrations.upgrade(engine)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=up, args=(engine,)) for engine in engines]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    at_once(*(partial(migrations.upgrade, engine) for engine in engines))
     migrations.upgrade(engines[0])
     with engines[0].connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()

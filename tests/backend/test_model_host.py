@@ -1,7 +1,6 @@
 """An API without torch has its models loaded by another process, a real one here."""
 
 # ruff: noqa: F811
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tests.backend.test_evaluation_jobs import folder  # noqa: F401
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
 from tests.conftest import free_port, serving, until
 from tests.support.finished import store_run
+from tests.support.parts import environment_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,13 +30,10 @@ ROOT = Path(__file__).parents[2]
 def host(settings, tmp_path):
     """`python -m backend models` on the same home: its address and the process."""
     port = free_port()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
-    environment |= {
-        "CALIFT_HOME": str(settings.home),
-        "CALIFT_DATABASE_URL": settings.database_url,
-        "CALIFT_PORT": str(port),
-        "CALIFT_MODELS_URL": f"http://127.0.0.1:{port}",  # it must not ask itself
-    }
+    models_url = f"http://127.0.0.1:{port}"  # it must not ask itself
+    environment = environment_of(
+        settings.home, database_url=settings.database_url, port=port, models_url=models_url
+    )
     with (tmp_path / "models.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "backend", "models"],
@@ -107,7 +104,6 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
     shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
     assert shipped.calibrator is not None
     (chosen,) = (read_choice(p.parent) for p in settings.home.rglob("calibrator.json"))
-    assert chosen is not None
     shipped.calibrator = chosen.fitted()
     assert features == pytest.approx(shipped.encode_text("red on white").tolist(), abs=1e-5)
     # As `test_trying` has it of an API with torch: the page's names of classes, where the model

@@ -22,13 +22,8 @@ from calift_core.schema.wire.operations import (
     TokenMade,
 )
 from calift_core.schema.wire.service import GpuUse, WorkerInfo
-from tests.backend.test_api import SPEC, problem, submit
-from tests.conftest import spec_of
-
-
-@pytest.fixture
-def services(app):
-    return app.state.services
+from tests.backend.test_api import problem, submit
+from tests.conftest import as_admin, spec_of
 
 
 @pytest.fixture
@@ -46,9 +41,6 @@ def ada(api, app):
 def audit(api: TestClient, **asked: Any) -> list[tuple[str, str, str]]:
     page = AuditPage.model_validate(api.get("/api/v1/audit", params=asked).json())
     return [(e.actor, e.action, e.target) for e in page.items]
-
-
-# ---- tokens ----------------------------------------------------------------------------------
 
 
 def test_tokens__are_made_listed_and_revoked_by_rest(api, ada):
@@ -83,9 +75,6 @@ def test_tokens__are_made_listed_and_revoked_by_rest(api, ada):
     assert "must have the scope admin" in problem(refused, 422, "INVALID_SPEC").detail
 
 
-# ---- who did what ----------------------------------------------------------------------------
-
-
 def test_audit__says_who_changed_what_and_not_who_looked_or_failed(api, ada):
     run_id = submit(ada)["id"]
     ada.get(f"/api/v1/runs/{run_id}")
@@ -117,9 +106,6 @@ def test_audit__is_forgotten_after_its_time(api, services):
     submit(api)
     services.housekeeper._collect()
     assert len(audit(api)) == 1
-
-
-# ---- many runs at once -----------------------------------------------------------------------
 
 
 def bulk(caller: TestClient, **body: Any) -> BulkDone:
@@ -170,9 +156,6 @@ def test_bulk__what_means_nothing_is_422(api, body):
     assert answer.status_code == 422
 
 
-# ---- views -----------------------------------------------------------------------------------
-
-
 def test_views__are_shared_and_only_their_owner_or_an_admin_deletes_them(api, ada):
     body = {"name": "failed CaRot runs", "page": "runs", "query": "status=FAILED&method=carot"}
     made = api.post("/api/v1/views", json=body)
@@ -187,9 +170,6 @@ def test_views__are_shared_and_only_their_owner_or_an_admin_deletes_them(api, ad
     problem(ada.get(f"/api/v1/views/{view.id}"), 404, "NOT_FOUND")
     for wrong in ({"page": "//evil.example"}, {"query": "a\r\nSet-Cookie: x"}, {"name": " "}):
         assert api.post("/api/v1/views", json=body | wrong).status_code == 422
-
-
-# ---- workers ---------------------------------------------------------------------------------
 
 
 def test_worker__is_drained_and_resumed_and_says_what_it_does(api, ada, services):
@@ -212,9 +192,6 @@ def test_worker__is_drained_and_resumed_and_says_what_it_does(api, ada, services
     assert api.post("/api/v1/workers/w/resume").json()["drained_by"] is None
     problem(api.post("/api/v1/workers/nobody/drain"), 404, "NOT_FOUND")
     assert ("admin", "drain_worker", "w") in audit(api)
-
-
-# ---- what is old -----------------------------------------------------------------------------
 
 
 def aged(services: Any, run_id: str, days: float) -> None:
@@ -273,22 +250,6 @@ def test_retention__by_itself_where_it_is_set(make_settings, sqlite_url, finishe
     assert dict(services.artifacts.walk()) == {}
 
 
-# ---- quotas ----------------------------------------------------------------------------------
-
-
-def test_quota__is_a_problem_with_a_sentence(make_settings, database_url):
-    settings = make_settings(database_url=database_url, quota_queued=1)
-    app = create_app(settings, housekeeping=False)
-    with TestClient(app, base_url="http://127.0.0.1") as caller:
-        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
-        submit(caller)
-        refused = caller.post("/api/v1/runs", json={"spec": SPEC})
-        assert "1 runs of admin are waiting" in problem(refused, 429, "QUEUE_FULL").detail
-
-
-# ---- metrics ---------------------------------------------------------------------------------
-
-
 def scraped(response: Any) -> dict[tuple[str, ...], float]:
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("text/plain")
@@ -334,18 +295,13 @@ def test_metrics__exposed_need_a_token_or_a_setting(make_settings, sqlite_url):
         "token": "ops." + "s" * 32,
         "allowed_hosts": ["lab"],
     }
-    closed = create_app(make_settings(**exposed), housekeeping=False)
-    with TestClient(closed, base_url="http://lab") as caller:
-        problem(caller.get("/metrics"), 401, "UNAUTHENTICATED")
-        given = {"Authorization": f"Bearer {exposed['token']}"}
-        scraped(caller.get("/metrics", headers=given))
-    opened = create_app(make_settings(**exposed, metrics_open=True), housekeeping=False)
-    with TestClient(opened, base_url="http://lab") as caller:
-        scraped(caller.get("/metrics"))
-        problem(caller.get("/docs"), 401, "UNAUTHENTICATED")
-
-
-# ---- logs ------------------------------------------------------------------------------------
+    for opened in (False, True):
+        settings = make_settings(**exposed, metrics_open=opened)
+        with as_admin(settings, base_url="http://lab") as caller:
+            scraped(caller.get("/metrics"))
+            del caller.headers["Authorization"]
+            problem(caller.get("/docs"), 401, "UNAUTHENTICATED")
+            assert caller.get("/metrics").status_code == (200 if opened else 401)
 
 
 @pytest.fixture

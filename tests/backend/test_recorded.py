@@ -4,16 +4,16 @@ from pathlib import Path
 
 from calift_core.schema import records as r
 from tests.conftest import spec_of
-from tests.support import record_run, said
+from tests.support import record_run, recorded
 
 
 def test_recorded__the_real_runner_still_says_it(tmp_path):
     new = [r.RECORD.validate_json(line) for line in record_run.record(tmp_path)]
-    assert said.shapes(new) == said.shapes(said.RECORDED), (
+    assert recorded.shapes(new) == recorded.shapes(recorded.RECORDED), (
         "what a run says has changed: python -m tests.support.record_run"
     )
-    assert said.turns(new) == said.turns(said.RECORDED)
-    text = said.RECORDED_FILE.read_text(encoding="utf-8")
+    assert recorded.turns(new) == recorded.turns(recorded.RECORDED)
+    text = recorded.RECORDED_FILE.read_text(encoding="utf-8")
     assert str(Path.home()) not in text
     assert "/tmp" not in text, "no path of the recording machine"
 
@@ -21,7 +21,7 @@ def test_recorded__the_real_runner_still_says_it(tmp_path):
 def test_recorded__every_validation_spectrum_is_kept_beside_the_final_one(store):
     run_id = store.runs.submit(spec_of())
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
-    for record in said.RECORDED:
+    for record in recorded.RECORDED:
         assert store.records.record(run_id, 1, [record])
     assert store.claims.finish(run_id, 1, phase="SUCCEEDED")
     spectra = store.history.spectra(run_id)

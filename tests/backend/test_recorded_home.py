@@ -84,5 +84,4 @@ def test_recorded_home__a_stopped_run_has_a_checkpoint_to_go_on_from(unpacked):
     sha256 = load_spec(folder / "spec.json").content_hash()
     state, problems = newest_state(folder / "checkpoint", spec_sha256=sha256)
     assert problems == []
-    assert state is not None
     assert state.step == 4

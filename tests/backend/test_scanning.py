@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +15,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from backend.http.authentication import hash_token
 from backend.http.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.main import create_app
 from calift_core.data import looking
 from calift_core.errors import CaliftError, ServiceError, SpecError, StorageError
-from tests.conftest import serving
+from tests.backend.test_api import add_token
+from tests.conftest import as_admin, serving
 from tests.support.drawing import shared_drawers
 
 
@@ -45,9 +44,7 @@ def api(tmp_path, settings, monkeypatch):
     monkeypatch.setattr("backend.services.datasets.MAX_ZIP_FILES", 50)
     limits = {"max_upload_bytes": 300_000, "quota_data_bytes": 200_000}
     made = settings.model_copy(update={"data_roots": (tmp_path / "data",), **limits})
-    app = create_app(made, housekeeping=False)
-    with TestClient(app, base_url="http://127.0.0.1") as client:
-        client.headers["Authorization"] = f"Bearer {made.admin_token()}"
+    with as_admin(made) as client:
         yield client
 
 
@@ -62,28 +59,6 @@ def in_process(monkeypatch):
             raise SpecError(error.message, hint=error.hint) from error
 
     monkeypatch.setattr("backend.services.datasets.look_through", look)
-
-
-_HEARD: list[list[str]] = []
-_HOOKED: list[bool] = []
-
-
-@pytest.fixture
-def listings():
-    """Every folder that this process lists, as Python's audit events say."""
-    if not _HOOKED:  # a hook stays for ever, so there is one
-        _HOOKED.append(True)
-
-        def hook(event, given):
-            if event == "os.scandir":
-                for heard in _HEARD:
-                    heard.append(os.fspath(given[0]) if given else "")
-
-        sys.addaudithook(hook)
-    mine = []
-    _HEARD.append(mine)
-    yield mine
-    _HEARD.remove(mine)
 
 
 def scan(api: TestClient, suite: str) -> Any:
@@ -105,13 +80,18 @@ def test_scan__counts_classes_and_shows_images(api, tmp_path):
         assert base64.b64decode(body).startswith(b"\x89PNG")
 
 
-def test_scan__lists_each_folder_once(api, tmp_path, listings):
+def test_scan__lists_each_folder_once(api, tmp_path, monkeypatch):
     root = tmp_path / "data" / "birds"
     write(root, ("heron", "owl"), 20)
-    listings.clear()
+    listed, scandir = [], os.scandir
+
+    def counted(path):
+        listed.append(os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
     assert scan(api, f"folder:{root}").json()["n_classes"] == 2
-    assert listings.count(str(root / "heron")) == 1
-    assert listings.count(str(root / "owl")) == 1
+    assert [listed.count(str(root / name)) for name in ("heron", "owl")] == [1, 1]
 
 
 def test_scan__of_more_than_may_be_looked_at_says_so(api, tmp_path, monkeypatch):
@@ -159,9 +139,6 @@ def test_scan__of_a_built_in_suite_downloads_nothing(api):
     assert found["n_classes"] > 10
     assert found["images"] == []
     assert scan(api, "cifar10").json()["problems"]
-
-
-# ------------------------------------------------------------------------- folders and zips
 
 
 def folders(api: TestClient, path: Path | None = None) -> Any:
@@ -365,12 +342,8 @@ def delete(api: TestClient, suite: str, **headers: str) -> Any:
 
 @pytest.mark.usefixtures("in_process")
 def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs_it(api, settings):
-    store = api.app.state.services.store
-    who = {}
-    for name in ("ann", "bob"):
-        token = f"clft_{name}.{'s' * 32}"
-        store.tokens.add(f"clft_{name}", name=name, scope="submit", secret_sha256=hash_token(token))
-        who[name] = {"Authorization": f"Bearer {token}"}
+    services = api.app.state.services
+    who = {name: add_token(services, f"clft_{name}", name, "submit") for name in ("ann", "bob")}
     ann = bring(api, packed(BIRDS), **who["ann"]).json()["suite"]
     bob = bring(api, packed(BIRDS), **who["bob"]).json()["suite"]
     assert ann != bob
@@ -411,9 +384,6 @@ def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api):
     refused = delete(api, suite)
     assert refused.status_code == 409
     assert made.json()["id"] in refused.json()["detail"]
-
-
-# ------------------------------------------------------------------------- groups and copies
 
 
 def grouped(root: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import stat
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from backend.__main__ import main
 from backend.main import create_app
 from backend.settings import Settings, check_token, load_settings, new_token, read_or_make_token
 from calift_core.errors import SpecError, StorageError
+from tests.conftest import at_once
 
 TOKEN = "ci." + "s" * 32
 
@@ -26,13 +26,6 @@ def test_settings__defaults_live_in_the_home(home):
     assert settings.is_loopback
     assert settings.allow_remote_models
     settings.check_exposure()
-
-
-def test_settings__artifacts_may_lie_elsewhere(home, monkeypatch):
-    monkeypatch.setenv("CALIFT_ARTIFACTS", "/mnt/shared")
-    settings = load_settings()
-    assert settings.artifacts_dir == Path("/mnt/shared")
-    assert settings.jobs_dir == home / "jobs"
 
 
 def test_settings__come_from_the_environment(home, monkeypatch):
@@ -75,16 +68,8 @@ def test_token__of_the_wrong_form_is_refused(token):
 
 def test_token__made_once_for_its_owner_alone(tmp_path):
     path = tmp_path / "new" / "token"
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(read_or_make_token(path))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once(*[lambda: read_or_make_token(path)] * 8)
     assert len(set(found)) == 1
-    assert len(found) == 8
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["token"]
     assert found[0] != new_token()

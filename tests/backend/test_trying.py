@@ -19,7 +19,6 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from backend.http.middleware import MAX_PICTURE_BYTES
-from backend.main import create_app
 from calift_core.analysis.choosing import read_choice
 from calift_core.analysis.explorer import Explorer
 from calift_core.analysis.folder import FolderLibrary
@@ -41,6 +40,7 @@ from calift_core.shipping.export import export_run
 from calift_core.shipping.predicting import predict_files
 from tests.backend.test_evaluation_jobs import folder  # noqa: F401
 from tests.command.conftest import configs, one_thread, photos  # noqa: F401
+from tests.conftest import as_admin
 from tests.core.conftest import paintings  # noqa: F401
 from tests.support.finished import run_once, small_spec, store_run
 
@@ -74,13 +74,17 @@ def _shared(processes, monkeypatch):
     monkeypatch.setattr("backend.services.trying.Child", processes)
 
 
-@pytest.fixture
-def services(app):
-    return app.state.services
-
-
-def asked(api: TestClient, run_id: str, picture: bytes, **headers: str) -> Any:
+def post_picture(api: TestClient, run_id: str, picture: bytes, **headers: str) -> Any:
     return api.post(f"/api/v1/runs/{run_id}/try", content=picture, headers=KIND | headers)
+
+
+def try_picture(api: TestClient, run_id: str, picture: bytes) -> TriedPicture:
+    """The answer, asked for once more where the end of a process was not seen yet."""
+    found = post_picture(api, run_id, picture)
+    if found.status_code == 503:
+        found = post_picture(api, run_id, picture)
+    assert found.status_code == 200, found.text
+    return TriedPicture.model_validate(found.json())
 
 
 def png(width: int, height: int) -> bytes:
@@ -103,9 +107,7 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     evaluation = services.store.results.run_evaluations(run_id)[0]
     sample = api.get(f"/api/v1/evaluations/{evaluation.id}/samples").json()["items"][0]
     path = next(p for p in photos.rglob("*.png") if str(p).endswith(sample["id"]))
-    found = asked(api, run_id, path.read_bytes())
-    assert found.status_code == 200, found.text
-    said = TriedPicture.model_validate(found.json())
+    said = try_picture(api, run_id, path.read_bytes())
 
     model = CalibratedClassifier.load(folder, device="cpu")
     chosen = [read_choice(p.parent) for p in services.settings.home.rglob("calibrator.json")]
@@ -136,15 +138,12 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     model_process = services.trials._models
     jpeg = path.read_bytes()
     for hostile in (jpeg[: len(jpeg) // 2], b"GIF89a" + b"\0" * 40, png(50_000, 50_000), b"", b"<"):
-        refused = asked(api, run_id, hostile)
+        refused = post_picture(api, run_id, hostile)
         assert (refused.status_code, refused.json()["code"]) == (422, "IMAGE_UNREADABLE")
     assert model_process.starts == 1
     # A model that is killed is started again by the next question.
     os.kill(model_process._process.pid, signal.SIGKILL)
-    again = asked(api, run_id, jpeg)
-    if again.status_code == 503:  # it was asked before its end was seen
-        again = asked(api, run_id, jpeg)
-    assert TriedPicture.model_validate(again.json()) == said
+    assert try_picture(api, run_id, jpeg) == said
 
 
 def test_try__names_training_images_and_they_can_be_seen(
@@ -155,7 +154,6 @@ def test_try__names_training_images_and_they_can_be_seen(
     sample = str(kept.ids[3])
     path = next(p for p in photos.rglob("*.png") if str(p).endswith(sample))
     said = client.try_picture(run_id, path)
-    assert said.trained is not None
     assert (said.trained.n, said.trained.of) == (len(kept.ids), kept.of)
     nearest = said.trained.nearest[0]
     assert (nearest.sample_id, nearest.role, nearest.evaluation_id) == (sample, "train", None)
@@ -190,8 +188,7 @@ def test_try__names_training_images_and_they_can_be_seen(
     assert refused("nobody", sample) == (404, "NOT_FOUND")
     # A service that may read other folders alone.
     narrow = services.settings.model_copy(update={"data_roots": (tmp_path,)})
-    with TestClient(create_app(narrow, housekeeping=False), base_url="http://127.0.0.1") as api:
-        api.headers["Authorization"] = f"Bearer {narrow.admin_token()}"
+    with as_admin(narrow) as api:
         assert refused(run_id, sample) == (404, "NO_IMAGE")
 
 
@@ -203,7 +200,6 @@ def test_search__ranks_images_by_the_runs_own_towers_among_those_that_are_meant(
     model = CalibratedClassifier.load(folder, device="cpu")
     path = folder / predictions_name(evaluation.dataset)
     features = read_features(path)
-    assert features is not None
     cosines = features.astype(np.float32) @ model.encode_text("red on white")
     order = np.argsort(-cosines, kind="stable")
 
@@ -242,8 +238,7 @@ def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(
     shutil.copytree(folder, old)
     (old / "checkpoint" / TRAINING_IMAGES).unlink()
     run_id = store_run(services.store, services.artifacts, old)
-    found = asked(api, run_id, next(photos.rglob("*.png")).read_bytes())
-    said = TriedPicture.model_validate(found.json())
+    said = try_picture(api, run_id, next(photos.rglob("*.png")).read_bytes())
     assert said.trained is None
     assert said.nearest
     told = api.get(f"/api/v1/runs/{run_id}/images/a.png/thumbnail")
@@ -256,10 +251,7 @@ def test_try__runs_share_a_process_and_the_oldest_is_forgotten(api, services, fo
     picture = next(photos.rglob("*.png")).read_bytes()
 
     def said(run_id):
-        found = asked(api, run_id, picture)
-        if found.status_code == 503:  # it was asked before the end of a process was seen
-            found = asked(api, run_id, picture)
-        return TriedPicture.model_validate(found.json())
+        return try_picture(api, run_id, picture)
 
     models = services.trials._models
     models.start()
@@ -287,13 +279,15 @@ def test_try__a_run_without_a_model_and_what_is_no_picture_are_told(
     picture = out.getvalue()
     for run_id in (finished_run(services.store, services.artifacts), None):
         run_id = run_id or services.store.runs.submit(spec_of())
-        refused = asked(api, run_id, picture)
+        refused = post_picture(api, run_id, picture)
         assert (refused.status_code, refused.json()["code"]) == (409, "NO_MODEL")
         assert run_id in refused.json()["detail"]
-    assert asked(api, "nobody", picture).status_code == 404
-    assert asked(api, run_id, b"{}", **{"Content-Type": "application/json"}).status_code == 415
-    assert asked(api, run_id, b"a", **{"Content-Type": "image/png"}).status_code == 415
-    assert asked(api, run_id, bytes(MAX_PICTURE_BYTES + 1)).status_code == 413
+    assert post_picture(api, "nobody", picture).status_code == 404
+    assert (
+        post_picture(api, run_id, b"{}", **{"Content-Type": "application/json"}).status_code == 415
+    )
+    assert post_picture(api, run_id, b"a", **{"Content-Type": "image/png"}).status_code == 415
+    assert post_picture(api, run_id, bytes(MAX_PICTURE_BYTES + 1)).status_code == 413
     refused = api.post("/api/v1/runs", content=picture, headers=KIND)
     assert refused.status_code == 415
     assert not services.trials._hosts
@@ -309,10 +303,9 @@ def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(tmp_path)
     shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
-    assert shipped.calibrator is not None
     assert shipped.calibrator.kind == "temperature"
     path = next(photos.rglob("*.png"))
-    said = TriedPicture.model_validate(asked(api, run_id, path.read_bytes()).json())
+    said = try_picture(api, run_id, path.read_bytes())
     (label,) = shipped.predict([path]).labels
     assert label.replace("_", " ") == said.top[0].label
     assert (tmp_path / "model" / "model.onnx").is_file()
@@ -400,7 +393,7 @@ def test_threshold__is_one_for_decide_the_command_try_export_and_predict(
     )
 
     picture = next(photos.rglob("*.png"))
-    tried = TriedPicture.model_validate(asked(api, run_id, picture.read_bytes()).json())
+    tried = try_picture(api, run_id, picture.read_bytes())
     assert {one.risk: one.threshold for one in tried.kept} == shipped
     explorer = Explorer(FolderLibrary())
     for risk, threshold in shipped.items():

@@ -90,7 +90,7 @@ def waiting(store: Stores) -> int:
         return int(connection.execute(text("SELECT count(*) FROM notifications")).scalar_one())
 
 
-def test_ends__are_told_once_signed_and_in_their_order(store, receiver):
+def test_ends__are_sent_once_signed_and_in_their_order(store, receiver):
     first, second = ended(store), ended(store, "FAILED")
     queued = store.runs.submit(spec_of())
     store.runs.request_cancel(queued)
@@ -108,7 +108,7 @@ def test_ends__are_told_once_signed_and_in_their_order(store, receiver):
     assert waiting(store) == 0
 
 
-def test_ends__that_could_not_be_told_are_told_later_with_the_same_id(store, receiver):
+def test_ends__that_could_not_be_sent_are_sent_later_with_the_same_id(store, receiver):
     ended(store)
     receiver.status = 503
     deliver_due = notifier(store, receiver).run_once
@@ -196,7 +196,7 @@ def test_signature__is_the_example_of_the_standard():
         Webhook("https://example.org", "whsec_no base64!")
 
 
-def test_sweep__is_told_at_its_end_and_its_runs_only_where_they_fail(store, receiver):
+def test_sweep__is_announced_at_its_end_and_its_runs_only_where_they_fail(store, receiver):
     sweep_id = store.sweeps.create(
         parse_sweep({"name": "s", "methods": ["flyp"]}),
         methods=["flyp"], estimate=[None], runs_at_most=2, token_id="", submitted_by="ada",

@@ -22,7 +22,7 @@ from calift_core.client import Client
 from calift_core.errors import CaliftError
 from tests.chaos.faults import FAULTS, AtWork
 from tests.chaos.house import TOKEN, House
-from tests.chaos.verify import Figures, damaged_artifacts, judge
+from tests.chaos.verify import Figures, damaged_artifacts, examine
 from tests.conftest import spec_of
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class Chaos:
         self.house.stop()
         self.orphans += self.house.left()
         try:
-            figures = judge(self.house, self._feeder.accepted, self.plan.steps)
+            figures = examine(self.house, self._feeder.accepted, self.plan.steps)
         except Exception as error:  # what could not be judged is damage, and no reason to be silent
             log.exception("what is left cannot be judged")
             figures = Figures(self.house.database.kind, jobs=len(self._feeder.accepted))

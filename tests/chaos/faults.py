@@ -5,6 +5,7 @@ where there is nothing to strike at right now.
 """
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -32,10 +33,19 @@ Hit = list[str] | None
 Fault = Callable[[House, random.Random, Sequence[AtWork]], Hit]
 
 
-def _one(house: House, rng: random.Random, runs: Sequence[AtWork]) -> tuple[AtWork, int] | None:
-    """A run at work and the number of its worker."""
-    held = [(run, at) for run in runs if (at := house.worker_of(run.owner)) is not None]
-    return rng.choice(held) if held else None
+def of_a_worker(strike: Callable[[House, random.Random, int], None]) -> Fault:
+    """A fault of a worker that holds a run: it is given the worker's number."""
+
+    @functools.wraps(strike)
+    def fault(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
+        held = [(run, at) for run in runs if (at := house.worker_of(run.owner)) is not None]
+        if not held:
+            return None
+        run, at = rng.choice(held)
+        strike(house, rng, at)
+        return [run.run_id]
+
+    return fault
 
 
 def runner(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
@@ -65,26 +75,18 @@ def commit(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
     return []
 
 
-def worker(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
+@of_a_worker
+def worker(house: House, rng: random.Random, at: int) -> None:
     """kill -9 of a worker; another is started in its place a little later."""
-    found = _one(house, rng, runs)
-    if found is None:
-        return None
-    run, at = found
     house.kill_worker(at)
     house.later(rng.uniform(0, 1), lambda: house.start_worker(at))
-    return [run.run_id]
 
 
-def clock(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
+@of_a_worker
+def clock(house: House, rng: random.Random, at: int) -> None:
     """A worker dies and comes back with a clock that is two hours before or behind."""
-    found = _one(house, rng, runs)
-    if found is None:
-        return None
-    run, at = found
     house.kill_worker(at)
     house.start_worker(at, clock_s=rng.choice([-7200.0, 7200.0]))
-    return [run.run_id]
 
 
 def leap(house: House, _: random.Random, runs: Sequence[AtWork]) -> Hit:
@@ -104,14 +106,10 @@ def leap(house: House, _: random.Random, runs: Sequence[AtWork]) -> Hit:
     return [run.run_id for run in runs]
 
 
-def stop(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
+@of_a_worker
+def stop(house: House, rng: random.Random, at: int) -> None:
     """SIGSTOP of a worker until another has its run, then it wakes up."""
-    found = _one(house, rng, runs)
-    if found is None:
-        return None
-    run, at = found
     child = house.workers[at]
-    assert child is not None
     os.kill(child.pid, signal.SIGSTOP)
 
     def wake() -> None:
@@ -120,19 +118,13 @@ def stop(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
                 os.kill(child.pid, signal.SIGCONT)
 
     house.later(house.ttl_s * rng.uniform(1.2, 2.0), wake)
-    return [run.run_id]
 
 
-def drain(house: House, rng: random.Random, runs: Sequence[AtWork]) -> Hit:
+@of_a_worker
+def drain(house: House, rng: random.Random, at: int) -> None:
     """SIGTERM to a worker: its runner saves, the run is queued, a new worker is started."""
-    found = _one(house, rng, runs)
-    if found is None:
-        return None
-    run, at = found
     child = house.workers[at]
-    assert child is not None
     child.terminate()  # `House.tend` starts another when it has ended
-    return [run.run_id]
 
 
 def api(house: House, rng: random.Random, _: Sequence[AtWork]) -> Hit:
@@ -216,19 +208,9 @@ def away(house: House, _: random.Random, runs: Sequence[AtWork]) -> Hit:
 
 
 FAULTS: dict[str, Fault] = {
-    "runner": runner,
-    "checkpoint": checkpoint,
-    "commit": commit,
-    "worker": worker,
-    "clock": clock,
-    "leap": leap,
-    "stop": stop,
-    "drain": drain,
-    "api": api,
-    "broker": broker,
-    "flush": flush,
-    "duplicates": duplicates,
-    "lock": lock,
-    "database": database,
-    "away": away,
-}
+    fault.__name__: fault
+    for fault in (
+        runner, checkpoint, commit, worker, clock, leap, stop, drain, api, broker, flush,
+        duplicates, lock, database, away,
+    )
+}  # fmt: skip

@@ -20,6 +20,7 @@ from backend.store import migrations
 from backend.store.engine import open_engine
 from tests.chaos.database import Database, Postgres, Sqlite, pids
 from tests.conftest import free_port, until
+from tests.support.parts import environment_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "chaos.0123456789abcdef0123456789abcdef"
@@ -77,23 +78,16 @@ class House:
             self.start_worker(index)
 
     def _environment(self, home: Path) -> dict[str, str]:
-        outside = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
-        return outside | {
-            "CALIFT_HOME": str(home),
-            "CALIFT_ARTIFACTS": str(self.artifacts),
-            "CALIFT_DATABASE_URL": self.database.url,
-            "CALIFT_BROKER_URL": self.broker_url,
-            "CALIFT_TOKEN": TOKEN,
-            "CALIFT_PORT": self.address.rpartition(":")[2],
-            "CALIFT_LEASE_TTL_S": str(self.ttl_s),
-            "CALIFT_HEARTBEAT_S": str(self.ttl_s / 10),
-            "CALIFT_SWEEP_S": "0.2",
-            "CALIFT_RELAY_S": "0.1",
-            "CALIFT_REDISPATCH_S": "1",
-            "CALIFT_FREE_SPACE_FLOOR_BYTES": "0",
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
+        return environment_of(
+            home,
+            artifacts=self.artifacts,
+            database_url=self.database.url,
+            broker_url=self.broker_url,
+            token=TOKEN,
+            port=self.address.rpartition(":")[2],
+            lease_ttl_s=self.ttl_s,
+            heartbeat_s=self.ttl_s / 10,
+        )
 
     def start_broker(self) -> None:
         if self.broker is None:

@@ -28,7 +28,7 @@ ELSEWHERE = {
     "worker": "tests/worker/test_worker.py::test_worker__sigkill_takes_the_runner_along",
     "stop": "tests/worker/test_worker.py::test_worker__a_frozen_worker_that_wakes_up",
     "drain": "tests/worker/test_worker.py::test_worker__sigterm_drains",
-    "duplicates": "tests/worker/test_worker.py::test_worker__a_submitted_run_is_rung_claimed",
+    "duplicates": "tests/worker/test_worker.py::test_worker__a_submitted_run_is_sent_claimed",
     "broker": "tests/worker/test_worker.py::test_worker__a_broker_that_is_emptied_or_dies",
     "flush": "tests/worker/test_worker.py::test_worker__a_broker_that_is_emptied",
     "api": "tests/backend/test_embedded.py::test_stack__what_dies_is_started_again",

@@ -17,7 +17,7 @@ from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from calift_core.errors import CaliftError
 from tests.chaos.house import House
-from tests.support import said
+from tests.support import recorded
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Figures:
         return asdict(self)
 
 
-def judge(house: House, accepted: list[str], steps: int) -> Figures:
+def examine(house: House, accepted: list[str], steps: int) -> Figures:
     """Bring the database up once more and look at everything.
 
     Args:
@@ -131,7 +131,7 @@ def holes(store: Stores, house: House, run_id: str, steps: int) -> list[str]:
         for s in store.history.metrics(run_id).series
     }
     for step in range(1, steps + 1):
-        for name, value in said.metrics(step, step / 10, loss=1 / step).values.items():
+        for name, value in recorded.metrics(step, step / 10, loss=1 / step).values.items():
             got = series.get(name, {}).get(step)
             if got != value:
                 found.append(f"{run_id} {name} of step {step} is {got}, not {value}")

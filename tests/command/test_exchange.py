@@ -117,6 +117,12 @@ def gathered(name, run_id, settings, points):
     )
 
 
+def require(tracker) -> None:
+    package = tracker.__name__.rpartition(".")[2]
+    if package != "csv_file" and importlib.util.find_spec(package) is None:
+        unavailable(f"{package} is not installed")
+
+
 READ = {csv_file: read_csv, tensorboard: read_tensorboard, mlflow: read_mlflow}
 
 
@@ -125,9 +131,7 @@ READ = {csv_file: read_csv, tensorboard: read_tensorboard, mlflow: read_mlflow}
     [(csv_file, "curves.csv", 0.0), (tensorboard, "events", 1e-6), (mlflow, "mlruns", 0.0)],
 )
 def test_push__their_own_readers_give_the_run_back(sent, tmp_path, tracker, where, relative):
-    package = tracker.__name__.rpartition(".")[2]
-    if package != "csv_file" and importlib.util.find_spec(package) is None:
-        unavailable(f"{package} is not installed")
+    require(tracker)
     place = str(tmp_path / where)
     tracker.push(sent, place, again=False)
     tracker.push(sent, place, again=True)
@@ -140,9 +144,7 @@ def test_push__their_own_readers_give_the_run_back(sent, tmp_path, tracker, wher
 
 @pytest.mark.parametrize("tracker", [csv_file, tensorboard, mlflow])
 def test_push__again_replaces_its_own_run_alone(tmp_path, tracker):
-    package = tracker.__name__.rpartition(".")[2]
-    if package != "csv_file" and importlib.util.find_spec(package) is None:
-        unavailable(f"{package} is not installed")
+    require(tracker)
     place, runs = str(tmp_path / "there"), []
     for parent in ("one", "other"):
         made = seed.predictions(seed.KINDS["FLYP"], "test", "id", n=50, harm=0.0, seed=1)

@@ -19,7 +19,6 @@ import yaml
 from calift.commands import service
 from calift.commands.main import main
 from calift.notebook import load
-from calift_core import __version__
 from calift_core.errors import DataError, UnknownNameError
 from calift_core.schema.report import Report
 from calift_core.schema.spec import ModelSpec, parse_spec
@@ -32,7 +31,7 @@ EXAMPLES = ROOT / "examples"
 
 
 @dataclass(frozen=True)
-class Said:
+class Result:
     """What a command answered. `text` is both streams with line breaks as spaces."""
 
     status: int
@@ -45,7 +44,7 @@ class Said:
 
 
 @pytest.fixture
-def say(capsys, home, monkeypatch):
+def calift(capsys, home, monkeypatch):
     """Run the command in this process, with no service to ask."""
     monkeypatch.setenv("CALIFT_API_URL", "http://127.0.0.1:9")
 
@@ -55,7 +54,7 @@ def say(capsys, home, monkeypatch):
             main([str(a) for a in arguments])
         code = ended.value.code
         captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+        return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return run
 
@@ -63,9 +62,6 @@ def say(capsys, home, monkeypatch):
 def write(path: Path, spec: Any) -> str:
     path.write_text(yaml.safe_dump(json.loads(spec.model_dump_json())))
     return str(path)
-
-
-# ------------------------------------------------------------------------- help, wrong usage
 
 
 def test_help__names_every_command_without_loading_torch(home):
@@ -86,28 +82,15 @@ def test_help__names_every_command_without_loading_torch(home):
     )
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in (
-        "train",
-        "evaluate",
-        "submit",
-        "runs",
-        "compare",
-        "list",
-        "doctor",
-        "up",
-        "demo",
-    ):
+    for command in ("train", "evaluate", "submit", "runs", "compare", "list", "doctor", "demo"):
         assert f" {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "arguments", [("trian",), ("train",), ("train", "x.yaml", "--ouch"), ("runs", "nothing")]
 )
-def test_wrong_usage__is_status_2(say, arguments):
-    assert say(*arguments).status == 2
-
-
-# ------------------------------------------------------------------------------------ errors
+def test_wrong_usage__is_status_2(calift, arguments):
+    assert calift(*arguments).status == 2
 
 
 @pytest.fixture
@@ -118,22 +101,13 @@ def spec_text(configs, photos):
     )
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("kind: flyp", "kind: flip", "unknown method 'flip'. Did you mean 'flyp'?"),
-        ("method:", "methods:", "#/methods: unknown field 'methods'. Did you mean 'method'?"),
-        ("name: a", "name: ''", "#/name"),
-        ("suite: {id: 'folder:", "suite: {id: 'fashion-mist', notes: '", "#/suite/notes"),
-    ],
-)
-def test_train__a_spec_that_is_wrong_is_a_sentence(say, tmp_path, spec_text, old, new, words):
+def test_train__a_spec_that_is_wrong_is_a_sentence(calift, tmp_path, spec_text):
     file = tmp_path / "run.yaml"
-    file.write_text(spec_text.replace(old, new))
-    said = say("train", file, "--out", tmp_path / "out")
+    file.write_text(spec_text.replace("method:", "methods:"))
+    said = calift("train", file, "--out", tmp_path / "out")
     assert said.status == 1
     assert said.stdout == ""
-    assert words in said.text
+    assert "#/methods: unknown field 'methods'. Did you mean 'method'?" in said.text
     assert "Traceback" not in said.text
     assert not (tmp_path / "out").exists()
 
@@ -144,19 +118,18 @@ def test_train__a_spec_that_is_wrong_is_a_sentence(say, tmp_path, spec_text, old
         (("folder:", "fashion-mist#"), "UNKNOWN_NAME", "unknown suite"),
         (("folder:", "folder:/nowhere"), "DATA_UNAVAILABLE", "there is no folder '/nowhere"),
         (("pretrained: null", "pretrained: gone.pt"), "MODEL_UNAVAILABLE", "no weights file"),
-        (("templates: photo", "templates: foto"), "UNKNOWN_NAME", "unknown template set 'foto'"),
     ],
 )
 def test_train__what_is_not_here_is_a_sentence_and_with_json_a_document(
-    say, tmp_path, spec_text, change, code, words
+    calift, tmp_path, spec_text, change, code, words
 ):
     file = tmp_path / "run.yaml"
     file.write_text(spec_text.replace(*change))
-    plain = say("train", file, "--out", tmp_path / "a")
+    plain = calift("train", file, "--out", tmp_path / "a")
     assert plain.status == 1
     assert words in plain.text
     assert "Traceback" not in plain.text
-    machine = say("train", file, "--out", tmp_path / "b", "--json")
+    machine = calift("train", file, "--out", tmp_path / "b", "--json")
     assert machine.status == 1
     error = json.loads(machine.stdout)["error"]
     assert error["code"] == code
@@ -164,24 +137,10 @@ def test_train__what_is_not_here_is_a_sentence_and_with_json_a_document(
     assert set(error) == {"code", "message", "hint"}
 
 
-def test_train__an_unknown_model_is_a_sentence_with_a_suggestion(say, tmp_path, photos):
-    file = tmp_path / "run.yaml"
-    file.write_text(
-        f"name: a\nmodel: {{name: ViT-B16, pretrained: openai}}\n"
-        f"method: {{kind: flyp}}\nsuite: {{id: 'folder:{photos}'}}\n"
-    )
-    said = say("train", file, "--out", tmp_path / "out")
-    assert said.status == 1
-    assert "unknown model 'ViT-B16'. Did you mean 'ViT-B-16'?" in said.text
-
-
-def test_list__unknown_kind_is_a_sentence(say):
-    said = say("list", "method")
+def test_list__unknown_kind_is_a_sentence(calift):
+    said = calift("list", "method")
     assert said.status == 1
     assert "Did you mean 'methods'?" in said.text
-
-
-# ------------------------------------------------------------------------------------ dry run
 
 
 @pytest.mark.parametrize(
@@ -192,8 +151,8 @@ def test_list__unknown_kind_is_a_sentence(say):
         ("imagenet/carot.yaml", ("CALIFT_IMAGENET", "ViT-B-16 'openai'")),
     ],
 )
-def test_dry_run__of_the_examples_says_what_is_missing(say, monkeypatch, name, missing):
-    said = say("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
+def test_dry_run__of_the_examples_says_what_is_missing(calift, monkeypatch, name, missing):
+    said = calift("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
     assert said.status == (1 if missing else 0), said.text
     result = Validation.model_validate_json(said.stdout)
     assert result.valid
@@ -209,9 +168,9 @@ def test_dry_run__of_the_examples_says_what_is_missing(say, monkeypatch, name, m
         assert result.estimate.selection_images == 2 * 12_812
 
 
-def test_dry_run__measures_and_leaves_nothing_behind(say, run_spec, tmp_path, home):
+def test_dry_run__measures_and_leaves_nothing_behind(calift, run_spec, tmp_path, home):
     file = write(tmp_path / "run.yaml", run_spec("carot"))
-    said = say("train", file, "--dry-run", "--out", str(tmp_path / "out"))
+    said = calift("train", file, "--dry-run", "--out", str(tmp_path / "out"))
     assert said.status == 0
     assert "The RunSpec 'tiny carot' is valid." in said.text
     for words in ("parameters", "training images", "optimiser steps", "on this machine (cpu"):
@@ -220,26 +179,13 @@ def test_dry_run__measures_and_leaves_nothing_behind(say, run_spec, tmp_path, ho
     assert list(home.iterdir()) == []
 
 
-def test_dry_run__what_is_wrong_is_status_1_with_its_place(say, run_spec, tmp_path):
-    write_classes(tmp_path / "other", CLASSES[:2], n=2)
-    shifts = {"art": f"folder:{tmp_path}/other"}
-    file = write(tmp_path / "run.yaml", run_spec("carot", suite={"shifts": shifts}))
-    said = say("train", file, "--dry-run", "--json")
-    assert said.status == 1
-    result = Validation.model_validate_json(said.stdout)
-    assert not result.valid
-    (problem,) = result.errors
-    assert problem["pointer"] == "#/suite/shifts/art"
-    assert "lacks the class folders red_thing" in problem["message"]
-
-
-def test_suite__a_folder_that_lies_here_is_named(say, tmp_path, run_spec, monkeypatch):
+def test_suite__a_folder_that_lies_here_is_named(calift, tmp_path, run_spec, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path / "run.yaml", run_spec("carot", suite={"id": "pictures"}))
     asked = (["data", "inspect", "pictures"], ["train", file, "--dry-run", "--no-measure"])
-    assert not any("What lies here" in say(*one).text for one in asked)
+    assert not any("What lies here" in calift(*one).text for one in asked)
     (tmp_path / "pictures").mkdir()
-    assert all("What lies here is named ./pictures." in say(*one).text for one in asked)
+    assert all("What lies here is named ./pictures." in calift(*one).text for one in asked)
 
 
 @pytest.mark.parametrize(
@@ -252,39 +198,17 @@ def test_suite__a_folder_that_lies_here_is_named(say, tmp_path, run_spec, monkey
     ],
     ids=["suite", "shift", "model", "run"],
 )
-def test_paths__of_an_unknown_user_are_a_sentence(say, run_spec, tmp_path, changed):
+def test_paths__of_an_unknown_user_are_a_sentence(calift, run_spec, tmp_path, changed):
     data = run_spec("carot").model_dump(mode="json")
     for key, value in changed.items():
         data[key] = value if key == "method" else data[key] | value
     file = write(tmp_path / "run.yaml", parse_spec(data))
     for one in (["train", file, "--dry-run", "--no-measure"], ["submit", file]):
-        said = say(*one)
+        said = calift(*one)
         assert said.status == 1
         if one[0] == "submit" and "method" in changed:  # a run of the service, by its id
             continue
         assert "no user 'nobody-here' on this machine: '~nobody-here/x'" in said.text
-
-
-# -------------------------------------------------------------------------------------- train
-
-CONTRACT = {
-    "summary": {"id_accuracy", "ood_accuracy", "id_ece", "ood_ece", "sigma_min"},
-    "spectrum": {"singular_values", "sigma_min", "effective_rank"},
-    "environment": {"calift", "python", "device", "packages"},
-}
-EVALUATION = {"dataset", "role", "n", "accuracy", "nll", "brier", "ece", "ece_batch_averaged"}
-ECE = {"value", "n_bins", "scheme", "null_mean", "null_q95", "interval", "debiased"}
-
-
-def assert_contract(document: dict[str, Any]) -> None:
-    Report.model_validate(document)
-    for part, keys in CONTRACT.items():
-        assert keys <= set(document[part]), part
-    for evaluation in document["evaluations"]:
-        assert set(evaluation) >= EVALUATION
-        assert set(evaluation["ece"]) >= ECE
-        assert 0 <= evaluation["accuracy"] <= 1
-        assert 0 <= evaluation["ece"]["value"] <= 1
 
 
 @pytest.fixture(scope="module")
@@ -292,22 +216,16 @@ def trained(tmp_path_factory, configs, photos, paintings):
     """Spec, folder and what `calift train` printed, without its white space."""
     root = tmp_path_factory.mktemp("trained")
     file = root / "run.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "name": "from the command",
-                "model": {"name": str(configs["vit"]), "pretrained": None},
-                "method": {"kind": "carot"},
-                "suite": {
-                    "id": f"folder:{photos}",
-                    "shifts": {"art": f"folder:{paintings}"},
-                    "templates": "photo",
-                },
-                "train": {"epochs": 1, "batch_size": 16, "lr": 1e-3, "device": "cpu"},
-                "evaluation": {"n_resamples": 20},
-            }
-        )
-    )
+    spec = {
+        "name": "from the command",
+        "model": {"name": str(configs["vit"]), "pretrained": None},
+        "method": {"kind": "carot"},
+        "suite": {"id": f"folder:{photos}", "shifts": {"art": f"folder:{paintings}"}}
+        | {"templates": "photo"},
+        "train": {"epochs": 1, "batch_size": 16, "lr": 1e-3, "device": "cpu"},
+        "evaluation": {"n_resamples": 20},
+    }
+    file.write_text(yaml.safe_dump(spec))
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setenv("COLUMNS", "80")
@@ -324,7 +242,7 @@ def test_train__leaves_the_contracts_files(trained):
     for name in ("report.json", "metrics.jsonl", "checkpoint/model.safetensors"):
         assert (folder / name).is_file()
     assert (folder / "predictions" / "photos_test.parquet").is_file()
-    assert_contract(json.loads((folder / "report.json").read_text()))
+    Report.model_validate_json((folder / "report.json").read_bytes())
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         assert {"step", "epoch"} <= set(json.loads(line))
     for words in ("photos/test", "art", "Accuracy", "ECE", "σ_min", str(folder)):
@@ -342,19 +260,19 @@ def test_load__opens_a_trained_folder_in_a_notebook(trained):
         load(folder.parent)
 
 
-def test_ship__calibrate_export_predict_from_a_run_to_answers(trained, photos, say, tmp_path):
+def test_ship__calibrate_export_predict_from_a_run_to_answers(trained, photos, calift, tmp_path):
     run = shutil.copytree(trained[1], tmp_path / "run")
     model, answers = tmp_path / "model", tmp_path / "answers.csv"
-    assert "There is no calibrator" in say("export", run, model).text
-    chosen = say("calibrate", run, "--with", "temperature")
+    assert "There is no calibrator" in calift("export", run, model).text
+    chosen = calift("calibrate", run, "--with", "temperature")
     assert (chosen.status, "temperature, fitted on 8 images" in chosen.text) == (0, True)
-    assert "--overwrite" in say("export", run, model).text
-    assert say("export", run, model, "--overwrite").status == 0
-    told = json.loads(say("calibrate", run, "--json").stdout)
+    assert "--overwrite" in calift("export", run, model).text
+    assert calift("export", run, model, "--overwrite").status == 0
+    told = json.loads(calift("calibrate", run, "--json").stdout)
     assert told["requested"] == "auto"
-    assert "got 'tflite'" in say("export", run, model, "--format", "tflite").text
+    assert "got 'tflite'" in calift("export", run, model, "--format", "tflite").text
 
-    said = say("predict", model, photos, "--json")
+    said = calift("predict", model, photos, "--json")
     rows = [json.loads(line) for line in said.stdout.splitlines()]
     assert (said.status, len(rows)) == (0, 120)
     assert {row["label"] for row in rows} <= set(CLASSES)
@@ -364,24 +282,24 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(trained, photos, s
     assert load(run).predict([row["path"] for row in rows[:3]]).probs.shape == (3, 3)
 
     page = tmp_path / "watched.html"
-    said = say("watch", model, photos, "--out", page)
+    said = calift("watch", model, photos, "--out", page)
     assert (said.status, "images are likely to be right" in said.text) == (0, True)
     assert "Most unusual images" in page.read_text()
-    said = say("watch", run, photos, "--fail-below", "1.1", "--json")
+    said = calift("watch", run, photos, "--fail-below", "1.1", "--json")
     assert (said.status, json.loads(said.stdout)["n"], "alarm" in said.stderr) == (3, 120, True)
 
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
-    said = say("predict", model, photos, bad, "--out", answers)
+    said = calift("predict", model, photos, bad, "--out", answers)
     assert (said.status, "1 of 121 images could not be read" in said.text) == (1, True)
     assert len(answers.read_text().splitlines()) == 122
-    assert "nothing is there" in say("predict", model, tmp_path / "nowhere").text
-    assert "must end in" in say("predict", model, photos, "--out", tmp_path / "a.xls").text
-    assert "holds no finished run" in say("predict", tmp_path, photos).text
+    assert "nothing is there" in calift("predict", model, tmp_path / "nowhere").text
+    assert "must end in" in calift("predict", model, photos, "--out", tmp_path / "a.xls").text
+    assert "holds no finished run" in calift("predict", tmp_path, photos).text
 
 
 def test_ship__a_run_of_the_service_by_its_id(
-    trained, photos, say, app, served, settings, monkeypatch, tmp_path
+    trained, photos, calift, app, served, settings, monkeypatch, tmp_path
 ):
     from tests.support.finished import store_run
 
@@ -389,66 +307,63 @@ def test_ship__a_run_of_the_service_by_its_id(
     run_id = store_run(services.store, services.artifacts, here)
     monkeypatch.setenv("CALIFT_API_URL", served)
     monkeypatch.setenv("CALIFT_TOKEN", settings.admin_token())
-    chosen = say("calibrate", run_id, "--with", "temperature")
+    chosen = calift("calibrate", run_id, "--with", "temperature")
     assert (chosen.status, "fetching report.json" in chosen.text) == (0, True)
-    exported = say("export", run_id, tmp_path / "model")
+    exported = calift("export", run_id, tmp_path / "model")
     assert (exported.status, "fetching" in exported.text) == (0, False)
-    assert say("calibrate", here, "--with", "temperature").status == 0
+    assert calift("calibrate", here, "--with", "temperature").status == 0
     path = next(photos.rglob("*.png"))
     ours, theirs = (load(one).predict([path]).probs for one in (here, tmp_path / "model"))
     assert np.array_equal(ours, theirs)
-    unknown = say("predict", "0123456789ab", path)
+    unknown = calift("predict", "0123456789ab", path)
     assert (unknown.status, "there is no run '0123456789ab'" in unknown.text) == (1, True)
     unfinished = services.store.runs.submit(spec_of())
-    assert "has no finished model to fetch" in say("export", unfinished, tmp_path / "b").text
+    assert "has no finished model to fetch" in calift("export", unfinished, tmp_path / "b").text
 
 
-def test_train__again_says_that_it_is_finished_and_changes_nothing(trained, say):
+def test_train__again_says_that_it_is_finished_and_changes_nothing(trained, calift):
     file, folder, _ = trained
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    said = say("train", file, "--out", folder)
+    said = calift("train", file, "--out", folder)
     assert said.status == 0
     assert "finished already" in said.text
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
-def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(trained, say, tmp_path):
+def test_train__a_merge_is_made_again_once_its_run_was_trained_anew(trained, calift, tmp_path):
     file, folder, _ = trained
     run = tmp_path / "run"
     shutil.copytree(folder, run)
     data = yaml.safe_load(file.read_text())
-    merge = {
-        **data,
-        "name": "merge",
-        "method": {"kind": "wise_ft", "run": str(run), "sweep": [0.5, 1.0]},
-    }
+    method = {"kind": "wise_ft", "run": str(run), "sweep": [0.5, 1.0]}
+    merge = {**data, "name": "merge", "method": method}
     spec = tmp_path / "merge.yaml"
     spec.write_text(yaml.safe_dump(merge))
     out = tmp_path / "out"
-    assert say("train", spec, "--out", out).status == 0
+    assert calift("train", spec, "--out", out).status == 0
     first = json.loads((out / "report.json").read_text())
     assert [point["alpha"] for point in first["frontier"]] == [0.5, 1.0]
-    assert "finished already" in say("train", spec, "--out", out).text
+    assert "finished already" in calift("train", spec, "--out", out).text
 
     longer = tmp_path / "longer.yaml"
     longer.write_text(yaml.safe_dump({**data, "train": {**data["train"], "epochs": 2}}))
-    assert say("train", longer, "--out", run, "--overwrite").status == 0
-    assert "finished already" not in say("train", spec, "--out", out).text
+    assert calift("train", longer, "--out", run, "--overwrite").status == 0
+    assert "finished already" not in calift("train", spec, "--out", out).text
     second = json.loads((out / "report.json").read_text())
     assert second["model"]["sha256"] != first["model"]["sha256"]
 
     shutil.rmtree(run)  # what is finished stays finished
-    assert "finished already" in say("train", spec, "--out", out).text
+    assert "finished already" in calift("train", spec, "--out", out).text
 
 
-def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained, say, tmp_path):
+def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained, calift, tmp_path):
     file, folder, _ = trained
     data = yaml.safe_load(file.read_text())
 
     def estimate(method):
         spec = tmp_path / "merge.yaml"
         spec.write_text(yaml.safe_dump({**data, "method": method}))
-        said = say("train", spec, "--dry-run", "--no-measure", "--json")
+        said = calift("train", spec, "--dry-run", "--no-measure", "--json")
         return Validation.model_validate_json(said.stdout)
 
     own = estimate({"kind": "zero_shot"}).estimate.evaluation_images
@@ -460,31 +375,31 @@ def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained,
     assert ["no folder of a finished run" in text for text in gone.missing] == [True]
 
 
-def test_train__json_is_one_document_on_stdout(trained, say):
+def test_train__json_is_one_document_on_stdout(trained, calift):
     file, folder, _ = trained
-    said = say("train", file, "--out", folder, "--json")
+    said = calift("train", file, "--out", folder, "--json")
     assert said.status == 0
     assert json.loads(said.stdout) == json.loads((folder / "report.json").read_text())
 
 
 def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
-    trained, say, tmp_path
+    trained, calift, tmp_path
 ):
     file, folder, _ = trained
     mine = shutil.copytree(folder, tmp_path / "mine")
     other = tmp_path / "other.yaml"
     other.write_text(file.read_text().replace("kind: carot", "kind: zero_shot"))
-    said = say("train", other, "--out", mine)
+    said = calift("train", other, "--out", mine)
     assert said.status == 1
     assert "holds a run of another RunSpec" in said.text
     assert "--overwrite" in said.text
-    fresh = say("train", other, "--out", mine, "--overwrite", "--json")
+    fresh = calift("train", other, "--out", mine, "--overwrite", "--json")
     assert fresh.status == 0, fresh.text
     assert json.loads(fresh.stdout)["spec"]["method"]["kind"] == "zero_shot"
-    assert_contract(json.loads(fresh.stdout))
+    Report.model_validate_json(fresh.stdout)
 
 
-def test_train__a_first_signal_saves_and_the_same_command_goes_on(run_spec, tmp_path, home, say):
+def test_train__a_first_signal_saves_and_the_same_command_goes_on(run_spec, tmp_path, home, calift):
     spec = run_spec("flyp", train={"epochs": 12, "spectrum_every_epochs": 0})
     file, folder = write(tmp_path / "run.yaml", spec), tmp_path / "out"
     process = subprocess.Popen(
@@ -506,33 +421,20 @@ def test_train__a_first_signal_saves_and_the_same_command_goes_on(run_spec, tmp_
     assert process.returncode == 130
     assert json.loads(stdout)["error"]["code"] == "INTERRUPTED"
     assert "The same command goes on from there." in stderr
-    said = say("train", file, "--out", folder)
+    said = calift("train", file, "--out", folder)
     assert said.status == 0
     assert re.search(r"Going on from the checkpoint of step \d+", said.text)
 
 
-# ------------------------------------------------------------------------------------ evaluate
-
-
-def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, say, tmp_path):
+def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, calift, tmp_path):
     _, folder, _ = trained
     write_classes(tmp_path / "dark", n=4, seed=3, gain=0.3)
-    said = say(
-        "evaluate",
-        folder,
-        "--out",
-        tmp_path / "judged",
-        "--shift",
-        f"dark=folder:{tmp_path}/dark",
-        "--corruptions",
-        "contrast",
-        "--severities",
-        "5",
-        "--json",
-    )
+    shift = ("--shift", f"dark=folder:{tmp_path}/dark")
+    corrupted = ("--corruptions", "contrast", "--severities", "5")
+    said = calift("evaluate", folder, "--out", tmp_path / "judged", *shift, *corrupted, "--json")
     assert said.status == 0, said.text
     document = json.loads(said.stdout)
-    assert_contract(document)
+    Report.model_validate(document)
     rows = {e["dataset"]: e for e in document["evaluations"]}
     assert list(rows) == ["photos/test", "art", "dark", "contrast/5"]
     first = json.loads((folder / "report.json").read_text())
@@ -550,34 +452,31 @@ def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, say, tmp_pa
         (("--suite", "gone.yaml"), "cannot read the RunSpec 'gone.yaml'"),
     ],
 )
-def test_evaluate__wrong_arguments_are_sentences(trained, say, tmp_path, arguments, words):
-    said = say("evaluate", trained[1], "--out", tmp_path / "judged", *arguments)
+def test_evaluate__wrong_arguments_are_sentences(trained, calift, tmp_path, arguments, words):
+    said = calift("evaluate", trained[1], "--out", tmp_path / "judged", *arguments)
     assert said.status == 1
     assert words in said.text
 
 
-def test_evaluate__a_folder_without_a_run_is_a_sentence(say, tmp_path):
-    said = say("evaluate", tmp_path, "--out", tmp_path / "judged")
+def test_evaluate__a_folder_without_a_run_is_a_sentence(calift, tmp_path):
+    said = calift("evaluate", tmp_path, "--out", tmp_path / "judged")
     assert said.status == 1
     assert "holds no run" in said.text
 
 
-# ------------------------------------------------------------------------------ list and doctor
-
-
 @pytest.mark.parametrize("what", ["methods", "models", "datasets"])
-def test_list__without_a_service_tells_of_this_installation(say, what):
-    said = say("list", what, "--json")
+def test_list__without_a_service_tells_of_this_installation(calift, what):
+    said = calift("list", what, "--json")
     assert said.status == 0, said.text
     items = json.loads(said.stdout)
     key = {"methods": "kind", "models": "name", "datasets": "id"}[what]
     names = {item[key] for item in items}
     assert names & {"carot", "calift-tiny", "fashion-mnist"}
-    assert say("list", what).status == 0
+    assert calift("list", what).status == 0
 
 
-def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(say):
-    said = say("doctor", "--json")
+def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(calift):
+    said = calift("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(said.stdout)}
     assert checks["extra [train]"]["state"] == "ok"
     assert checks["service"]["state"] == "warn"
@@ -587,10 +486,10 @@ def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(say):
         assert check["state"] == "ok" or check["hint"]
 
 
-def test_doctor__a_home_that_cannot_be_written_is_a_failure(say, tmp_path, monkeypatch):
+def test_doctor__a_home_that_cannot_be_written_is_a_failure(calift, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CALIFT_HOME", str(tmp_path / "file"))
-    said = say("doctor", "--json")
+    said = calift("doctor", "--json")
     assert said.status == 1
     (check,) = [c for c in json.loads(said.stdout) if c["name"] == "CALIFT_HOME"]
     assert check["state"] == "fail"
@@ -601,27 +500,18 @@ def test_doctor__a_home_that_cannot_be_written_is_a_failure(say, tmp_path, monke
     "arguments",
     [("runs", "list"), ("submit", str(EXAMPLES / "laptop.yaml")), ("compare", "a", "b")],
 )
-def test_service__none_that_answers_is_a_sentence(say, arguments):
-    said = say(*arguments, "--json")
+def test_service__none_that_answers_is_a_sentence(calift, arguments):
+    said = calift(*arguments, "--json")
     assert said.status == 1
     assert json.loads(said.stdout)["error"]["code"] == "SERVICE_UNAVAILABLE"
-
-
-def test_version__is_the_packages(say):
-    assert say("version").stdout.strip() == __version__
 
 
 def test_submit__relative_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    spec = parse_spec(
-        {
-            "name": "a",
-            "model": {"name": "config.json", "pretrained": "openai"},
-            "method": {"kind": "flyp"},
-            "suite": {"id": "folder:photos", "shifts": {"art": "folder:/data/art"}},
-        }
-    )
+    model = {"name": "config.json", "pretrained": "openai"}
+    suite = {"id": "folder:photos", "shifts": {"art": "folder:/data/art"}}
+    spec = spec_of(model=model, suite=suite)
     made = service.with_absolute_paths(spec)
     assert made.model.name == str(tmp_path / "config.json")
     assert made.model.pretrained == "openai"

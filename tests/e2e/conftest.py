@@ -20,17 +20,12 @@ from tests.frontend import seed
 from tests.frontend.conftest import Service, filled_home, service
 
 ROOT = Path(__file__).parents[2]
+#: What moves is painted sixty times a second.
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--force-prefers-reduced-motion",  # what moves is painted sixty times a second
-]
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--force-prefers-reduced-motion",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

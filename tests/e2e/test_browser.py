@@ -1,8 +1,6 @@
 """The dashboard in a real Chromium: what only a browser shows, such as addresses and widths."""
 
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -85,26 +83,6 @@ def test_runs__rows_are_chosen_and_opened_by_keys_and_nothing_opens_by_the_way(d
     row_of(tab, "CaRot (second seed)").wait_for()
 
 
-@pytest.mark.thorough
-def test_calibration__reload_and_a_copied_address_keep_the_view(dashboard, tab):
-    tab.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
-    settle(tab)
-    bins = tab.get_by_label("Bins", exact=True)
-    until(lambda: bins.input_value() == "15", what="the bins that were evaluated with")
-    bins.fill("6")
-    bins.press("Enter")
-    tab.get_by_text("6 bins, equal mass").wait_for()
-    until(lambda: "bins=6" in query(tab), timeout_s=45, what="the bins in the address")
-    address = tab.evaluate("() => location.href")
-    assert len(address) < 200
-    tab.reload()
-    tab.get_by_text("6 bins, equal mass").wait_for()
-    other = tab.context.new_page()
-    other.goto(address)
-    other.get_by_text("6 bins, equal mass").wait_for()
-    assert "on sketch" in other.locator(".gtitle").first.text_content()
-
-
 def test_new__a_run_is_submitted_watched_and_cancelled(dashboard, tab):
     tab.goto(dashboard.at("new?preset=quick&method=flyp"))
     settle(tab)
@@ -121,51 +99,6 @@ def test_new__a_run_is_submitted_watched_and_cancelled(dashboard, tab):
     tab.locator(".calift-pill", has_text="Queued").wait_for()
     tab.get_by_role("button", name="Cancel").click()
     tab.locator(".calift-pill", has_text="Cancelled").wait_for()
-
-
-def only(ask: Callable[[], bool]) -> bool:
-    """An answer about the one element of its kind; false while a page that changes shows two."""
-    from playwright.sync_api import Error
-
-    with suppress(Error):
-        return ask()
-    return False
-
-
-@pytest.mark.thorough
-def test_new__a_typed_folder_names_the_run_and_one_that_is_not_there_cannot_be_submitted(
-    dashboard, tab, tmp_path
-):
-    for name in ("cat", "dog"):
-        (tmp_path / "birds" / name).mkdir(parents=True)
-        for index in range(30):
-            (tmp_path / "birds" / name / f"{index}.png").touch()
-    tab.goto(dashboard.at("new?preset=quick&method=flyp"))
-    settle(tab)
-    name = tab.get_by_label("Name", exact=True)
-    submit = tab.get_by_role("button", name="Submit")
-    data = tab.get_by_role("combobox", name="ID data")
-
-    def type_data(folder):
-        data.click()
-        data.fill(str(folder))
-        data.press("Enter")
-        until(lambda: name.input_value() == f"flyp on {folder.name}", what="the name to follow")
-
-    type_data(tmp_path / "nowhere")
-    said = tab.get_by_text(f"there is no folder '{tmp_path / 'nowhere'}'")
-    until(lambda: said.count() == 2, what="the sentence under the data and beside the button")
-    until(lambda: only(submit.is_disabled), what="the button to be disabled")
-    type_data(tmp_path / "birds")
-    tab.get_by_text(re.compile("Only . steps? of training")).wait_for()
-    until(lambda: only(submit.is_enabled), what="the button to be enabled")
-    box = tab.get_by_role("combobox", name="Corruptions")
-    box.click()
-    box.fill("gaussion_noise")  # no letters left out: no option is offered
-    box.press("Enter")
-    box.press("Escape")  # an open list hides the rest of the page from roles
-    tab.get_by_text("Did you mean 'gaussian_noise'").first.wait_for()
-    until(lambda: only(submit.is_disabled), what="the button to be disabled")
 
 
 def evaluation_of(dashboard: Dashboard, run: str, dataset: str) -> Any:
@@ -187,7 +120,7 @@ def samples_in(dashboard: Dashboard, evaluation: Any, first: int, last: int) -> 
     return sum(b.count for b in bins[first : last + 1])
 
 
-def told(tab: Any) -> str:
+def gallery_caption(tab: Any) -> str:
     """What the gallery says of how many samples it shows."""
     line = tab.locator(".st-key-gallery [data-testid=stCaptionContainer]").first
     return str(line.text_content()) if line.count() else ""
@@ -206,7 +139,9 @@ def test_diagram__bins_are_chosen_by_keys_pointer_and_touch(dashboard, chromium,
 
     def shows(first, last):
         n = samples_in(dashboard, evaluation, first, last)
-        until(lambda: f" of {n:,} samples" in told(tab), timeout_s=45, what=f"{n} samples")
+        until(
+            lambda: f" of {n:,} samples" in gallery_caption(tab), timeout_s=45, what=f"{n} samples"
+        )
         chosen = tab.locator(".rail [aria-selected=true]")
         until(lambda: chosen.count() == last - first + 1, what="the bins to be marked")
 

@@ -105,10 +105,8 @@ def ticked(tab: Any, table: Any, row: int) -> bool:
     return True
 
 
-def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(doubted, chromium):
-    context = chromium.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
-    context.set_default_timeout(60_000)
-    tab = context.new_page()
+def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(doubted, stranger):
+    tab = stranger
     shown = urlencode({"evaluation": doubted.evaluation})
     place = "/calibration?" + urlencode({"run": doubted.run, "images": shown})
     tab.goto(doubted.dashboard.link(place))
@@ -141,7 +139,6 @@ def test_corrections__are_ticked_and_come_out_as_a_manifest_that_is_a_suite(doub
     with tab.expect_download() as waiting:
         kept.click()
     waiting.value.save_as(doubted.tree / "corrected.csv")
-    context.close()
 
     mended = load_suite(SuiteSpec(id=f"manifest:{doubted.tree / 'corrected.csv'}"))
     before = load_suite(SuiteSpec(id=f"folder:{doubted.tree}"))

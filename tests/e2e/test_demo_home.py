@@ -30,7 +30,6 @@ PLACES = (
     "data", "tokens", "sweeps", "sweep",
     f"compare?ids={ALL}&baseline={{Zero-shot}}",
     f"calibration?run={ALL}&dataset=display",
-    f"calibration?run={ALL}&dataset=display&overlay=1",
     "calibration?run={CaRot}&dataset=display&view=images", f"calibration?run={ALL}&view=slices",
     f"calibration?run={ALL}&view=slices&by=confusion",
     "calibration?run={CaRot}&view=calibrators&dataset=display&with=serif,mono,display",
@@ -41,18 +40,13 @@ PLACES = (
     "calibration?run={CaRot}&dataset=display"
     "&images=evaluation%3D{CaRot on display}%26like%3D{sample}",
     f"decide?run={ALL}", f"decide?run={ALL}&view=ood",
-    f"frontier?run={ALL}", "frontier?on=id&run={FLYP path}",
-    f"shifts?run={ALL}", f"shifts?run={ALL}&metric=ece",
+    f"frontier?run={ALL}",
+    f"shifts?run={ALL}",
     "sample?evaluation={CaRot on display}&sample={sample}",
     f"picture?run={ALL}",
     f"curves?ids={ALL}&smooth=0.8", f"spectra?run={ALL}", "bound",
     f"plan?run={ALL}&dataset=display",
 )  # fmt: skip
-#: Those that draw what others draw, of other numbers.
-VARIANTS = {
-    f"calibration?run={ALL}&dataset=display&overlay=1", "frontier?on=id&run={FLYP path}",
-    f"shifts?run={ALL}&metric=ece",
-}  # fmt: skip
 #: Scheme and window of the two looks at each page.
 LOOKS = (("light", 1440, 900), ("dark", 390, 844))
 GROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 23, 29)"}
@@ -254,13 +248,7 @@ def visitor(demo, chromium):
     context.close()
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        pytest.param(place, marks=pytest.mark.thorough) if place in VARIANTS else place
-        for place in PLACES
-    ],
-)
+@pytest.mark.parametrize("place", PLACES)
 def test_page__has_no_fault_in_either_look(visitor, place):
     visitor.open(place)
     assert visitor.faults(place or "overview") == []
@@ -320,13 +308,7 @@ def test_report__its_tables_are_not_cut(visitor, demo, tmp_path):
 # FLYP is trained, judged and shown as CaRot is. What the others share with it is seen in one look.
 @pytest.mark.parametrize(
     ("run", "looks"),
-    [
-        ("CaRot", LOOKS),
-        ("Zero-shot", LOOKS[:1]),
-        ("FLYP path", LOOKS[1:]),
-        pytest.param("Zero-shot", LOOKS[1:], marks=pytest.mark.thorough),
-        pytest.param("FLYP path", LOOKS[:1], marks=pytest.mark.thorough),
-    ],
+    [("CaRot", LOOKS), ("Zero-shot", LOOKS[:1]), ("FLYP path", LOOKS[1:])],
     ids=lambda value: value if isinstance(value, str) else "-".join(look[0] for look in value),
 )
 def test_run__has_no_fault_under_any_tab(visitor, run, looks):

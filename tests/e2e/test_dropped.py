@@ -68,12 +68,10 @@ def balanced(folder: Path, *ports: int) -> Iterator[str]:
 
 @pytest.mark.thorough
 def test_dashboard__that_ends_is_replaced_by_another_under_its_visitor(
-    dashboard, chromium, tmp_path
+    dashboard, stranger, tmp_path
 ):
     first, second = free_port(), free_port()
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(45_000)
-    tab = context.new_page()
+    tab = stranger
     with ExitStack() as over, ExitStack() as gone:
         url = over.enter_context(balanced(tmp_path, first, second))
         gone.enter_context(serving_dashboard(dashboard.service, tmp_path, port=first))
@@ -82,7 +80,7 @@ def test_dashboard__that_ends_is_replaced_by_another_under_its_visitor(
         settle(tab)
 
         def replica():
-            (found,) = [c["value"] for c in context.cookies() if c["name"] == "calift_replica"]
+            (found,) = [c["value"] for c in tab.context.cookies() if c["name"] == "calift_replica"]
             return str(found)
 
         of_first = replica()
@@ -93,7 +91,6 @@ def test_dashboard__that_ends_is_replaced_by_another_under_its_visitor(
         gone.close()
         until(lambda: replica() != of_first or tab.wait_for_timeout(50), what="the other one")
         require_as_it_was(tab)
-    context.close()
 
 
 def another(url: str, than: str) -> bool:

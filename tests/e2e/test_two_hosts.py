@@ -5,12 +5,9 @@ runner is the stand-in of `tests/worker`, which checkpoints like the real one.
 """
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,7 +21,7 @@ from backend.store.stores import Stores
 from tests.conftest import fresh_postgres, spec_of, until
 from tests.support import hosts, radosgw
 from tests.support.hosts import Host, Relay
-from tests.worker.conftest import Broker
+from tests.support.parts import Broker, environment_of, running_broker
 from tests.worker.test_supervisor import processes
 
 pytestmark = pytest.mark.service
@@ -44,14 +41,10 @@ def s3():
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def broker():
-    folder = Path(tempfile.mkdtemp(prefix="calift-b-"))
-    made = Broker(folder)
-    made.start()
-    yield made
-    made.kill()
-    shutil.rmtree(folder)
+    with running_broker() as made:
+        yield made
 
 
 @pytest.fixture
@@ -72,13 +65,6 @@ class Lab:
         """What is the host's alone."""
         return self.folder / host.name
 
-    def bucket(self) -> dict[str, str]:
-        return {
-            "CALIFT_ARTIFACTS": "s3://two-hosts/lab",
-            "CALIFT_S3_ACCESS_KEY": self.s3.key,
-            "CALIFT_S3_SECRET_KEY": self.s3.secret,
-        }
-
     def start_worker(self, host: Host) -> None:
         """A worker that reaches everything through the host's cable alone."""
         parsed = make_url(self.url)
@@ -96,18 +82,16 @@ class Lab:
         over = parsed.set(host=host.address, port=ports["database"], query={})
         home = self.home(host)
         home.mkdir()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
-        environment |= self.bucket() | {
-            "CALIFT_HOME": str(home),
-            "CALIFT_DATABASE_URL": over.render_as_string(hide_password=False),
-            "CALIFT_BROKER_URL": f"redis://{host.address}:{ports['broker']}/0",
-            "CALIFT_S3_ENDPOINT_URL": f"http://{host.address}:{ports['s3']}",
-            "CALIFT_SWEEP_S": "0.5",
-            "CALIFT_RELAY_S": "0.2",
-            "CALIFT_REDISPATCH_S": "2",
-            "CALIFT_FREE_SPACE_FLOOR_BYTES": "0",
-            "PYTHONPATH": str(ROOT),
-        }
+        environment = environment_of(
+            home,
+            artifacts="s3://two-hosts/lab",
+            s3_access_key=self.s3.key,
+            s3_secret_key=self.s3.secret,
+            s3_endpoint_url=f"http://{host.address}:{ports['s3']}",
+            database_url=over.render_as_string(hide_password=False),
+            broker_url=f"redis://{host.address}:{ports['broker']}/0",
+            redispatch_s=2,
+        )
         worker = [sys.executable, str(ROOT / "tests/worker/standin_worker.py"), json.dumps(TIMES)]
         output = self.folder / f"{host.name}.log"
         self._children.append(
@@ -116,6 +100,15 @@ class Lab:
 
     def logs(self) -> str:
         return "\n".join(p.read_text(errors="replace")[-3000:] for p in self.folder.glob("*.log"))
+
+    def ends(self, store: Stores, *runs: str) -> None:
+        """Wait until runs have succeeded."""
+        for run_id in runs:
+            until(
+                lambda run_id=run_id: store.claims.phase(run_id) == "SUCCEEDED",
+                timeout_s=180,
+                what=f"{run_id} to end\n{self.logs()}",
+            )
 
     def close(self) -> None:
         for child in self._children:
@@ -193,12 +186,7 @@ def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
             until(lambda: not runners(lab.home(one)), timeout_s=60, what="the cut host to stop")
             for gate in gates:
                 gate.touch()
-            for run_id in waits:
-                until(
-                    lambda run_id=run_id: store.claims.phase(run_id) == "SUCCEEDED",
-                    timeout_s=180,
-                    what=f"{run_id} to end\n{lab.logs()}",
-                )
+            lab.ends(store, *waits)
             resumed = [
                 event.data["step"]
                 for event in store.history.events_after(mine, 0)[0]
@@ -225,12 +213,7 @@ def test_two_hosts__one_is_cut_off_and_its_run_goes_on_at_the_other(
                 what=f"both hosts at work again\n{lab.logs()}",
             )
             (tmp_path / "last").touch()
-            for run_id in later:
-                until(
-                    lambda run_id=run_id: store.claims.phase(run_id) == "SUCCEEDED",
-                    timeout_s=120,
-                    what=f"{run_id} to end\n{lab.logs()}",
-                )
+            lab.ends(store, *later)
     finally:
         lab.close()
         store.close()

@@ -25,7 +25,7 @@ from calift_core.predictions.write import write_predictions
 from calift_core.schema.report import EvaluationReport, FrontierPoint, FrontierSet, Report
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire.runs import Progress
-from tests.support import said
+from tests.support import recorded
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
@@ -145,7 +145,7 @@ def training_records(kind: Kind, steps: int, seed: int, until: int | None = None
         return {name: float(value) for name, value in (numbers | {"loss": contrastive}).items()}
 
     spectra = {steps * k // 4: spectrum(kind.spread, seed + 1, k / 4) for k in range(1, 5)}
-    return said.training(steps, values, spectra=spectra, epochs=4, until=until)
+    return recorded.training(steps, values, spectra=spectra, epochs=4, until=until)
 
 
 def finished(store, artifacts, *, name, kind, seed=0, frontier=None, **spec):
@@ -154,7 +154,7 @@ def finished(store, artifacts, *, name, kind, seed=0, frontier=None, **spec):
     run_id = store.runs.submit(run_spec)
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     trains = kind.method["kind"] not in ("zero_shot", "wise_ft")
-    records = training_records(kind, STEPS, seed) if trains else [said.phase("loading")]
+    records = training_records(kind, STEPS, seed) if trains else [recorded.phase("loading")]
     named = []
     with tempfile.TemporaryDirectory() as folder:
         # No evaluations: what calibrators are fitted on, and a far set.
@@ -174,9 +174,9 @@ def finished(store, artifacts, *, name, kind, seed=0, frontier=None, **spec):
     reports = [evaluation for evaluation, _ in named]
     final = spectrum(kind.spread, seed + 2)
     summary = summarise(reports, final.sigma_min)
-    records += said.evaluating(named)
-    records += said.ending(final, summary, steps=STEPS if trains else 0)
-    assert store.records.record(run_id, claim.attempt, said.as_said(records))
+    records += recorded.evaluating(named)
+    records += recorded.ending(final, summary, steps=STEPS if trains else 0)
+    assert store.records.record(run_id, claim.attempt, recorded.checked(records))
     assert store.records.append_log(run_id, claim.attempt, "INFO:calift_core.jobs:weights loaded\n")
     # Of the weights that a run ends with: those that it began with where nothing trains.
     zero_shot = kind.method["kind"] == "zero_shot"
@@ -236,8 +236,8 @@ def failed(store: Stores, *, name: str, kind: Kind) -> str:
     """A run that ran out of memory."""
     run_id = store.runs.submit(_spec(name, kind, 0))
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
-    begun = [said.phase("loading"), said.phase("training")]
-    assert store.records.record(run_id, claim.attempt, said.as_said(begun))
+    begun = [recorded.phase("loading"), recorded.phase("training")]
+    assert store.records.record(run_id, claim.attempt, recorded.checked(begun))
     assert store.claims.finish(
         run_id, claim.attempt, phase="FAILED", reason="OOM",
         message="the device ran out of memory in the first step with a batch of 512.",
@@ -252,7 +252,7 @@ def running(store: Stores, *, name: str, kind: Kind, steps: int = 600) -> str:
     claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=3600)
     done = steps * 2 // 5
     records = training_records(kind, steps, 3, until=done)
-    assert store.records.record(run_id, claim.attempt, said.as_said(records))
+    assert store.records.record(run_id, claim.attempt, recorded.checked(records))
     store.claims.heartbeat(
         run_id, claim.attempt, ttl_s=3600,
         progress=Progress(

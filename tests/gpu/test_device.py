@@ -70,9 +70,6 @@ def pixels_of(n: int, side: int) -> ImageSet:
     return ImageSet("some", ArraySource(array, "some"), names, np.arange(n) % 3, np.arange(n))
 
 
-# ------------------------------------------------------------------------------- precision
-
-
 @on_both
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_autocast__loss_and_gradient_are_near_those_of_the_cpu_in_fp32(
@@ -110,9 +107,6 @@ def test_fp16__the_scaler_skips_an_overflow_and_goes_on(vit, captions, kind):
 def test_auto__is_bf16_where_the_gpu_has_it(kind):
     has = torch.cuda.get_device_capability() >= (8, 0)
     assert resolve_precision("auto", torch.device(kind)) == ("bf16" if has else "fp16")
-
-
-# --------------------------------------------------------------------------------- kernels
 
 
 @on_both
@@ -165,9 +159,6 @@ def test_activation_checkpointing__same_loss_and_gradient(vit, captions, kind):
     again, found = gradient(vit, captions, device, "fp32")
     assert again == pytest.approx(loss, rel=1e-5)
     assert apart(found, expected) < 1e-5
-
-
-# ------------------------------------------------------------------------------ data, passes
 
 
 @on_both
@@ -230,9 +221,6 @@ def test_spectrum__is_that_of_features_from_the_cpu(vit, kind):
 
     expected = spectrum(torch.device("cpu"))
     np.testing.assert_allclose(spectrum(torch.device(kind)), expected, rtol=1e-2, atol=1e-4)
-
-
-# -------------------------------------------------------------------------------- whole runs
 
 
 @on_cuda

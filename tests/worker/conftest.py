@@ -2,56 +2,24 @@
 
 import json
 import os
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from backend.children.process import ManagedProcess
-from backend.stack.broker import broker_argv, broker_pings
 from tests.conftest import until
 from tests.support.forked import Forked
+from tests.support.parts import environment_of, running_broker
 
 #: What a worker imports until it takes its first run.
 LOADED = ["worker.tasks", "celery.bin.worker", "celery.apps.worker", "celery.concurrency.thread",
           "celery.worker.consumer", "kombu.transport.redis"]  # fmt: skip
 
 
-class Broker:
-    """A Valkey server on a socket of its own, with an append-only file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.socket = folder / "broker.sock"
-        self.url = f"redis+socket://{self.socket}?virtual_host=0"
-        self._child: ManagedProcess | None = None
-
-    def start(self) -> None:
-        self._child = ManagedProcess(
-            broker_argv(self.socket, self.folder / "data"),
-            output=self.folder / "broker.log",
-            environment=os.environ,
-        )
-        until(lambda: broker_pings(self.socket), what="the broker to answer")
-
-    def kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._child.reap()
-            self._child = None
-
-
 @pytest.fixture
 def broker():
-    # Not under pytest's folder: a socket's path must be short.
-    folder = Path(tempfile.mkdtemp(prefix="calift-b-"))
-    made = Broker(folder)
-    made.start()
-    yield made
-    made.kill()
-    shutil.rmtree(folder)
+    with running_broker() as made:
+        yield made
 
 
 class Worker:
@@ -101,18 +69,12 @@ def start_worker(home, broker, tmp_path):
                 *(["real"] if real else []),
             ],
             output=output,
-            environment=os.environ
-            | {
-                "CALIFT_HOME": str(host or home),
-                "CALIFT_ARTIFACTS": str(home / "artifacts"),
-                "CALIFT_DATABASE_URL": database_url,
-                "CALIFT_BROKER_URL": broker.url,
-                "CALIFT_SWEEP_S": "0.2",
-                "CALIFT_RELAY_S": "0.1",
-                "CALIFT_REDISPATCH_S": "1",
-                "CALIFT_FREE_SPACE_FLOOR_BYTES": "0",
-                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-            },
+            environment=environment_of(
+                host or home,
+                artifacts=home / "artifacts",
+                database_url=database_url,
+                broker_url=broker.url,
+            ),
             loaded=LOADED,
         )
         started.append(Worker(child, output))

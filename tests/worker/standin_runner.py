@@ -22,7 +22,7 @@ from calift_core.schema import records as r
 from calift_core.schema.report import Report
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.support import said
+from tests.support import recorded
 
 folder = Path(sys.argv[1])
 job = r.JobFile.model_validate_json((folder / "job.json").read_bytes())
@@ -46,9 +46,9 @@ curves = Curves(folder, Path(job.resume_from) if job.resume_from else None)
 stage = []
 
 
-def say(*told):
+def emit(*told):
     for record in told:
-        said.as_said([*stage, record])
+        recorded.checked([*stage, record])
         if isinstance(record, r.PhaseRecord):
             stage[:] = [record]
         curves.take(record)
@@ -69,7 +69,7 @@ def checkpoint(step):
         os.kill(os.getpid(), signal.SIGKILL)
     atomic_write_json(path / "state.json", {"step": step})
     atomic_write_json(path / "manifest.json", {"state.json": ""})
-    say(said.checkpoint(step))
+    emit(recorded.checkpoint(step))
 
 
 def sprung(name):
@@ -102,9 +102,9 @@ def end_well():
     atomic_write_bytes(folder / "checkpoint" / "model.safetensors", b"weights")
     if plan.get("model"):
         atomic_write_json(folder / "checkpoint" / "model.json", {})
-    say(said.phase("evaluating"))
-    *_, final = (record for record in said.RECORDED if isinstance(record, r.SpectrumRecord))
-    summary = said.RECORDED[-1].summary
+    emit(recorded.phase("evaluating"))
+    *_, final = (record for record in recorded.RECORDED if isinstance(record, r.SpectrumRecord))
+    summary = recorded.RECORDED[-1].summary
     report = Report(
         run_id=job.run_id,
         name=spec["name"],
@@ -121,7 +121,7 @@ def end_well():
         environment={"variables": sorted(os.environ)},
     )
     atomic_write_json(folder / "report.json", report.model_dump(mode="json"))
-    say(*said.ending(final.spectrum, summary, steps=steps))
+    emit(*recorded.ending(final.spectrum, summary, steps=steps))
     result("succeeded")
 
 
@@ -183,16 +183,16 @@ start = 0
 enter(start, started())
 enter(0)
 sys.stdout.write(f"hello from attempt {job.attempt}\n")
-say(said.phase("loading"))
+emit(recorded.phase("loading"))
 resumed = []
 if job.resume_from:
     found = sorted((Path(job.resume_from) / "checkpoint" / "steps").glob("*/manifest.json"))
     start = json.loads(found[-1].with_name("state.json").read_text())["step"]
-    resumed = [said.resumed(start)]
-say(said.phase("training"), *resumed)
+    resumed = [recorded.resumed(start)]
+emit(recorded.phase("training"), *resumed)
 for step in range(start + 1, steps + 1):
-    say(said.metrics(step, step / 10, loss=1 / step))
-    say(said.progress(step, steps))
+    emit(recorded.metrics(step, step / 10, loss=1 / step))
+    emit(recorded.progress(step, steps))
     time.sleep(plan.get("step_s", 0))
     enter(step)
     if step % plan.get("checkpoint_every", 5) == 0:

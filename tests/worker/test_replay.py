@@ -4,14 +4,10 @@ import json
 
 import pytest
 
-from backend.store.stores import Stores
 from tests.conftest import spec_of, until
+from tests.worker.test_worker import steps
 
 pytestmark = pytest.mark.service
-
-
-def steps(store: Stores, run_id: str) -> list[int]:
-    return next((s.steps for s in store.history.metrics(run_id).series if s.name == "loss"), [])
 
 
 def test_worker__points_that_the_database_never_heard_of_are_replayed_at_resume(

@@ -27,7 +27,7 @@ from calift_core.files import sha256_file
 from calift_core.jobs.folder import run_in_folder
 from tests.conftest import spec_of, until
 from tests.core.conftest import VIT, write_classes
-from tests.support import said
+from tests.support import recorded
 from worker.folders import job_dir
 from worker.limits import Limits
 from worker.runner import RUNNER_ARGV, runner_environment
@@ -109,6 +109,18 @@ class Bench:
     def reaches(self, run_id: str, step: int) -> None:
         until(lambda: step in self.steps(run_id), what=f"step {step}")
 
+    def drain_at(self, run_id: str, step: int) -> None:
+        """Let a worker take a run, and end in good order at a step of it."""
+        with self.attempting(self.claim(run_id)) as outcome:
+            self.reaches(run_id, step)
+            self.draining = True
+            assert outcome() == "requeued"
+        self.draining = False
+
+    def resumed(self, run_id: str) -> list[int]:
+        """The steps that the run was gone on with from."""
+        return [e["step"] for e in self.events(run_id, "resumed")]
+
     def runner_pid(self, run_id: str, attempt: int = 1) -> int:
         found = [pid for pid, argv in processes() if str(self.folder(run_id, attempt)) in argv]
         assert len(found) == 1, found
@@ -147,10 +159,9 @@ def test_supervise__success_stores_everything_and_cleans_up(bench, monkeypatch):
     assert bench.attempt(run_id) == "succeeded"
     run = bench.store.runs.get(run_id)
     assert (run.phase, run.reason) == ("SUCCEEDED", None)
-    assert run.progress is not None
     assert run.progress.run_fraction == 0.99  # saving was the last that it said
     assert run.summary is not None
-    assert run.summary == said.RECORDED[-1].summary
+    assert run.summary == recorded.RECORDED[-1].summary
     assert bench.steps(run_id) == list(range(1, 11))
     stored = {a.name: a for a in bench.store.files.of_run(run_id)}
     assert {n: a.kind for n, a in stored.items()} == {
@@ -220,7 +231,7 @@ def test_supervise__a_killed_process_is_a_loss_and_the_next_attempt_goes_on(
     assert said in (run.message or "")
     assert bench.steps(run_id) == list(range(1, 13))  # and not the torn record's step
     assert bench.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
+    assert bench.resumed(run_id) == [10]
     assert bench.steps(run_id) == list(range(1, 13))
     assert bench.store.results.report(run_id)["data"] == {"attempt": 2}
 
@@ -240,11 +251,7 @@ def test_supervise__a_newer_checkpoint_supersedes_the_older_attempts(bench, tmp_
     run_id = bench.submit(
         wait_at=[12, 18], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
     )
-    with bench.attempting(bench.claim(run_id)) as outcome:
-        bench.reaches(run_id, 12)
-        bench.draining = True
-        assert outcome() == "requeued"
-    bench.draining = False
+    bench.drain_at(run_id, 12)
     assert bench.folder(run_id, 1).exists()
     gates[0].touch()
     with bench.attempting(bench.claim(run_id)) as outcome:
@@ -267,7 +274,7 @@ def test_supervise__cancel_saves_a_checkpoint_and_a_retry_goes_on(bench, tmp_pat
     gate.touch()
     bench.store.runs.retry(run_id)
     assert bench.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in bench.events(run_id, "resumed")] == [7]
+    assert bench.resumed(run_id) == [7]
 
 
 def test_supervise__a_runner_deaf_to_cancel_is_killed_after_the_grace(bench, tmp_path):
@@ -285,22 +292,6 @@ def test_supervise__a_cancel_before_the_runner_starts_starts_none(bench):
     claim = dataclasses.replace(bench.claim(run_id), cancel_requested=True)
     assert bench.supervise(claim) == "cancelled"
     assert not bench.folder(run_id).exists()
-
-
-def test_supervise__drain_queues_again_without_counting_a_loss(bench, tmp_path):
-    gate = tmp_path / "gate"
-    run_id = bench.submit(wait_at=8, wait_for=str(gate), max_attempts=1)
-    with bench.attempting(bench.claim(run_id)) as outcome:
-        bench.reaches(run_id, 8)
-        bench.draining = True
-        assert outcome() == "requeued"
-    bench.draining = False
-    run = bench.store.runs.get(run_id)
-    assert (run.phase, run.reason) == ("QUEUED", "WORKER_DRAINED")
-    gate.touch()
-    assert bench.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in bench.events(run_id, "resumed")] == [8]
-    assert bench.steps(run_id) == list(range(1, 11))
 
 
 def test_supervise__a_silent_runner_is_taken_for_hung(bench, tmp_path):
@@ -385,25 +376,19 @@ def test_supervise__checkpoints_are_stored_as_they_are_made_and_used_where_they_
     run_id = bench.submit(
         wait_at=[7, 12], wait_for=[str(g) for g in gates], steps=20, ends=["well"]
     )
-
-    def drain_at(step):
-        with bench.attempting(bench.claim(run_id)) as outcome:
-            bench.reaches(run_id, step)
-            bench.draining = True
-            assert outcome() == "requeued"
-        bench.draining = False
-
     here, there = bench.jobs, bench.jobs.with_name("elsewhere")
-    drain_at(7)
+    bench.drain_at(run_id, 7)
+    run = bench.store.runs.get(run_id)
+    assert (run.phase, run.reason, run.lost_attempts) == ("QUEUED", "WORKER_DRAINED", 0)
     assert bench.stored_steps(run_id) == [5, 7]
     bench.jobs = there  # another machine: it has nothing but what is stored
     gates[0].touch()
-    drain_at(12)
+    bench.drain_at(run_id, 12)
     assert bench.stored_steps(run_id) == [10, 12]
     bench.jobs = here  # back on the first, whose own checkpoint is older now
     gates[1].touch()
     assert bench.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in bench.events(run_id, "resumed")] == [7, 12]
+    assert bench.resumed(run_id) == [7, 12]
     assert bench.steps(run_id) == list(range(1, 21))
     assert bench.stored_steps(run_id) == []
 
@@ -449,18 +434,14 @@ def test_supervise__a_real_run_ends_on_another_machine_as_on_one(bench, tmp_path
 def test_supervise__a_stored_checkpoint_that_is_damaged_is_passed_over(bench, tmp_path):
     gate = tmp_path / "gate"
     run_id = bench.submit(wait_at=12, wait_for=str(gate), steps=14)
-    with bench.attempting(bench.claim(run_id)) as outcome:
-        bench.reaches(run_id, 12)
-        bench.draining = True
-        assert outcome() == "requeued"
-    bench.draining = False
+    bench.drain_at(run_id, 12)
     bench.jobs = bench.jobs.with_name("elsewhere")
     gate.touch()
     stored = bench.store.files.of_run(run_id, kind="state")
     newest = next(a for a in stored if a.name == "states/00000012/state.json")
     bench.artifacts.path(newest.sha256).write_bytes(b"damaged")
     assert bench.attempt(run_id) == "succeeded"
-    assert [e["step"] for e in bench.events(run_id, "resumed")] == [10]
+    assert bench.resumed(run_id) == [10]
     assert bench.steps(run_id) == list(range(1, 15))
 
 

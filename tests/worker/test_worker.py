@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from backend.dispatch.queue import make_celery, publish, relay_once
 from backend.settings import Settings
@@ -51,7 +50,7 @@ def runner_of(home: Path, run_id: str) -> int:
     return found[0]
 
 
-def test_worker__a_submitted_run_is_rung_claimed_and_finished_once_and_a_cancel_is_heard(
+def test_worker__a_submitted_run_is_sent_claimed_and_finished_once_and_a_cancel_reaches_it(
     store, database_url, start_worker, broker, home, tmp_path
 ):
     worker = start_worker(database_url)
@@ -241,7 +240,7 @@ def test_worker__a_broker_that_is_emptied_or_dies_and_returns_delays_and_loses_n
     waiting = [submit(store) for _ in range(3)]
     app = make_celery(Settings(home=home, broker_url=broker.url))
     assert relay_once(store.outbox, app) == 3
-    with redis.Redis(unix_socket_path=str(broker.socket)) as connection:
+    with broker.connection() as connection:
         assert connection.llen("cpu") or connection.keys("cpu*")
         connection.flushall()
     assert store.outbox.unsent() == []  # as far as the database knows, all were sent

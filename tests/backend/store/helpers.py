@@ -58,6 +58,6 @@ def steps(store: Stores, run_id: str) -> list[int]:
     return series[0].steps if series else []
 
 
-def ring_all(store: Stores) -> None:
+def send_all(store: Stores) -> None:
     for row in store.outbox.unsent(1000):
         store.outbox.mark_sent(row.id)

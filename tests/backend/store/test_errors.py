@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.testclient import TestClient
 
-from backend.main import create_app
 from backend.store.engine import open_engine, reading, writing
 from backend.store.errors import fault_of
 from backend.store.stores import Stores
@@ -25,16 +24,8 @@ on_postgres = pytest.mark.parametrize("each_database", ["postgres"], indirect=Tr
 
 
 @pytest.fixture
-def bare(app, settings):
-    """As admin; server errors come as answers."""
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
-        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
-        yield caller
-
-
-@pytest.fixture
-def engine(app):
-    return app.state.services.store.engine
+def engine(bare):
+    return bare.app.state.services.store.engine
 
 
 def refused(bare: TestClient, status: int, code: str) -> None:
@@ -102,22 +93,18 @@ def test_fault__read_only(bare, engine):
 @pytest.mark.parametrize(
     "change", ["ALTER TABLE runs RENAME TO r", "ALTER TABLE runs RENAME COLUMN notes TO n"]
 )
-def test_fault__other_schema(make_settings, database_url, change):
-    settings = make_settings(database_url=database_url)
-    app = create_app(settings, housekeeping=False)
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as caller:
-        caller.headers["Authorization"] = f"Bearer {settings.admin_token()}"
-        engine = app.state.services.store.engine
-        back = change.replace("runs RENAME TO r", "r RENAME TO runs")
-        back = back.replace("notes TO n", "n TO notes")
+def test_fault__other_schema(bare, engine, change):
+    back = change.replace("runs RENAME TO r", "r RENAME TO runs").replace(
+        "notes TO n", "n TO notes"
+    )
+    with writing(engine) as connection:
+        connection.execute(text(change))
+    try:
+        refused(bare, 503, "DATABASE_SCHEMA")
+    finally:
         with writing(engine) as connection:
-            connection.execute(text(change))
-        try:
-            refused(caller, 503, "DATABASE_SCHEMA")
-        finally:
-            with writing(engine) as connection:
-                connection.execute(text(back))
-        submit(caller)
+            connection.execute(text(back))
+    submit(bare)
 
 
 @on_sqlite
@@ -152,9 +139,9 @@ def test_fault__as_the_server_says(bare, engine, state, status, code):
     submit(bare)
 
 
-def test_fault__no_server_answers(bare, app, tmp_path):
+def test_fault__no_server_answers(bare):
     dead = open_engine(f"postgresql://calift:hunter2@127.0.0.1:{free_port()}/calift")
-    object.__setattr__(app.state.services, "store", Stores.on(dead))
+    object.__setattr__(bare.app.state.services, "store", Stores.on(dead))
     response = bare.get("/api/v1/runs")
     found = problem(response, 503, "DATABASE_UNAVAILABLE")
     assert response.headers["retry-after"]
@@ -198,16 +185,15 @@ def test_fault__by_what_the_driver_says(error, code):
 
 def test_fault__of_the_pool():
     found = fault_of(PoolTimeoutError("QueuePool limit of size 5 overflow 10 reached"))
-    assert found is not None
     assert found.code == "DATABASE_BUSY"
 
 
-def test_fault__mistake_of_ours_is_500_without_the_statement(bare, app, monkeypatch):
+def test_fault__mistake_of_ours_is_500_without_the_statement(bare, engine, monkeypatch):
     def wrong():
-        with reading(app.state.services.store.engine) as connection:
+        with reading(engine) as connection:
             connection.execute(text("SELEKT a secret"))
 
-    monkeypatch.setattr(app.state.services.store.workers, "recent", wrong)
+    monkeypatch.setattr(bare.app.state.services.store.workers, "recent", wrong)
     response = bare.get("/api/v1/workers")
     problem(response, 500, "INTERNAL")
     assert "SELEKT" not in response.text

@@ -30,30 +30,6 @@ def submit(store: Stores, owner: str | None, count: int = 1, priority: int = 0) 
     ]
 
 
-def test_turns__one_worker_serves_owners_in_turn_whoever_queued_first(store):
-    mine = submit(store, "ada", 4)
-    theirs = submit(store, "ben", 2)
-    nobodys = submit(store, None)
-    order = []
-    while (run_id := take(store)) is not None:
-        order.append(run_id)
-        assert store.claims.finish(run_id, 1, phase="SUCCEEDED")
-    assert order == [mine[0], theirs[0], nobodys[0], mine[1], theirs[1], mine[2], mine[3]]
-
-
-def test_turns__who_has_fewest_at_work_is_next_and_priority_counts_first(store):
-    mine = submit(store, "ada", 3)
-    assert take(store) == mine[0]
-    assert take(store) == mine[1]
-    theirs = submit(store, "ben", 3)
-    assert [take(store), take(store)] == theirs[:2], "until both have two"
-    urgent = submit(store, "ada", priority=5)
-    assert take(store) == urgent[0]
-    assert take(store) == theirs[2]
-    assert take(store) == mine[2]
-    assert take(store) is None
-
-
 _JOBS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), min_size=1, max_size=12)
 
 

@@ -35,7 +35,6 @@ def test_life__from_queue_to_success(store):
     assert store.outbox.unsent() == []
 
     claim = store.claims.claim(run_id, **WORKER)
-    assert claim is not None
     assert (claim.attempt, claim.previous_attempts) == (1, [])
     assert claim.spec["method"]["kind"] == "carot"
     assert store.runs.get(run_id).phase == "STARTING"

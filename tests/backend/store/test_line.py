@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from sqlalchemy import func, insert, select, update
 
 from backend.store.engine import NOW, open_engine, reading, seconds_now, writing
@@ -121,7 +120,6 @@ def steps(store: Stores, call: Callable[[], Any]) -> int:
 
     with reading(store.engine) as connection:
         driver = connection.connection.driver_connection
-        assert driver is not None
         driver.set_progress_handler(tick, 100)
     # The pool hands out the connection that came back last.
     try:
@@ -209,13 +207,3 @@ def test_workers__that_are_alike_are_counted_and_those_out_are_named(store):
     store.reaper.sweep()
     with reading(store.engine) as connection:
         assert connection.execute(select(func.count()).select_from(Worker)).scalar_one() == 0
-
-
-@pytest.mark.parametrize("trouble", ["", "no room."])
-def test_auto__is_the_gpu_while_one_is_well(store, trouble):
-    store.workers.seen("m", host="h", queues=("gpu-multi-2",), device="GPU")
-    store.workers.seen("w", host="h", queues=("gpu",), device="GPU", trouble=trouble)
-    run_id = store.runs.submit(spec_of())
-    assert [message.queue for message in store.outbox.unsent()] == ["cpu" if trouble else "gpu"]
-    taken = store.claims.claim_next(("cpu",), message_run=None, worker_id="c", ttl_s=60)
-    assert (taken.run_id if taken else None) == (run_id if trouble else None)

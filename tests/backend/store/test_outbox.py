@@ -29,7 +29,7 @@ def test_outbox__urgent_first_and_devices_have_their_queues(store):
     assert [row.run_id for row in store.outbox.unsent(limit=1)] == [gpu]
 
 
-def test_outbox__one_relay_holds_what_it_rings_and_a_dead_one_loses_it(store):
+def test_outbox__one_relay_holds_what_it_sends_and_a_dead_one_loses_it(store):
     runs = [store.runs.submit(spec_of()) for _ in range(3)]
     held = store.outbox.take(2)
     assert [row.run_id for row in held] == runs[:2]

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from backend.store.engine import seconds_now
-from tests.backend.store.helpers import WORKER, age_queue, claimed, expire, ring_all
+from tests.backend.store.helpers import WORKER, age_queue, claimed, expire, send_all
 from tests.conftest import spec_of
 
 
@@ -29,19 +29,6 @@ def test_sweep__queues_again_until_the_attempts_are_spent(store):
     assert run.message
     assert run.hint
     assert store.reaper.sweep() == []
-
-
-def test_sweep__drains_are_not_losses(store):
-    run_id = store.runs.submit(spec_of(), max_attempts=1)
-    for attempt in (1, 2, 3):
-        claim = store.claims.claim(run_id, **WORKER)
-        assert claim is not None
-        assert claim.attempt == attempt
-        assert store.claims.requeue(run_id, attempt)
-        assert store.runs.get(run_id).phase == "QUEUED"
-    assert store.claims.claim(run_id, **WORKER) is not None
-    expire(store, run_id)
-    assert [s.action for s in store.reaper.sweep()] == ["failed"]
 
 
 def test_sweep__cancelled_run_of_a_lost_worker_ends_cancelled(store):
@@ -84,7 +71,7 @@ def test_lease__is_by_the_databases_clock_whatever_that_of_the_worker_says(
     assert [s.action for s in store.reaper.sweep()] == ["requeued"]
 
 
-def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store):
+def test_sweep__sends_again_for_a_forgotten_run_while_a_worker_is_idle(store):
     run_id = store.runs.submit(spec_of())
     for row in store.outbox.unsent():
         store.outbox.mark_sent(row.id)
@@ -96,10 +83,10 @@ def test_sweep__rings_again_for_a_forgotten_run_while_a_worker_is_idle(store):
     assert store.reaper.sweep() == []
 
 
-def test_sweep__rings_for_nobody_who_could_not_come(store):
+def test_sweep__sends_for_nobody_who_could_not_come(store):
     gpu = store.runs.submit(spec_of(train={"device": "cuda"}))
     apple = store.runs.submit(spec_of(train={"device": "mps"}))
-    ring_all(store)
+    send_all(store)
     store.workers.seen("idle", host="h", queues=["cpu"], device="cpu")
     store.workers.seen("busy", host="h", queues=["gpu", "cpu"], device="cuda", run_id="other")
     store.workers.seen("out", host="h", queues=["gpu", "mps"], device="cuda", trouble="no room")
@@ -111,13 +98,13 @@ def test_sweep__rings_for_nobody_who_could_not_come(store):
     assert [(s.run_id, s.action) for s in store.reaper.sweep()] == [(apple, "redispatched")]
 
 
-def test_sweep__one_bell_for_each_idle_worker_is_enough(store):
+def test_sweep__one_message_for_each_idle_worker_is_enough(store):
     runs = [store.runs.submit(spec_of()) for _ in range(20)]
-    ring_all(store)
+    send_all(store)
     for name in ("a", "b"):
         store.workers.seen(name, host="h", queues=["cpu"], device="cpu")
     age_queue(store, 130)
     # The messages were lost; however many look, two wake the two.
     assert [s.run_id for _ in range(5) for s in store.reaper.sweep()] == runs[:2]
-    ring_all(store)
+    send_all(store)
     assert store.reaper.sweep() == []

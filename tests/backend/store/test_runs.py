@@ -1,15 +1,21 @@
 """Runs as people see them: one for each request, cancelled, retried, deleted, listed."""
 
-import threading
+from functools import partial
 
 import pytest
 
 from backend.store.errors import ConflictError, IdempotencyError, QueueFullError
 from backend.store.submitting import new_id
-from calift_core.errors import NotFoundError, SpecError
+from calift_core.errors import NotFoundError
 from calift_core.schema import records as r
 from tests.backend.store.helpers import WORKER, claimed, everything, metric
-from tests.conftest import example_evaluation, example_predictions, example_spectrum, spec_of
+from tests.conftest import (
+    at_once,
+    example_evaluation,
+    example_predictions,
+    example_spectrum,
+    spec_of,
+)
 
 
 def test_cancel__waiting_run_at_once_and_repeatable(store):
@@ -55,7 +61,6 @@ def test_retry__queues_the_same_run_and_is_repeatable(store):
     assert store.runs.retry(claim.run_id) == run
     assert len(store.outbox.unsent()) >= 1
     again = store.claims.claim(claim.run_id, **WORKER)
-    assert again is not None
     assert again.previous_attempts == [1]
     assert not again.cancel_requested
 
@@ -104,20 +109,8 @@ def test_submit__same_key_and_body_is_the_same_run(store):
 
 
 def test_submit__same_key_at_the_same_moment_is_one_run(store):
-    found = []
-    gate = threading.Barrier(6)
-
-    def send():
-        gate.wait()
-        found.append(store.runs.submit(spec_of(), idempotency_key="k", body_hash="b"))
-
-    threads = [threading.Thread(target=send) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 6
-    assert len(set(found)) == 1
+    send = partial(store.runs.submit, spec_of(), idempotency_key="k", body_hash="b")
+    assert len(set(at_once(*[send] * 6))) == 1
 
 
 def test_submit__queue_cap_counts_waiting_runs_of_the_token(store):
@@ -145,13 +138,11 @@ def test_list__pages_make_up_the_whole_list(store, sort):
             store.claims.finish(run_id, 1, phase="SUCCEEDED", report={"summary": summary})
     whole, none, total = store.runs.page(sort=sort, limit=200)
     assert (none, total, len(whole)) == (None, 11, 11)
-    walked, cursor = [], None
-    while True:
+    walked, cursor, _ = store.runs.page(sort=sort, limit=3)
+    while cursor:
         page, cursor, count = store.runs.page(sort=sort, cursor=cursor, limit=3)
         assert count == 11
         walked += page
-        if cursor is None:
-            break
     assert walked == whole
     key = sort.lstrip("-")
     if key not in ("created", "name"):
@@ -183,22 +174,6 @@ def test_list__filters(store):
     assert found(q="5_%") == set()
     assert found(q=b[:8]) == {b}
     assert found(model=("calift-tiny/typefaces",)) == {a, b}
-
-
-@pytest.mark.parametrize("cursor", ["", "x", "%%%", "bnVsbA", "W10", "WzEsMl0", "é"])
-def test_list__foreign_cursor_is_refused(store, cursor):
-    with pytest.raises(SpecError, match="cursor"):
-        store.runs.page(cursor=cursor)
-
-
-def test_list__cursor_of_another_order_is_refused(store):
-    for _ in range(3):
-        store.runs.submit(spec_of())
-    cursor = store.runs.page(limit=1)[1]
-    with pytest.raises(SpecError, match="cursor"):
-        store.runs.page(sort="name", cursor=cursor)
-    with pytest.raises(SpecError, match="cursor"):
-        store.runs.page(q="a", cursor=cursor)
 
 
 def test_new_id__is_text_in_yaml(monkeypatch):

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from calift_core.jobs.curves import FILES, METRICS, Curves, read_curves
 from calift_core.schema import records as r
 from tests.conftest import example_spectrum
-from tests.support import said
+from tests.support import recorded
 
 
 def steps(first: int, last: int) -> list[r.Record]:
     """What a run says of its steps, with a validation at every tenth."""
     found = []
     for step in range(first, last + 1):
-        found.append(said.metrics(step, step / 10, loss=1 / step))
+        found.append(recorded.metrics(step, step / 10, loss=1 / step))
         if step % 10 == 0:
-            found += said.validated(step, step / 10, example_spectrum(step / 10))
+            found += recorded.validated(step, step / 10, example_spectrum(step / 10))
     return found
 
 
@@ -38,7 +38,7 @@ def test_curves__attempts_leave_what_one_alone_would_have_left(stops, tmp_path_f
     begun, before = 0, None
 
     def attempt(last):
-        return [*([said.resumed(begun)] if begun else []), *steps(begun + 1, last)]
+        return [*([recorded.resumed(begun)] if begun else []), *steps(begun + 1, last)]
 
     for index, (checkpoint, beyond) in enumerate(stops):
         last = min(40, max(begun, checkpoint) + beyond)

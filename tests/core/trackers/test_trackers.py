@@ -15,7 +15,7 @@ from calift_core.errors import InterruptedRunError
 from calift_core.schema import records as r
 from calift_core.trackers import LiveTrackers, TrackedRun, flat
 from tests.conftest import until
-from tests.support import said
+from tests.support import recorded
 
 NAMES = ("wandb", "trackio", "mlflow", "tensorboard")
 STEPS = {10: 1.5, 20: 1.25, 30: 1.0}
@@ -38,10 +38,10 @@ def run_in(folder: Path, resumed: bool = False) -> TrackedRun:
 
 def attempts() -> Iterator[list[r.Record]]:
     """Two attempts, of which the first was stopped behind step 20 and its checkpoint was at 10."""
-    points = {step: said.metrics(step, step / 10, loss=loss) for step, loss in STEPS.items()}
+    points = {step: recorded.metrics(step, step / 10, loss=loss) for step, loss in STEPS.items()}
     yield [points[10], points[20]]
-    done = [each for each in said.RECORDED if each.kind in ("evaluation", "done")]
-    yield [said.resumed(10), points[20], points[30], *done]
+    done = [each for each in recorded.RECORDED if each.kind in ("evaluation", "done")]
+    yield [recorded.resumed(10), points[20], points[30], *done]
 
 
 def track(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[r.LogRecord]:

@@ -1,7 +1,7 @@
 """What a run says, with one recorded real run as the only source.
 
 `RECORDED` is that run, word for word. The functions tell the same story with a test's own numbers:
-every record is a copy of a recorded one, and `as_said` refuses what the recording does not back,
+every record is a copy of a recorded one, and `checked` refuses what the recording does not back,
 so no test can rest on words that no runner says.
 """
 
@@ -76,7 +76,7 @@ _ALWAYS = always(RECORDED)
 _METRICS = {n for names in shapes(RECORDED).values() for n in names if n.startswith(".values.")}
 
 
-def as_said(records: Iterable[r.Record]) -> list[r.Record]:
+def checked(records: Iterable[r.Record]) -> list[r.Record]:
     """The records, if a real run could have said them.
 
     Raises:
@@ -92,9 +92,6 @@ def as_said(records: Iterable[r.Record]) -> list[r.Record]:
         unheard = {n for n in names if n.startswith(".values.")} - _METRICS
         assert not unheard, f"no run says {sorted(unheard)}: {record}"
     return kept
-
-
-# --------------------------------------------------------------- the same with other numbers
 
 
 def _first(kind: type[T], stage: str) -> T:

@@ -1,4 +1,4 @@
-"""The dashboard's door: who gets in, from where, and what they may do inside."""
+"""Logging in to the dashboard: who gets in, from where, and what they may do inside."""
 
 import http.client
 import http.server
@@ -22,6 +22,12 @@ pytestmark = pytest.mark.browser
 SECRETS = ("CaRot on fashion-mnist", "sweep-1", "fashion-mnist")
 
 
+def log_in(tab: Any, token: str) -> None:
+    """Type a token into the page that asks for one."""
+    tab.get_by_label("Token").fill(token)
+    tab.get_by_role("button", name="Log in").click()
+
+
 def ask(dashboard, path, *, method="GET", body="", **headers):
     """One request as it stands, without what a browser or a library would add."""
     connection = http.client.HTTPConnection(urlsplit(dashboard.url).netloc, timeout=20)
@@ -35,16 +41,14 @@ def ask(dashboard, path, *, method="GET", body="", **headers):
 
 def handshake(dashboard: Dashboard, **headers: str) -> int:
     """The status that a web socket's opening gets: 101 lets it in."""
-    status, _, _ = ask(
-        dashboard,
-        "/_stcore/stream",
-        Connection="Upgrade",
-        Upgrade="websocket",
-        Sec_WebSocket_Version="13",
-        Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
-        **headers,
-    )
-    return status
+    opening = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13"}
+    opening |= {"Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ=="} | headers
+    return ask(dashboard, "/_stcore/stream", **opening)[0]
+
+
+def ours(tab: Any) -> list[Any]:
+    """The cookies that we have set."""
+    return [c for c in tab.context.cookies() if c["name"].startswith("calift")]
 
 
 def cookie(state: Any) -> str:
@@ -76,9 +80,6 @@ def foreign_page(html: str) -> Iterator[str]:
         thread.join()
 
 
-# --------------------------------------------------------------------------- host and origin
-
-
 def test_host__foreign_name_is_refused_everywhere(dashboard, logged_in):
     own = urlsplit(dashboard.url)
     for path in ("/", "/login", "/runs", "/_stcore/health", "/_stcore/host-config", "/static/x.js"):
@@ -86,22 +87,12 @@ def test_host__foreign_name_is_refused_everywhere(dashboard, logged_in):
             status, _, body = ask(dashboard, path, Host=host, Cookie=cookie(logged_in))
             assert status == 400, (path, host)
             assert not any(word in body for word in SECRETS)
+    # A name of another's that was bound to this address anew.
+    rebound = {"Host": f"evil.example:{own.port}", "Origin": f"http://evil.example:{own.port}"}
+    assert handshake(dashboard, Cookie=cookie(logged_in), **rebound) == 403
     for host in (own.netloc, f"localhost:{own.port}"):
         status, _, _ = ask(dashboard, "/login", Host=host)
         assert status in (200, 303)
-
-
-def test_host__rebound_name_shows_nothing_in_a_browser(dashboard, stranger):
-    port = urlsplit(dashboard.url).port
-    answer = stranger.goto(f"http://evil.example:{port}/runs")
-    assert answer.status == 400
-    opened = stranger.evaluate(
-        """port => new Promise(done => {
-          const socket = new WebSocket(`ws://evil.example:${port}/_stcore/stream`, ['streamlit']);
-          socket.onopen = () => done(true); socket.onerror = () => done(false); })""",
-        port,
-    )
-    assert opened is False
 
 
 def test_socket__only_from_the_dashboards_own_origin(dashboard, logged_in):
@@ -121,22 +112,6 @@ def test_socket__only_from_the_dashboards_own_origin(dashboard, logged_in):
     ):
         assert handshake(dashboard, Origin=origin, **known) == 403, origin
     assert handshake(dashboard, **known) == 403  # no browser leaves it out
-
-
-def test_socket__page_of_another_port_gets_nowhere_in_a_browser(dashboard, tab):
-    """With the cookie: it is sent to every port of a host."""
-    script = """url => new Promise(done => {
-      const socket = new WebSocket(url, ['streamlit']);
-      socket.onopen = () => done('open'); socket.onerror = () => done('refused'); })"""
-    fetched = "url => fetch(url).then(r => r.text()).catch(() => 'refused')"
-    stream = dashboard.url.replace("http", "ws") + "/_stcore/stream"
-    with foreign_page("<!doctype html><title>theirs</title>") as theirs:
-        tab.goto(theirs)
-        assert tab.evaluate(script, stream) == "refused"
-        for place in ("/_stcore/host-config", "/runs", "/static/nothing"):
-            assert tab.evaluate(fetched, dashboard.url + place) == "refused"
-    tab.goto(f"{dashboard.url}/login")
-    assert tab.evaluate(script, stream) == "open"
 
 
 def test_frame__of_any_page_is_refused(dashboard, tab):
@@ -175,9 +150,6 @@ def test_headers__stand_on_every_answer(dashboard, logged_in):
         assert "access-control-allow-origin" not in headers
 
 
-# ------------------------------------------------------------------------------------ log-in
-
-
 def test_stranger__is_shown_nothing(dashboard, stranger):
     """Although the dashboard's process could read the service's token."""
     for path in ("/", "/runs", "/overview", f"/run?id={dashboard.service.ids['CaRot']}"):
@@ -203,14 +175,12 @@ def test_stranger__is_shown_nothing(dashboard, stranger):
 
 def test_token__logs_in_and_goes_on_to_the_permalink(dashboard, stranger):
     stranger.goto(dashboard.at("calibration?run={FLYP}&dataset=sketch"))
-    stranger.get_by_label("Token").fill("clft_wrong.token-of-nobody")
-    stranger.get_by_role("button", name="Log in").click()
+    log_in(stranger, "clft_wrong.token-of-nobody")
     stranger.get_by_role("alert").get_by_text("The token is not valid.").wait_for()
-    stranger.get_by_label("Token").fill(dashboard.admin_token)
-    stranger.get_by_role("button", name="Log in").click()
+    log_in(stranger, dashboard.admin_token)
     settle(stranger)
     until(lambda: "dataset=sketch" in query(stranger), what="the permalink")
-    (found,) = [c for c in stranger.context.cookies() if c["name"].startswith("calift")]
+    (found,) = ours(stranger)
     assert found["httpOnly"]
     assert found["sameSite"] == "Strict"
     assert found["expires"] == -1
@@ -254,7 +224,7 @@ def test_link__on_a_page_of_somebody_elses_only_asks(dashboard, stranger):
             stranger.goto(theirs.replace("127.0.0.1", host))
             stranger.get_by_role("link", name="x").click()
             stranger.get_by_role("heading", name="Log in?").wait_for()
-            assert not [c for c in stranger.context.cookies() if c["name"].startswith("calift")]
+            assert not ours(stranger)
     stranger.get_by_role("button", name="Log in").click()
     settle(stranger)
     assert stranger.url == f"{dashboard.url}/runs"
@@ -285,7 +255,7 @@ def test_logout__ends_the_session_everywhere(dashboard, stranger):
         tab.get_by_role("heading", name="Log out?").wait_for()
     stranger.get_by_role("link", name="Log out").click()
     stranger.get_by_text("You are logged out").wait_for()
-    assert not [c for c in stranger.context.cookies() if c["name"].startswith("calift")]
+    assert not ours(stranger)
     # A tab that was left open says so at its next step.
     open_still.get_by_role("link", name="Runs", exact=True).click()
     open_still.get_by_text("Your session has ended").wait_for()
@@ -305,28 +275,21 @@ def test_logout__ends_the_session_everywhere(dashboard, stranger):
 
 
 def test_restart__of_the_dashboard_needs_no_new_log_in_nor_a_second_one_beside_it(
-    dashboard, chromium, tmp_path
+    dashboard, stranger, tmp_path
 ):
     """Neither does one that another dashboard on this host has logged in, beside it."""
     port = free_port()
-    context = chromium.new_context()
-    context.set_default_timeout(45_000)
-    tab = context.new_page()
     with serving_dashboard(dashboard.service, tmp_path, port=port) as first:
-        tab.goto(first.link("/runs"))
-        settle(tab)
-        tab.goto(dashboard.link("/login"))
-        assert len({c["name"] for c in context.cookies() if c["name"].startswith("calift")}) == 2
+        stranger.goto(first.link("/runs"))
+        settle(stranger)
+        stranger.goto(dashboard.link("/login"))
+        assert len({c["name"] for c in ours(stranger)}) == 2
     names = {"CALIFT_ALLOWED_HOSTS": "127.0.0.1,calift.example"}
     with serving_dashboard(dashboard.service, tmp_path, port=port, variables=names) as second:
-        tab.goto(second.at("run?id={CaRot}"))
-        settle(tab)
-        assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
+        stranger.goto(second.at("run?id={CaRot}"))
+        settle(stranger)
+        assert stranger.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
         require_proxy_with_tls(second)
-    context.close()
-
-
-# ------------------------------------------------------------------------------------ scopes
 
 
 def reader_token(service: Service) -> str:
@@ -344,15 +307,11 @@ def reader_token(service: Service) -> str:
 
 def test_scope__of_a_reader_shows_runs_and_cancels_none(dashboard, stranger):
     stranger.goto(dashboard.at("run?id={running}"))
-    stranger.get_by_label("Token").fill(reader_token(dashboard.service))
-    stranger.get_by_role("button", name="Log in").click()
+    log_in(stranger, reader_token(dashboard.service))
     settle(stranger)
     stranger.get_by_text("Ada · read").wait_for(state="attached")
     assert stranger.get_by_role("button", name="Cancel").is_disabled()
     assert stranger.get_by_role("button", name="Edit").count() == 0
-
-
-# ------------------------------------------------------------------------- other deployments
 
 
 def test_exposed__bind_needs_names(monkeypatch, capsys):
@@ -379,29 +338,24 @@ def require_proxy_with_tls(made: Dashboard) -> None:
     assert ask(made, "/login", Host="localhost")[0] == 400
 
 
-def test_api_away__shows_nothing_and_says_so(chromium, tmp_path):
+def test_api_away__shows_nothing_and_says_so(stranger, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "token").write_text("clft_nobody.0123456789abcdef\n")
     away = Service(f"http://127.0.0.1:{free_port()}", home, {})
     with serving_dashboard(away, tmp_path) as made:
         port = urlsplit(made.url).port
-        context = chromium.new_context()
-        context.set_default_timeout(45_000)
-        tab = context.new_page()
-        tab.goto(made.at("login"))
-        tab.get_by_label("Token").fill(made.admin_token)
-        tab.get_by_role("button", name="Log in").click()
-        tab.get_by_role("alert").get_by_text("does not answer").wait_for()
-        context.add_cookies(
+        stranger.goto(made.at("login"))
+        log_in(stranger, made.admin_token)
+        stranger.get_by_role("alert").get_by_text("does not answer").wait_for()
+        stranger.context.add_cookies(
             [{"name": f"calift_session_{port}", "value": "clfs_any.thing", "url": made.url}]
         )
-        tab.goto(made.at("runs"))
-        tab.get_by_text("Could not ask the API who you are").wait_for()
-        context.close()
+        stranger.goto(made.at("runs"))
+        stranger.get_by_text("Could not ask the API who you are").wait_for()
 
 
-def test_organisation__logs_people_in_with_their_own_scope(dashboard, chromium, tmp_path):
+def test_organisation__logs_people_in_with_their_own_scope(dashboard, stranger, tmp_path):
     from tests.frontend.conftest import service
     from tests.identity_provider import identity_provider
 
@@ -424,22 +378,18 @@ def test_organisation__logs_people_in_with_their_own_scope(dashboard, chromium, 
             service(dashboard.service.home, **granted) as api,
             serving_dashboard(api, tmp_path, port=port, variables=variables),
         ):
-            context = chromium.new_context()
-            context.set_default_timeout(45_000)
-            tab = context.new_page()
-            tab.goto(f"http://localhost:{port}/run?id={dashboard.service.ids['CaRot']}")
-            tab.get_by_role("link", name="Log in with your organisation").click()
-            settle(tab)
-            assert urlsplit(tab.url).path == "/run"
-            assert tab.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
-            tab.get_by_text("ada@example.org · read").wait_for(state="attached")
-            tab.get_by_role("link", name="Log out").click()
-            tab.get_by_text("You are logged out").wait_for()
+            stranger.goto(f"http://localhost:{port}/run?id={dashboard.service.ids['CaRot']}")
+            stranger.get_by_role("link", name="Log in with your organisation").click()
+            settle(stranger)
+            assert urlsplit(stranger.url).path == "/run"
+            assert stranger.locator(".calift-head h1").inner_text() == "CaRot on fashion-mnist"
+            stranger.get_by_text("ada@example.org · read").wait_for(state="attached")
+            stranger.get_by_role("link", name="Log out").click()
+            stranger.get_by_text("You are logged out").wait_for()
             idp.claims["email"] = "eve@evil.example"
-            tab.get_by_role("link", name="Log in with your organisation").click()
-            tab.get_by_role("alert").get_by_text("eve@evil.example may not use").wait_for()
+            stranger.get_by_role("link", name="Log in with your organisation").click()
+            stranger.get_by_role("alert").get_by_text("eve@evil.example may not use").wait_for()
             # An answer that this browser did not ask for logs nobody in.
-            forged = tab.goto(f"http://localhost:{port}/oidc/callback?code=x&state=y")
+            forged = stranger.goto(f"http://localhost:{port}/oidc/callback?code=x&state=y")
             assert forged.status == 403
-            assert not [c for c in context.cookies() if c["name"].startswith("calift_session")]
-            context.close()
+            assert not [c for c in ours(stranger) if c["name"].startswith("calift_session")]
