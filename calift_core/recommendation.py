@@ -12,6 +12,7 @@ class Recommendation:
     """A recipe for a model whose confidence must hold when the data shifts.
 
     Attributes:
+        with_initial: the calibrator where the initial model answers too.
         passes: forward passes an image costs at use.
         evidence: one sentence, what it gained against which rival, with its interval.
         limits: one sentence, where it failed and what was not shown.
@@ -19,6 +20,7 @@ class Recommendation:
 
     method: str
     calibrator: str
+    with_initial: str
     passes: int
     recipe: str
     evidence: str
@@ -27,21 +29,26 @@ class Recommendation:
 
 RECOMMENDED = Recommendation(
     method="flyp",
-    calibrator="ensemble",
-    passes=2,
+    calibrator="none",
+    with_initial="ensemble",
+    passes=1,
     recipe=(
-        "Fine-tune with FLYP and answer with the mean of its and the zero-shot model's "
-        "probabilities, each after a temperature."
+        "Fine-tune with FLYP and leave its probabilities as they are; average them with those of "
+        "the zero-shot model, each after a temperature, where a labelled shift of your own shows "
+        "that it helps."
     ),
     evidence=(
-        "Over ten seeds each, its NLL under shift is 0.057 nats (0.050 to 0.064) on letters and "
-        "0.074 (0.035 to 0.113) on Fashion-MNIST below that of TRACER used the same way, and 0.43 "
-        "and 1.45 below TRACER with a calibrator fitted on ID data."
+        "On three suites, ten seeds each, none of ten recipes was better than TRACER with its best "
+        "published calibrator on all and worse on none, so the cheapest is suggested. A "
+        "temperature fitted on ID data lowers FLYP's ID NLL by 0.03 nats at most and raises it "
+        "under shift by 0.27 (0.24 to 0.29) on letters, 0.12 (0.09 to 0.15) on Fashion-MNIST and "
+        "0.15 (0.13 to 0.17) on Caltech-101."
     ),
     limits=(
-        "It costs two passes an image and 0.04 and 0.19 nats on ID data against that calibrator, "
-        "and on letters missed one of the protocol's conditions (squared calibration error under "
-        "shift). Zero-shot alone has a lower NLL under shift still."
+        "The mean with zero-shot costs two passes an image. It lowers NLL under shift by 0.31 "
+        "(0.28 to 0.33) and 0.32 (0.18 to 0.45) on letters and Fashion-MNIST, where zero-shot "
+        "alone has a lower NLL still, and raises it by 0.24 (0.22 to 0.26) on the photographs of "
+        "Caltech-101, where fine-tuning itself gains 22 points of accuracy under shift."
     ),
 )
 

@@ -23,7 +23,6 @@ SHOWN: tuple[tuple[str, Recipe], ...] = (
     ("FLYP beside zero-shot", ("flyp", "end", "ensemble")),
     ("CaRot", ("carot", "end", "raw")),
     ("TRACER", ("tracer", "end", "raw")),
-    ("TRACER beside zero-shot", ("tracer", "end", "ensemble")),
 )
 
 

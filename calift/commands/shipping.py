@@ -81,7 +81,7 @@ def calibrate(
 
     It is fitted on the run's ID calibration part. auto takes the simplest one within a standard
     error of the lowest negative log likelihood on the ID validation part, none included; where
-    images are few it takes temperature or none, and says so. With --initial it is the recommended
+    images are few it takes temperature or none, and says so. With --initial it is the
     ensemble of both models.
     """
     from calift_core.recommendation import RECOMMENDED
@@ -117,8 +117,9 @@ def calibrate(
     out.print(f"{phrase} It is in {path}.", markup=False)
     if kind == "auto" and initial is None:
         err.print(
-            f"Fitted on ID images alone. Where data may shift: --with {RECOMMENDED.calibrator} "
-            f"--initial ZERO_SHOT_RUN. {RECOMMENDED.evidence} {RECOMMENDED.limits}",
+            f"Fitted on ID images alone. Where data may shift: {RECOMMENDED.recipe} (--with "
+            f"{RECOMMENDED.calibrator}; --initial ZERO_SHOT_RUN) {RECOMMENDED.evidence} "
+            f"{RECOMMENDED.limits}",
             markup=False,
         )
 

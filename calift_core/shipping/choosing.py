@@ -33,7 +33,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
             validation is within one standard error of the lowest, among those that there are images
             enough for. A kind that is named is fitted on however few there are, with a note.
         initial: folder of the finished zero-shot run that this one started from, for calibrators
-            that read its logits; `auto` then is the recommended one of those.
+            that read its logits; `auto` then is the ensemble of both.
 
     Raises:
         UnknownNameError: there is no such calibrator.
@@ -49,7 +49,7 @@ def choose_calibrator(folder: Path, kind: str = AUTO, *, initial: Path | None = 
         )
     require_initial(kind, named=initial is not None)
     if kind == AUTO and initial is not None:
-        kind = RECOMMENDED.calibrator
+        kind = RECOMMENDED.with_initial
     report = read_report(folder)
     if initial is not None:
         require_start(folder, initial)

@@ -10,6 +10,7 @@ from calift_core.schema.methods import METHOD_SPECS
 def test_recommended__is_a_method_and_a_calibrator_that_can_be_had():
     assert RECOMMENDED.method in METHOD_SPECS
     assert (RECOMMENDED.calibrator in INITIAL_MODEL_CALIBRATORS) == (RECOMMENDED.passes == 2)
+    assert RECOMMENDED.with_initial in INITIAL_MODEL_CALIBRATORS
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_choice__without_the_initial_model_or_with_another_one_is_refused(run, r
 
 def test_choice__auto_with_the_initial_model_is_what_the_study_suggests(run, runs):
     found = choose_calibrator(run, initial=runs["zero_shot"])
-    assert found.kind == RECOMMENDED.calibrator
+    assert found.kind == RECOMMENDED.with_initial
     assert found.fitted() is not None
 
 
