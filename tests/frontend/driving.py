@@ -12,7 +12,9 @@ from tests.frontend.conftest import Service
 APP = Path(__file__).parents[2] / "frontend" / "app.py"
 
 
-TABS = ("Shifts", "Calibration", "Curves", "Spectrum", "Config", "Artifacts", "Logs")
+TABS = (
+    "Shifts", "Calibration", "Curves", "Spectrum", "Without labels", "Config", "Artifacts", "Logs",
+)  # fmt: skip
 
 
 def page(name: str, **params: str) -> AppTest:

@@ -154,7 +154,7 @@ def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not():
 def test_captioned__has_its_words_in_lines_that_fit_and_a_square_alone_is_narrow():
     words = "accuracy against confidence " * 20
     square = figures.reliability.diagram(make_reliability([make_bin(0, 1, 0.5, 0.5)]))
-    for figure, width in ((square, 620), (figures.style.nothing("a", "b"), 1000)):
+    for figure, width in ((square, 620), (figures.style.empty_figure("a", "b"), 1000)):
         found = figures.style.captioned(figure, words)
         lines = found.layout.annotations[-1].text.split("<br>")
         assert " ".join(lines) == words.strip()
