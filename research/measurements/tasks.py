@@ -442,13 +442,13 @@ def play(
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| task | way | clicks | typed | machine | work | person |",
+        "| task | way | clicks | typed | machine, s | work, s | person, s |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['what']} | {' › '.join(row['path'])} | {row['clicks']} | {row['fields']} "
-            f"| {row['machine_s']:.1f} s | {row['work_s']:.1f} s | {row['person_s']:.0f} s |"
+            f"| {row['machine_s']:.1f} | {row['work_s']:.1f} | {row['person_s']:.0f} |"
         )
     return lines
 
