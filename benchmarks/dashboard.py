@@ -285,7 +285,7 @@ class Place:
 PLACES = {
     "overview": Place("overview"),
     "runs": Place("runs", "search", _search),
-    "run": Place("run?id={a}", "another tab", _tab(["Shifts", "Config", "Curves"])),
+    "run": Place("run?id={a}", "another tab", _tab(["Config", "Curves", "Shifts"])),
     "new": Place("new", "purpose", _radio("Goal", ["Evaluate only", "Robust fine-tune"])),
     "data": Place("data"),
     "sweeps": Place("sweeps"),
