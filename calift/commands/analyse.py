@@ -108,7 +108,7 @@ def analyse_slices(
     as_json: JsonFlag = False,
 ) -> None:
     """Calibration by class, confidence, source or data set, of samples that meet a condition."""
-    of_run = RunSlicesQuery(**query.model_dump(exclude={"area", "by", "sort", "descending"}))
+    of_run = RunSlicesQuery(**query.model_dump(include=set(RunSlicesQuery.model_fields)))
     if not _is_local(target):
         with make_client() as client:
             page = _slices_of_id(
