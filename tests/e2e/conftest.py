@@ -203,5 +203,18 @@ def settle(tab: Any) -> None:
     )
 
 
+def open_options(tab: Any, box: Any) -> None:
+    """Open the list of a select box; a redraw in that moment closes it, so it may take another."""
+
+    def opened() -> bool:
+        settle(tab)
+        box.focus()
+        if box.get_attribute("aria-expanded") != "true":
+            box.press("ArrowDown")
+        return bool(tab.get_by_role("option").count())
+
+    until(opened, what="the options of the select box")
+
+
 def query(tab: Any) -> str:
     return str(tab.evaluate("() => decodeURIComponent(location.search)"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
-from tests.e2e.conftest import query, settle
+from tests.e2e.conftest import open_options, query, settle
 
 pytestmark = pytest.mark.browser
 
@@ -188,9 +188,7 @@ def test_cell__of_corruption_and_severity_is_opened_by_keys_alone(dashboard, tab
     tab.keyboard.press("Enter")
     box = tab.get_by_role("combobox", name="A mark of the chart").last
     box.wait_for()
-    box.focus()
-    tab.keyboard.press("ArrowDown")
-    tab.get_by_role("option").first.wait_for()
+    open_options(tab, box)
     tab.keyboard.type("jpeg")
     tab.get_by_role("option", name=re.compile("jpeg")).first.wait_for()
     tab.keyboard.press("Enter")

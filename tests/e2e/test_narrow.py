@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.e2e.conftest import settle
+from tests.e2e.conftest import open_options, settle
 from tests.e2e.test_browser import OVERFLOW
 from tests.e2e.test_corrections import doubtful
 
@@ -73,8 +73,7 @@ def test_phone__ship_corrections_and_folders_bear_any_name(worst, chromium):
     settle(tab)
     tab.get_by_text("Choose a folder, or bring a zip").click()
     box = tab.get_by_role("combobox", name="Open a folder")
-    box.click()
-    tab.get_by_role("option").first.wait_for()
+    open_options(tab, box)
     fits("folders listed")
     box.press("Enter")
     tab.get_by_role("button", name="Use this folder").wait_for()
