@@ -1,6 +1,6 @@
 """How well scores tell a run's ID test images from other sets of images, from what is stored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,14 +34,14 @@ class OodImages:
     Attributes:
         ids: (N,) names.
         confidences: (N,) the largest probability of each, after the calibrator.
-        logits: (N, C).
+        logits: (n, C) of one part of the images after another, read once.
         features: (N, D); None: not stored.
         clusters: (N,) sources of the images; None: each is its own.
     """
 
     ids: NDArray[Any]
     confidences: Doubles
-    logits: Floats
+    logits: Iterable[Floats]
     features: Floats | None = None
     clusters: NDArray[Any] | None = None
 
@@ -50,11 +50,9 @@ def image_scores(
     images: OodImages, logit_scale: float, training: TrainingImages | None
 ) -> dict[str, Doubles]:
     """Every score (N,) that the images have what it takes for, by name."""
-    found = {
-        "max_softmax": images.confidences,
-        "energy": energy(images.logits),
-        "mcm": mcm(images.logits, logit_scale),
-    }
+    parts = [(energy(part), mcm(part, logit_scale)) for part in images.logits]
+    energies, matches = (np.concatenate(each) for each in zip(*parts, strict=True))
+    found = {"max_softmax": images.confidences, "energy": energies, "mcm": matches}
     if images.features is not None and training is not None:
         k = min(NEIGHBOUR, len(training.features))
         found["knn"] = knn(images.features, training.features, k)

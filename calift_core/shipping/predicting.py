@@ -140,7 +140,7 @@ def encoded(model: CalibratedClassifier, source: str) -> OodImages:
     if not ids:
         raise DataError(f"{source!r} must have an image that can be read, it has none.")
     joined = together(model.classes, answers)
-    return OodImages(np.array(ids), joined.confidences, joined.logits, np.concatenate(features))
+    return OodImages(np.array(ids), joined.confidences, [joined.logits], np.concatenate(features))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from functools import cache, partial
 from typing import Any
 
 from calift_core.analysis.choosing import NONE
+from calift_core.analysis.chunks import logit_chunks
 from calift_core.analysis.explorer.scored import ScoredPredictions, need_logits
 from calift_core.analysis.library import PredictionsFile, Subject
 from calift_core.analysis.ood import OodImages, compared, image_scores
 from calift_core.calibration.bins import Doubles
 from calift_core.calibration.ood import SCORES
 from calift_core.errors import NotFoundError, SpecError, StorageError, UnknownNameError
-from calift_core.predictions.read import read_predictions
 from calift_core.predictions.rows import read_features
 from calift_core.schema.wire.ood import OodDetection
 from calift_core.schema.wire.queries import OodQuery
@@ -79,7 +79,7 @@ class OodAnswers(ScoredPredictions):
 
         def images(name: str) -> OodImages:
             opened = tested[name].open()
-            logits = read_predictions(opened.path).logits
+            logits = (chunk.logits for chunk in logit_chunks(opened.path))
             confidences = self.answered(tested[name], opened, choice).confidences
             return OodImages(
                 opened.ids, confidences, logits, read_features(opened.path), opened.clusters

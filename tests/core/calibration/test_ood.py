@@ -9,6 +9,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
+from calift_core.analysis.ood import OodImages, image_scores
 from calift_core.calibration import softmax
 from calift_core.calibration.ood import (
     MEASURES,
@@ -50,6 +51,17 @@ def test_measures__relations(own, other):
     assert auroc(-own, -other) == pytest.approx(1 - auroc(own, other))
     assert auroc(other, own) == pytest.approx(1 - auroc(own, other))
     assert np.mean(own >= threshold_at(own)) >= 0.95
+
+
+def test_scores__of_logits_in_parts_are_those_of_the_whole(rng):
+    logits, confidences = rng.normal(0, 3, (40, 5)), rng.uniform(size=40)
+    whole, parts = (
+        image_scores(OodImages(np.arange(40), confidences, given), 7.0, None)
+        for given in ([logits], iter(np.split(logits, [1, 25])))
+    )
+    for name, expected in (("energy", energy(logits)), ("mcm", mcm(logits, 7.0))):
+        np.testing.assert_array_equal(whole[name], expected)
+        np.testing.assert_array_equal(parts[name], expected)
 
 
 def test_measures__by_hand():
