@@ -1,5 +1,6 @@
 """Figures as pictures and pages as PDF, by an installed Chrome; the only place that knows how."""
 
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import plotly.graph_objects as go
+
+from frontend.figures.style import CONFIG
 
 WIDTH, HEIGHT = 1000, 480
 #: A browser takes a few hundred megabytes, and `quiet` changes what the whole process logs.
@@ -64,8 +67,13 @@ def draw_all(wanted: Sequence[tuple[go.Figure, str]]) -> list[bytes]:
             }
             for path, (figure, kind) in zip(paths, wanted, strict=True)
         ]
+        # kaleido leaves out a figure's configuration, so its page has the locale.
+        locale = Path(folder) / "locale.js"
+        named = {"moduleType": "locale", "name": "en-US", **CONFIG["locales"]["en-US"]}
+        locale.write_text(f"Plotly.register({json.dumps(named)})")
         # Its fonts for formulas would come from another machine, and no figure has formulas.
-        kaleido.write_fig_from_object_sync(requests, kopts={"mathjax": False})
+        page = kaleido.PageGenerator(mathjax=False, others=[locale])
+        kaleido.write_fig_from_object_sync(requests, kopts={"page_generator": page})
         return [path.read_bytes() for path in paths]
 
 

@@ -120,7 +120,7 @@ def scatter(
                     for p in own
                 ],
                 hovertemplate="%{customdata[0]}<br>%{customdata[1]}, seed %{customdata[2]}<br>"
-                "%{customdata[3]}, %{y:.2%}<extra></extra>",
+                "%{customdata[3]}, %{y:$.2%}<extra></extra>",
             )
         )
     figure.update_layout(

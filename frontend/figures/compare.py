@@ -176,7 +176,7 @@ def scatter(
                 marker={"color": own.colour, "symbol": [m[3] for m in kept], "size": 11,
                         "line": {"width": 2, "color": own.colour}},
                 customdata=[[m[4]] for m in kept],
-                hovertemplate="%{customdata[0]}: accuracy %{x:.1%}, ECE %{y:.1%}<extra>"
+                hovertemplate="%{customdata[0]}: accuracy %{x:$.1%}, ECE %{y:$.1%}<extra>"
                 + text.esc(run.label)
                 + "</extra>",
             )
@@ -191,7 +191,7 @@ def scatter(
                 showlegend=False,
                 marker={"symbol": "line-ew-open", "size": 12, "color": own.colour,
                         "line": {"width": 1.5}},
-                hovertemplate="floor %{y:.2%}<extra>" + text.esc(run.label) + "</extra>",
+                hovertemplate="floor %{y:$.2%}<extra>" + text.esc(run.label) + "</extra>",
             )
         )  # fmt: skip
         phrases.append(

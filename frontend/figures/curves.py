@@ -37,7 +37,7 @@ def _values_axis(values: Sequence[float], *, shares: bool, log: bool) -> dict[st
     return axis(
         type="log" if log else "linear",
         dtick=1 if log else None,
-        **({"tickformat": ".3~%"} if shares else {"exponentformat": "power"}),
+        **({"tickformat": "$.3~%"} if shares else {"exponentformat": "power"}),
     )
 
 
@@ -196,7 +196,7 @@ def overlay(
     line = go.Scattergl if total > WEBGL_POINTS else go.Scatter
     words, shares = [], is_share(name)
     small = all(abs(v) < 1e-3 for _, s in shown for v in s.values)
-    seen = "y:.2%" if shares else "y:.1e" if small else "y:.4g"
+    seen = "y:$.2%" if shares else "y:.1e" if small else "y:.4g"
     recorded = seen.replace("y", "customdata", 1)
     for run, series in shown:
         leader = first[run.label] if grouped else run.id

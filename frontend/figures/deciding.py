@@ -72,7 +72,7 @@ def risks(
                     [text.esc(set_name(one)), text.percent(one.coverage), text.count(one.kept)]
                     for one in kept
                 ],
-                hovertemplate="%{customdata[0]}: %{x:.2%} wrong of %{customdata[1]} kept (n = "
+                hovertemplate="%{customdata[0]}: %{x:$.2%} wrong of %{customdata[1]} kept (n = "
                 f"%{{customdata[2]}})<extra>{text.esc(run.label)}</extra>",
             )
         )
@@ -140,7 +140,7 @@ def curves(
                 name=text.esc(run.label),
                 line={"color": look.colour, "dash": look.dash, "width": 2},
                 customdata=[p.threshold for p in one.curve],
-                hovertemplate="%{x:.1%} kept, %{y:.2%} wrong<br>confidence from %{customdata:.4g}"
+                hovertemplate="%{x:$.1%} kept, %{y:$.2%} wrong<br>confidence from %{customdata:.4g}"
                 f"<extra>{text.esc(run.label)}</extra>",
             )
         )

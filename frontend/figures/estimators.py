@@ -91,7 +91,7 @@ def figure(
                     "line": {"width": 1.5, "color": own.colour},
                 },
                 customdata=[[text.esc(m.title), text.percent(m.null_mean)] for m in shown],
-                hovertemplate="%{customdata[0]}: %{x:.2%}<br>floor %{customdata[1]}<extra>"
+                hovertemplate="%{customdata[0]}: %{x:$.2%}<br>floor %{customdata[1]}<extra>"
                 + text.esc(run.label)
                 + "</extra>",
             )

@@ -54,7 +54,7 @@ def figure(found: FeatureMap, colour: str, tags: Sequence[ImageTag]) -> go.Figur
                 name=text.esc(name),
                 marker={"size": 5 if n < 10_000 else 3, "opacity": 0.75, **marker},
                 hovertemplate=("" if many else "%{text}")
-                + f"%{{customdata[1]:.1%}}<extra>{text.esc(name)}</extra>",
+                + f"%{{customdata[1]:$.1%}}<extra>{text.esc(name)}</extra>",
             )
         )
 

@@ -133,7 +133,7 @@ def figure(
             hoverinfo="skip",
         )
     )
-    shown = f"{across.title} %{{x:.1%}}<br>{up.title} %{{y:.1%}}"
+    shown = f"{across.title} %{{x:$.1%}}<br>{up.title} %{{y:$.1%}}"
     for run, _ in runs:
         own = styles[run.id]
         mine = [m for m in marks if m.run.id == run.id]
@@ -204,7 +204,7 @@ def _floors(run: Run, marks: Sequence[Mark], own: RunStyle, extra: str) -> go.Sc
         legendgroup=run.id,
         showlegend=False,
         marker={"symbol": "line-ew-open", "size": 10, "color": own.colour, "line": {"width": 1.5}},
-        hovertemplate=f"floor %{{y:.2%}}{extra}",
+        hovertemplate=f"floor %{{y:$.2%}}{extra}",
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from frontend import text
+
 _FIELD = re.compile(r"%\{(x|y|text|customdata\[(\d+)\])(?::([^}]*))?\}")
 _EXTRA = re.compile(r"<extra>(.*?)</extra>", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -51,8 +53,9 @@ def _said(trace: Any, at: int, stands_for: list[Any]) -> str:
             value = value if isinstance(value, str) or value is None else value[at]
         if value is None:
             return ""
+        spec = field[3] or ""
         try:
-            return format(value, field[3] or "")
+            return text.percent(value, int(spec[2])) if spec[:1] == "$" else format(value, spec)
         except (ValueError, TypeError):
             return str(value)
 

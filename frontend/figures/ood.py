@@ -36,7 +36,7 @@ def densities(found: OodDetection, one: OodSet, row: OodScore) -> go.Figure:
                 fill="tozeroy",
                 fillcolor=f"rgba({red},{green},{blue},0.15)",
                 name=text.esc(label),
-                hovertemplate="from %{x:.4g}: %{y:.1%}<extra>" + text.esc(label) + "</extra>",
+                hovertemplate="from %{x:.4g}: %{y:$.1%}<extra>" + text.esc(label) + "</extra>",
             )
         )
     figure.add_vline(x=row.threshold, line={"color": MUTED, "width": 1.25, "dash": "dash"})

@@ -172,7 +172,7 @@ def dots(
                     marker={"symbol": "line-ns-open", "size": 9, "color": own.colour,
                             "line": {"width": 1.5}},
                     showlegend=False,
-                    hovertemplate="floor %{x:.2%}<extra>" + text.esc(run.label) + "</extra>",
+                    hovertemplate="floor %{x:$.2%}<extra>" + text.esc(run.label) + "</extra>",
                 )
             )  # fmt: skip
     # One mark that is chosen leaves the others as they are.
@@ -399,7 +399,7 @@ def severity_lines(
                 line={"color": own.colour, "dash": own.dash, "width": 2},
                 marker={"color": own.colour, "symbol": own.symbol, "size": 9},
                 hovertemplate="severity %{x}: "
-                + ("%{y:.2%}" if look.fraction else "%{y:.4g}")
+                + ("%{y:$.2%}" if look.fraction else "%{y:.4g}")
                 + "<extra>"
                 + text.esc(run.label)
                 + "</extra>",

@@ -240,7 +240,11 @@ def smooth_line(curve: SmoothCurve, colour: str) -> go.Scatter:
         name=f"smooth curve, smooth ECE {text.percent(curve.smooth_ece)}",
         line={"color": colour, "width": 2, "dash": "dot"},
         connectgaps=False,
-        hovertemplate="confidence %{x:.1%}<br>smoothed accuracy %{y:.1%}<extra></extra>",
+        text=[
+            f"confidence {text.percent(x)}<br>smoothed accuracy {text.percent(y)}"
+            for x, y in zip(curve.confidence, curve.accuracy, strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
     )
 
 
@@ -295,7 +299,7 @@ def add_line(
             line={"color": colour, "dash": dash, "width": 2},
             marker={"color": colour, "symbol": symbol, "size": 8},
             customdata=[[b.count] for b in bins],
-            hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}"
+            hovertemplate="confidence %{x:$.1%}<br>accuracy %{y:$.1%}"
             f"<br>%{{customdata[0]:,}} samples<extra>{label}</extra>",
         )
     )
@@ -308,7 +312,7 @@ def add_line(
             line={"color": colour, "dash": dash, "width": 1.5},
             marker={"color": colour, "symbol": symbol, "size": 5},
             showlegend=False,
-            hovertemplate=f"%{{y:,}} samples at %{{x:.1%}}<extra>{label}</extra>",
+            hovertemplate=f"%{{y:,}} samples at %{{x:$.1%}}<extra>{label}</extra>",
         )
     )
 
@@ -330,7 +334,9 @@ def set_axes(
     bottom, top = y
     split = bottom + 0.2 * (top - bottom)
     gap = 0.02 * (top - bottom)
-    ticks = {"tickmode": "array", "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1.0], "tickformat": ".0%"}
+    shares = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    # In words, and not by SHARE: a notebook shows this figure without CONFIG.
+    ticks = {"tickvals": shares, "ticktext": [text.percent(share, 0) for share in shares]}
     figure.update_layout(
         {
             f"xaxis{x_axis}": axis(

@@ -229,10 +229,11 @@ def legend_below(figure: go.Figure, rows: int) -> None:
     )
 
 
-#: Of the ticks of shares: as many digits as tell one from the next, so 65.5 % beside 66 %.
-SHARE = "~%"
+#: Of the ticks of shares: as many digits as tell one from the next, so 65.5 % beside 66 %. `$` puts
+#: the currency of `CONFIG` behind in place of Plotly's own sign, which has no space before it.
+SHARE = "$~%"
 #: Formats of shares, which lie between 0 and 1; differences have a sign in theirs.
-_SHARES = (SHARE, ".0%", ".1%")
+_SHARES = (SHARE, "$.0%", "$.1%")
 #: How far an axis of shares may go on behind them, so that a mark at its end is whole.
 _BEYOND = 0.03
 
@@ -274,7 +275,7 @@ def shares_axis(values: Iterable[float], **changes: Any) -> dict[str, Any]:
     Plotly takes an axis from -50 to 150 % for one value alone.
     """
     least, most = min(found := list(values), default=0.0), max(found, default=0.0)
-    changes.setdefault("tickformat", ".1%" if most - least < 0.1 else ".0%")
+    changes.setdefault("tickformat", "$.1%" if most - least < 0.1 else "$.0%")
     if found and most - least < 1e-9:
         changes["range"] = [max(-_RIM, least - _AROUND), min(1 + _RIM, most + _AROUND)]
     return axis(**changes)
@@ -373,7 +374,7 @@ def heatmap(
         xgap=2,
         ygap=2,
         hoverongaps=False,
-        hovertemplate="%{y}<br>%{x}: " + ("%{z:.2%}" if fraction else "%{z:.4g}")
+        hovertemplate="%{y}<br>%{x}: " + ("%{z:$.2%}" if fraction else "%{z:.4g}")
         + "<extra></extra>",
         colorbar={
             "thickness": 8,
@@ -464,6 +465,7 @@ CONFIG: dict[str, Any] = {
     "responsive": True,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     "toImageButtonOptions": {"format": "svg", "scale": 1},
+    "locales": {"en-US": {"format": {"currency": ["", f"{text.NBSP}%"]}}},
 }
 
 

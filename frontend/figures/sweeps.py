@@ -39,10 +39,10 @@ def ladders(arms: Sequence[SweepArm]) -> go.Figure | None:
                     "symbol": look.symbol,
                     "size": [12 if r.lr == arm.lr else 7 for r in done],
                 },
-                hovertemplate="%{fullData.name}: rate %{x:g}, %{y:.2%}<extra></extra>",
+                hovertemplate="%{fullData.name}: rate %{x:g}, %{y:$.2%}<extra></extra>",
             )
         )
     figure.update_xaxes(**style.axis(name="Learning rate", type="log", exponentformat="power"))
-    figure.update_yaxes(**style.axis(name="ID validation accuracy", tickformat=".1%"))
+    figure.update_yaxes(**style.axis(name="ID validation accuracy", tickformat="$.1%"))
     style.legend_below(figure, rows=1 + len(climbing) // 4)
     return figure

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 from filelock import FileLock
 from streamlit.components.v2 import manifest_scanner
@@ -36,6 +38,26 @@ def scanned_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest_scanner, "scan_component_manifests", scan)
         yield
+
+
+@pytest.fixture(autouse=True)
+def percent_signs_apart(monkeypatch):
+    """No figure that a test makes, a page's included, prints a percent sign without a space.
+
+    `$` in a format stands for the sign of `style.CONFIG`.
+    """
+    made, begin = [], go.Figure.__init__
+
+    def remember(figure, *args, **more):
+        begin(figure, *args, **more)
+        made.append(figure)
+
+    monkeypatch.setattr(go.Figure, "__init__", remember)
+    yield
+    close = re.compile(r'(?<!\$\.)\d%|%\{[^}$]*%\}|format": ?"[^"$]*%"')
+    for figure in made:
+        written = figure.to_json().replace("\\u00a0", " ")
+        assert not (found := close.search(written)), written[max(0, found.start() - 80) :][:160]
 
 
 @dataclass(frozen=True)

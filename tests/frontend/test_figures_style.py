@@ -121,6 +121,8 @@ def test_marks__are_called_by_the_words_of_their_hover(evaluations):
     assert cells[0].stands_for == ["a", first.dataset]
     assert cells[0].words.startswith("<b>one</b> · ")
     assert f"{100 * first.accuracy:.1f}" in cells[0].words
+    found = make_reliability(BINS)
+    assert "accuracy 69.0\xa0%" in marks(figures.reliability.overlay([found, found]))[1].words
     grid = marks(figures.shifts.by_severity(evaluations))
     assert len(grid) == 4
     assert {tuple(m.stands_for) for m in grid} == {
@@ -133,7 +135,7 @@ def test_marks__are_called_by_the_words_of_their_hover(evaluations):
 def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not():
     for shares in (
         figures.style.axis(tickformat=figures.style.SHARE),
-        figures.style.axis(tickformat=".0%"),
+        figures.style.axis(tickformat="$.0%"),
         figures.style.values_axis("accuracy"),
         figures.style.values_axis("ece", rangemode="tozero"),
     ):
@@ -146,7 +148,7 @@ def test_axis__of_shares_ends_at_none_and_all_and_one_of_differences_does_not():
     for other in (
         figures.style.axis(tickformat="+.1%"),
         figures.style.values_axis("nll"),
-        figures.style.axis(tickformat=".0%", type="log"),
+        figures.style.axis(tickformat="$.0%", type="log"),
     ):
         assert "autorangeoptions" not in other
 

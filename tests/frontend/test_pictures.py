@@ -61,7 +61,8 @@ def test_draw__every_figure_in_one_go_and_without_a_word(tmp_path):
         "from pathlib import Path\n"
         "from frontend import pictures\n"
         "logging.basicConfig(level=logging.ERROR)\n"
-        "made = {n: go.Figure(go.Scatter(y=[1, 3, 2])).update_layout(title=n) for n in 'abc'}\n"
+        "made = {n: go.Figure(go.Scatter(y=[1, 3, 2])).update_layout(title=n, "
+        "yaxis_tickformat='$~%') for n in 'abc'}\n"
         "for name, data in pictures.draw(made).items():\n"
         "    Path(name).write_bytes(data)\n"
     )
@@ -79,3 +80,4 @@ def test_draw__every_figure_in_one_go_and_without_a_word(tmp_path):
         drawn = (tmp_path / name).read_text()
         assert drawn.startswith("<svg")
         assert f">{name}</text>" in drawn
+        assert ">150\xa0%</text>" in drawn
