@@ -1,10 +1,12 @@
 """Whether sets of vectors are alike: a test of two, and where a new one lies among known ones."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from calift_core.calibration.bins import Doubles, Floats
 from calift_core.errors import PredictionsError, SpecError
@@ -54,8 +56,6 @@ def energy_drift(
             "reference and values must be (N, K) and (M, K) with 2 rows or more, got "
             f"{x.shape} and {y.shape}"
         )
-    from scipy.spatial.distance import cdist
-
     rng = np.random.default_rng(seed)
     x, y = _drawn_rows(x, rng), _drawn_rows(y, rng)
     n, m = len(x), len(y)
@@ -112,53 +112,53 @@ class Familiarity:
         return self.nearest_distance - 2 * self.nearest_error > self.usual
 
 
-def familiarity(
-    reference: Floats, shifts: Mapping[str, Floats], values: Floats, *, seed: int = 0
-) -> Familiarity | None:
-    """Compare a set of vectors with ID data and with shifts whose labels are known.
+class KnownSets:
+    """ID data and shifts whose labels are known, which other sets are held against.
 
     Args:
-        reference: (N, K) of ID data, called `ID` in the answer.
-        shifts: name → (N, K).
-        values: (M, K).
-
-    Returns:
-        None where there is no shift.
+        reference: (N, K) of ID data, called `ID` in answers.
+        shifts: name → (N, K), one or more.
+        seed: of the rows that are drawn.
     """
-    from scipy.spatial.distance import cdist
 
-    if not shifts:
-        return None
-    rng = np.random.default_rng(seed)
-    known = {"ID": _drawn_rows(reference, rng)}
-    known |= {name: _drawn_rows(rows, rng) for name, rows in shifts.items()}
-    new = _drawn_rows(values, rng)
+    def __init__(self, reference: Floats, shifts: Mapping[str, Floats], *, seed: int = 0) -> None:
+        self._rng = np.random.default_rng(seed)
+        known = {"ID": reference, **shifts}
+        self._rows = {name: _drawn_rows(rows, self._rng) for name, rows in known.items()}
+        self._within = {name: _mean_within(rows) for name, rows in self._rows.items()}
+        among = {
+            (a, b): 2 * float(cdist(self._rows[a], self._rows[b]).mean())
+            - self._within[a]
+            - self._within[b]
+            for a, b in combinations(self._rows, 2)
+        }
+        near = [min(v for pair, v in among.items() if name in pair) for name in shifts]
+        self._largest = max(among["ID", name] for name in shifts)
+        self._usual = float(np.median(near))
 
-    def within(rows: Doubles) -> float:
-        return float(cdist(rows, rows).sum()) / max(1, len(rows) * (len(rows) - 1))
+    def familiarity(self, values: Floats) -> Familiarity:
+        """How near a set of vectors (M, K) lies to these."""
+        new = _drawn_rows(values, deepcopy(self._rng))
+        apart = cdist(new, new).sum(axis=1) / max(1, len(new) - 1)
+        found, error = {}, {}
+        for name, rows in self._rows.items():
+            across = cdist(new, rows).mean(axis=1)
+            found[name] = float((2 * across - apart).mean()) - self._within[name]
+            error[name] = 2 * float((across - apart).std()) / len(new) ** 0.5
+        nearest = min(found, key=found.__getitem__)
+        return Familiarity(
+            distance=found["ID"],
+            error=error["ID"],
+            largest=self._largest,
+            nearest=nearest,
+            nearest_distance=found[nearest],
+            nearest_error=error[nearest],
+            usual=self._usual,
+        )
 
-    own = {name: within(rows) for name, rows in known.items()}
-    among = {
-        (a, b): 2 * float(cdist(known[a], known[b]).mean()) - own[a] - own[b]
-        for a, b in combinations(known, 2)
-    }
-    apart = cdist(new, new).sum(axis=1) / max(1, len(new) - 1)
-    found, error = {}, {}
-    for name, rows in known.items():
-        across = cdist(new, rows).mean(axis=1)
-        found[name] = float((2 * across - apart).mean()) - own[name]
-        error[name] = 2 * float((across - apart).std()) / len(new) ** 0.5
-    near = [min(v for pair, v in among.items() if name in pair) for name in shifts]
-    nearest = min(found, key=found.__getitem__)
-    return Familiarity(
-        distance=found["ID"],
-        error=error["ID"],
-        largest=max(among["ID", name] for name in shifts),
-        nearest=nearest,
-        nearest_distance=found[nearest],
-        nearest_error=error[nearest],
-        usual=float(np.median(near)),
-    )
+
+def _mean_within(rows: Doubles) -> float:
+    return float(cdist(rows, rows).sum()) / max(1, len(rows) * (len(rows) - 1))
 
 
 def _drawn_rows(rows: Floats, rng: np.random.Generator) -> Doubles:

@@ -62,7 +62,7 @@ from calift_core.shipping.following import BATCH, FALSE_ALARMS, alarms_of, in_ba
 from calift_core.shipping.predicting import listed
 from calift_core.shipping.reference import reference_of
 from calift_core.shipping.trying import chosen_for
-from calift_core.shipping.watching import answered, compared
+from calift_core.shipping.watching import Watcher, answered
 from calift_core.threads import loader_workers
 
 #: Folder of the runs in the folder of a job.
@@ -162,7 +162,7 @@ def _without_labels(
     model = CalibratedClassifier.load(run.folder, device=str(run.device))
     choice, _ = chosen_for(run.folder, kept / run.id, report)
     model.calibrator = None if choice is None else choice.fitted()
-    reference = reference_of(run.folder, report, model.calibrator)
+    watcher = Watcher(model, reference_of(run.folder, report, model.calibrator))
     for source, paths in sources.items():
         parts: list[Answers] = []
         read: list[str] = []
@@ -176,8 +176,8 @@ def _without_labels(
             if progress.is_due() or start + BATCH >= len(paths):
                 yield progress.record(source)
         answers = together(model.classes, parts)
-        found = compared(model, reference, answers, read, unreadable)
-        batches = in_batches(model, reference, answers, read)
+        found = watcher.compare(answers, read, unreadable)
+        batches = in_batches(watcher, answers, read, stop=stop)
         alarms = alarms_of(found, None, FALSE_ALARMS)
         if not alarms and (n := sum(bool(one.alarms) for one in batches)):
             alarms = [f"{n} of {len(batches)} batches have drifted"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from calift_core.errors import DataError
+from calift_core.errors import DataError, InterruptedRunError
 from calift_core.files import atomic_write_bytes, storage_error
 from calift_core.schema.unlabelled import FollowedBatch, Watched
 from calift_core.shipping.classifier import Answers, CalibratedClassifier
 from calift_core.shipping.reference import Reference
-from calift_core.shipping.watching import compared, watch
+from calift_core.shipping.watching import Watcher, answered
 from calift_core.words import percent
 
 #: Chance that a batch of ID images is called drifted.
@@ -80,6 +80,7 @@ def follow(
     Raises:
         DataError: a batch has fewer than two images that can be read, or the log is none.
     """
+    watcher = Watcher(model, reference)
     known = read_log(log) if log is not None else []
     seen = {image for one in known for image in one.images}
     if log is not None:
@@ -89,7 +90,7 @@ def follow(
         while len(new) >= batch:
             taken, new = new[:batch], new[batch:]
             seen.update(taken)
-            found = watch(model, reference, taken)
+            found = watcher.compare(*answered(model, taken))
             one = _batch(found, alarms_of(found, fail_below, fail_on_drift), taken)
             if log is not None:
                 _append(log, one)
@@ -115,22 +116,27 @@ def _batch(found: Watched, alarms: list[str], images: Sequence[str] = ()) -> Fol
 
 
 def in_batches(
-    model: CalibratedClassifier,
-    reference: Reference,
+    watcher: Watcher,
     answers: Answers,
     read: Sequence[str],
     *,
     batch: int = BATCH,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[FollowedBatch]:
     """Compare answers for files with the reference, a batch at a time, the oldest files first.
 
     Args:
         batch: images of a batch at least; there are `MOST_BATCHES` at most.
+
+    Raises:
+        InterruptedRunError: `stop` said so.
     """
     order = np.argsort([os.stat(path).st_mtime for path in read], kind="stable")
-    found = []
+    found: list[FollowedBatch] = []
     for rows in np.array_split(order, max(1, min(MOST_BATCHES, len(read) // batch))):
-        one = compared(model, reference, answers.of(rows), [read[k] for k in rows], {})
+        if stop():
+            raise InterruptedRunError(f"stopped behind {len(found):,} batches")
+        one = watcher.compare(answers.of(rows), [read[k] for k in rows], {})
         found.append(_batch(one, alarms_of(one, None, FALSE_ALARMS)))
     return found
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calift_core.analysis.choosing import calibrated
-from calift_core.calibration.drift import Familiarity, energy_drift, familiarity
+from calift_core.calibration.drift import Familiarity, KnownSets, energy_drift
 from calift_core.calibration.ood import ALARM_RATE
 from calift_core.calibration.unlabelled import (
     DIFFERENCE,
@@ -86,84 +86,95 @@ def watch(
         InterruptedRunError: `stop` said so.
     """
     answers, read, unreadable = answered(model, paths, batch_size, on_progress, stop)
-    return compared(model, reference, answers, read, unreadable, seed=seed)
+    return Watcher(model, reference, seed=seed).compare(answers, read, unreadable)
 
 
-def compared(
-    model: CalibratedClassifier,
-    reference: Reference,
-    answers: Answers,
-    read: Sequence[str],
-    unreadable: Mapping[str, str],
-    *,
-    seed: int = 0,
-) -> Watched:
-    """Compare what a model said of images with the reference.
+class Watcher:
+    """Compares a model's answers for images without labels with its reference, set after set."""
 
-    Args:
-        answers: for the files that were read.
+    def __init__(self, model: CalibratedClassifier, reference: Reference, *, seed: int = 0) -> None:
+        self._model, self._reference, self._seed = model, reference, seed
+        self._estimators = reference.estimators(model.calibrator)
+        self._errors = reference.validated
+        self._known = None
+        if reference.shifts:
+            self._known = KnownSets(reference.logits, reference.shifts, seed=seed)
+        there = calibrated(reference.logits, model.calibrator, reference.initial).argmax(axis=1)
+        self._shares = np.bincount(there, minlength=len(model.classes)) / len(there)
 
-    Raises:
-        DataError: they are fewer than two.
-    """
-    if len(read) < 2:
-        n = len(read) + len(unreadable)
-        raise DataError(f"at least 2 images must be readable, {len(read)} of {n} are")
-    logits, probs = answers.logits, answers.probs
-    confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
-    expected = _expected(model, reference, answers, seed)
-    drift = Drifted(**vars(energy_drift(reference.logits, logits, seed=seed)))
-    familiar = familiarity(reference.logits, reference.shifts, logits, seed=seed)
-    chosen = recommended(reference.validated) if drift.p_value < DRIFTED else DIFFERENCE
-    best = next(one for one in expected if one.estimator == chosen)
-    energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-    order = np.argsort(-energy, kind="stable")[:SHOWN]
-    return Watched(
-        n=len(read),
-        reference=reference.dataset,
-        n_reference=len(reference.labels),
-        expected=expected,
-        recommended=chosen,
-        drift=drift,
-        unknown=_unknown(best, drift, familiar, reference.dataset),
-        familiar=None if familiar is None else Familiar(**vars(familiar)),
-        none_of_these=_none_of_these(model, answers),
-        shares=_shares(model, reference, predicted),
-        unusual=[
-            Unusual(
-                path=read[i],
-                label=model.classes[predicted[i]],
-                confidence=float(confidences[i]),
-                energy=float(energy[i]),
-            )
-            for i in order
-        ],
-        unreadable=dict(unreadable),
-    )
+    def compare(
+        self, answers: Answers, read: Sequence[str], unreadable: Mapping[str, str]
+    ) -> Watched:
+        """Compare the answers for the files that were read.
 
-
-def _expected(
-    model: CalibratedClassifier, reference: Reference, answers: Answers, seed: int
-) -> list[Expected]:
-    """What every estimator says, with its errors; the regressed ones behind the others."""
-    estimators = reference.estimators(model.calibrator)
-    plain = estimators.estimate(Unlabelled(answers.probs, answers.initial), seed=seed)
-    values = {one.estimator: one for one in plain}
-
-    def estimate(error: EstimatorError) -> AccuracyEstimate:
-        if not error.estimator.endswith(REGRESSED):
-            return values[error.estimator]
-        value = values[error.estimator.removesuffix(REGRESSED)].value
-        return estimate_regressed(reference.known, error, value)
-
-    return [
-        Expected(
-            **vars(estimate(error)),
-            mean_error=error.mean_error if error.errors else None,
-            errors=dict(error.errors),
+        Raises:
+            DataError: they are fewer than two.
+        """
+        if len(read) < 2:
+            n = len(read) + len(unreadable)
+            raise DataError(f"at least 2 images must be readable, {len(read)} of {n} are")
+        reference, logits, probs = self._reference, answers.logits, answers.probs
+        confidences, predicted = probs.max(axis=1), probs.argmax(axis=1)
+        expected = self._expected(answers)
+        drift = Drifted(**vars(energy_drift(reference.logits, logits, seed=self._seed)))
+        familiar = None if self._known is None else self._known.familiarity(logits)
+        chosen = recommended(self._errors) if drift.p_value < DRIFTED else DIFFERENCE
+        best = next(one for one in expected if one.estimator == chosen)
+        energy = -np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+        order = np.argsort(-energy, kind="stable")[:SHOWN]
+        return Watched(
+            n=len(read),
+            reference=reference.dataset,
+            n_reference=len(reference.labels),
+            expected=expected,
+            recommended=chosen,
+            drift=drift,
+            unknown=_unknown(best, drift, familiar, reference.dataset),
+            familiar=None if familiar is None else Familiar(**vars(familiar)),
+            none_of_these=_none_of_these(self._model, answers),
+            shares=self._largest_changes(predicted),
+            unusual=[
+                Unusual(
+                    path=read[i],
+                    label=self._model.classes[predicted[i]],
+                    confidence=float(confidences[i]),
+                    energy=float(energy[i]),
+                )
+                for i in order
+            ],
+            unreadable=dict(unreadable),
         )
-        for error in reference.validated
-    ]
+
+    def _expected(self, answers: Answers) -> list[Expected]:
+        """What every estimator says, with its errors; the regressed ones behind the others."""
+        plain = self._estimators.estimate(
+            Unlabelled(answers.probs, answers.initial), seed=self._seed
+        )
+        values = {one.estimator: one for one in plain}
+
+        def estimate(error: EstimatorError) -> AccuracyEstimate:
+            if not error.estimator.endswith(REGRESSED):
+                return values[error.estimator]
+            value = values[error.estimator.removesuffix(REGRESSED)].value
+            return estimate_regressed(self._reference.known, error, value)
+
+        return [
+            Expected(
+                **vars(estimate(error)),
+                mean_error=error.mean_error if error.errors else None,
+                errors=dict(error.errors),
+            )
+            for error in self._errors
+        ]
+
+    def _largest_changes(self, predicted: NDArray[np.int64]) -> list[Share]:
+        classes, before = self._model.classes, self._shares
+        here = np.bincount(predicted, minlength=len(classes)) / len(predicted)
+        order = np.argsort(-np.abs(here - before), kind="stable")
+        return [
+            Share(label=classes[i], reference=float(before[i]), here=float(here[i]))
+            for i in order[:20]
+        ]
 
 
 def _none_of_these(model: CalibratedClassifier, answers: Answers) -> NoneOfTheseShare | None:
@@ -199,20 +210,6 @@ def answered(
             answers.append(model.answer(np.stack(fitted)))
         on_progress(min(start + batch_size, len(paths)))
     return together(model.classes, answers), read, unreadable
-
-
-def _shares(
-    model: CalibratedClassifier, reference: Reference, predicted: NDArray[np.int64]
-) -> list[Share]:
-    n_classes = len(model.classes)
-    there = calibrated(reference.logits, model.calibrator, reference.initial).argmax(axis=1)
-    before = np.bincount(there, minlength=n_classes) / len(there)
-    here = np.bincount(predicted, minlength=n_classes) / len(predicted)
-    order = np.argsort(-np.abs(here - before), kind="stable")
-    return [
-        Share(label=model.classes[i], reference=float(before[i]), here=float(here[i]))
-        for i in order[:20]
-    ]
 
 
 def report_html(watched: Watched, title: str) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calift_core.calibration.drift import energy_drift, familiarity
+from calift_core.calibration.drift import KnownSets, energy_drift
 from calift_core.errors import PredictionsError, SpecError
 
 
@@ -49,13 +49,14 @@ def test_familiarity__tells_what_lies_among_known_shifts_from_what_is_further_or
         "further": (at(8, 0, 0), True, True),
         "unlike": (at(0, 0, -2.5), False, True),
     }
+    known = KnownSets(own, shifts)
     for name, (values, further, unlike) in ways.items():
-        found = familiarity(own, shifts, values)
+        found = known.familiarity(values)
         assert (found.further, found.unlike) == (further, unlike), name
     assert found.nearest == "ID"
-    assert familiarity(own, {}, own) is None
-    long = familiarity(at(0, 0, 0).repeat(6, axis=0), shifts, at(2, 0, 0))
-    assert long.nearest == "a"
+    long, other = KnownSets(at(0, 0, 0).repeat(6, axis=0), shifts), at(2, 0, 0).repeat(6, axis=0)
+    assert long.familiarity(other).nearest == "a"
+    assert long.familiarity(other) == long.familiarity(other)
 
 
 def test_wrong_input__is_a_sentence():

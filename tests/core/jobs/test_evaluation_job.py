@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calift_core.analysis.report import read_report
-from calift_core.errors import DataError, ModelUnavailableError
+from calift_core.errors import DataError, InterruptedRunError, ModelUnavailableError
 from calift_core.jobs.evaluation_job import RUNS, evaluate_in_folder, evaluate_runs
 from calift_core.predictions.types import predictions_name
 from calift_core.schema.evaluation_job import EvaluationJobSpec
@@ -28,7 +28,7 @@ from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.following import in_batches
 from calift_core.shipping.predicting import listed
 from calift_core.shipping.reference import reference_of
-from calift_core.shipping.watching import answered, compared, watch
+from calift_core.shipping.watching import Watcher, answered, watch
 from tests.core.conftest import write_classes
 from tests.support.finished import run_once, small_spec
 
@@ -248,8 +248,11 @@ def test_judge_runs__images_without_labels_are_compared_as_watch_compares_them(
     assert [b.n for b in found.batches] == [found.found.n]
     answers, read, _ = answered(model, paths)
     monkeypatch.setattr("calift_core.shipping.watching.ALARM_RATE", 0.1)
-    share = compared(model, reference, answers, read, {}).none_of_these.share
+    watcher = Watcher(model, reference)
+    share = watcher.compare(answers, read, {}).none_of_these.share
     assert share == model.none_of_these.alarms(answers.logits, 0.1).mean()
-    batches = in_batches(model, reference, answers, read, batch=len(art))
+    batches = in_batches(watcher, answers, read, batch=len(art))
     assert sum(b.n for b in batches) == len(own) + len(art)
     assert max(batches, key=lambda b: b.distance) == batches[-1]
+    with pytest.raises(InterruptedRunError):
+        in_batches(watcher, answers, read, stop=lambda: True)
