@@ -40,7 +40,6 @@ from calift_core.data.workload import Forecast, count_images
 from calift_core.errors import CaliftError, DiskFullError, ModelUnavailableError, StorageError
 from calift_core.files import atomic_write_json, storage_error
 from calift_core.jobs.curves import read_curves
-from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import (
     EXIT_INTERRUPTED,
     DoneRecord,
@@ -273,7 +272,7 @@ class _Attempt:
         source = self._resume_source()
         finished = Inputs(self._files, self._artifacts, self._lease, self._folder / _INPUTS)
         if self._evaluates:
-            wanted = EvaluationJobSpec.model_validate(self._claim.spec).runs
+            wanted = self._claim.spec["runs"]
             inputs = finished.available_of(wanted)
             self._gone = set(wanted) - set(inputs)
         else:

@@ -22,13 +22,14 @@ from backend.routes.events import STREAM, After, LogBytes, LogOffset, LogTail, S
 from backend.routes.queueing import QueueingDep
 from backend.services.submission import body_hash
 from backend.store.jobs import JobRequest
-from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.wire.evaluation_jobs import (
+from calift_core.schema.evaluation_job import (
     EvaluationJob,
     EvaluationJobPage,
+    EvaluationJobSpec,
+    EvaluationJobsQuery,
     EvaluationSubmit,
 )
-from calift_core.schema.wire.queries import Cursor, EvaluationJobsQuery, Limit
+from calift_core.schema.wire.queries import Cursor, Limit
 from calift_core.schema.wire.results import EvaluationPage
 from calift_core.schema.wire.runs import LogPage, RunEvent, Validation
 

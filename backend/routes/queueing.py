@@ -7,13 +7,11 @@ from fastapi import Depends, Response
 
 from backend.routes.deps import PrincipalDep, RequestId, ServicesDep
 from backend.store.jobs import JobRequest, Jobs
-from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import RunDetail
+from calift_core.schema.base import Frozen
+from calift_core.schema.wire.runs import Job, RunDetail
 
-_Spec = TypeVar("_Spec", RunSpec, EvaluationJobSpec)
-_Job = TypeVar("_Job", RunDetail, EvaluationJob)
+_Spec = TypeVar("_Spec", bound=Frozen)
+_Job = TypeVar("_Job", bound=Job)
 
 
 class Queueing:

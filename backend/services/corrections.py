@@ -1,12 +1,12 @@
 """Corrected labels: the manifest of what an evaluation was made on, as a person says it is."""
 
-import contextlib
+from collections import ChainMap
 
 from backend.http.problems import HttpError
 from backend.services.submission import Submission, path_of
 from backend.store.stores import Stores
 from calift_core.data.relabel import Correction, corrected
-from calift_core.errors import DataError, NotFoundError, SpecError
+from calift_core.errors import DataError, SpecError
 from calift_core.schema.wire.results import CorrectedManifest, CorrectionsRequest, Evaluation
 
 
@@ -52,13 +52,10 @@ class Corrections:
         """What names the data, if it is files that may be read; a corruption has no files."""
         if evaluation.role == "corruption" or evaluation.method == "imported":
             return None
-        suite = self._store.runs.spec(evaluation.run_id).get("suite") or {}
-        shifts = dict(suite.get("shifts") or {})
-        if evaluation.job_id is not None:
-            with contextlib.suppress(NotFoundError):
-                shifts |= self._store.evaluation_jobs.get(evaluation.job_id).spec.all_shifts
-        source = suite.get("id")
+        suites = self._store.suites_of(evaluation)
+        source = suites[-1].get("id")
         if evaluation.role == "shift":
+            shifts = ChainMap(*(suite.get("shifts") or {} for suite in suites))
             source = shifts.get(evaluation.dataset, source)
         path = None if source is None else path_of(str(source))
         if path is None or list(self._submission.path_refusals("", path)):

@@ -10,8 +10,8 @@ from calift_core.data.counting import SuiteCounts
 from calift_core.data.job_counting import EvaluableRun, JobCounts, count_job
 from calift_core.data.listing import ScanBudget
 from calift_core.data.workload import Pace, Workload, evaluation_phases
-from calift_core.errors import NotFoundError, SpecError
-from calift_core.schema.evaluation_job import EvaluationJobSpec, is_job_id
+from calift_core.errors import SpecError
+from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.methods import ZeroShot
 from calift_core.schema.spec import parse_spec
 from calift_core.schema.wire.runs import Estimate, Validation
@@ -108,16 +108,9 @@ class EvaluationSubmission:
 
     def _judgeable(self, run_id: str) -> EvaluableRun | str:
         """A run that can be judged, or a sentence on why it cannot."""
-        if is_job_id(run_id):
-            return f"{run_id} is an evaluation job and has no model"
-        try:
-            run = self._store.runs.get(run_id)
-        except NotFoundError as error:
-            return error.message
-        if run.method == "imported":
-            return f"the run {run_id} is imported predictions and has no model to judge"
-        if run.phase != "SUCCEEDED":
-            return f"the run {run_id} must have SUCCEEDED, it is {run.phase}"
+        run = self._submission.finished_run(run_id)
+        if isinstance(run, str):
+            return run
         stored = {a.name: a.sha256 for a in self._store.files.of_run(run_id)}
         for name in _MODEL:
             if name not in stored or not self._artifacts.path(stored[name]).is_file():

@@ -21,10 +21,9 @@ from calift_core.data.suites import parse_suite_id
 from calift_core.data.suites.huggingface import hub_name_of, is_cached
 from calift_core.data.workload import Pace, Workload, count_images
 from calift_core.errors import NotFoundError, SpecError
-from calift_core.schema.evaluation_job import is_job_id
 from calift_core.schema.methods import ModelStock
 from calift_core.schema.spec import ModelSpec, RunSpec, problems_of
-from calift_core.schema.wire.runs import RunSubmit, Validation
+from calift_core.schema.wire.runs import RunDetail, RunSubmit, Validation
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _LOCAL_DIR = "local-dir:"
@@ -195,18 +194,21 @@ class Submission:
                     "`calift train`",
                 )
                 continue
-            try:
-                phase = self._store.claims.phase(run_id)
-            except NotFoundError:
-                yield place, f"there is no run {run_id!r}"
-                continue
-            if is_job_id(run_id):
-                yield place, f"{run_id} is an evaluation job and makes no model"
-                continue
-            if phase != "SUCCEEDED":
-                yield place, f"the run {run_id} must have SUCCEEDED, it is {phase}"
-            elif self._store.runs.get(run_id).method == "imported":
-                yield place, f"the run {run_id} is imported predictions and has no weights"
+            found = self.finished_run(run_id)
+            if isinstance(found, str):
+                yield place, found
+
+    def finished_run(self, run_id: str) -> RunDetail | str:
+        """A run that has made a model, or a sentence on why there is none."""
+        try:
+            run = self._store.runs.get(run_id)
+        except NotFoundError as error:
+            return error.message
+        if run.method == "imported":
+            return f"the run {run_id} is imported predictions and has no weights"
+        if run.phase != "SUCCEEDED":
+            return f"the run {run_id} must have SUCCEEDED, it is {run.phase}"
+        return run
 
     def source_refusals(self, place: str, uri: str) -> Iterator[tuple[str, str]]:
         """Why a suite or a shift may not be read by this service: its place and a sentence."""

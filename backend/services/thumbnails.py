@@ -5,7 +5,6 @@ everything that it was made of, so that a folder that changes does not change wh
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
@@ -83,7 +82,6 @@ class Thumbnails:
         Raises:
             HttpError: 404, the run names no data that this service may read.
         """
-        spec = self._store.runs.spec(evaluation.run_id)
         imported = evaluation.method == "imported"
         if imported and not self._settings.data_roots:
             raise _no_image(
@@ -92,7 +90,7 @@ class Thumbnails:
                 _REGISTERED,
             )
         return self._request(
-            [] if imported else self._suites(spec.get("suite") or {}, evaluation),
+            [] if imported else self._suites(evaluation),
             size,
             imported=imported,
             sample=sample,
@@ -125,16 +123,9 @@ class Thumbnails:
             "image": {"suites": suites, "corruption": None, "severity": None, **image},
         }
 
-    def _suites(self, own: Mapping[str, Any], evaluation: Evaluation) -> list[dict[str, Any]]:
+    def _suites(self, evaluation: Evaluation) -> list[dict[str, Any]]:
         """Suites that may hold an evaluation's data, as far as they may be read."""
-        found: list[dict[str, Any]] = []
-        if evaluation.job_id is not None:
-            with contextlib.suppress(NotFoundError):
-                job = self._store.evaluation_jobs.get(evaluation.job_id).spec
-                params = job.corruptions.model_dump(mode="json")
-                found.append({**own, "shifts": job.all_shifts, "corruptions": params})
-                found += [{"id": suite} for suite in job.suites]
-        found.append(dict(own))
+        found = self._store.suites_of(evaluation)
         return [self._readable(suite) for suite in found if self._may_read(suite["id"])]
 
     def _readable(self, suite: dict[str, Any]) -> dict[str, Any]:

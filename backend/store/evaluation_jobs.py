@@ -16,9 +16,12 @@ from backend.store.queues import queue_of_device
 from backend.store.states import add_state_event
 from backend.store.submitting import new_id
 from backend.store.workers import why_jobs_wait
-from calift_core.schema.evaluation_job import JOB_PREFIX, EvaluationJobSpec
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.queries import EvaluationJobsQuery
+from calift_core.schema.evaluation_job import (
+    JOB_PREFIX,
+    EvaluationJob,
+    EvaluationJobSpec,
+    EvaluationJobsQuery,
+)
 
 KIND = "evaluation"
 

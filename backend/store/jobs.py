@@ -21,13 +21,11 @@ from backend.store.outbox import enqueue
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.submitting import at_most_once, require_room
 from calift_core.errors import NotFoundError
-from calift_core.schema.evaluation_job import EvaluationJobSpec
-from calift_core.schema.spec import RunSpec
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import RunDetail, RunSummary
+from calift_core.schema.base import Frozen
+from calift_core.schema.wire.runs import Job
 
 
-def completion(job: RunSummary | EvaluationJob) -> dict[str, float | None]:
+def completion(job: Job) -> dict[str, float | None]:
     """How much of a job is done over all its phases, and how long the rest takes."""
     if job.phase in WORKING_PHASES and job.progress is not None:
         eta = job.progress.eta_at(datetime.now(UTC))
@@ -35,6 +33,7 @@ def completion(job: RunSummary | EvaluationJob) -> dict[str, float | None]:
     return {"fraction_done": {"QUEUED": 0.0, "SUCCEEDED": 1.0}.get(job.phase)}
 
 
+_KINDS = {"training": "a run", "evaluation": "an evaluation job"}
 RETRYABLE_PHASES = ("FAILED", "CANCELLED")
 #: A job's row as its answers name things.
 JOB_COLUMNS = (
@@ -45,8 +44,8 @@ JOB_COLUMNS = (
 )
 _ONE = select(*JOB_COLUMNS).where(Run.id == bindparam("id"), Run.kind == bindparam("kind"))
 
-_Spec = TypeVar("_Spec", RunSpec, EvaluationJobSpec)
-_Job = TypeVar("_Job", RunDetail, EvaluationJob)
+_Spec = TypeVar("_Spec", bound=Frozen)
+_Job = TypeVar("_Job", bound=Job)
 
 
 class JobRequest(TypedDict, total=False):
@@ -226,7 +225,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
                 select(Run.phase).where(Run.id == job_id, Run.kind == self.kind).with_for_update()
             ).scalar()
             if phase is None:
-                raise self._unknown(job_id)
+                raise self._unknown(connection, job_id)
             if phase in WORKING_PHASES:
                 raise ConflictError(
                     f"{self.noun} {job_id} is {phase}; only one that does not work can be deleted.",
@@ -245,8 +244,10 @@ class Jobs(ABC, Generic[_Spec, _Job]):
     def _row(self, connection: Connection, job_id: str) -> Row[*tuple[Any, ...]]:
         row = connection.execute(_ONE, {"id": job_id, "kind": self.kind}).first()
         if row is None:
-            raise self._unknown(job_id)
+            raise self._unknown(connection, job_id)
         return row
 
-    def _unknown(self, job_id: str) -> NotFoundError:
-        return NotFoundError(f"there is no {self.noun} {job_id!r}.")
+    def _unknown(self, connection: Connection, job_id: str) -> NotFoundError:
+        kind = connection.execute(select(Run.kind).where(Run.id == job_id)).scalar()
+        is_other = "" if kind is None else f": it is {_KINDS[kind]}"
+        return NotFoundError(f"there is no {self.noun} {job_id!r}{is_other}.")

@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Engine
 
@@ -28,6 +28,8 @@ from backend.store.sweeps import Sweeps
 from backend.store.tokens import Tokens
 from backend.store.views import Views
 from backend.store.workers import Workers
+from calift_core.errors import NotFoundError
+from calift_core.schema.wire.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,23 @@ class Stores:
             views=Views(engine),
             workers=Workers(engine),
         )
+
+    def suites_of(self, evaluation: Evaluation) -> list[dict[str, Any]]:
+        """Suites that may hold an evaluation's data, as a spec has them; its run's own is the last.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        own = dict(self.runs.spec(evaluation.run_id).get("suite") or {})
+        if evaluation.job_id is None:
+            return [own]
+        try:
+            job = self.evaluation_jobs.get(evaluation.job_id).spec
+        except NotFoundError:
+            return [own]
+        corruptions = job.corruptions.model_dump(mode="json")
+        added = {**own, "shifts": job.all_shifts, "corruptions": corruptions}
+        return [added, *({"id": suite} for suite in job.suites), own]
 
     def close(self) -> None:
         self.engine.dispose()

@@ -22,10 +22,12 @@ from calift.commands.jobs import add_delete, add_logs, add_steps, say_job
 from calift.commands.query_options import takes
 from calift_core.errors import SpecError, UnknownNameError
 from calift_core.schema.documents import load_document
-from calift_core.schema.evaluation_job import EvaluationJobSpec
+from calift_core.schema.evaluation_job import (
+    EvaluationJob,
+    EvaluationJobSpec,
+    EvaluationJobsQuery,
+)
 from calift_core.schema.suite import absolute_uri
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.queries import EvaluationJobsQuery
 from frontend.tables import Column
 from frontend.tables import runs as run_tables
 
@@ -165,26 +167,22 @@ def evaluations_wait(job_id: str, as_json: JsonFlag = False) -> None:
         _wait(client, job_id, as_json)
 
 
-add_logs(
-    evaluations_app,
-    "The log of a job.",
-    lambda client, job_id, **at: client.evaluation_logs(job_id, **at),
-)
+add_logs(evaluations_app, "The log of a job.")
 add_steps(
     evaluations_app,
     {
         "cancel": (
             "Ask a job to stop. What it has finished stays under the runs.",
-            lambda client, job_id: client.cancel_evaluation(job_id),
+            lambda client, job_id: client.cancel(job_id),
         ),
         "retry": (
             "Queue a failed or cancelled job again; it goes on where it was.",
-            lambda client, job_id: client.retry_evaluation(job_id),
+            lambda client, job_id: client.retry(job_id),
         ),
     },
 )
 add_delete(
     evaluations_app,
     "Delete a job that has ended; its results stay.",
-    lambda client, job_id: client.delete_evaluation(job_id),
+    lambda client, job_id: client.delete(job_id),
 )

@@ -8,10 +8,9 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from calift.commands.console import SAY_EVERY_S, err, progress_text
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Job
 
-_Job = TypeVar("_Job", RunDetail, EvaluationJob)
+_Job = TypeVar("_Job", bound=Job)
 
 
 def follow(
@@ -24,7 +23,7 @@ def follow(
     """Show the progress of runs or evaluation jobs until every one has ended.
 
     Args:
-        ask: the job of an id, as it is now.
+        get_job: the job of an id, as it is now.
         then: asked of each job that has ended, which are to be followed too.
 
     Returns:

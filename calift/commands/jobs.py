@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +14,7 @@ from calift.commands.console import JsonFlag, make_client, out, print_json
 
 if TYPE_CHECKING:
     from calift_core.client import Client
-    from calift_core.schema.wire.evaluation_jobs import EvaluationJob
-    from calift_core.schema.wire.runs import LogPage, RunDetail
+    from calift_core.schema.wire.runs import Job, LogPage
     from calift_core.schema.wire.sweeps import SweepDetail
 
 JobId = Annotated[str, typer.Argument(metavar="ID")]
@@ -23,7 +23,7 @@ _LOG_POLL_S = 1.0
 _PIECE_BYTES = 1 << 20
 
 
-def say_job(job: RunDetail | EvaluationJob | SweepDetail, as_json: bool) -> None:
+def say_job(job: Job | SweepDetail, as_json: bool) -> None:
     """One line: which job, and where it is."""
     if as_json:
         print_json(job)
@@ -62,8 +62,8 @@ def add_delete(app: typer.Typer, help: str, call: Callable[[Client, str], None])
             out.print(f"{job_id} is deleted.")
 
 
-def add_logs(app: typer.Typer, help: str, read: Callable[..., LogPage]) -> None:
-    """`logs`: what a job has written; `read` is the client's call for a piece of it."""
+def add_logs(app: typer.Typer, help: str) -> None:
+    """`logs`: what a run or an evaluation job has written."""
 
     @app.command("logs", help=help)
     def logs(
@@ -77,7 +77,7 @@ def add_logs(app: typer.Typer, help: str, read: Callable[..., LogPage]) -> None:
         as_json: JsonFlag = False,
     ) -> None:
         with make_client() as client:
-            pieces = _log_pieces(lambda **at: read(client, job_id, **at), tail, follow)
+            pieces = _log_pieces(partial(client.logs, job_id), tail, follow)
             if as_json:
                 print_json({"id": job_id, "text": "".join(pieces)})
                 return

@@ -275,7 +275,7 @@ def runs_wait(run_id: str, as_json: JsonFlag = False) -> None:
         _wait(client, run_id, as_json)
 
 
-add_logs(runs_app, "The log of a run.", lambda client, run_id, **at: client.logs(run_id, **at))
+add_logs(runs_app, "The log of a run.")
 add_steps(
     runs_app,
     {

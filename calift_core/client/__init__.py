@@ -12,7 +12,6 @@ machine's port `CALIFT_PORT`; and the token in `CALIFT_TOKEN`, else in `CALIFT_H
 """
 
 from calift_core.client.answers import AnswerCalls
-from calift_core.client.evaluation_jobs import EvaluationJobCalls
 from calift_core.client.evaluations import EvaluationCalls
 from calift_core.client.runs import RunCalls, Spec
 from calift_core.client.samples import SampleCalls
@@ -26,7 +25,6 @@ __all__ = ["DEFAULT_PORT", "Client", "Spec", "running_stack"]
 class Client(
     RunCalls,
     SweepCalls,
-    EvaluationJobCalls,
     EvaluationCalls,
     SampleCalls,
     AnswerCalls,

@@ -21,11 +21,8 @@ from calift_core import __version__
 from calift_core.client.where import find_token, find_url, is_loopback, scheme_of
 from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
 from calift_core.files import atomic_path, storage_error
-from calift_core.schema.wire.evaluation_jobs import (
-    EvaluationJob,
-)
 from calift_core.schema.wire.queries import Query
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunDetail, RunEvent
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Job, RunDetail, RunEvent
 from calift_core.schema.wire.sweeps import SweepDetail
 
 _PREFIX = "/api/v1"
@@ -36,7 +33,7 @@ _UPLOAD_WAIT_S = 600.0
 
 _T = TypeVar("_T")
 #: What `wait` waits for.
-_Ends = TypeVar("_Ends", RunDetail, EvaluationJob, SweepDetail)
+_Ends = TypeVar("_Ends", bound=Job | SweepDetail)
 
 
 #: Where another set of authorities may be named.

@@ -1,4 +1,4 @@
-"""Calls about runs."""
+"""Calls about runs and evaluation jobs."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +11,23 @@ from calift_core.client.connection import Connection, url_path
 from calift_core.client.operations import Operation, OperationOf
 from calift_core.errors import SpecError, StorageError
 from calift_core.files import sha256_file
+from calift_core.schema.evaluation_job import (
+    EvaluationJob,
+    EvaluationJobPage,
+    EvaluationJobSpec,
+    EvaluationJobsQuery,
+    EvaluationSubmit,
+    is_job_id,
+)
 from calift_core.schema.report import Report
-from calift_core.schema.spec import RunSpec
+from calift_core.schema.spec import RunSpec, problems_of
+from calift_core.schema.unlabelled import UnlabelledRecord
 from calift_core.schema.wire.operations import Bulk, BulkAction, BulkDone
 from calift_core.schema.wire.queries import CurvesQuery, ModelQuery, RunFilter, RunsQuery
-from calift_core.schema.wire.results import Evaluation, Frontier, Spectrum
+from calift_core.schema.wire.results import Evaluation, EvaluationPage, Frontier, Spectrum
 from calift_core.schema.wire.runs import (
     Artifact,
+    Job,
     LogPage,
     Metrics,
     RunClone,
@@ -45,8 +55,15 @@ def _spec_body(spec: Spec) -> dict[str, Any]:
 _MAKING_S = 600.0
 
 
+def _job_path(job_id: str, *rest: str) -> str:
+    return url_path("/evaluation-jobs" if is_job_id(job_id) else "/runs", job_id, *rest)
+
+
 class RunCalls(Connection):
-    """Runs, and what they say."""
+    """Runs and evaluation jobs, and what they say.
+
+    A `job_id` is the id of either.
+    """
 
     def submit(
         self,
@@ -101,13 +118,17 @@ class RunCalls(Connection):
         )
         return self._read(self._send("PATCH", url_path("/runs", run_id), body=body), RunDetail)
 
-    def cancel(self, run_id: str) -> RunDetail:
-        """Ask a run to stop; repeatable."""
-        return self._post(url_path("/runs", run_id, "cancel"), None)
+    def cancel(self, job_id: str) -> Job:
+        """Ask a run or an evaluation job to stop; repeatable. What it has finished stays."""
+        return self._change_job(job_id, "cancel")
 
-    def retry(self, run_id: str) -> RunDetail:
-        """Queue a failed or cancelled run again."""
-        return self._post(url_path("/runs", run_id, "retry"), None)
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled run or job again; it goes on where it was."""
+        return self._change_job(job_id, "retry")
+
+    def _change_job(self, job_id: str, step: str) -> Job:
+        response = self._send("POST", _job_path(job_id, step))
+        return self._read(response, EvaluationJob if is_job_id(job_id) else RunDetail)
 
     def clone(
         self,
@@ -133,9 +154,9 @@ class RunCalls(Connection):
         body = RunContinue(epochs=epochs, name=name)
         return self._post_once(url_path("/runs", run_id, "continue"), body, idempotency_key)
 
-    def delete(self, run_id: str) -> None:
-        """Delete a run that does not work, with its files."""
-        self._send("DELETE", url_path("/runs", run_id))
+    def delete(self, job_id: str) -> None:
+        """Delete a run that does not work, with its files; or a job, whose results stay."""
+        self._send("DELETE", _job_path(job_id))
 
     def wait(
         self, run_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
@@ -152,15 +173,14 @@ class RunCalls(Connection):
     metrics = OperationOf("/runs/{}/metrics", CurvesQuery, Metrics)
     """Curves after a step, thinned to `max_points` with their extremes kept."""
 
-    def events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
-        """Events as they happen, until the run ends. A dropped connection is taken up again."""
-        return self._events(url_path("/runs", run_id, "events"), after)
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[RunEvent]:
+        """Events as they happen, until it ends. A dropped connection is taken up again."""
+        return self._events(_job_path(job_id, "events"), after)
 
-    def events_after(self, run_id: str, after: int = 0, limit: int = 200) -> list[RunEvent]:
+    def events_after(self, job_id: str, after: int = 0, limit: int = 200) -> list[RunEvent]:
         """The events after an id, by polling instead of one long answer."""
-        return self._get(
-            url_path("/runs", run_id, "events", "history"), list[RunEvent], after=after, limit=limit
-        )
+        path = _job_path(job_id, "events", "history")
+        return self._get(path, list[RunEvent], after=after, limit=limit)
 
     def checkpoints(self, run_id: str) -> list[Artifact]:
         """Stored checkpoints."""
@@ -271,15 +291,14 @@ class RunCalls(Connection):
         return self._get(url_path("/runs", run_id, "initial-runs"), list[RunSummary])
 
     def logs(
-        self, run_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
+        self, job_id: str, *, offset: int = 0, limit: int = 65_536, tail: int | None = None
     ) -> LogPage:
         """A piece of the log from a byte offset; a negative one counts from the end.
 
         With `tail`, the last so many lines instead, as far as they are within `limit` bytes.
         """
-        return self._get(
-            url_path("/runs", run_id, "logs"), LogPage, offset=offset, limit=limit, tail=tail
-        )
+        path = _job_path(job_id, "logs")
+        return self._get(path, LogPage, offset=offset, limit=limit, tail=tail)
 
     def run_evaluations(self, run_id: str) -> list[Evaluation]:
         """A run's evaluations in the order they were made."""
@@ -327,7 +346,115 @@ class RunCalls(Connection):
             raise SpecError("; ".join(e["msg"] for e in error.errors())) from error
         return self._read(self._send("POST", "/runs/bulk", body=body), BulkDone)
 
+    def evaluate(
+        self,
+        runs: Sequence[str],
+        *,
+        suites: Sequence[str] = (),
+        shifts: Mapping[str, str] | None = None,
+        folders: Sequence[str] = (),
+        corruptions: Mapping[str, Any] | None = None,
+        unlabelled: Sequence[str] = (),
+        name: str = "",
+        batch_size: int | None = None,
+        device: str = "auto",
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+    ) -> EvaluationJob:
+        """Queue finished runs to be judged on more data; the results appear under each of them.
+
+        Args:
+            runs: ids; those whose models are alike share one pass over the data.
+            suites: named suites of the runs' classes, such as `imagenet-c`.
+            shifts: name → folder:PATH.
+            folders: folder:PATH, each a shift that is called as its folder.
+            corruptions: of the runs' own test images, as in a RunSpec: names, severities.
+            unlabelled: folder:PATH or manifest:FILE of images without labels; what is found stands
+                in `unlabelled` of the job.
+            name: of the job; none: what it is on.
+            batch_size: None: that of each run.
+            device: where they are judged.
+            priority: a higher one starts earlier.
+            max_attempts: attempts that may be lost (worker gone) before the job fails.
+            idempotency_key: the same key and request give the same job.
+        """
+        body = _evaluation_body(
+            runs=tuple(runs),
+            suites=tuple(suites),
+            shifts=dict(shifts or {}),
+            folders=tuple(folders),
+            corruptions=corruptions or {},
+            unlabelled=tuple(unlabelled),
+            name=name,
+            batch_size=batch_size,
+            device=device,
+            priority=priority,
+            max_attempts=max_attempts,
+        )
+        return self._read(self._send_once("/evaluations", body, idempotency_key), EvaluationJob)
+
+    def validate_evaluation(self, spec: EvaluationJobSpec | Mapping[str, Any]) -> Validation:
+        """A dry run of `evaluate`: what stands in the way, what it will cost."""
+        given = spec.model_dump() if isinstance(spec, EvaluationJobSpec) else spec
+        response = self._send("POST", "/evaluations/validate", body=_evaluation_body(**given))
+        return self._read(response, Validation)
+
+    evaluation_jobs = Operation("/evaluation-jobs", EvaluationJobsQuery, EvaluationJobPage)
+    """A page of evaluation jobs, newest first: of any of the runs, in any of the phases."""
+
+    def evaluation_job(self, job_id: str) -> EvaluationJob:
+        """One evaluation job."""
+        return self._get(url_path("/evaluation-jobs", job_id), EvaluationJob)
+
+    def wait_for_evaluation(
+        self, job_id: str, poll_s: float = 1.0, *, timeout_s: float | None = None
+    ) -> EvaluationJob:
+        """Wait until a job has ended, and return it, whatever its end, as `wait` does for runs.
+
+        Raises:
+            TimeoutError: `timeout_s` seconds went by.
+        """
+        what = f"evaluation job {job_id}"
+        return self._wait(lambda: self.evaluation_job(job_id), what, poll_s, timeout_s)
+
+    def job_evaluations(
+        self, job_id: str, *, cursor: str | None = None, limit: int = 200
+    ) -> EvaluationPage:
+        """The results of a job so far, newest first."""
+        path = url_path("/evaluation-jobs", job_id, "evaluations")
+        return self._get(path, EvaluationPage, cursor=cursor, limit=limit)
+
+    def unlabelled(self, job_id: str) -> list[UnlabelledRecord]:
+        """What was found on images without labels, a record for each run and source.
+
+        Args:
+            job_id: an evaluation job; or a run, of which its newest 50 jobs tell, newest first.
+        """
+        if not is_job_id(job_id):
+            jobs = self.evaluation_jobs(run_id=[job_id], limit=50).items
+            named = [job.id for job in jobs if job.spec.unlabelled]
+            return [one for name in named for one in self.unlabelled(name) if one.run == job_id]
+        events: list[RunEvent] = []
+        while page := self.events_after(job_id, events[-1].id if events else 0):
+            events += page
+        found = [one.data for one in events if one.kind == "unlabelled"]
+        return [UnlabelledRecord.model_validate(data) for data in found]
+
 
 def _model(calibrator: str, initial: str | None, onnx: bool) -> dict[str, Any]:
     params = {"calibrator": calibrator, "initial": initial, "onnx": onnx}
     return ModelQuery.of(params=params).model_dump(exclude_defaults=True)
+
+
+def _evaluation_body(**given: Any) -> EvaluationSubmit:
+    """The request, checked here first.
+
+    Raises:
+        SpecError: it cannot be one.
+    """
+    try:
+        return EvaluationSubmit.model_validate(given)
+    except ValidationError as error:
+        lines = "; ".join(p["pointer"] + ": " + p["message"] for p in problems_of(error))
+        raise SpecError(f"the runs cannot be judged so: {lines}") from error

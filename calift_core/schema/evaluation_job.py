@@ -1,4 +1,4 @@
-"""What an evaluation job is asked: finished runs, and data that their own specs did not name."""
+"""Evaluation jobs: finished runs, judged on data that their own specs did not name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from calift_core.schema.base import Frozen
 from calift_core.schema.spec import plain_name
 from calift_core.schema.suite import CorruptionSpec, as_uri, name_of_uri, shift_names
+from calift_core.schema.wire.queries import MAX_CHOICES, AnyOf, Cursor, Limit, Query
+from calift_core.schema.wire.runs import Job, RunPhase
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: What the id of an evaluation job begins with; that of a run is of hex digits alone.
@@ -151,3 +153,50 @@ class EvaluationJobSpec(Frozen):
         parts += [f"{n} corruptions" if n > 1 else self.corruptions.chosen[0]] if n else []
         shown = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
         return f"on {shown}"[:120]
+
+
+class EvaluationSubmit(EvaluationJobSpec):
+    """Finished runs to be judged on more data; it is checked before anything is stored."""
+
+    priority: int = Field(default=0, ge=-10, le=10)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+
+    @property
+    def spec(self) -> EvaluationJobSpec:
+        """What is asked, without how the job is queued."""
+        return EvaluationJobSpec.model_validate(
+            self.model_dump(exclude={"priority", "max_attempts"})
+        )
+
+
+class EvaluationJob(Job):
+    """A job that judges finished runs. Phases, reasons and counts are those of runs.
+
+    `results` counts the evaluations that it has put under its runs so far: each comes when its data
+    set is finished, and stays whatever becomes of the job.
+    """
+
+    hint: str = ""
+    spec: EvaluationJobSpec
+    results: int = 0
+    worker: str | None = None
+    waiting: str = ""
+
+
+class EvaluationJobPage(Frozen):
+    """A page of evaluation jobs; `total` counts every match."""
+
+    items: list[EvaluationJob]
+    next_cursor: str | None = None
+    total: int
+
+
+class EvaluationJobsQuery(Query):
+    """Evaluation jobs, newest first."""
+
+    run_id: AnyOf = Field(default=(), description="That evaluate any of these runs")
+    phase: tuple[RunPhase, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Any of these"
+    )
+    cursor: Cursor = None
+    limit: Limit = 50

@@ -3,9 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
 from calift_core.schema.wire.results import Evaluation
-from calift_core.schema.wire.runs import TERMINAL_PHASES, RunGroup, RunSummary, SortKey
+from calift_core.schema.wire.runs import TERMINAL_PHASES, Job, RunGroup, RunSummary, SortKey
 from frontend import text
 from frontend.tables import Column, Row, Table, headline
 
@@ -144,7 +143,7 @@ def progress_words(run: RunSummary) -> str:
     return f"{words}, {left_words(run)}" if run.eta_seconds is not None else words
 
 
-def left_words(job: RunSummary | EvaluationJob) -> str:
+def left_words(job: Job) -> str:
     """How long a job still takes, over all its phases; empty where nothing is known."""
     if job.eta_seconds is None:
         return ""

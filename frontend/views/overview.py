@@ -11,8 +11,6 @@ from frontend.panels.home import findings, judging
 from frontend.tables import Column, Table
 from frontend.tables.workers import workers as listed_workers
 
-WORKING = ["QUEUED", "STARTING", "RUNNING", "CANCELLING"]
-
 
 def _numbers(stats: Stats) -> None:
     phases = stats.runs_by_phase
@@ -130,23 +128,14 @@ def live() -> None:
         return
     _numbers(stats)
     working = api.fetch(
-        "list the working runs", lambda: client.runs(phase=WORKING, limit=10), key="working"
+        "list the working runs", lambda: client.runs(phase=jobs.WORKING, limit=10), key="working"
     )
     if working.items:
         st.header("Working now", anchor=False)
         _working(working.items)
         if working.total > len(working.items):
             st.caption(f"and {working.total - len(working.items):,} more in the list of runs")
-    evaluating = api.fetch(
-        "list the working evaluations",
-        lambda: client.evaluation_jobs(phase=WORKING, limit=5),
-        key="evaluating",
-    )
-    if evaluating.items:
-        st.header("Evaluations", anchor=False)
-        for job in evaluating.items:
-            jobs.status(job)
-            st.page_link("views/run.py", label="Open", query_params={"id": job.id})
+    jobs.working()
 
 
 def results() -> None:

@@ -190,11 +190,11 @@ def test_client_and_command__say_the_same(
     tuned = finished_run(services.store, services.artifacts, method={"kind": "flyp"})
     more = calift("runs", "continue", tuned, "--epochs", "1", "--name", "one more")
     assert (more["name"], more["spec"]["train"]["initial_run"]) == ("one more", tuned)
-    assert client.cancel_evaluation(job["id"]).phase == "CANCELLED"
+    assert client.cancel(job["id"]).phase == "CANCELLED"
     assert client.wait_for_evaluation(job["id"]).phase == "CANCELLED"
-    kinds = [e.kind for e in client.evaluation_events(job["id"])]
+    kinds = [e.kind for e in client.events(job["id"])]
     assert kinds == ["state"] * 4
-    assert client.evaluation_logs(job["id"]).complete
+    assert client.logs(job["id"]).complete
     assert client.validate_evaluation({"runs": [run_id], "folders": [str(art)]}).valid
     with pytest.raises(ServiceError, match="there is no folder"):
         client.evaluate([run_id], folders=["/no/where"])

@@ -370,17 +370,6 @@ class RunsQuery(RunFilter):
     limit: Limit = 50
 
 
-class EvaluationJobsQuery(Query):
-    """Evaluation jobs, newest first."""
-
-    run_id: AnyOf = Field(default=(), description="That evaluate any of these runs")
-    phase: tuple[RunPhase, ...] = Field(
-        default=(), max_length=MAX_CHOICES, description="Any of these"
-    )
-    cursor: Cursor = None
-    limit: Limit = 50
-
-
 class EvaluationsQuery(Query):
     """Evaluations of all runs."""
 

@@ -84,28 +84,14 @@ class Progress(Frozen):
         return max(0.0, self.run_eta_s - passed)
 
 
-FRACTION_DONE = Field(
-    default=None,
-    description="From 0 to 1, over start, training, evaluation and saving: 0 while it waits, 1 "
-    "when it has succeeded, null where it is not known",
-)
-ETA_SECONDS = Field(
-    default=None,
-    description="Seconds until it ends, over all phases, of one that works; null: not known",
-)
+class Job(Frozen):
+    """What runs and evaluation jobs share. `reason` is for machines, `message` for people.
 
-
-class RunSummary(Frozen):
-    """One row of the run list. `reason` is for machines, `message` a sentence for people.
-
-    `owner` is the name of the token that submitted it. The owner and admins may change a run.
-
-    `revision` rises with whatever happens to the run, such as a result that an evaluation job adds
-    to a finished one: what was received at the same revision is up to date.
+    `owner` is the name of the token that submitted it. The owner and admins may change it.
 
     `attempt` counts starts. `lost_attempts` counts those whose process vanished, and only they are
     bounded by `max_attempts`; `drain_requeues` counts orderly stops of a worker, `storage_requeues`
-    the times that a machine had no room for what the run made.
+    the times that a machine had no room for what the job made.
     """
 
     id: str
@@ -113,6 +99,36 @@ class RunSummary(Frozen):
     phase: RunPhase
     reason: str | None = None
     message: str | None = None
+    priority: int = 0
+    attempt: int = 0
+    max_attempts: int = 3
+    lost_attempts: int = 0
+    drain_requeues: int = 0
+    storage_requeues: int = 0
+    owner: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    progress: Progress | None = None
+    fraction_done: float | None = Field(
+        default=None,
+        description="From 0 to 1, over start, training, evaluation and saving: 0 while it waits, 1 "
+        "when it has succeeded, null where it is not known",
+    )
+    eta_seconds: float | None = Field(
+        default=None,
+        description="Seconds until it ends, over all phases, of one that works; null: not known",
+    )
+
+
+class RunSummary(Job):
+    """One row of the run list.
+
+    `revision` rises with whatever happens to the run, such as a result that an evaluation job adds
+    to a finished one: what was received at the same revision is up to date.
+    """
+
     method: str
     model: str
     suite: str
@@ -122,14 +138,7 @@ class RunSummary(Frozen):
     )
     tags: list[str]
     archived: bool = False
-    priority: int = 0
-    attempt: int = 0
-    max_attempts: int = 3
-    lost_attempts: int = 0
-    drain_requeues: int = 0
-    storage_requeues: int = 0
     revision: int = 0
-    owner: str | None = None
     sweep_id: str | None = Field(default=None, description="The sweep that it is a run of")
     sweep_role: Literal["selection", "evaluation"] | None = Field(
         default=None, description="Whether it chooses a rate of its sweep or is judged"
@@ -138,13 +147,6 @@ class RunSummary(Frozen):
         default=None,
         description="Its configuration's place, role, rate and seed: `3.judged.0.001.2`",
     )
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    heartbeat_at: datetime | None = None
-    progress: Progress | None = None
-    fraction_done: float | None = FRACTION_DONE
-    eta_seconds: float | None = ETA_SECONDS
     summary: Summary | None = None
 
     @property

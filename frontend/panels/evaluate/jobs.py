@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from calift_core.schema.wire.evaluation_jobs import EvaluationJob
+from calift_core.schema.evaluation_job import EvaluationJob
 from calift_core.schema.wire.runs import TERMINAL_PHASES
 from frontend import api, page, text
 from frontend.panels.evaluate import unlabelled
@@ -29,6 +29,20 @@ def under_way(run_ids: Sequence[str]) -> None:
             st.rerun()  # what it found is part of the page by now
 
     live()
+
+
+def working() -> None:
+    """Those that are under way, of all runs."""
+    found = api.fetch(
+        "list the working evaluations",
+        lambda: api.client().evaluation_jobs(phase=WORKING, limit=5),
+        key="evaluating",
+    )
+    if found.items:
+        st.header("Evaluations", anchor=False)
+    for job in found.items:
+        status(job)
+        st.page_link("views/run.py", label="Open", query_params={"id": job.id})
 
 
 def _find(run_ids: Sequence[str]) -> list[EvaluationJob]:
@@ -87,7 +101,7 @@ def actions(job: EvaluationJob, locked: str) -> None:
             icon=":material/stop_circle:",
             disabled=job.phase == "CANCELLING" or bool(locked),
             help=locked or "What it has finished stays under the runs",
-        ) and api.act("cancel it", lambda: api.client().cancel_evaluation(job.id)):
+        ) and api.act("cancel it", lambda: api.client().cancel(job.id)):
             page.flash("Asked the evaluation to stop")
             st.rerun()
     elif job.phase != "SUCCEEDED" and (
@@ -98,7 +112,7 @@ def actions(job: EvaluationJob, locked: str) -> None:
             disabled=bool(locked),
             help=locked or "It goes on where it was",
         )
-        and api.act("retry it", lambda: api.client().retry_evaluation(job.id))
+        and api.act("retry it", lambda: api.client().retry(job.id))
     ):
         page.flash("Queued again")
         st.rerun()
@@ -132,7 +146,7 @@ def draw(job_id: str) -> None:
     with st.expander("Log"):
         log = api.fetch(
             "read the log",
-            lambda: api.client().evaluation_logs(job_id, tail=300),
+            lambda: api.client().logs(job_id, tail=300),
             key=f"evaluation-log-{job_id}",
         )
         st.code(log.text or "No line yet.", language=None, wrap_lines=True)

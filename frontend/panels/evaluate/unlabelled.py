@@ -8,8 +8,6 @@ from frontend import api, figures, page, text
 from frontend.panels.evaluate.form import can_be_evaluated
 from frontend.panels.new import bring
 
-#: Jobs that are looked through for what was found on a run.
-_JOBS = 50
 _FOLDER = "unlabelled-folder"
 
 
@@ -51,14 +49,11 @@ def draw(run: RunDetail) -> None:
 
 def _found(run_id: str) -> list[UnlabelledRecord]:
     """What was found on the run, the newest first."""
-
-    def load() -> list[UnlabelledRecord]:
-        jobs = api.client().evaluation_jobs(run_id=[run_id], limit=_JOBS).items
-        asked = [job for job in jobs if job.spec.unlabelled]
-        records = [one for job in asked for one in api.client().unlabelled(job.id)]
-        return [one for one in records if one.run == run_id]
-
-    return api.fetch("load what was checked", load, key=f"unlabelled-{run_id}")
+    return api.fetch(
+        "load what was checked",
+        lambda: api.client().unlabelled(run_id),
+        key=f"unlabelled-{run_id}",
+    )
 
 
 def answer(one: UnlabelledRecord, name: str) -> None:
