@@ -29,8 +29,8 @@ from backend.routes import (
     compare,
     evaluation_jobs,
     evaluations,
-    events,
     files,
+    jobs,
     operations,
     predictions,
     reports,
@@ -74,7 +74,7 @@ PREFIX = "/api/v1"
 _ROUTES = (
     operations,  # before runs: `/runs/bulk` is no run
     runs,
-    events,
+    jobs,
     files,
     reports,
     evaluations,

@@ -80,6 +80,10 @@ class _CutOffError(OSError):
     """
 
 
+def _operation(scope: Scope) -> str:
+    return getattr(scope.get("route"), "name", "")
+
+
 class RequestGuard:
     """The middleware; one check after the other, before any route."""
 
@@ -166,7 +170,7 @@ class RequestGuard:
                 status, place = message["status"], out.get("location") or ""
                 self._observe(
                     method=scope["method"] if scope["method"] in _METHODS else "other",
-                    operation=getattr(scope.get("endpoint"), "__name__", ""),
+                    operation=_operation(scope),
                     status=status,
                     seconds=time.monotonic() - began,
                 )
@@ -212,7 +216,7 @@ class RequestGuard:
                 self._audit.add,
                 actor=principal.name,
                 token_id=principal.token_id,
-                action=getattr(endpoint, "__name__", ""),
+                action=_operation(scope),
                 target=target,
                 request_id=state["request_id"],
                 detail=state.get("audit"),
@@ -222,7 +226,7 @@ class RequestGuard:
             _log.error(
                 "request %s: %s of %r by %s is missing in the audit log: %s",
                 state["request_id"],
-                getattr(endpoint, "__name__", ""),
+                _operation(scope),
                 target,
                 principal.name,
                 type(error).__name__,

@@ -35,11 +35,13 @@ from backend.services.trying import Trials
 from backend.services.watching import Watch
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
+from backend.store.jobs import Jobs
 from backend.store.stores import Stores
 from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import is_job_id
+from calift_core.schema.wire.runs import Job
 
 _Answer = TypeVar("_Answer")
 
@@ -206,13 +208,13 @@ async def guard(request: Request) -> None:
         wanted = takes_uploads(endpoint) or "application/json"
         raise HttpError(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {wanted}.")
     given = request.path_params
-    run_id = given.get("run_id") or given.get("job_id")
-    if run_id is not None and is_job_id(str(run_id)) != ("job_id" in given):
-        raise _of_other_kind(str(run_id))
+    job_id = given.get("run_id") or given.get("job_id")
+    if job_id is not None:
+        _check_kind(request, str(job_id))
     if needed in ("submit", "admin") and not _is_of_anybody(endpoint):
         services = get_services(request)
         owned: list[tuple[Literal["run", "sweep"], str | None]] = [
-            ("run", run_id),
+            ("run", job_id),
             ("sweep", given.get("sweep_id")),
         ]
         for kind, named in owned:
@@ -223,12 +225,15 @@ async def guard(request: Request) -> None:
     request.state.authorised = True
 
 
-def _of_other_kind(given: str) -> NotFoundError:
-    if is_job_id(given):
-        return NotFoundError(
-            f"{given} is an evaluation job and no run.", hint=f"It is at /evaluation-jobs/{given}."
+def _check_kind(request: Request, job_id: str) -> None:
+    wants_job = "/evaluation-jobs/{" in request.scope["route"].path
+    if is_job_id(job_id) and not wants_job:
+        raise NotFoundError(
+            f"{job_id} is an evaluation job and no run.",
+            hint=f"It is at /evaluation-jobs/{job_id}.",
         )
-    return NotFoundError(f"there is no evaluation job {given!r}.")
+    if wants_job and not is_job_id(job_id):
+        raise NotFoundError(f"there is no evaluation job {job_id!r}.")
 
 
 def check_owner(
@@ -339,6 +344,14 @@ IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", max_length=4000, description="ETags of copies")
 ]
 RunId = Annotated[str, Path(max_length=64, description="A run's id")]
-JobId = Annotated[str, Path(max_length=64, description="An evaluation job's id")]
+JobId = Annotated[str, Path(max_length=64, description="The id of the run or evaluation job")]
 SweepId = Annotated[str, Path(max_length=64, description="A sweep's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
+
+
+def get_jobs(job_id: JobId, store: StoreDep) -> Jobs[Any, Job]:
+    """Those of the kind that an id is of."""
+    return store.evaluation_jobs if is_job_id(job_id) else store.runs
+
+
+JobsDep = Annotated[Jobs[Any, Job], Depends(get_jobs)]

@@ -1,11 +1,8 @@
 """Evaluation jobs: finished runs judged on more data, queued to workers like training."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query
-from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Body, Query
 
 from backend.routes.deps import (
     IdempotencyKey,
@@ -18,8 +15,7 @@ from backend.routes.deps import (
     check_priority,
     turn_for,
 )
-from backend.routes.events import STREAM, After, LogBytes, LogOffset, LogTail, StartAfter, follow
-from backend.routes.queueing import QueueingDep
+from backend.routes.jobs import QueueingDep
 from backend.services.submission import body_hash
 from backend.store.jobs import JobRequest
 from calift_core.schema.evaluation_job import (
@@ -31,7 +27,7 @@ from calift_core.schema.evaluation_job import (
 )
 from calift_core.schema.wire.queries import Cursor, Limit
 from calift_core.schema.wire.results import EvaluationPage
-from calift_core.schema.wire.runs import LogPage, RunEvent, Validation
+from calift_core.schema.wire.runs import Validation
 
 router = APIRouter(tags=["evaluation jobs"])
 
@@ -105,30 +101,9 @@ def get_evaluation_job(job_id: JobId, store: StoreDep) -> EvaluationJob:
 
 @router.delete("/evaluation-jobs/{job_id}", status_code=204)
 @allow("admin")
-def delete_evaluation_job(job_id: JobId, services: ServicesDep) -> None:
+def delete_evaluation_job(job_id: JobId, store: StoreDep, queueing: QueueingDep) -> None:
     """Delete a job and its log. Its results stay with the runs. Not while it works."""
-    digests = services.store.evaluation_jobs.delete(job_id)
-    services.artifacts.collect(
-        services.store.files, grace_s=services.settings.artifact_grace_s, digests=digests
-    )
-
-
-@router.post("/evaluation-jobs/{job_id}/cancel", status_code=202)
-@allow("submit")
-def cancel_evaluation_job(
-    job_id: JobId, services: ServicesDep, queueing: QueueingDep
-) -> EvaluationJob:
-    """Ask a job to stop; repeatable. What it has finished stays under the runs."""
-    return queueing.cancel(services.store.evaluation_jobs, job_id)
-
-
-@router.post("/evaluation-jobs/{job_id}/retry", status_code=202)
-@allow("submit")
-def retry_evaluation_job(
-    job_id: JobId, services: ServicesDep, queueing: QueueingDep
-) -> EvaluationJob:
-    """Queue a failed or cancelled job again; it goes on where it was."""
-    return queueing.retry(services.store.evaluation_jobs, job_id)
+    queueing.delete(store.evaluation_jobs, job_id)
 
 
 @router.get("/evaluation-jobs/{job_id}/evaluations")
@@ -142,48 +117,3 @@ def list_job_evaluations(
         job_id=job_id, cursor=cursor, limit=limit
     )
     return EvaluationPage(items=items, next_cursor=next_cursor, total=total)
-
-
-async def _known(job_id: JobId, services: ServicesDep, start: StartAfter) -> int:
-    """The id to start after, of a job that is there."""
-    await run_in_threadpool(services.store.evaluation_jobs.get, job_id)
-    return start
-
-
-@router.get(
-    "/evaluation-jobs/{job_id}/events", response_class=EventSourceResponse, dependencies=[STREAM]
-)
-@allow("read")
-async def stream_evaluation_job_events(
-    job_id: JobId,
-    services: ServicesDep,
-    principal: PrincipalDep,
-    start: Annotated[int, Depends(_known)],
-) -> AsyncIterator[ServerSentEvent]:
-    """Events as they happen (SSE), as for runs; `evaluation` names the run that it is of."""
-    async for event in follow(job_id, services, principal, start):
-        yield event
-
-
-@router.get("/evaluation-jobs/{job_id}/events/history")
-@allow("read")
-def list_evaluation_job_events(
-    job_id: JobId, store: StoreDep, after: After = 0, limit: Limit = 200
-) -> list[RunEvent]:
-    """The events after an id, by polling instead of one long answer."""
-    store.evaluation_jobs.get(job_id)
-    return store.history.events_after(job_id, after, limit)[0]
-
-
-@router.get("/evaluation-jobs/{job_id}/logs")
-@allow("read")
-def get_evaluation_job_logs(
-    job_id: JobId,
-    store: StoreDep,
-    offset: LogOffset = 0,
-    limit: LogBytes = 65_536,
-    tail: LogTail = None,
-) -> LogPage:
-    """A piece of the job's log, as for runs."""
-    store.evaluation_jobs.get(job_id)
-    return store.history.logs(job_id, offset=offset, limit=limit, tail=tail)

@@ -1,10 +1,14 @@
-"""What a run found out: evaluations, spectra, report, frontier."""
+"""What a run found out: curves, evaluations, spectra, report, frontier."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from backend.routes.deps import RunId, StoreDep, allow
 from calift_core.schema.report import Report
+from calift_core.schema.wire.queries import CurvesQuery
 from calift_core.schema.wire.results import Evaluation, Frontier, Spectrum
+from calift_core.schema.wire.runs import Metrics
 
 router = APIRouter(tags=["runs"])
 
@@ -14,6 +18,13 @@ router = APIRouter(tags=["runs"])
 def list_run_evaluations(run_id: RunId, store: StoreDep) -> list[Evaluation]:
     """A run's evaluations in the order they were made."""
     return store.results.run_evaluations(run_id)
+
+
+@router.get("/runs/{run_id}/metrics")
+@allow("read")
+def get_metrics(run_id: RunId, store: StoreDep, query: Annotated[CurvesQuery, Query()]) -> Metrics:
+    """Curves. Poll with `since_step` set to the last answer's `last_step`."""
+    return store.history.metrics(run_id, **query.model_dump())
 
 
 @router.get("/runs/{run_id}/spectra")

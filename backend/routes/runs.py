@@ -21,7 +21,7 @@ from backend.routes.deps import (
     skip_owner_check,
     turn_for,
 )
-from backend.routes.queueing import QueueingDep
+from backend.routes.jobs import QueueingDep
 from backend.services.submission import body_hash, check_text, invalid_spec, merge_patch
 from backend.store.jobs import JobRequest
 from calift_core.schema.base import JsonObject
@@ -141,13 +141,6 @@ def list_run_groups(store: StoreDep, query: Annotated[RunFilter, Query()]) -> li
     return store.runs.groups(query)
 
 
-@router.get("/runs/{run_id}")
-@allow("read")
-def get_run(run_id: RunId, store: StoreDep) -> RunDetail:
-    """One run with its spec."""
-    return store.runs.get(run_id)
-
-
 @router.get("/runs/{run_id}/initial-runs")
 @allow("read")
 def list_initial_runs(run_id: RunId, store: StoreDep) -> list[RunSummary]:
@@ -174,28 +167,18 @@ def patch_run(run_id: RunId, body: RunPatch, services: ServicesDep) -> RunDetail
     return services.store.runs.patch(run_id, **changes)
 
 
+@router.get("/runs/{run_id}")
+@allow("read")
+def get_run(run_id: RunId, store: StoreDep) -> RunDetail:
+    """One run with its spec."""
+    return store.runs.get(run_id)
+
+
 @router.delete("/runs/{run_id}", status_code=204)
 @allow("admin")
-def delete_run(run_id: RunId, services: ServicesDep) -> None:
+def delete_run(run_id: RunId, store: StoreDep, queueing: QueueingDep) -> None:
     """Delete a run, its rows and the files that no other run names. Not while it works."""
-    digests = services.store.runs.delete(run_id)
-    services.artifacts.collect(
-        services.store.files, grace_s=services.settings.artifact_grace_s, digests=digests
-    )
-
-
-@router.post("/runs/{run_id}/cancel", status_code=202)
-@allow("submit")
-def cancel_run(run_id: RunId, services: ServicesDep, queueing: QueueingDep) -> RunDetail:
-    """Ask a run to stop; repeatable. A working run is CANCELLING until its checkpoint is safe."""
-    return queueing.cancel(services.store.runs, run_id)
-
-
-@router.post("/runs/{run_id}/retry", status_code=202)
-@allow("submit")
-def retry_run(run_id: RunId, services: ServicesDep, queueing: QueueingDep) -> RunDetail:
-    """Queue a failed or cancelled run again; it goes on from its newest checkpoint."""
-    return queueing.retry(services.store.runs, run_id)
+    queueing.delete(store.runs, run_id)
 
 
 def _as_urgent(source: RunDetail, principal: Principal) -> JobRequest:

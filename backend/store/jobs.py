@@ -45,7 +45,7 @@ JOB_COLUMNS = (
 _ONE = select(*JOB_COLUMNS).where(Run.id == bindparam("id"), Run.kind == bindparam("kind"))
 
 _Spec = TypeVar("_Spec", bound=Frozen)
-_Job = TypeVar("_Job", bound=Job)
+_Job_co = TypeVar("_Job_co", bound=Job, covariant=True)
 
 
 class JobRequest(TypedDict, total=False):
@@ -69,7 +69,7 @@ class JobRequest(TypedDict, total=False):
     request_id: str | None
 
 
-class Jobs(ABC, Generic[_Spec, _Job]):
+class Jobs(ABC, Generic[_Spec, _Job_co]):
     """Jobs of one kind.
 
     Args:
@@ -90,7 +90,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
         """Insert a job that waits, with its first event and its message; its id."""
 
     @abstractmethod
-    def _read(self, connection: Connection, row: Row[*tuple[Any, ...]]) -> _Job:
+    def _read(self, connection: Connection, row: Row[*tuple[Any, ...]]) -> _Job_co:
         """The answer of a row of `JOB_COLUMNS`."""
 
     def submit(
@@ -124,7 +124,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
             body_hash=values.get("body_hash"),
         )
 
-    def get(self, job_id: str) -> _Job:
+    def get(self, job_id: str) -> _Job_co:
         """One job.
 
         Raises:
@@ -133,7 +133,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
         with reading(self._engine) as connection:
             return self._get(connection, job_id)
 
-    def request_cancel(self, job_id: str) -> _Job:
+    def request_cancel(self, job_id: str) -> _Job_co:
         """Cancel a job: at once while it waits, else by its worker. Repeatable; ended ones stay.
 
         Raises:
@@ -164,7 +164,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
                 happened(row.phase, row.now, "USER_CANCELLED", row.message)
             return self._get(connection, job_id)
 
-    def retry(self, job_id: str, *, max_queued: int | None = None) -> _Job:
+    def retry(self, job_id: str, *, max_queued: int | None = None) -> _Job_co:
         """Queue a job that failed or was cancelled again; it goes on where it was.
 
         One that already waits or works is returned as it is, so that the call is repeatable.
@@ -238,7 +238,7 @@ class Jobs(ABC, Generic[_Spec, _Job]):
             connection.execute(delete(Run).where(Run.id == job_id))
             return found
 
-    def _get(self, connection: Connection, job_id: str) -> _Job:
+    def _get(self, connection: Connection, job_id: str) -> _Job_co:
         return self._read(connection, self._row(connection, job_id))
 
     def _row(self, connection: Connection, job_id: str) -> Row[*tuple[Any, ...]]:

@@ -137,6 +137,7 @@ def test_head__is_get_without_a_body_everywhere(api, app, services, finished_run
     ids |= dict.fromkeys(("worker_id", "view_id", "token_id", "job_id", "sweep_id"), "none")
     seen = 0
     for path, item in app.openapi()["paths"].items():
+        path = path.replace("/runs/{job_id}", "/runs/{run_id}")
         if "get" not in item:
             refused = api.head(path.format(**ids))
             assert refused.status_code in (404, 405)
@@ -207,7 +208,7 @@ def opened(served: str, run_id: str, token: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize("end", ["revoked", "expired", "removed", "replaced", "logged out"])
 def test_stream__ends_with_its_token(served, app, monkeypatch, end):
-    monkeypatch.setattr("backend.routes.events._RECHECK_S", 0.05)
+    monkeypatch.setattr("backend.routes.jobs._RECHECK_S", 0.05)
     store = app.state.services.store
     run_id = store.runs.submit(spec_of())
     token = f"clft_r.{'s' * 32}"
@@ -236,7 +237,7 @@ def test_stream__ends_with_its_token(served, app, monkeypatch, end):
 
 
 def test_stream__of_the_services_own_token_stays(served, app, settings, monkeypatch):
-    monkeypatch.setattr("backend.routes.events._RECHECK_S", 0.0)
+    monkeypatch.setattr("backend.routes.jobs._RECHECK_S", 0.0)
     store = app.state.services.store
     run_id = store.runs.submit(spec_of())
     with opened(served, run_id, settings.admin_token()) as response:
