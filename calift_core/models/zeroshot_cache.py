@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from calift_core.errors import StorageError
-from calift_core.files import atomic_write_bytes
+from calift_core.files.disk_cache import DiskCache
 from calift_core.home import cache_dir
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
@@ -26,7 +24,9 @@ log = logging.getLogger(__name__)
 
 #: Classifiers used longest ago are removed beyond this many bytes.
 CACHE_LIMIT_BYTES = 256 * 2**20
-_FORMAT = 1
+_FORMAT = 2
+#: Bytes of the SHA-256 that stands before the weights.
+_DIGEST = 32
 #: Tensors that no text embedding depends on.
 _OUTSIDE = frozenset({"logit_scale", "logit_bias"})
 
@@ -83,7 +83,7 @@ def cached_head(
 ) -> Tensor:
     """The classifier of a text tower, from disk if it was made before.
 
-    A cache that cannot be read or written is told in the log and costs time only.
+    A cache that cannot be read or written costs time only.
 
     Args:
         batch_size: captions encoded at once by `make`.
@@ -91,49 +91,15 @@ def cached_head(
     Returns:
         (C, D) float32 on the model's device.
     """
-    path = folder / f"{head_key(clip, captions, batch_size=batch_size)}.safetensors"
-    found = _read(path, n_classes=len(captions.class_names))
-    if found is not None:
-        return found.to(clip.net.logit_scale.device)
+    cache = DiskCache(folder, CACHE_LIMIT_BYTES)
+    key = head_key(clip, captions, batch_size=batch_size)
+    kept = cache.get(key) or b""
+    digest, body = kept[:_DIGEST], kept[_DIGEST:]
+    if kept and hashlib.sha256(body).digest() == digest:
+        return load(body)["weights"].to(clip.net.logit_scale.device)
+    if kept:
+        log.warning("the cached classifier %s is damaged and is made again", key)
     weights = make()
-    stored = weights.detach().cpu().contiguous()
-    metadata = {"sha256": hashlib.sha256(_bytes(stored)).hexdigest()}
-    try:
-        atomic_write_bytes(path, save({"weights": stored}, metadata))
-        _prune(folder)
-    except (OSError, StorageError) as error:
-        log.warning("the zero-shot classifier could not be cached: %s", error)
+    body = save({"weights": weights.detach().cpu().contiguous()})
+    cache.put(key, hashlib.sha256(body).digest() + body)
     return weights
-
-
-def _read(path: Path, *, n_classes: int) -> Tensor | None:
-    """Verified weights, or None if there are none or they are damaged."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            expected = (file.metadata() or {}).get("sha256")
-            weights: Tensor = file.get_tensor("weights").clone()
-        path.touch()  # the newest are kept
-    except (OSError, SafetensorError) as error:
-        log.warning("the cached classifier %s cannot be read: %s", path.name, error)
-        return None
-    good = weights.dtype == torch.float32 and weights.ndim == 2 and len(weights) == n_classes
-    if not good or hashlib.sha256(_bytes(weights)).hexdigest() != expected:
-        log.warning("the cached classifier %s is damaged and is made again", path.name)
-        return None
-    return weights
-
-
-def _prune(folder: Path) -> None:
-    """Remove the classifiers used longest ago beyond `CACHE_LIMIT_BYTES`."""
-    entries = sorted(
-        ((path.stat(), path) for path in folder.glob("*.safetensors")),
-        key=lambda entry: entry[0].st_mtime_ns,
-        reverse=True,
-    )
-    total = 0
-    for stat, path in entries:
-        total += stat.st_size
-        if total > CACHE_LIMIT_BYTES:
-            path.unlink(missing_ok=True)
