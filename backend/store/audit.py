@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Engine, delete, insert, select
 
-from backend.store.engine import NOW, moment, plain, reading, writing
+from backend.store.engine import NOW, plain, reading, writing
 from backend.store.models import AuditRow
 from calift_core.schema.wire.operations import AuditEntry, AuditPage
 
@@ -76,19 +76,7 @@ class Audit:
             query = query.where(AuditRow.id < before)
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
-        items = [
-            AuditEntry(
-                id=row.id,
-                at=moment(row.at),
-                actor=row.actor,
-                token_id=row.token_id,
-                action=row.action,
-                target=row.target,
-                request_id=row.request_id,
-                detail=row.detail,
-            )
-            for row in rows[:limit]
-        ]
+        items = [AuditEntry.model_validate(row, from_attributes=True) for row in rows[:limit]]
         return AuditPage(items=items, next_before=items[-1].id if len(rows) > limit else None)
 
     def forget(self, *, age_s: float) -> int:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, CursorResult, Engine, Row, delete, insert, select
 
-from backend.store.engine import NOW, moment, reading, upsert, writing
+from backend.store.engine import NOW, reading, upsert, writing
 from backend.store.models import ArtifactRow, Run
 from backend.store.states import fenced, must_exist
 from calift_core.errors import NotFoundError
@@ -156,11 +156,4 @@ class Files:
 
 
 def _artifact(row: Row[*tuple[Any, ...]]) -> Artifact:
-    return Artifact(
-        name=row.name,
-        kind=row.kind,
-        size_bytes=row.size_bytes,
-        sha256=row.sha256,
-        attempt=row.attempt,
-        created_at=moment(row.created_at),
-    )
+    return Artifact.model_validate(row, from_attributes=True)

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from backend.store.engine import moment, reading
+from backend.store.engine import reading
 from backend.store.models import Event, LogChunk, Metric, Run, SpectrumRow
 from backend.store.states import must_exist
 from calift_core.schema.wire.results import Spectrum
@@ -112,10 +112,7 @@ class History:
                 .order_by(Event.id)
                 .limit(limit)
             ).all()
-        events = [
-            RunEvent(id=r.id, kind=r.kind, at=moment(r.at), attempt=r.attempt, data=r.data)
-            for r in rows
-        ]
+        events = [RunEvent.model_validate(row, from_attributes=True) for row in rows]
         return events, phase
 
     def positions(self, run_ids: Sequence[str]) -> dict[str, Position]:

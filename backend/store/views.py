@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, delete, func, insert, select
 
-from backend.store.engine import NOW, moment, reading, writing
+from backend.store.engine import NOW, reading, writing
 from backend.store.errors import ConflictError
 from backend.store.models import View
 from calift_core.errors import NotFoundError
@@ -69,11 +69,4 @@ class Views:
 
 
 def _view(row: Row[*tuple[Any, ...]]) -> SavedView:
-    return SavedView(
-        id=row.id,
-        name=row.name,
-        page=row.page,
-        query=row.query,
-        owner=row.owner,
-        created_at=moment(row.created_at),
-    )
+    return SavedView.model_validate(row, from_attributes=True)

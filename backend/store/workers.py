@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from backend.store.engine import NOW, moment, plain, reading, upsert, writing
+from backend.store.engine import NOW, plain, reading, upsert, writing
 from backend.store.fairness import Quotas
 from backend.store.models import Run, Worker
 from backend.store.queues import Live, queue_of, queue_of_device, why_waits
@@ -114,31 +114,15 @@ class Workers:
     def recent(self) -> list[WorkerInfo]:
         """The workers that have reported in during the last day, the newest first."""
         alive = (Worker.seen_at > NOW - WORKER_ALIVE_S).label("alive")
+        run_name = func.coalesce(Run.name, "").label("run_name")
         with reading(self._engine) as connection:
             rows = connection.execute(
-                select(*Worker.__table__.columns, alive, Run.name.label("run_name"), Run.progress)
+                select(*Worker.__table__.columns, alive, run_name, Run.progress)
                 .outerjoin(Run, Run.id == Worker.run_id)
                 .where(Worker.seen_at >= NOW - WORKER_KEPT_S)
                 .order_by(Worker.seen_at.desc(), Worker.id)
             ).all()
-        return [
-            WorkerInfo(
-                id=r.id,
-                host=r.host,
-                queues=r.queues,
-                device=r.device,
-                run_id=r.run_id,
-                run_name=r.run_name or "",
-                progress=r.progress,
-                trouble=r.trouble,
-                drained_by=r.drained_by,
-                gpus=r.gpus,
-                started_at=moment(r.started_at),
-                seen_at=moment(r.seen_at),
-                alive=bool(r.alive),
-            )
-            for r in rows
-        ]
+        return [WorkerInfo.model_validate(row, from_attributes=True) for row in rows]
 
 
 def why_jobs_wait(

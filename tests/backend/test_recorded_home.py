@@ -12,7 +12,10 @@ from fastapi.testclient import TestClient
 
 from backend.main import create_app
 from backend.settings import Settings
+from backend.store import migrations
+from backend.store.engine import open_engine
 from calift_core.schema.spec import load_spec, parse_spec
+from tests.backend.test_migrations import require_models, tables
 from tests.support.record_home import PACKED
 
 #: What changes with time, or is a sentence for people.
@@ -69,6 +72,15 @@ def test_recorded_home__runs_evaluations_and_sweeps_are_read_the_same(api, recor
         assert response.status_code == 200, (path, response.text)
         found += lost(then, response.json(), path)
     assert found == []
+
+
+def test_recorded_home__its_tables_are_those_of_the_models(api, tmp_path):
+    recorded = api.app.state.services.store.engine
+    made = open_engine(f"sqlite:///{tmp_path / 'new.db'}")
+    migrations.upgrade(made)
+    assert tables(recorded) ^ tables(made) == set()
+    require_models(recorded)
+    made.dispose()
 
 
 def test_recorded_home__a_spec_is_the_same_run(recorded):

@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
+from backend.store.models import Base
 from calift_core import __version__
 from calift_core.errors import SpecError, StorageError
 
@@ -67,7 +68,7 @@ def _revision_of(connection: Connection) -> str | None:
 
 
 def upgrade(engine: Engine) -> None:
-    """Apply what is missing, all or nothing.
+    """Make the tables, or apply what is missing of them, all or nothing.
 
     On SQLite a table is changed by copying it, and dropping the old copy would delete all child
     rows through ON DELETE CASCADE. So foreign keys are off while it works; then every key is
@@ -80,8 +81,7 @@ def upgrade(engine: Engine) -> None:
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _ADVISORY_LOCK})
-            check_known(_revision_of(connection), "the database")
-            command.upgrade(config(connection), "head")
+            _bring_up(connection)
         return
     with engine.connect().execution_options(calift_writes=True) as connection:
         # The pragma has no effect inside a transaction, hence on the bare connection.
@@ -90,12 +90,21 @@ def upgrade(engine: Engine) -> None:
         raw.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
-                check_known(_revision_of(connection), "the database")
                 before = _row_counts(connection)
-                command.upgrade(config(connection), "head")
+                _bring_up(connection)
                 _check(connection, before)
         finally:
             raw.execute("PRAGMA foreign_keys=ON")
+
+
+def _bring_up(connection: Connection) -> None:
+    revision = _revision_of(connection)
+    check_known(revision, "the database")
+    if revision is None:
+        Base.metadata.create_all(connection)
+        command.stamp(config(connection), "head")
+    else:
+        command.upgrade(config(connection), "head")
 
 
 def _row_counts(connection: Connection) -> dict[str, int]:
