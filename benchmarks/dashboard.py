@@ -51,6 +51,7 @@ from api import peak_mb, served, simulated
 from filled import add_runs
 from gallery import FLAGS, dashboard, processor_s
 from scale import put
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore, publish_artifact
@@ -186,15 +187,32 @@ Change = Callable[[Any, int], float]
 
 
 def _until(tab: Any, act: Callable[[], Any], words: str = "") -> float:
-    """Milliseconds from an act until the page says these words, or is drawn anew."""
+    """Milliseconds from an act until the page says these words, or has drawn what it brings."""
+    cdp, ends = tab.context.new_cdp_session(tab), []
+
+    def received(event: Mapping[str, Any]) -> None:
+        message = ForwardMsg.FromString(base64.b64decode(event["response"]["payloadData"]))
+        ends.extend([message] * (message.WhichOneof("type") == "script_finished"))
+
+    cdp.on("Network.webSocketFrameReceived", received)
+    cdp.send("Network.enable")
     began = time.perf_counter()
     act()
     if words:
         tab.wait_for_function(_SAYS, arg=words, timeout=_PATIENCE_MS, polling=10)
+        held = 0
     else:
-        tab.wait_for_function(f"() => {_RUNS}", timeout=_PATIENCE_MS, polling="raf")
-        tab.wait_for_function(_STILL, timeout=_PATIENCE_MS, polling=10)
-    return 1e3 * (time.perf_counter() - began)
+        # A short run of a script is over before the page shows that it runs.
+        while not ends:
+            tab.wait_for_timeout(2)
+            if 1e3 * (time.perf_counter() - began) > _PATIENCE_MS:
+                raise TimeoutError("nothing came of it")
+        tab.evaluate("() => { window.stillSince = undefined; }")
+        tab.wait_for_function(_SETTLED, timeout=_PATIENCE_MS, polling=10)
+        held = _HELD_MS
+    found = 1e3 * (time.perf_counter() - began) - held
+    cdp.detach()
+    return found
 
 
 #: Whether a page says something, in our own components, which are shadow roots, or around them.

@@ -11,6 +11,7 @@ import streamlit as st
 from calift_core.client import Client
 from calift_core.errors import CaliftError, ServiceError
 from calift_core.schema.report import Role
+from calift_core.schema.unlabelled import UnlabelledRecord
 from calift_core.schema.wire.answers import Leaders, Ledger
 from calift_core.schema.wire.queries import CompareQuery, Query, ReliabilityQuery
 from calift_core.schema.wire.results import (
@@ -311,6 +312,12 @@ def evaluation(evaluation_id: str) -> Evaluation:
 @st.cache_data(ttl=30, max_entries=200, show_spinner=False)
 def evaluations_of(dataset: str, role: Role) -> list[Evaluation]:
     return client().evaluations(dataset=[dataset], role=[role], limit=50).items
+
+
+@st.cache_data(ttl=3600, max_entries=100, show_spinner=False)
+def unlabelled(job_id: str) -> list[UnlabelledRecord]:
+    """What a job that has succeeded found on images without labels."""
+    return client().unlabelled(job_id)
 
 
 @st.cache_data(ttl=3600, max_entries=100, show_spinner=False)

@@ -358,6 +358,7 @@ def chart(
     twin: Table,
     *,
     name: str,
+    key: str = "",
     data: Callable[[], str] | None = None,
     wide: bool = False,
     select: Callable[[list[Any]], None] | None = None,
@@ -369,7 +370,9 @@ def chart(
 
     Args:
         figure: from `frontend.figures`.
-        name: of the exported files and of the widgets; unique on the page.
+        name: of the exported files.
+        key: of the widgets, unique on the page; default: `name`. One that stays while people choose
+            what is shown has a browser draw the same chart again, much faster than another one.
         data: JSON for the export; default: the twin's rows.
         wide: on a narrow screen, scroll the figure sideways rather than squeeze it.
         select: called before the page is drawn again, with what the mark that somebody selected
@@ -377,26 +380,26 @@ def chart(
         area: the same with the polygon of a lasso, as `SampleFilter.area` has it.
         by_name: offer the marks by name as well, for the keyboard; False: the page does.
     """
-    alt = style.alt_text(figure)
+    key, alt = key or name, style.alt_text(figure)
     config = {
         **style.CONFIG,
-        "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": name},
+        "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": key},
     }
     shown = style.on_dark(figure) if is_dark() else figure
-    with st.container(key=f"wide-{name}") if wide else nullcontext():
+    with st.container(key=f"wide-{key}") if wide else nullcontext():
         components.chart(
-            shown, key=f"chart-{name}", alt=alt, config=config, select=select, bins=bins, area=area
+            shown, key=f"chart-{key}", alt=alt, config=config, select=select, bins=bins, area=area
         )
     choose = marks(figure) if select and by_name else ()
-    with st.container(horizontal=True, gap="small", key=f"below-{name}"):
+    with st.container(horizontal=True, gap="small", key=f"below-{key}"):
         if select is not None and choose:
             with st.popover(
-                "Choose", icon=":material/ads_click:", type="tertiary", key=f"opn-{name}"
+                "Choose", icon=":material/ads_click:", type="tertiary", key=f"opn-{key}"
             ):
                 _choose(choose, name, select)
-        with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{name}"):
+        with st.popover("Table", icon=":material/table_rows:", type="tertiary", key=f"tbl-{key}"):
             table(twin, caption=alt or name, limit=100)
-        _exports(figure, twin, name, data)
+        _exports(figure, twin, name, key, data)
 
 
 def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None]) -> None:
@@ -420,7 +423,9 @@ def _choose(found: Sequence[Mark], name: str, select: Callable[[list[Any]], None
     )
 
 
-def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] | None) -> None:
+def _exports(
+    figure: go.Figure, twin: Table, name: str, key: str, data: Callable[[], str] | None
+) -> None:
     """A button for each kind of file; figures and CSV have the description in them."""
     alt = style.alt_text(figure)
     offered: list[tuple[str, Callable[[], str | bytes], str]] = [
@@ -435,7 +440,7 @@ def _exports(figure: go.Figure, twin: Table, name: str, data: Callable[[], str] 
     ]
     for kind, make, mime in offered:
         st.download_button(
-            kind.upper(), make, f"{name}.{kind}", mime, key=f"{kind}-{name}", on_click="ignore",
+            kind.upper(), make, f"{name}.{kind}", mime, key=f"{kind}-{key}", on_click="ignore",
             type="tertiary", help=None if offered[0][0] == "png" else _NO_CHROME,
         )  # fmt: skip
 

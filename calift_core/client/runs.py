@@ -426,15 +426,7 @@ class RunCalls(Connection):
         return self._get(path, EvaluationPage, cursor=cursor, limit=limit)
 
     def unlabelled(self, job_id: str) -> list[UnlabelledRecord]:
-        """What was found on images without labels, a record for each run and source.
-
-        Args:
-            job_id: an evaluation job; or a run, of which its newest 50 jobs tell, newest first.
-        """
-        if not is_job_id(job_id):
-            jobs = self.evaluation_jobs(run_id=[job_id], limit=50).items
-            named = [job.id for job in jobs if job.spec.unlabelled]
-            return [one for name in named for one in self.unlabelled(name) if one.run == job_id]
+        """What a job has found on images without labels, a record for each run and source."""
         events: list[RunEvent] = []
         while page := self.events_after(job_id, events[-1].id if events else 0):
             events += page

@@ -65,19 +65,24 @@ def main() -> None:
     head.actions(run)
     if can_be_evaluated(run):
         evaluation_jobs.under_way([run.id])
-    opened = st.tabs(
-        list(TABS), default=_first_tab(run), key="tab", bind="query-params", on_change="rerun"
-    )
-    for tab, name in zip(opened, TABS, strict=True):
-        if not tab.open:
-            continue
-        with tab:
 
-            @st.fragment(run_every=every if name in GROWING else None)
-            def draw(name: str = name) -> None:
-                TABS[name](_load(run_id) if working else run)
+    @st.fragment
+    def tabs() -> None:
+        opened = st.tabs(
+            list(TABS), default=_first_tab(run), key="tab", bind="query-params", on_change="rerun"
+        )
+        for tab, name in zip(opened, TABS, strict=True):
+            if not tab.open:
+                continue
+            with tab:
 
-            draw()
+                @st.fragment(run_every=every if name in GROWING else None)
+                def draw(name: str = name) -> None:
+                    TABS[name](_load(run_id) if working else run)
+
+                draw()
+
+    tabs()
 
 
 main()

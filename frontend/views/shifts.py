@@ -18,7 +18,11 @@ def main() -> None:
     page.head("Shifts", "Every run on every data set: in distribution, shifted, and corrupted.")
     chosen = pickers.pick_runs("run")
     runs = pickers.as_runs(chosen)
-    found = [(run, api.evaluations(chosen[run.id])) for run in runs]
+    _draw([(run, api.evaluations(chosen[run.id])) for run in runs])
+
+
+@st.fragment
+def _draw(found: figures.shifts.RunEvaluations) -> None:
     metric = state.choice(
         st.segmented_control,
         "Metric",
@@ -30,7 +34,7 @@ def main() -> None:
     if not any(evaluations for _, evaluations in found):
         pickers.nothing_evaluated()
         return
-    styles = state.styles(list(chosen))
+    styles = state.styles([run.id for run, _ in found])
     by_name = {(run.id, e.dataset): e for run, evaluations in found for e in evaluations}
 
     def open_cell(run_id: str, dataset: str, *, below: bool = False) -> None:
@@ -43,6 +47,7 @@ def main() -> None:
         squares,
         figures.shifts.table(found, metric),
         name=f"shift-heatmap-{metric}",
+        key="shift-heatmap",
         wide=figures.shifts.columns(squares) > _BESIDE,
         select=lambda cell: open_cell(*cell),
         by_name=False,
@@ -56,6 +61,7 @@ def main() -> None:
         figures.shifts.dots(found, metric=metric, styles=styles),
         figures.shifts.table(found, metric),
         name=f"by-shift-{metric}",
+        key="by-shift",
         select=lambda mark: open_cell(*mark[-2:]),
     )
     corruptions = sorted({e.corruption for _, es in found for e in es if e.corruption})
@@ -79,6 +85,7 @@ def main() -> None:
         ),
         figures.shifts.corruptions_table(found, metric),
         name=f"severity-{metric}-{which}",
+        key="severity",
     )
     across = st.columns(2)
     values = [text.metric_value(e, metric) for _, es in found for e in es if e.corruption]
@@ -94,6 +101,7 @@ def main() -> None:
                     ),
                     figures.shifts.corruptions_table([(run, evaluations)], metric),
                     name=f"corruption-{metric}-{run.id}",
+                    key=f"corruption-{run.id}",
                     select=lambda cell, run_id=run.id: open_cell(run_id, *cell, below=True),
                 )
     if low:

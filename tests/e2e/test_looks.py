@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from tests.conftest import until
 from tests.e2e.conftest import open_options, query, settle
@@ -172,11 +173,40 @@ def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_
       return [place.left + xaxis._offset + xaxis.d2p(marks.x[at]),
               place.top + yaxis._offset + yaxis.d2p(marks.y[at])];
     }""")
+    assert re.match(r"[\d.]+\xa0%$", tab.locator(".cbaxis text").first.text_content())
     tab.mouse.move(*cell)
     tab.locator(".js-plotly-plot .hoverlayer").first.get_by_text("sketch").wait_for()
     tab.mouse.click(*cell)
     until(lambda: "images=" in query(tab), timeout_s=45, what="the images in the address")
     tab.locator(".st-key-gallery").get_by_text(re.compile("sketch")).first.wait_for()
+
+
+@pytest.mark.parametrize(
+    ("place", "role", "name"),
+    [("compare?ids={all}", "radio", "ECE"), ("shifts?run={all}", "radio", "ECE"),
+     ("run?id={CaRot}", "tab", "Config")],
+)  # fmt: skip
+def test_change__of_a_part_of_a_page_does_not_run_all_of_it(dashboard, tab, place, role, name):
+    ends = []
+
+    def received(frame):
+        message = ForwardMsg.FromString(frame)
+        if message.WhichOneof("type") == "script_finished":
+            ends.append(message.script_finished)
+
+    tab.on("websocket", lambda socket: socket.on("framereceived", received))
+    tab.goto(dashboard.at(place))
+    button = tab.get_by_role(role, name=name, exact=True).last
+    button.wait_for()
+    until(lambda: query(tab) and ends, timeout_s=45, what="the whole page")
+    settle(tab)
+    before = len(ends)
+    button.click()
+    until(
+        lambda: f"={name.lower()}" in query(tab).lower() and len(ends) > before,
+        timeout_s=45, what="the address and the end of the script",
+    )  # fmt: skip
+    assert set(ends[before:]) == {ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY}
 
 
 def test_cell__of_corruption_and_severity_is_opened_by_keys_alone(dashboard, tab):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from calift_core.client import Client
 from calift_core.predictions.write import write_predictions
 from calift_core.schema.evaluation_job import EvaluationJobSpec
 from calift_core.schema.records import EvaluationRecord, PhaseRecord, ProgressRecord
@@ -112,8 +113,14 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(looking, t
     assert "1 result" in said
 
 
-def test_evaluate__a_folder_without_labels_is_asked_about_and_its_alarm_shown(looking, tmp_path):
+def test_evaluate__a_folder_without_labels_is_asked_about_and_its_alarm_shown(
+    looking, tmp_path, monkeypatch
+):
     run, store = looking.runs[0], looking.store
+    for k in range(3):  # earlier ones, which nobody looks at
+        old = EvaluationJobSpec(runs=(run,), unlabelled=(f"folder:/october-{k}",))
+        claim = store.claims.claim(store.evaluation_jobs.submit(old), worker_id="w", ttl_s=600)
+        store.claims.finish(claim.run_id, claim.attempt, phase="SUCCEEDED")
     app = page("run", id=run, tab="Without labels")
     app.text_input(key="unlabelled-folder").set_value("/no/where")
     assert "must be a folder of images, none is there" in words(press(app, "Check images"))
@@ -144,7 +151,13 @@ def test_evaluate__a_folder_without_labels_is_asked_about_and_its_alarm_shown(lo
     })  # fmt: skip
     store.records.record(job.id, claim.attempt, [PhaseRecord(phase="evaluating"), record])
     store.claims.finish(job.id, claim.attempt, phase="SUCCEEDED")
-    for app in (page("run", id=run, tab="Without labels"), page("run", id=job.id)):
+    load, loaded = Client.unlabelled, []
+    monkeypatch.setattr(Client, "unlabelled", lambda *a: loaded.append(a[1]) or load(*a))
+    opened = page("run", id=run, tab="Without labels")
+    assert len(opened.selectbox[-1].options) == 4
+    opened.run()
+    assert loaded == [job.id]
+    for app in (opened, page("run", id=job.id)):
         said = re.sub(r"\\(.)", r"\1", words(app))
         assert "ALARM: the images have drifted" in said
         assert "None of these classes: 12.0" in said

@@ -90,6 +90,7 @@ def waiting(words: str, lines: int) -> None:
     st.html(f'<div class="calift-waiting" role="status">{text.esc(words)} …{bars}</div>')
 
 
+@st.fragment
 def leaderboard(every: Sequence[Board], labels: Mapping[str, str]) -> None:
     """Which runs may be the best on ID data, over the shifts and over the corruptions."""
     st.header("Leaderboard", anchor=False)

@@ -11,6 +11,7 @@ from frontend.panels.compare.answers import waiting
 from frontend.tables import analysis
 
 
+@st.fragment
 def draw(
     baseline: str, run_ids: Sequence[str], labels: Mapping[str, str], revisions: Mapping[str, int]
 ) -> None:

@@ -9,6 +9,7 @@ from frontend import figures, page, state, text
 from frontend.tables import Column, Table, comparisons
 
 
+@st.fragment
 def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -> None:
     """Each run minus the baseline by a metric, on the data sets that a visitor chooses."""
     st.header("Paired differences", anchor=False)
@@ -44,6 +45,7 @@ def draw(comparison: Comparison, styles: Mapping[str, figures.style.RunStyle]) -
         figures.compare.differences(comparison, metric=metric, roles=roles, styles=styles),
         comparisons.differences(comparison, metric, roles),
         name=f"paired-{metric}",
+        key="paired",
         data=comparison.model_dump_json,
     )
     if metric == "ece":

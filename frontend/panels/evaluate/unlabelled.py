@@ -33,27 +33,32 @@ def draw(run: RunDetail) -> None:
         lambda: api.client().evaluate([run.id], unlabelled=[folder.strip()]),
     ):
         st.rerun(scope="app")
-    found = _found(run.id)
-    if not found:
+    jobs = api.fetch(
+        "list what was checked",
+        lambda: api.client().evaluation_jobs(run_id=[run.id], phase=["SUCCEEDED"]),
+        key=f"unlabelled-{run.id}",
+    ).items
+    checked = [(job, source) for job in jobs for source in job.spec.unlabelled]
+    if not checked:
         st.caption(
             "The answer is an expected accuracy or that it is unknown, a drift test against the "
             "run's ID images, the share that is none of its classes, and whether that is an alarm."
         )
         return
-    one = found[0]
-    if len(found) > 1:
-        place = st.selectbox("Checked", range(len(found)), format_func=lambda k: found[k].source)
-        one = found[place]
-    answer(one, "unlabelled")
 
+    def words(k: int) -> str:
+        job, source = checked[k]
+        return f"{source.removeprefix('folder:')}, {text.age(job.finished_at)}"
 
-def _found(run_id: str) -> list[UnlabelledRecord]:
-    """What was found on the run, the newest first."""
-    return api.fetch(
-        "load what was checked",
-        lambda: api.client().unlabelled(run_id),
-        key=f"unlabelled-{run_id}",
+    several = len(checked) > 1
+    at = st.selectbox("Checked", range(len(checked)), format_func=words) if several else 0
+    job, source = checked[at]
+    found = api.fetch(
+        "load what was found", lambda: api.unlabelled(job.id), key=f"unlabelled-{job.id}"
     )
+    for one in found:
+        if (one.run, one.source) == (run.id, source):
+            answer(one, "unlabelled")
 
 
 def answer(one: UnlabelledRecord, name: str) -> None:

@@ -37,6 +37,7 @@ def draw(run: RunDetail) -> None:
             figures.shifts.dots(pairs, metric=metric, styles=styles),
             figures.shifts.table(pairs, metric),
             name=f"by-shift-{metric}",
+            key="by-shift",
             select=open_images,
         )
     if right is not None:
@@ -45,6 +46,7 @@ def draw(run: RunDetail) -> None:
                 figures.shifts.by_severity(found, metric=metric),
                 figures.shifts.corruptions_table(pairs, metric),
                 name=f"corruptions-{metric}",
+                key="corruptions",
                 select=open_images,
             )
     if (now := gallery.chosen_samples()) is not None and now.evaluation in {e.id for e in found}:
