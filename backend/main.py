@@ -152,7 +152,7 @@ def create_app(
         store.workers,
         artifacts,
         lacking=lambda: ready.ask(readiness.lacking),
-        streams=lambda: limits["streams"].held,
+        streams=lambda: limits["streams"].admitted,
     )
     sweeping = Sweeping(settings, store, submission)
     authenticator = Authenticator(settings.admin_token(), store, oidc.provider(settings))
@@ -168,7 +168,7 @@ def create_app(
             celery,
             artifacts,
             settings,
-            chores={"sweeps": sweeping.advance_all},
+            advance_sweeps=sweeping.advance_all,
         ),
         library=library,
         explorer=explorer,

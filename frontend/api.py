@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, NoReturn, TypeVar
+from functools import partial
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
@@ -30,6 +31,7 @@ from frontend.authentication import session_of
 from frontend.gains import Gain, clear_gains, gains
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Q = TypeVar("Q", bound=Query)
 #: Likely label errors that are loaded at once.
 _DOUBTFUL = 100
@@ -153,6 +155,11 @@ def fetch(what: str, call: Callable[[], T], *, key: str) -> T:
     while len(kept) > 60:
         kept.pop(next(iter(kept)))
     return value
+
+
+def ask(what: str, call: Callable[P, T], /, *args: P.args, **params: P.kwargs) -> T:
+    """`fetch` of a call with its arguments, by which the last good answer is known."""
+    return fetch(what, partial(call, *args, **params), key=f"{what}-{args}-{params}")
 
 
 def act(what: str, call: Callable[[], T]) -> T | None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import plotly.graph_objects as go
 import streamlit as st
 
-from calift_core.schema.wire.runs import Job, RunSummary, SortKey, Spread, Validation
+from calift_core.schema.wire.runs import JobSummary, RunSummary, SortKey, Spread, Validation
 from calift_core.schema.wire.sweeps import SweepValidation
 from frontend import address, components, pictures, tables, text
 from frontend.figures import style
@@ -455,7 +455,7 @@ def can_draw() -> bool:
     return bool(importlib.util.find_spec("kaleido")) and pictures.browser() is not None
 
 
-def progress_bar(job: Job, unit: str, *more: str) -> None:
+def progress_bar(job: JobSummary, unit: str, *more: str) -> None:
     """How far a working job is, over all its phases where that is known.
 
     Args:

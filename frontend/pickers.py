@@ -49,9 +49,7 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
             that of the newest run.
         own: a suite that comes first, where nothing is chosen.
     """
-    suites = api.fetch(
-        "list the suites", lambda: api.client().suites(phase=["SUCCEEDED"]), key="finished-suites"
-    )
+    suites = api.ask("list the suites", api.client().suites, phase=["SUCCEEDED"])
     counts = {s.suite: s.runs for s in suites}
     homes = list(dict.fromkeys(run.suite for run in kept)) or [own or next(iter(counts), "")]
     offered = list(dict.fromkeys([*homes, *counts]))
@@ -78,16 +76,14 @@ def find_runs(kept: Sequence[RunSummary] = (), *, own: str = "") -> Found:
             icon=":material/search:",
             width=300,
         ).strip()
-    found = api.fetch(
+    found = api.ask(
         "list the finished runs",
-        lambda: api.client().runs(
-            phase=["SUCCEEDED"],
-            suite=[] if suite == _EVERY_SUITE else [suite],
-            q=words[:200],
-            sort="-created",
-            limit=PICKER_LIMIT,
-        ),
-        key=f"finished-{suite}-{words}",
+        api.client().runs,
+        phase=["SUCCEEDED"],
+        suite=[] if suite == _EVERY_SUITE else [suite],
+        q=words[:200],
+        sort="-created",
+        limit=PICKER_LIMIT,
     )
     if found.total > len(found.items):
         st.caption(

@@ -16,7 +16,7 @@ from torch import Tensor
 from calift_core.calibration.bins import softmax
 from calift_core.calibration.calibrators import fit_temperature
 from calift_core.data.loader import Normalise
-from calift_core.evaluation.forward import Mixture
+from calift_core.evaluation.forward import ForwardSettings, Mixture
 from calift_core.evaluation.mixtures import mix
 from calift_core.evaluation.path import WeightPath
 from calift_core.methods.base import zero_shot_classifier
@@ -97,16 +97,8 @@ def mixed(kind: str, path: WeightPath, data: Data) -> Logits:
         path: between the two.
         data: the suite.
     """
-    steps = mix(
-        kind,
-        path,
-        data.suite,
-        batch_size=256,
-        workers=0,
-        device=CPU,
-        precision="bf16",
-        stop=lambda: False,
-    )
+    settings = ForwardSettings(batch_size=256, workers=0, device=CPU, precision="bf16")
+    steps = mix(kind, path, data.suite, settings)
     while True:
         try:
             next(steps)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calift_core.data.suites.load import Suite, load_suite
-from calift_core.evaluation.forward import predict
+from calift_core.evaluation.forward import ForwardSettings, predict
 from calift_core.files import sha256_file
 from calift_core.jobs.folder import run_in_folder
 from calift_core.jobs.tiny import pretraining_spec
@@ -70,16 +70,11 @@ def accuracies(clip: Clip, suite: Suite) -> list[str]:
     captions = Captions.make(suite.class_names, TEMPLATES["letters"], clip.tokenizer)
     classifier = zero_shot_classifier(clip, captions)
     said = []
+    settings = ForwardSettings(
+        batch_size=256, workers=0, device=torch.device("cpu"), precision="fp32"
+    )
     for images in map(suite.part, ("validation", "calibration", "test")):
-        logits = predict(
-            clip,
-            classifier,
-            images,
-            batch_size=256,
-            workers=0,
-            device=torch.device("cpu"),
-            precision="fp32",
-        )
+        logits = predict(clip, classifier, images, settings)
         right = np.asarray(logits).argmax(axis=1) == images.labels
         said.append(f"{images.name} {right.mean():.4f}")
     return said

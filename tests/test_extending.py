@@ -101,9 +101,9 @@ from calift_core.methods.supervised import Supervised
 class LogitPenalty(Supervised):
     """L = CE(head(I), y) + λ mean(head(I)²)."""
 
-    def __init__(self, clip, captions, spec, length, confidence):
-        super().__init__(clip, captions, confidence)
-        self.weights |= {"penalty": spec.lam}
+    def __init__(self, setup):
+        super().__init__(setup)
+        self.weights |= {"penalty": setup.spec.lam}
 
     def terms_of(self, embedded, batch):
         penalty = self.head(embedded.images).square().mean()

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -31,7 +31,8 @@ _KEEP_STATES_S = 7 * 86_400.0
 class Housekeeper:
     """The relay, the lease reaper and the file collector in one thread. Any number may run at once.
 
-    `chores` are done before the relay, so that what they queue is sent at once.
+    Args:
+        advance_sweeps: done before the relay, so that what it queues is sent at once.
     """
 
     def __init__(
@@ -41,9 +42,9 @@ class Housekeeper:
         artifacts: ArtifactStore,
         settings: Settings,
         *,
-        chores: Mapping[str, Callable[[], None]] | None = None,
+        advance_sweeps: Callable[[], None] | None = None,
     ) -> None:
-        self._chores = dict(chores or {})
+        self._advance_sweeps = advance_sweeps
         self._app, self._artifacts = app, artifacts
         self._outbox, self._reaper = OutboxStore(engine), LeaseReaper(engine)
         self._files, self._audit, self._retention = Files(engine), Audit(engine), Retention(engine)
@@ -75,8 +76,8 @@ class Housekeeper:
             if time.monotonic() >= next_sweep:
                 self._attempt("reaper", self._sweep)
                 next_sweep = time.monotonic() + self._settings.sweep_s
-            for name, chore in self._chores.items():
-                self._attempt(name, chore)
+            if self._advance_sweeps is not None:
+                self._attempt("sweeps", self._advance_sweeps)
             self._attempt("relay", self._relay)
             if time.monotonic() >= next_gc:
                 self._attempt("collector", self._collect)

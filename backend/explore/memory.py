@@ -49,10 +49,10 @@ class Remembered:
             "scores": _memory(_SCORE_BYTES, _bytes),
         }
         # Heavy work one at a time: the event loop and small requests keep a core. What takes
-        # seconds (fits, class-wise errors) waits in a line of its own. Who has the long turn may
+        # seconds (fits, class-wise errors) waits in a line of its own. Who has the long slot may
         # take the short one, never the other way round, or two requests wait for each other.
         self._turn = threading.RLock()
-        self._long_turn = threading.RLock()
+        self._long_slot = threading.RLock()
 
     def get(self, kind: Kind, key: Hashable) -> Any | None:
         """What is kept, or None."""
@@ -70,7 +70,7 @@ class Remembered:
         """What is kept; where nothing is, what `make` gives, made by one thread at a time."""
         known: T | None = self.get(kind, key)
         if known is None:
-            with self._long_turn if long else self._turn:
+            with self._long_slot if long else self._turn:
                 known = self.get(kind, key)
                 if known is None:
                     known = self._kept_or_made(key, make) if kind == "answers" else make()
@@ -89,9 +89,9 @@ class Remembered:
         self._beyond.put(name, json.dumps(made).encode())
         return made
 
-    def long_turn(self) -> AbstractContextManager[Any]:
+    def long_slot(self) -> AbstractContextManager[Any]:
         """Held by whoever makes several things that take seconds."""
-        return self._long_turn
+        return self._long_slot
 
 
 def _memory(capacity: int, weight: Callable[[Any], int]) -> LRUCache[Hashable, Any]:

@@ -1,7 +1,7 @@
 """How many expensive requests are answered at once, and the share of them that an owner may have.
 
-A request takes a place, which counts those that are answered and those that wait; without one it is
-refused with 503 and `Retry-After`. Its work then waits for a turn, and owners take turns: who has
+A request is admitted while fewer than the capacity are answered or wait, and else refused with 503
+and `Retry-After`. Its work then waits for a slot, which go to owners round-robin: who has
 asked for much waits behind who has asked for little. The event loop does the waiting, so that the
 threads, and look-ups of log-ins in them, are left to everybody else.
 """
@@ -17,8 +17,8 @@ from typing import Literal
 
 from backend.http.problems import HttpError
 
-#: A block that runs when it is its owner's turn.
-Turn = Callable[[], AbstractAsyncContextManager[None]]
+#: A block that runs in a slot of its owner.
+Slot = Callable[[], AbstractAsyncContextManager[None]]
 Kind = Literal[
     "analyses", "pictures", "thumbnails", "scans", "copies", "uploads", "downloads", "exports",
     "streams",
@@ -26,10 +26,10 @@ Kind = Literal[
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place of an owner's request, for as long as the request holds it."""
+class Admission:
+    """An owner's request that was admitted."""
 
-    turn: Turn
+    slot: Slot
 
 
 class FairLimiter:
@@ -37,19 +37,19 @@ class FairLimiter:
 
     Args:
         what: the requests, as in "64 analyses".
-        turns: requests that are answered at once; None: all that have a place.
-        turns_each: of one owner; None: all of them.
-        state: what those with a place do, for the refusal.
+        concurrency: requests that are answered at once; None: all that are admitted.
+        concurrency_each: of one owner; None: all of them.
+        state: what those that are admitted do, for the refusal.
     """
 
     def __init__(
         self,
         what: str,
         *,
-        places: int,
-        places_each: int,
-        turns: int | None = None,
-        turns_each: int | None = None,
+        capacity: int,
+        capacity_each: int,
+        concurrency: int | None = None,
+        concurrency_each: int | None = None,
         state: str = "are answered or wait",
         code: str = "BUSY",
         hint: str = "Try again.",
@@ -57,30 +57,30 @@ class FairLimiter:
     ) -> None:
         self._what, self._state = what, state
         self._code, self._hint, self._retry_s = code, hint, retry_s
-        self._places, self._places_each = places, places_each
-        self._turns = places if turns is None else turns
-        self._turns_each = self._turns if turns_each is None else turns_each
-        self._held: Counter[str] = Counter()
+        self._capacity, self._capacity_each = capacity, capacity_each
+        self._concurrency = capacity if concurrency is None else concurrency
+        self._concurrency_each = self._concurrency if concurrency_each is None else concurrency_each
+        self._admitted: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        #: Owner → the number of its last turn, while something of it runs or waits.
+        #: Owner → the number of its last slot, while something of it runs or waits.
         self._last: dict[str, int] = {}
         self._numbers = count(1)
 
     @property
-    def held(self) -> int:
-        return self._held.total()
+    def admitted(self) -> int:
+        return self._admitted.total()
 
     @contextmanager
-    def place(self, owner: str) -> Iterator[Place]:
-        """Hold a place while the block runs.
+    def admit(self, owner: str) -> Iterator[Admission]:
+        """Admit a request while the block runs.
 
         Raises:
-            HttpError: 503, the owner has its share already, or all places are taken.
+            HttpError: 503, the owner has its share already, or the capacity is reached.
         """
-        own = self._held[owner]
-        if own >= self._places_each or self.held >= self._places:
-            which = f"{own} of your" if own >= self._places_each else f"{self.held}"
+        own = self._admitted[owner]
+        if own >= self._capacity_each or self.admitted >= self._capacity:
+            which = f"{own} of your" if own >= self._capacity_each else f"{self.admitted}"
             raise HttpError(
                 503,
                 self._code,
@@ -88,38 +88,38 @@ class FairLimiter:
                 hint=self._hint,
                 headers={"Retry-After": str(self._retry_s)},
             )
-        self._held[owner] += 1
+        self._admitted[owner] += 1
         try:
-            yield Place(partial(self.turn, owner))
+            yield Admission(partial(self.slot, owner))
         finally:
-            _less(self._held, owner)
+            _less(self._admitted, owner)
 
     @asynccontextmanager
-    async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait until it is the owner's turn, and have it while the block runs."""
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a slot, which owners get round-robin, and hold it while the block runs."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(owner, deque()).append(future)
-        self._give_turns()
+        self._grant()
         try:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():  # it was given in the moment in which the caller gave up
-                self._end_turn(owner)
+                self._release(owner)
             raise
         try:
             yield
         finally:
-            self._end_turn(owner)
+            self._release(owner)
 
-    def _end_turn(self, owner: str) -> None:
+    def _release(self, owner: str) -> None:
         _less(self._running, owner)
         if owner not in self._running and owner not in self._waiting:
             self._last.pop(owner, None)
-        self._give_turns()
+        self._grant()
 
-    def _give_turns(self) -> None:
-        while self._running.total() < self._turns:
-            may = [o for o in self._waiting if self._running[o] < self._turns_each]
+    def _grant(self) -> None:
+        while self._running.total() < self._concurrency:
+            may = [o for o in self._waiting if self._running[o] < self._concurrency_each]
             if not may:
                 return
             owner = min(may, key=lambda o: (self._running[o], self._last.get(o, 0)))
@@ -145,25 +145,33 @@ def limiters(max_streams: int) -> Mapping[Kind, FairLimiter]:
         max_streams: event streams that may be open at once; an owner has half of them.
     """
     return {
-        # Most of their work is done one by one (`backend.explore.memory`): more turns only let
+        # Most of their work is done one by one (`backend.explore.memory`): more slots only let
         # remembered answers pass.
-        "analyses": FairLimiter("analyses", places=64, places_each=16, turns=8, turns_each=4),
-        # The page asks four runs about a picture.
-        "pictures": FairLimiter("pictures to try", places=16, places_each=6, turns=1),
-        # A browser asks for six images at a time.
-        "thumbnails": FairLimiter("thumbnails", places=256, places_each=64, turns=2),
-        "scans": FairLimiter("looks at data", places=16, places_each=4, turns=4, turns_each=2),
-        "copies": FairLimiter(
-            "searches for copies", places=1, places_each=1, hint="Try again later.", retry_s=30
+        "analyses": FairLimiter(
+            "analyses", capacity=64, capacity_each=16, concurrency=8, concurrency_each=4
         ),
-        "uploads": FairLimiter("uploads", places=16, places_each=4, turns=2, turns_each=1),
+        # The page asks four runs about a picture.
+        "pictures": FairLimiter("pictures to try", capacity=16, capacity_each=6, concurrency=1),
+        # A browser asks for six images at a time.
+        "thumbnails": FairLimiter("thumbnails", capacity=256, capacity_each=64, concurrency=2),
+        "scans": FairLimiter(
+            "looks at data", capacity=16, capacity_each=4, concurrency=4, concurrency_each=2
+        ),
+        "copies": FairLimiter(
+            "searches for copies", capacity=1, capacity_each=1, hint="Try again later.", retry_s=30
+        ),
+        "uploads": FairLimiter(
+            "uploads", capacity=16, capacity_each=4, concurrency=2, concurrency_each=1
+        ),
         # Until the file is at hand and its hash known, not while it is sent.
-        "downloads": FairLimiter("downloads", places=64, places_each=32, turns=8, turns_each=4),
-        "exports": FairLimiter("exports", places=8, places_each=4, turns=1),
+        "downloads": FairLimiter(
+            "downloads", capacity=64, capacity_each=32, concurrency=8, concurrency_each=4
+        ),
+        "exports": FairLimiter("exports", capacity=8, capacity_each=4, concurrency=1),
         "streams": FairLimiter(
             "event streams",
-            places=max_streams,
-            places_each=max(1, max_streams // 2),
+            capacity=max_streams,
+            capacity_each=max(1, max_streams // 2),
             state="are open",
             code="TOO_MANY_STREAMS",
             hint="Close one, or poll /events/history.",

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from backend.dispatch.queue import broker_answers
-from backend.http.concurrency import Place
+from backend.http.concurrency import Admission
 from backend.http.docs_page import docs_page
 from backend.http.middleware import ZIP_TYPE
 from backend.http.problems import HttpError, as_response
@@ -17,12 +17,12 @@ from backend.routes.deps import (
     PrincipalDep,
     ServicesDep,
     StoreDep,
+    admission_for,
     allow,
     note,
     open_by_setting,
     open_on_loopback,
-    place_for,
-    turn_for,
+    slot_for,
     uploads,
 )
 from backend.services.readiness import CHECKS
@@ -117,7 +117,7 @@ def list_datasets(services: ServicesDep) -> list[DatasetInfo]:
     return [*catalogue.datasets(), *services.datasets.infos()]
 
 
-@router.get("/datasets/folders", responses={404: {}}, dependencies=[turn_for("scans")])
+@router.get("/datasets/folders", responses={404: {}}, dependencies=[slot_for("scans")])
 @allow("submit")
 def list_folders(
     services: ServicesDep,
@@ -151,7 +151,7 @@ async def upload_dataset(
     request: Request,
     services: ServicesDep,
     principal: PrincipalDep,
-    place: Annotated[Place, place_for("uploads")],
+    admission: Annotated[Admission, admission_for("uploads")],
     name: Annotated[
         str, Query(min_length=1, max_length=200, description="Of the file, such as `birds.zip`")
     ] = "images.zip",
@@ -162,7 +162,7 @@ async def upload_dataset(
     it, whose images hold what they say and whose size and number of files are within the limits.
     """
     receiving = services.imports.receive(request.stream(), "a zip of images")
-    async with receiving as received, place.turn():
+    async with receiving as received, admission.slot():
         found = await run_in_threadpool(
             services.datasets.take, received, name, owner=principal.name
         )
@@ -189,7 +189,7 @@ def delete_dataset(
     note(request, suite=suite)
 
 
-@router.get("/datasets/scan", dependencies=[turn_for("scans")])
+@router.get("/datasets/scan", dependencies=[slot_for("scans")])
 @allow("submit")
 async def scan_dataset(
     services: ServicesDep, principal: PrincipalDep, query: Annotated[SuiteQuery, Query()]
@@ -200,11 +200,11 @@ async def scan_dataset(
     limits. Nothing is downloaded.
     """
     scanner = Scanner(services.settings, services.submission, services.thumbnails)
-    turn = partial(services.limits["thumbnails"].turn, principal.name)
-    return await scanner.scan(query.suite, query.group_by, turn=turn)
+    slot = partial(services.limits["thumbnails"].slot, principal.name)
+    return await scanner.scan(query.suite, query.group_by, slot=slot)
 
 
-@router.get("/datasets/copies", dependencies=[turn_for("copies")])
+@router.get("/datasets/copies", dependencies=[slot_for("copies")])
 @allow("submit")
 def find_copies(services: ServicesDep, query: Annotated[SuiteQuery, Query()]) -> SuiteCopies:
     """Equal and nearly equal images in several parts of a suite, and what they can be worth.

@@ -16,7 +16,7 @@ from backend.explore.bound import Monitor
 from backend.explore.library import StoreLibrary
 from backend.explore.sweeps import SweepComparison
 from backend.http.authentication import Authenticator, Principal
-from backend.http.concurrency import FairLimiter, Kind, Place
+from backend.http.concurrency import Admission, FairLimiter, Kind
 from backend.http.middleware import takes_uploads
 from backend.http.problems import HttpError, unauthenticated
 from backend.services.bulk import BulkActions
@@ -41,7 +41,7 @@ from calift_core.analysis.comparer import Comparer
 from calift_core.analysis.explorer import Explorer
 from calift_core.errors import NotFoundError
 from calift_core.schema.evaluation_job import is_job_id
-from calift_core.schema.wire.runs import Job
+from calift_core.schema.wire.runs import JobSummary
 
 _Answer = TypeVar("_Answer")
 
@@ -300,34 +300,34 @@ def get_request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
-def place_for(kind: Kind, *, to_the_end: bool = False) -> Any:
-    """A place for a route's requests of one kind; its turn is for the route to wait for.
+def admission_for(kind: Kind, *, to_the_end: bool = False) -> Any:
+    """Admits a route's requests of one kind; a slot is for the route to wait for.
 
     Args:
         to_the_end: it is held until the answer has gone out, and not until the route has made it.
     """
 
-    async def hold(request: Request) -> AsyncIterator[Place]:
+    async def hold(request: Request) -> AsyncIterator[Admission]:
         limiter = get_services(request).limits[kind]
-        with limiter.place(get_principal(request).name) as place:
-            yield place
+        with limiter.admit(get_principal(request).name) as admission:
+            yield admission
 
     return Depends(hold, scope="request" if to_the_end else "function")
 
 
-def turn_for(kind: Kind) -> Any:
-    """A place for a route's requests of one kind, and its turn, which comes before the route."""
-    of_kind = place_for(kind)
+def slot_for(kind: Kind) -> Any:
+    """Admits a route's requests of one kind, and waits for a slot before the route."""
+    of_kind = admission_for(kind)
 
-    async def wait(place: Place = of_kind) -> AsyncIterator[None]:
-        async with place.turn():
+    async def wait(admission: Admission = of_kind) -> AsyncIterator[None]:
+        async with admission.slot():
             yield
 
     return Depends(wait, scope="function")
 
 
 #: What recomputes something from stored predictions.
-ANALYSIS = turn_for("analyses")
+ANALYSIS = slot_for("analyses")
 RequestId = Annotated[str, Depends(get_request_id)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 StoreDep = Annotated[Stores, Depends(get_store)]
@@ -349,9 +349,9 @@ SweepId = Annotated[str, Path(max_length=64, description="A sweep's id")]
 EvaluationId = Annotated[str, Path(max_length=64, description="An evaluation's id")]
 
 
-def get_jobs(job_id: JobId, store: StoreDep) -> Jobs[Any, Job]:
+def get_jobs(job_id: JobId, store: StoreDep) -> Jobs[Any, JobSummary]:
     """Those of the kind that an id is of."""
     return store.evaluation_jobs if is_job_id(job_id) else store.runs
 
 
-JobsDep = Annotated[Jobs[Any, Job], Depends(get_jobs)]
+JobsDep = Annotated[Jobs[Any, JobSummary], Depends(get_jobs)]

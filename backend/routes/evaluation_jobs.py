@@ -13,11 +13,11 @@ from backend.routes.deps import (
     allow,
     check_owner,
     check_priority,
-    turn_for,
+    slot_for,
 )
 from backend.routes.jobs import QueueingDep
 from backend.services.submission import body_hash
-from backend.store.jobs import JobRequest
+from backend.store.submitting import JobRequest
 from calift_core.schema.evaluation_job import (
     EvaluationJob,
     EvaluationJobPage,
@@ -75,7 +75,7 @@ def submit_evaluation(
     return queueing.submit(services.store.evaluation_jobs, key, meaning, make)
 
 
-@router.post("/evaluations/validate", dependencies=[turn_for("scans")])
+@router.post("/evaluations/validate", dependencies=[slot_for("scans")])
 @allow("submit")
 def validate_evaluation(body: Asked, services: ServicesDep) -> Validation:
     """A dry run: what stands in the way of a job, and what it will cost."""

@@ -13,7 +13,7 @@ from backend.routes.deps import (
     ServicesDep,
     StoreDep,
     allow,
-    turn_for,
+    slot_for,
 )
 from backend.routes.files import file_response
 from calift_core.schema.wire.queries import (
@@ -144,7 +144,7 @@ def list_run_slices(
         200: {"content": {"application/octet-stream": {}}, "description": "Parquet"},
         304: {"description": "The copy with this ETag is still the file"},
     },
-    dependencies=[turn_for("downloads")],
+    dependencies=[slot_for("downloads")],
 )
 @allow("read")
 def download_predictions(

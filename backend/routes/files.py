@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from backend.routes.deps import IfNoneMatch, RunId, ServicesDep, StoreDep, allow, turn_for
+from backend.routes.deps import IfNoneMatch, RunId, ServicesDep, StoreDep, allow, slot_for
 from calift_core.schema.wire.runs import Artifact
 
 router = APIRouter(tags=["runs"])
@@ -30,7 +30,7 @@ def list_artifacts(run_id: RunId, store: StoreDep) -> list[Artifact]:
         200: {"content": {"application/octet-stream": {}}, "description": "The file"},
         304: {"description": "The copy with this ETag is still the file"},
     },
-    dependencies=[turn_for("downloads")],
+    dependencies=[slot_for("downloads")],
 )
 @allow("read")
 def download_artifact(

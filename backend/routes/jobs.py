@@ -17,15 +17,16 @@ from backend.routes.deps import (
     RequestId,
     ServicesDep,
     StoreDep,
+    admission_for,
     allow,
-    place_for,
 )
-from backend.store.jobs import JobRequest, Jobs
+from backend.store.jobs import Jobs
+from backend.store.submitting import JobRequest
 from calift_core.errors import NotFoundError
 from calift_core.schema.base import Frozen
 from calift_core.schema.evaluation_job import EvaluationJob
 from calift_core.schema.wire.queries import Limit
-from calift_core.schema.wire.runs import TERMINAL_PHASES, Job, LogPage, RunDetail, RunEvent
+from calift_core.schema.wire.runs import TERMINAL_PHASES, JobSummary, LogPage, RunDetail, RunEvent
 
 router = APIRouter()
 
@@ -40,7 +41,7 @@ _JOBS: list[str | Enum] = ["evaluation jobs"]
 
 
 _Spec = TypeVar("_Spec", bound=Frozen)
-_Job = TypeVar("_Job", bound=Job)
+_Job = TypeVar("_Job", bound=JobSummary)
 
 
 class Queueing:
@@ -70,19 +71,18 @@ class Queueing:
             meaning: of the request, see `body_hash`.
             make: checks a new request, and says how its job is to be queued.
         """
-        token_id = self._principal.token_id
-        job_id = self._services.store.runs.earlier_request(token_id, key, meaning)
+        request: JobRequest = {
+            "idempotency_key": key,
+            "body_hash": meaning,
+            "token_id": self._principal.token_id,
+            "submitted_by": self._principal.name,
+            "request_id": self._request_id,
+        }
+        job_id = self._services.store.runs.earlier_request(request)
         if job_id is None:
             spec, wanted = make()
-            request: JobRequest = {
-                **wanted,
-                "idempotency_key": key,
-                "body_hash": meaning,
-                "token_id": token_id,
-                "submitted_by": self._principal.name,
-                "request_id": self._request_id,
-            }
             max_queued = self._services.settings.max_queued
+            request.update(wanted)
             job_id = jobs.submit(spec, max_queued=max_queued, **request)
         return self.accepted(jobs.get(job_id))
 
@@ -119,7 +119,7 @@ QueueingDep = Annotated[Queueing, Depends()]
     response_model=EvaluationJob,
 )
 @allow("submit")
-def cancel_job(job_id: JobId, jobs: JobsDep, queueing: QueueingDep) -> Job:
+def cancel_job(job_id: JobId, jobs: JobsDep, queueing: QueueingDep) -> JobSummary:
     """Ask it to stop; repeatable.
 
     A working run is CANCELLING until its checkpoint is safe. What an evaluation job has finished
@@ -139,7 +139,9 @@ def cancel_job(job_id: JobId, jobs: JobsDep, queueing: QueueingDep) -> Job:
     response_model=EvaluationJob,
 )
 @allow("submit")
-def retry_job(job_id: JobId, jobs: JobsDep, queueing: QueueingDep, services: ServicesDep) -> Job:
+def retry_job(
+    job_id: JobId, jobs: JobsDep, queueing: QueueingDep, services: ServicesDep
+) -> JobSummary:
     """Queue a failed or cancelled one again; it goes on where it was."""
     return queueing.accepted(jobs.retry(job_id, max_queued=services.settings.max_queued))
 
@@ -160,7 +162,7 @@ async def _known(job_id: JobId, jobs: JobsDep, start: Annotated[int, Depends(_st
 
 
 #: A stream is refused before it begins; after that there is no status to set.
-_STREAM = [place_for("streams", to_the_end=True)]
+_STREAM = [admission_for("streams", to_the_end=True)]
 
 
 @router.get(

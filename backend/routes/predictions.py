@@ -6,16 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from backend.http.concurrency import Place
+from backend.http.concurrency import Admission
 from backend.http.middleware import UPLOAD_TYPE, ZIP_TYPE
 from backend.routes.deps import (
     IdempotencyKey,
     PrincipalDep,
     ServicesDep,
+    admission_for,
     allow,
     changes_nothing,
     check_owner,
-    place_for,
     uploads,
 )
 from calift_core.predictions.types import Role
@@ -45,7 +45,7 @@ async def import_predictions(
     response: Response,
     services: ServicesDep,
     principal: PrincipalDep,
-    place: Annotated[Place, place_for("uploads")],
+    admission: Annotated[Admission, admission_for("uploads")],
     name: Annotated[
         str | None, Query(min_length=1, max_length=120, description="Of the run to make")
     ] = None,
@@ -67,7 +67,7 @@ async def import_predictions(
         await run_in_threadpool(check_owner, services.store, principal, run)
     async with services.imports.receive(request.stream(), "a predictions file") as received:
         upload = replace(received, name=name, dataset=dataset, role=role, run_id=run)
-        async with place.turn():
+        async with admission.slot():
             run_id = await run_in_threadpool(
                 services.imports.take,
                 upload,
@@ -97,7 +97,7 @@ async def import_predictions(
 async def judge_predictions(
     request: Request,
     services: ServicesDep,
-    place: Annotated[Place, place_for("uploads")],
+    admission: Annotated[Admission, admission_for("uploads")],
 ) -> Judged:
     """Say how far predictions can be trusted, in three sentences and the numbers behind them.
 
@@ -105,5 +105,5 @@ async def judge_predictions(
     breaks its contract is a 422 that says where.
     """
     receiving = services.imports.receive(request.stream(), "a zip of predictions files")
-    async with receiving as received, place.turn():
+    async with receiving as received, admission.slot():
         return await run_in_threadpool(services.imports.judge, received)

@@ -19,11 +19,11 @@ from backend.routes.deps import (
     check_priority,
     most_priority,
     skip_owner_check,
-    turn_for,
+    slot_for,
 )
 from backend.routes.jobs import QueueingDep
 from backend.services.submission import body_hash, check_text, invalid_spec, merge_patch
-from backend.store.jobs import JobRequest
+from backend.store.submitting import JobRequest
 from calift_core.schema.base import JsonObject
 from calift_core.schema.spec import RunSpec, with_more_epochs
 from calift_core.schema.wire.queries import RunFilter, RunsQuery
@@ -114,7 +114,7 @@ def submit_run(
     return queueing.submit(services.store.runs, key, body_hash("submit", body.model_dump()), make)
 
 
-@router.post("/runs/validate", dependencies=[turn_for("scans")])
+@router.post("/runs/validate", dependencies=[slot_for("scans")])
 @allow("submit")
 @changes_nothing
 def validate_run(submitted: SubmissionDep, services: ServicesDep) -> Validation:

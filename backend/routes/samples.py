@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
-from backend.http.concurrency import Place
+from backend.http.concurrency import Admission
 from backend.routes.deps import (
     ANALYSIS,
     EvaluationId,
@@ -18,11 +18,11 @@ from backend.routes.deps import (
     PrincipalDep,
     RunId,
     ServicesDep,
+    admission_for,
     allow,
     changes_nothing,
     note,
-    place_for,
-    turn_for,
+    slot_for,
 )
 from backend.routes.files import knows
 from backend.store.cursors import scope_of
@@ -58,18 +58,18 @@ class _Drawing:
         self,
         services: ServicesDep,
         principal: PrincipalDep,
-        place: Annotated[Place, place_for("thumbnails")],
+        admission: Annotated[Admission, admission_for("thumbnails")],
         size: Annotated[int, Query(ge=64, le=512, description="Pixels of the longer side")] = 160,
         known: IfNoneMatch = None,
     ) -> None:
-        self._services, self._principal, self._place = services, principal, place
+        self._services, self._principal, self._admission = services, principal, admission
         self._size, self._known = size, known
 
     async def draw(self, make_request: Callable[[int], dict[str, object]]) -> Response:
         """A picture, or word that the browser has it."""
-        async with self._services.limits["analyses"].turn(self._principal.name):
+        async with self._services.limits["analyses"].slot(self._principal.name):
             request = await run_in_threadpool(make_request, self._size)
-        picture = await self._services.thumbnails.draw(request, self._place.turn)
+        picture = await self._services.thumbnails.draw(request, self._admission.slot)
         digest = hashlib.sha256(picture.body).hexdigest()
         headers = {"ETag": f'"{digest}"', "Cache-Control": "private, no-cache"}
         if self._known is not None and knows(self._known, digest):
@@ -100,8 +100,8 @@ async def _text_features(
     key, memory = ("text-features", run_id, query.text), services.library.memory
     found: NDArray[np.float64] | None = memory.get("numbers", key)
     if found is None:
-        with services.limits["pictures"].place(principal.name) as place:
-            async with place.turn():
+        with services.limits["pictures"].admit(principal.name) as admission:
+            async with admission.slot():
                 models = services.model_host or services.trials
                 found = np.array((await models.text_features(run_id, query.text)).values)
         memory.put("numbers", key, found)
@@ -115,7 +115,7 @@ def list_samples(
     services: ServicesDep,
     query: Annotated[SamplesQuery, Query()],
     text_features: Annotated[Any, Depends(_text_features)],
-    _: Annotated[None, ANALYSIS],  # after the model's turn: nothing waits for that
+    _: Annotated[None, ANALYSIS],  # after the model's slot: nothing waits for that
 ) -> SamplePage:
     """Samples one by one: of a bin, a cell or a condition, with what the model says of each.
 
@@ -181,7 +181,7 @@ def get_feature_map(
 
 
 @router.post(
-    "/evaluations/{evaluation_id}/map", status_code=202, dependencies=[turn_for("exports")]
+    "/evaluations/{evaluation_id}/map", status_code=202, dependencies=[slot_for("exports")]
 )
 @allow("submit")
 def make_feature_map(evaluation_id: EvaluationId, services: ServicesDep) -> FeatureMap:
@@ -219,7 +219,7 @@ def list_doubtful_labels(
 
 
 @router.post(
-    "/evaluations/{evaluation_id}/corrected", responses={404: {}}, dependencies=[turn_for("scans")]
+    "/evaluations/{evaluation_id}/corrected", responses={404: {}}, dependencies=[slot_for("scans")]
 )
 @allow("read")
 @changes_nothing
@@ -260,7 +260,7 @@ async def get_sample_looks(
 
     source, names, (own, others) = await run_in_threadpool(thumbnail_requests)
     found = await services.thumbnails.measure(
-        [*own, *others], partial(services.limits["thumbnails"].turn, principal.name)
+        [*own, *others], partial(services.limits["thumbnails"].slot, principal.name)
     )
     reason = next((f for f in found if isinstance(f, str)), "")
     seen = [(n, f) for n, f in zip(names, found, strict=False) if not isinstance(f, str)]

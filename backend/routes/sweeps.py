@@ -15,7 +15,7 @@ from backend.routes.deps import (
     SweepId,
     allow,
     check_priority,
-    turn_for,
+    slot_for,
 )
 from backend.services.submission import body_hash
 from calift_core.schema.base import JsonObject
@@ -100,7 +100,7 @@ def _changed(services: ServicesDep, sweep_id: str) -> SweepDetail:
     return services.sweeping.detail(sweep_id)
 
 
-@router.post("/sweeps/validate", dependencies=[turn_for("scans")])
+@router.post("/sweeps/validate", dependencies=[slot_for("scans")])
 @allow("submit")
 def validate_sweep(body: SweepBody, services: ServicesDep) -> SweepValidation:
     """A dry run: what is wrong with a SweepSpec, what is missing, what it will cost."""

@@ -7,16 +7,16 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from backend.http.concurrency import Place
+from backend.http.concurrency import Admission
 from backend.http.middleware import PICTURE_TYPE
 from backend.http.problems import HttpError
 from backend.routes.deps import (
     RunId,
     ServicesDep,
+    admission_for,
     allow,
     changes_nothing,
-    place_for,
-    turn_for,
+    slot_for,
     uploads,
 )
 from calift_core.schema.wire.answers import TextFeatures, TriedPicture
@@ -43,7 +43,7 @@ async def try_picture(
     run_id: RunId,
     request: Request,
     services: ServicesDep,
-    place: Annotated[Place, place_for("pictures")],
+    admission: Annotated[Admission, admission_for("pictures")],
 ) -> TriedPicture:
     """What a run says of a picture: labels with probabilities, abstention, and images alike.
 
@@ -54,7 +54,7 @@ async def try_picture(
         picture = await request.body()
     except ClientDisconnect:
         raise HttpError(400, "BAD_REQUEST", "the picture ended too early.") from None
-    async with place.turn():
+    async with admission.slot():
         return await (services.model_host or services.trials).ask(run_id, picture)
 
 
@@ -64,13 +64,13 @@ async def get_text_features(
     run_id: RunId,
     services: ServicesDep,
     query: Annotated[TextQuery, Query()],
-    place: Annotated[Place, place_for("pictures")],
+    admission: Annotated[Admission, admission_for("pictures")],
 ) -> TextFeatures:
     """A unit vector of a text in the space of a run's image features, by its own text tower.
 
     The model is loaded when it is first asked, which takes seconds, and kept for a while.
     """
-    async with place.turn():
+    async with admission.slot():
         return await (services.model_host or services.trials).text_features(run_id, query.text)
 
 
@@ -81,7 +81,7 @@ async def get_text_features(
         200: {"content": {"application/zip": {}}, "description": "The folder of `calift export`"},
         409: {},
     },
-    dependencies=[turn_for("exports")],
+    dependencies=[slot_for("exports")],
 )
 @allow("read")
 async def download_model(

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -27,6 +27,7 @@ from backend.settings import Settings
 from backend.storage.artifacts import ArtifactStore
 from backend.store.imports import ImportedPredictions
 from backend.store.stores import Stores
+from backend.store.submitting import JobRequest
 from calift_core.analysis.imported import imported_report, imported_spec, run_name
 from calift_core.analysis.upload_check import Checked, checked
 from calift_core.child_process import ChildEndedError, ChildTimeoutError, ask_once
@@ -128,10 +129,7 @@ class Imports:
     def take(
         self,
         upload: Upload,
-        *,
-        token_id: str,
-        submitted_by: str | None = None,
-        idempotency_key: str | None = None,
+        **request: Unpack[JobRequest],
     ) -> str:
         """Check an upload and make it a run, or a data set of one. Returns the run's id.
 
@@ -143,14 +141,14 @@ class Imports:
             SpecError: the name is not allowed.
         """
         meant = {k: v for k, v in asdict(upload).items() if k != "folder"}
-        meaning = body_hash("import", meant)
+        request["body_hash"] = body_hash("import", meant)
         # What can be told without the file is told first.
         if upload.run_id is not None:
             self._store.imports.check(upload.run_id)
         elif upload.name is not None:
             ImportedSpec.checked(name=upload.name, suite=ImportedSuite(id="any"))
         if upload.run_id is None:
-            earlier = self._store.runs.earlier_request(token_id, idempotency_key, meaning)
+            earlier = self._store.runs.earlier_request(request)
             if earlier is not None:
                 return earlier
         with self._turn:
@@ -180,10 +178,7 @@ class Imports:
                 spec,
                 predictions,
                 report=imported_report,
-                token_id=token_id,
-                submitted_by=submitted_by,
-                idempotency_key=idempotency_key,
-                body_hash=meaning,
+                **request,
             )
         if not self._artifacts.has(blob.sha256):
             # Collected between the two; now that a row names it, it stays.

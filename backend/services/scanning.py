@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from backend.children.model_process import look_through
-from backend.http.concurrency import Turn
+from backend.http.concurrency import Slot
 from backend.http.problems import HttpError
 from backend.services.submission import Submission, path_of, scan_budget
 from backend.services.thumbnails import Thumbnails
@@ -77,7 +77,7 @@ class Scanner:
         usual = [Path.home(), *map(Path, _MOUNTED)]
         return [place for place in usual if _has_folders(place)] or [Path.home()]
 
-    async def scan(self, suite_id: str, group_by: str | None = None, *, turn: Turn) -> SuiteScan:
+    async def scan(self, suite_id: str, group_by: str | None = None, *, slot: Slot) -> SuiteScan:
         """Look at a suite.
 
         Args:
@@ -91,7 +91,7 @@ class Scanner:
             found, requests = await run_in_threadpool(self._listed, suite_id, group_by)
         except (OSError, ValueError) as error:  # a path that no file system takes
             raise SpecError(f"{suite_id[:200]!r} cannot be looked at: {error}") from error
-        drawn = await asyncio.gather(*(self._drawn(request, turn) for request in requests))
+        drawn = await asyncio.gather(*(self._drawn(request, slot) for request in requests))
         names = [c.name for c in found.classes]
         images = [
             ScannedImage(
@@ -142,9 +142,9 @@ class Scanner:
             ) from None
         return SuiteCopies.model_validate(answer)
 
-    async def _drawn(self, request: Mapping[str, Any], turn: Turn) -> tuple[str | None, str]:
+    async def _drawn(self, request: Mapping[str, Any], slot: Slot) -> tuple[str | None, str]:
         try:
-            made = await self._thumbnails.draw(request, turn)
+            made = await self._thumbnails.draw(request, slot)
         except (UnreadableImageError, NotFoundError) as error:
             return None, error.message
         except HttpError as error:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from backend.services.submission import Submission, check_text, scan_budget
 from backend.settings import Settings
 from backend.store.errors import ConflictError
 from backend.store.stores import Stores
+from backend.store.submitting import JobRequest
 from backend.store.sweeps import PAUSED_WITH_SWEEP, StoredSweep, SweepRun
 from calift_core.data.counting import SuiteCounts, count_suite
 from calift_core.data.workload import Pace, Workload
@@ -70,23 +71,20 @@ class Sweeping:
         data: Mapping[str, Any],
         *,
         check_priority: Callable[[int], None],
-        token_id: str,
-        submitted_by: str | None,
-        idempotency_key: str | None,
-        body_hash: str,
+        **request: Unpack[JobRequest],
     ) -> tuple[str, list[dict[str, str]]]:
         """Store a sweep; its id, or its faults. The housekeeper queues its runs.
 
         Args:
             check_priority: raises where its runs may not have this one.
-            idempotency_key: names this request among those of the token.
+            **request: who asks.
 
         Raises:
             IdempotencyError: the key came with another body before.
             HttpError: by `check_priority`.
         """
         sweeps = self._store.sweeps
-        if earlier := sweeps.earlier_request(token_id, idempotency_key, body_hash):
+        if earlier := sweeps.earlier_request(request):
             return earlier, []
         found, arms, estimate = self._look(data)
         if arms is None:
@@ -97,10 +95,7 @@ class Sweeping:
             methods=list(dict.fromkeys(arm.kind for arm in arms)),
             estimate=estimate,
             runs_at_most=arms.at_most,
-            token_id=token_id,
-            submitted_by=submitted_by,
-            idempotency_key=idempotency_key,
-            body_hash=body_hash,
+            **request,
         )
         return sweep_id, []
 

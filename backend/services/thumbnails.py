@@ -19,7 +19,7 @@ from cachetools import LRUCache
 from fastapi.concurrency import run_in_threadpool
 
 from backend.children.model_process import child
-from backend.http.concurrency import Turn
+from backend.http.concurrency import Slot
 from backend.http.problems import HttpError
 from backend.services.submission import Submission, path_of
 from backend.settings import Settings
@@ -138,11 +138,11 @@ class Thumbnails:
         path = path_of(uri)
         return path is None or not list(self._submission.path_refusals("", path))
 
-    async def draw(self, request: Mapping[str, Any], turn: Turn) -> Thumbnail:
-        """Draw a picture when it is its turn, or give the one that is kept.
+    async def draw(self, request: Mapping[str, Any], slot: Slot) -> Thumbnail:
+        """Draw a picture when a slot is free, or give the one that is kept.
 
         Raises:
-            HttpError: 404, no image is known; 503, its turn did not come in time.
+            HttpError: 404, no image is known; 503, no slot was free in time.
             UnreadableImageError: the image cannot be decoded within its limits.
         """
         text = json.dumps([_VERSION, request], sort_keys=True)
@@ -151,27 +151,27 @@ class Thumbnails:
         # A file that was cut short, or is another's, is drawn anew.
         if body is None or _media_type(body) is None:
             body = await self._in_line(
-                lambda drawer: self._draw(drawer, key, request), turn, _PATIENCE_S
+                lambda drawer: self._draw(drawer, key, request), slot, _PATIENCE_S
             )
         return Thumbnail(body, _media_type(body) or "")
 
     async def measure(
-        self, requests: Sequence[Mapping[str, Any]], turn: Turn
+        self, requests: Sequence[Mapping[str, Any]], slot: Slot
     ) -> list[Measured | str]:
         """How images look; for one that cannot be had, the reason.
 
         Args:
             requests: as of `request`; their size is left alone.
         """
-        return await asyncio.gather(*(self._measure(request, turn) for request in requests))
+        return await asyncio.gather(*(self._measure(request, slot) for request in requests))
 
-    async def _measure(self, request: Mapping[str, Any], turn: Turn) -> Measured | str:
+    async def _measure(self, request: Mapping[str, Any], slot: Slot) -> Measured | str:
         params = {**request, "size": _MEASURED, "measure": True}
         key = json.dumps(params, sort_keys=True)
         found = self._looks.get(key)
         if found is None:
             try:
-                header, _ = await self._in_line(lambda drawer: _answered(drawer, params), turn)
+                header, _ = await self._in_line(lambda drawer: _answered(drawer, params), slot)
                 found = _measured(header)
             except (UnreadableImageError, NotFoundError) as error:
                 return error.message
@@ -183,15 +183,15 @@ class Thumbnails:
         return found
 
     async def _in_line(
-        self, work: Callable[[Child], T], turn: Turn, patience_s: float | None = None
+        self, work: Callable[[Child], T], slot: Slot, patience_s: float | None = None
     ) -> T:
-        """Have a child do something, when it is its turn.
+        """Have a child do something, when a slot is free.
 
         Raises:
             HttpError: 503, it was not done in that time.
         """
         try:
-            async with asyncio.timeout(patience_s), turn():
+            async with asyncio.timeout(patience_s), slot():
                 line = min(self._workers, key=lambda one: one.waiting)
                 line.take()
                 begun = line.thread.submit(work, line.drawer)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Unpack
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
@@ -10,7 +11,7 @@ from backend.store.errors import ConflictError
 from backend.store.models import ArtifactRow, EvaluationRow, Run
 from backend.store.rows import Batch, flush, store_report, summary_values
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, insert_row, next_color
+from backend.store.submitting import JobRequest, at_most_once, insert_row, next_color
 from calift_core.errors import NotFoundError
 from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.records import EvaluationRecord, LogRecord
@@ -52,28 +53,19 @@ class ImportedRuns:
         predictions: ImportedPredictions,
         *,
         report: MakeReport,
-        token_id: str | None = None,
-        submitted_by: str | None = None,
-        idempotency_key: str | None = None,
-        body_hash: str | None = None,
+        **request: Unpack[JobRequest],
     ) -> str:
         """Make a finished run of predictions that were made elsewhere, and return its id.
 
         Args:
             predictions: the stored file and what was measured of it.
             report: makes the `report.json` of a run from its id, spec and evaluations.
-            submitted_by: whose run it is: the name of the token.
-            idempotency_key: names this request among those of the token.
-            body_hash: of the whole request; the key must come back with the same.
+            **request: who asks.
 
         Raises:
             IdempotencyError: the key came with another body before.
         """
-        request = {
-            "token_id": token_id or "",
-            "idempotency_key": idempotency_key,
-            "body_hash": body_hash,
-        }
+        values: dict[str, Any] = {"token_id": ""} | dict(request)
 
         def make(connection: Connection) -> str:
             color_index, now = next_color(connection, spec.suite.id)
@@ -89,20 +81,13 @@ class ImportedRuns:
                 attempt=1,
                 started_at=now,
                 finished_at=now,
-                submitted_by=submitted_by,
-                **request,
+                **values,
             )
             add_state_event(connection, run_id, 1, 1, "SUCCEEDED", now)
             _add_import(connection, run_id, predictions, report)
             return run_id
 
-        return at_most_once(
-            self._engine,
-            make,
-            token_id=token_id or "",
-            idempotency_key=idempotency_key,
-            body_hash=body_hash,
-        )
+        return at_most_once(self._engine, make, request)
 
     def extend(self, run_id: str, predictions: ImportedPredictions, *, report: MakeReport) -> None:
         """Add a data set to an imported run. The same file once more changes nothing.

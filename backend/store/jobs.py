@@ -8,7 +8,7 @@ and a working job into ``CANCELLING``, which its worker ends.
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, select, update
 
@@ -19,13 +19,13 @@ from backend.store.fairness import Quotas
 from backend.store.models import ArtifactRow, Run
 from backend.store.outbox import enqueue
 from backend.store.states import WORKING_PHASES, add_state_event
-from backend.store.submitting import at_most_once, require_room
+from backend.store.submitting import JobRequest, at_most_once, require_room
 from calift_core.errors import NotFoundError
 from calift_core.schema.base import Frozen
-from calift_core.schema.wire.runs import Job
+from calift_core.schema.wire.runs import JobSummary
 
 
-def completion(job: Job) -> dict[str, float | None]:
+def completion(job: JobSummary) -> dict[str, float | None]:
     """How much of a job is done over all its phases, and how long the rest takes."""
     if job.phase in WORKING_PHASES and job.progress is not None:
         eta = job.progress.eta_at(datetime.now(UTC))
@@ -45,28 +45,7 @@ JOB_COLUMNS = (
 _ONE = select(*JOB_COLUMNS).where(Run.id == bindparam("id"), Run.kind == bindparam("kind"))
 
 _Spec = TypeVar("_Spec", bound=Frozen)
-_Job_co = TypeVar("_Job_co", bound=Job, covariant=True)
-
-
-class JobRequest(TypedDict, total=False):
-    """Who asks for a job, and how it is to be queued.
-
-    Attributes:
-        max_attempts: attempts that may be lost (worker gone) before the job fails.
-        idempotency_key: names this request among those of the token.
-        body_hash: of the whole request; the key must come back with the same.
-        cloned_from: the run that the spec was copied from.
-        submitted_by: whose job it is: the name of the token.
-    """
-
-    priority: int
-    max_attempts: int
-    idempotency_key: str | None
-    body_hash: str | None
-    cloned_from: str | None
-    token_id: str
-    submitted_by: str | None
-    request_id: str | None
+_Job_co = TypeVar("_Job_co", bound=JobSummary, covariant=True)
 
 
 class Jobs(ABC, Generic[_Spec, _Job_co]):
@@ -116,13 +95,7 @@ class Jobs(ABC, Generic[_Spec, _Job_co]):
             require_room(connection, self._quotas, token_id, owner, max_queued)
             return self._insert(connection, spec, **values)
 
-        return at_most_once(
-            self._engine,
-            make,
-            token_id=token_id,
-            idempotency_key=values.get("idempotency_key"),
-            body_hash=values.get("body_hash"),
-        )
+        return at_most_once(self._engine, make, request)
 
     def get(self, job_id: str) -> _Job_co:
         """One job.

@@ -29,7 +29,7 @@ from backend.store.outbox import enqueue
 from backend.store.queues import queue_of
 from backend.store.states import WORKING_PHASES, add_state_event
 from backend.store.states import waiting as is_waiting
-from backend.store.submitting import find_earlier, insert_row, next_color, set_tags
+from backend.store.submitting import JobRequest, find_earlier, insert_row, next_color, set_tags
 from backend.store.workers import why_jobs_wait
 from calift_core.errors import NotFoundError
 from calift_core.schema.report import SpectrumReport
@@ -66,13 +66,13 @@ class Runs(Jobs[RunSpec, RunDetail]):
         run = RunDetail.model_validate(row, from_attributes=True)
         return run.model_copy(update={"waiting": waits.get(row.id, ""), **known, **completion(run)})
 
-    def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
+    def earlier_request(self, request: JobRequest) -> str | None:
         """The run, or the evaluation job, that a request with this key made before, if any.
 
         Raises:
             IdempotencyError: the key came with another body then.
         """
-        return find_earlier(self._engine, token_id, key, body_hash)
+        return find_earlier(self._engine, request)
 
     def patch(
         self,

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Connection, Engine, bindparam, case, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -16,79 +16,84 @@ from calift_core.schema.imported import ImportedSpec
 from calift_core.schema.spec import RunSpec
 
 
+class JobRequest(TypedDict, total=False):
+    """Who asks for a job, and how it is to be queued.
+
+    Attributes:
+        max_attempts: attempts that may be lost (worker gone) before the job fails.
+        idempotency_key: names this request among those of the token.
+        body_hash: of the whole request; the key must come back with the same.
+        cloned_from: the run that the spec was copied from.
+        submitted_by: whose job it is: the name of the token.
+    """
+
+    priority: int
+    max_attempts: int
+    idempotency_key: str | None
+    body_hash: str | None
+    cloned_from: str | None
+    token_id: str
+    submitted_by: str | None
+    request_id: str | None
+
+
 def at_most_once(
     engine: Engine,
     make: Callable[[Connection], str],
-    *,
-    token_id: str,
-    idempotency_key: str | None,
-    body_hash: str | None,
+    request: JobRequest,
     table: type[Run] | type[Sweep] = Run,
 ) -> str:
     """Make a run and return its id, or the id that the same key and body gave before.
 
     Args:
-        idempotency_key: names this request among those of the token; None: made in any case.
-        body_hash: of the whole request; the key must come back with the same.
+        request: without an idempotency key it is made in any case.
         table: what is made: a run or a sweep.
 
     Raises:
         IdempotencyError: the key came with another body before.
     """
+    key = request.get("idempotency_key")
     for _ in range(2):
         try:
             with writing(engine) as connection:
-                if idempotency_key is not None:
-                    earlier = earlier_request(
-                        connection, token_id, idempotency_key, body_hash, table
-                    )
-                    if earlier is not None:
-                        return earlier
-                return make(connection)
+                return earlier_request(connection, request, table) or make(connection)
         except IntegrityError:
             # Two requests with one key at the same moment: the loser reads the winner's row.
-            if idempotency_key is None:
+            if key is None:
                 raise
-    raise ConflictError(f"the idempotency key {idempotency_key!r} is being used right now.")
+    raise ConflictError(f"the idempotency key {key!r} is being used right now.")
 
 
 def find_earlier(
-    engine: Engine,
-    token_id: str,
-    key: str | None,
-    body_hash: str,
-    table: type[Run] | type[Sweep] = Run,
+    engine: Engine, request: JobRequest, table: type[Run] | type[Sweep] = Run
 ) -> str | None:
-    """As `earlier_request`, in a transaction of its own; None without a key.
+    """As `earlier_request`, in a transaction of its own.
 
     To be asked before a request is looked at: what it names may have gone since.
     """
-    if key is None:
-        return None
     with reading(engine) as connection:
-        return earlier_request(connection, token_id, key, body_hash, table)
+        return earlier_request(connection, request, table)
 
 
 def earlier_request(
-    connection: Connection,
-    token_id: str,
-    key: str,
-    body_hash: str | None,
-    table: type[Run] | type[Sweep] = Run,
+    connection: Connection, request: JobRequest, table: type[Run] | type[Sweep] = Run
 ) -> str | None:
-    """The run, or the sweep, that a request with this key made before, if any.
+    """The run, or the sweep, that a request with this key made before; None without a key.
 
     Raises:
         IdempotencyError: the key came with another body then.
     """
+    key = request.get("idempotency_key")
+    if key is None:
+        return None
     row = connection.execute(
         select(table.id, table.body_hash).where(
-            table.token_id == token_id, table.idempotency_key == key
+            table.token_id == (request.get("token_id") or ""), table.idempotency_key == key
         )
     ).first()
     if row is None:
         return None
-    if row.body_hash != body_hash:
+    if row.body_hash != request.get("body_hash"):
         raise IdempotencyError(
             f"the idempotency key {key!r} was used with another request before.",
             hint="Use a new key for a new request.",

@@ -6,7 +6,7 @@ a key that is unique in the sweep: none is queued twice, and none after a cancel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 from sqlalchemy import Connection, Engine, Row, and_, case, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
@@ -21,7 +21,7 @@ from backend.store.notifications import add_notification
 from backend.store.outbox import enqueue
 from backend.store.runs import queue_run
 from backend.store.states import add_state_event
-from backend.store.submitting import at_most_once, find_earlier, new_id, require_room
+from backend.store.submitting import JobRequest, at_most_once, find_earlier, new_id, require_room
 from calift_core.errors import NotFoundError
 from calift_core.schema.spec import RunSpec
 from calift_core.schema.sweep import SweepSpec
@@ -81,10 +81,7 @@ class Sweeps:
         methods: Sequence[str],
         estimate: Sequence[float | None],
         runs_at_most: int,
-        token_id: str,
-        submitted_by: str | None,
-        idempotency_key: str | None = None,
-        body_hash: str | None = None,
+        **request: Unpack[JobRequest],
     ) -> str:
         """Store a sweep that works and return its id, or that of the same request before.
 
@@ -98,10 +95,7 @@ class Sweeps:
                 insert(SweepRow).values(
                     id=sweep_id,
                     name=spec.name,
-                    token_id=token_id,
-                    submitted_by=submitted_by,
-                    idempotency_key=idempotency_key,
-                    body_hash=body_hash,
+                    **request,
                     spec=spec.model_dump(mode="json"),
                     methods=list(methods),
                     estimate=list(estimate),
@@ -112,22 +106,15 @@ class Sweeps:
             )
             return sweep_id
 
-        return at_most_once(
-            self._engine,
-            make,
-            token_id=token_id,
-            idempotency_key=idempotency_key,
-            body_hash=body_hash,
-            table=SweepRow,
-        )
+        return at_most_once(self._engine, make, request, SweepRow)
 
-    def earlier_request(self, token_id: str, key: str | None, body_hash: str) -> str | None:
+    def earlier_request(self, request: JobRequest) -> str | None:
         """The sweep that a request with this key made before, if any.
 
         Raises:
             IdempotencyError: the key came with another body then.
         """
-        return find_earlier(self._engine, token_id, key, body_hash, SweepRow)
+        return find_earlier(self._engine, request, SweepRow)
 
     def get(self, sweep_id: str) -> StoredSweep:
         """One sweep.

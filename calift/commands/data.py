@@ -115,7 +115,7 @@ def _hash_images(sets: Mapping[str, ImageSet]) -> dict[str, SetHashes]:
 def _encoded(model: Path, sets: Mapping[str, ImageSet]) -> dict[str, Features]:
     """Features of every image of the sets, as a finished model makes them."""
     require_torch()
-    from calift_core.evaluation.forward import encode
+    from calift_core.evaluation.forward import ForwardSettings, encode
     from calift_core.models.finished import load_finished
     from calift_core.models.precision import resolve_device
     from calift_core.threads import loader_workers
@@ -123,12 +123,10 @@ def _encoded(model: Path, sets: Mapping[str, ImageSet]) -> dict[str, Features]:
     device = resolve_device("auto")
     clip = load_finished(model)[0].to(device)
     workers, found = loader_workers(None, device.type), {}
+    settings = ForwardSettings(batch_size=64, workers=workers, device=device, precision="fp32")
     for name, images in sets.items():
         err.print(f"encoding {len(images):,} images of {name} …", markup=False)
-        encoded = encode(
-            clip, images, batch_size=64, workers=workers, device=device, precision="fp32"
-        )
-        found[name] = encoded.cpu().numpy()
+        found[name] = encode(clip, images, settings).cpu().numpy()
     return found
 
 

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from calift.commands.console import SAY_EVERY_S, err, progress_text
-from calift_core.schema.wire.runs import TERMINAL_PHASES, Job
+from calift_core.schema.wire.runs import TERMINAL_PHASES, JobSummary
 
-_Job = TypeVar("_Job", bound=Job)
+_Job = TypeVar("_Job", bound=JobSummary)
 
 
 def follow(

@@ -14,7 +14,7 @@ from calift.commands.console import JsonFlag, make_client, out, print_json
 
 if TYPE_CHECKING:
     from calift_core.client import Client
-    from calift_core.schema.wire.runs import Job, LogPage
+    from calift_core.schema.wire.runs import JobSummary, LogPage
     from calift_core.schema.wire.sweeps import SweepDetail
 
 JobId = Annotated[str, typer.Argument(metavar="ID")]
@@ -23,7 +23,7 @@ _LOG_POLL_S = 1.0
 _PIECE_BYTES = 1 << 20
 
 
-def say_job(job: Job | SweepDetail, as_json: bool) -> None:
+def say_job(job: JobSummary | SweepDetail, as_json: bool) -> None:
     """One line: which job, and where it is."""
     if as_json:
         print_json(job)

@@ -252,7 +252,7 @@ def predict(
     from calift_core.shipping.classifier import CalibratedClassifier
     from calift_core.shipping.predicting import AnswerFile, predict_files
 
-    model, paths = folder_of(model), image_paths(images)
+    model, paths = folder_of(model), paths_with_notes(images)
     classifier = CalibratedClassifier.load(model, device=device)
     if errors is not None and (why := classifier.promised().why_not(errors)):
         err.print(why, markup=False)
@@ -297,13 +297,13 @@ def predict(
         raise typer.Exit(1)
 
 
-def image_paths(images: Sequence[str]) -> list[str]:
+def paths_with_notes(images: Sequence[str]) -> list[str]:
     """The image files that are meant; what is passed over is told."""
     from calift_core.data.listing import SkippedFiles
-    from calift_core.shipping.predicting import listed
+    from calift_core.shipping.predicting import image_paths
 
     skipped = SkippedFiles()
-    paths = listed(images, skipped=skipped)
+    paths = image_paths(images, skipped=skipped)
     for note in skipped.notes:
         err.print(note, markup=False)
     return paths

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from calift.commands.console import JsonFlag, err, out, percent, print_json, require_torch
 from calift.commands.local import stop_on_signal
-from calift.commands.shipping import ModelFolder, folder_of, image_paths, progress_bar
+from calift.commands.shipping import ModelFolder, folder_of, paths_with_notes, progress_bar
 
 if TYPE_CHECKING:
     from calift_core.schema.unlabelled import FollowedBatch, Watched
@@ -83,7 +83,7 @@ def watch(
             every=every, notify=notify,
         )  # fmt: skip
         return
-    paths = image_paths(images)
+    paths = paths_with_notes(images)
     reference = read_reference(model)
     classifier = CalibratedClassifier.load(model, device=device)
     with stop_on_signal() as stop, progress_bar(len(paths)) as done:
@@ -119,7 +119,7 @@ def _follow(
     from calift_core.files import atomic_write_bytes
     from calift_core.shipping import following
     from calift_core.shipping.classifier import CalibratedClassifier
-    from calift_core.shipping.predicting import listed
+    from calift_core.shipping.predicting import image_paths
     from calift_core.shipping.reference import read_reference
 
     webhook = None if notify is None else _webhook(notify)
@@ -130,7 +130,7 @@ def _follow(
     def arrived() -> list[str]:
         """Files that nobody has written to for two seconds, the oldest first."""
         try:
-            paths = listed(images)
+            paths = image_paths(images)
         except DataError:
             return []  # none yet
         ages = {path: os.stat(path).st_mtime for path in paths if os.path.exists(path)}

@@ -1,7 +1,6 @@
 """`mlflow:URI`: a tracking server, or a folder of MLflow's file store."""
 
 import importlib.util
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,14 +25,13 @@ def client_of(place: str) -> Iterator[Any]:
     """MLflow's client of a server or a folder; what it refuses is a DataError."""
     if importlib.util.find_spec("mlflow") is None:
         raise SpecError("this needs mlflow, which is not installed.", hint=install_extra("mlflow"))
-    # A file store is what is asked for by naming one; MLflow would rather have a database.
-    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
+
+    from calift_core.trackers.mlflow_tracker import open_client
 
     uri = place if "://" in place else Path(place).absolute().as_uri()
     try:
-        yield MlflowClient(tracking_uri=uri)
+        yield open_client(uri)
     except MlflowException as error:
         raise DataError(f"MLflow at {place!r}: {error}") from error
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from calift_core.analysis.calibrators import fit_calibrator, read_to_fit
 from calift_core.calibration import Calibrator, SampleScores, brier, ece, nll, score_probs, softmax
@@ -46,10 +46,8 @@ BY_CLASS = frozenset({"svs", "sms", "vector"})
 FLEXIBLE = BY_CLASS | {"ets", "histogram", "isotonic"}
 
 
-class Candidate(BaseModel):
+class Candidate(BaseModel, frozen=True):
     """What a calibrator gave on ID validation data, lower is better; fractions and nats."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: str
     nll: float
@@ -57,16 +55,14 @@ class Candidate(BaseModel):
     ece: float
 
 
-class FittedTo(BaseModel):
+class FittedTo(BaseModel, frozen=True):
     """A part of the ID data."""
-
-    model_config = ConfigDict(frozen=True)
 
     dataset: str
     n: int
 
 
-class Choice(BaseModel):
+class Choice(BaseModel, frozen=True):
     """A run's calibrator, and why it is that one.
 
     Attributes:
@@ -77,8 +73,6 @@ class Choice(BaseModel):
         candidates: all that were compared on it, the best first.
         notes: sentences on what there were too few images for.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     kind: str

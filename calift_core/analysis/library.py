@@ -129,7 +129,7 @@ class Memory(Protocol):
     ) -> T:
         """What is kept; where nothing is, what `make` gives. `long`: making it takes seconds."""
 
-    def long_turn(self) -> AbstractContextManager[Any]:
+    def long_slot(self) -> AbstractContextManager[Any]:
         """Held by whoever makes several things that take seconds."""
 
 
@@ -156,7 +156,7 @@ class Plain:
         kept: T = self._kept[kind, key]
         return kept
 
-    def long_turn(self) -> AbstractContextManager[Any]:
+    def long_slot(self) -> AbstractContextManager[Any]:
         """Nobody else waits."""
         return nullcontext()
 

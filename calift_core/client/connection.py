@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -22,7 +21,7 @@ from calift_core.client.where import find_token, find_url, is_loopback, scheme_o
 from calift_core.errors import ServiceError, ServiceUnavailableError, SpecError, StorageError
 from calift_core.files import atomic_path, storage_error
 from calift_core.schema.wire.queries import Query
-from calift_core.schema.wire.runs import TERMINAL_PHASES, Job, RunDetail, RunEvent
+from calift_core.schema.wire.runs import TERMINAL_PHASES, JobSummary, RunEvent
 from calift_core.schema.wire.sweeps import SweepDetail
 
 _PREFIX = "/api/v1"
@@ -33,7 +32,7 @@ _UPLOAD_WAIT_S = 600.0
 
 _T = TypeVar("_T")
 #: What `wait` waits for.
-_Ends = TypeVar("_Ends", bound=Job | SweepDetail)
+_Ends = TypeVar("_Ends", bound=JobSummary | SweepDetail)
 
 
 #: Where another set of authorities may be named.
@@ -104,12 +103,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(
@@ -215,23 +209,23 @@ class Connection:
         params = query.model_dump(mode="json", exclude_defaults=True)
         return self._read(self._send("GET", path, params=params, wait_s=wait_s), into)
 
-    def _post(self, path: str, body: BaseModel | None) -> RunDetail:
-        return self._read(self._send("POST", path, body=body), RunDetail)
+    def _post(
+        self, path: str, into: type[_T], body: BaseModel | Mapping[str, Any] | None = None
+    ) -> _T:
+        return self._read(self._send("POST", path, body=body), into)
 
-    def _post_once(self, path: str, body: BaseModel, key: str | None) -> RunDetail:
-        return self._read(self._send_once(path, body, key), RunDetail)
-
-    def _send_once(
-        self, path: str, body: BaseModel | Mapping[str, Any], key: str | None
-    ) -> httpx.Response:
+    def _post_once(
+        self, path: str, into: type[_T], body: BaseModel | Mapping[str, Any], key: str | None
+    ) -> _T:
         """Post with a key, so that an answer lost on the way can be asked for again."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         try:
-            return self._send("POST", path, body=body, headers=headers)
+            response = self._send("POST", path, body=body, headers=headers)
         except ServiceUnavailableError as error:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
                 raise
-            return self._send("POST", path, body=body, headers=headers)
+            response = self._send("POST", path, body=body, headers=headers)
+        return self._read(response, into)
 
     def _upload(
         self,

@@ -27,7 +27,7 @@ from calift_core.schema.wire.queries import CurvesQuery, ModelQuery, RunFilter, 
 from calift_core.schema.wire.results import Evaluation, EvaluationPage, Frontier, Spectrum
 from calift_core.schema.wire.runs import (
     Artifact,
-    Job,
+    JobSummary,
     LogPage,
     Metrics,
     RunClone,
@@ -75,12 +75,12 @@ class RunCalls(Connection):
     ) -> RunDetail:
         """Queue a run. With an own key, the same request gives the same run however often sent."""
         body = RunSubmit(spec=_spec_body(spec), priority=priority, max_attempts=max_attempts)
-        return self._post_once("/runs", body, idempotency_key)
+        return self._post_once("/runs", RunDetail, body, idempotency_key)
 
     def validate(self, spec: Spec) -> Validation:
         """A dry run: faults, what is missing on the service's machine, what it will cost."""
         body = RunSubmit(spec=_spec_body(spec))
-        return self._read(self._send("POST", "/runs/validate", body=body), Validation)
+        return self._post("/runs/validate", Validation, body)
 
     runs = Operation("/runs", RunsQuery, RunPage)
     """A page of runs. Lists filter by any of their values, `tag` by all, `q` by words."""
@@ -118,17 +118,18 @@ class RunCalls(Connection):
         )
         return self._read(self._send("PATCH", url_path("/runs", run_id), body=body), RunDetail)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str) -> JobSummary:
         """Ask a run or an evaluation job to stop; repeatable. What it has finished stays."""
         return self._change_job(job_id, "cancel")
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str) -> JobSummary:
         """Queue a failed or cancelled run or job again; it goes on where it was."""
         return self._change_job(job_id, "retry")
 
-    def _change_job(self, job_id: str, step: str) -> Job:
-        response = self._send("POST", _job_path(job_id, step))
-        return self._read(response, EvaluationJob if is_job_id(job_id) else RunDetail)
+    def _change_job(self, job_id: str, step: str) -> JobSummary:
+        return self._post(
+            _job_path(job_id, step), EvaluationJob if is_job_id(job_id) else RunDetail
+        )
 
     def clone(
         self,
@@ -140,7 +141,7 @@ class RunCalls(Connection):
     ) -> RunDetail:
         """Queue a new run with this one's spec and some changes (RFC 7396 merge patch)."""
         body = RunClone(name=name, changes=dict(changes or {}))
-        return self._post_once(url_path("/runs", run_id, "clone"), body, idempotency_key)
+        return self._post_once(url_path("/runs", run_id, "clone"), RunDetail, body, idempotency_key)
 
     def continue_run(
         self,
@@ -152,7 +153,9 @@ class RunCalls(Connection):
     ) -> RunDetail:
         """Queue a new run that trains a finished one's model for more epochs."""
         body = RunContinue(epochs=epochs, name=name)
-        return self._post_once(url_path("/runs", run_id, "continue"), body, idempotency_key)
+        return self._post_once(
+            url_path("/runs", run_id, "continue"), RunDetail, body, idempotency_key
+        )
 
     def delete(self, job_id: str) -> None:
         """Delete a run that does not work, with its files; or a job, whose results stay."""
@@ -344,7 +347,7 @@ class RunCalls(Connection):
             body = Bulk(action=action, ids=given, filter=filter, tags=list(tags))
         except ValidationError as error:
             raise SpecError("; ".join(e["msg"] for e in error.errors())) from error
-        return self._read(self._send("POST", "/runs/bulk", body=body), BulkDone)
+        return self._post("/runs/bulk", BulkDone, body)
 
     def evaluate(
         self,
@@ -392,13 +395,12 @@ class RunCalls(Connection):
             priority=priority,
             max_attempts=max_attempts,
         )
-        return self._read(self._send_once("/evaluations", body, idempotency_key), EvaluationJob)
+        return self._post_once("/evaluations", EvaluationJob, body, idempotency_key)
 
     def validate_evaluation(self, spec: EvaluationJobSpec | Mapping[str, Any]) -> Validation:
         """A dry run of `evaluate`: what stands in the way, what it will cost."""
         given = spec.model_dump() if isinstance(spec, EvaluationJobSpec) else spec
-        response = self._send("POST", "/evaluations/validate", body=_evaluation_body(**given))
-        return self._read(response, Validation)
+        return self._post("/evaluations/validate", Validation, _evaluation_body(**given))
 
     evaluation_jobs = Operation("/evaluation-jobs", EvaluationJobsQuery, EvaluationJobPage)
     """A page of evaluation jobs, newest first: of any of the runs, in any of the phases."""

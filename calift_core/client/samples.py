@@ -41,9 +41,7 @@ class SampleCalls(Connection):
 
     def make_feature_map(self, evaluation_id: str) -> FeatureMap:
         """Have that map made; `feature_map` has it when it is `ready`."""
-        return self._read(
-            self._send("POST", url_path("/evaluations", evaluation_id, "map")), FeatureMap
-        )
+        return self._post(url_path("/evaluations", evaluation_id, "map"), FeatureMap)
 
     def image_tags(self, evaluation_id: str) -> ImageTags:
         """Tags on images of the data that an evaluation is of."""
@@ -66,7 +64,7 @@ class SampleCalls(Connection):
         change = {"samples": samples, "where": where, "add": list(add), "remove": list(remove)}
         body = ImageTagsChange.of(params=change)
         path = url_path("/evaluations", evaluation_id, "tags")
-        return self._read(self._send("POST", path, body=body), ImageTags)
+        return self._post(path, ImageTags, body)
 
     sample_traits = OperationOf("/evaluations/{}/samples/traits", SampleFilter, SampleTraits)
     """Classes that the chosen samples have more often than the rest."""
@@ -91,7 +89,7 @@ class SampleCalls(Connection):
         """
         path = url_path("/evaluations", evaluation_id, "corrected")
         request = CorrectionsRequest(corrections=list(corrections))
-        return self._read(self._send("POST", path, body=request), CorrectedManifest)
+        return self._post(path, CorrectedManifest, request)
 
     def sample_answers(
         self,

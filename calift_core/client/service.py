@@ -110,11 +110,11 @@ class ServiceCalls(Connection):
 
     def drain_worker(self, worker_id: str) -> WorkerInfo:
         """Have a worker take no run after the one that it works on."""
-        return self._read(self._send("POST", url_path("/workers", worker_id, "drain")), WorkerInfo)
+        return self._post(url_path("/workers", worker_id, "drain"), WorkerInfo)
 
     def resume_worker(self, worker_id: str) -> WorkerInfo:
         """Have a drained worker take runs again."""
-        return self._read(self._send("POST", url_path("/workers", worker_id, "resume")), WorkerInfo)
+        return self._post(url_path("/workers", worker_id, "resume"), WorkerInfo)
 
     def views(self, *, page: str | None = None) -> list[SavedView]:
         """Saved views, of one page of the dashboard or of all, the newest first."""
@@ -126,7 +126,7 @@ class ServiceCalls(Connection):
 
     def save_view(self, view: ViewSave) -> SavedView:
         """Keep a page of the dashboard under a short address, `/v/ID`."""
-        return self._read(self._send("POST", "/views", body=view), SavedView)
+        return self._post("/views", SavedView, view)
 
     def delete_view(self, view_id: str) -> None:
         """Forget a saved view."""
@@ -138,7 +138,7 @@ class ServiceCalls(Connection):
 
     def make_token(self, token: TokenMake) -> TokenMade:
         """Make a token for oneself, an admin for anybody; its text is in the answer alone."""
-        return self._read(self._send("POST", "/tokens", body=token), TokenMade)
+        return self._post("/tokens", TokenMade, token)
 
     def revoke_token(self, token_id: str) -> None:
         """Make a token worthless; repeatable."""
@@ -150,7 +150,7 @@ class ServiceCalls(Connection):
     def prune(self, request: PruneRequest, *, preview: bool = False) -> Pruned:
         """Remove what is old, or with `preview` only say what that would be; for admins."""
         path = "/retention/preview" if preview else "/retention"
-        return self._read(self._send("POST", path, body=request), Pruned)
+        return self._post(path, Pruned, request)
 
     def visitor(self) -> Visitor:
         """Whose token or session this client has, and what it may do."""
@@ -158,7 +158,7 @@ class ServiceCalls(Connection):
 
     def open_session(self) -> Opened:
         """Log in: a session with this client's token, or with a link's code, which is used up."""
-        return self._read(self._send("POST", "/sessions"), Opened)
+        return self._post("/sessions", Opened)
 
     def end_session(self) -> None:
         """Log out."""
@@ -166,7 +166,7 @@ class ServiceCalls(Connection):
 
     def make_link(self) -> Opened:
         """A code that logs in to the dashboard once, at `/enter?code=…`."""
-        return self._read(self._send("POST", "/sessions/links"), Opened)
+        return self._post("/sessions/links", Opened)
 
     def health(self) -> Health:
         """Whether the service lives; needs no token."""

@@ -29,14 +29,11 @@ class SweepCalls(Connection):
         self, spec: SweepSpec | Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> SweepDetail:
         """Begin a sweep. With an own key, the same request gives the same sweep."""
-        return self._read(
-            self._send_once("/sweeps", _sweep_body(spec), idempotency_key), SweepDetail
-        )
+        return self._post_once("/sweeps", SweepDetail, _sweep_body(spec), idempotency_key)
 
     def validate_sweep(self, spec: SweepSpec | Mapping[str, Any]) -> SweepValidation:
         """A dry run: faults, what is missing, how many runs, hours and bytes a sweep takes."""
-        sent = self._send("POST", "/sweeps/validate", body=_sweep_body(spec))
-        return self._read(sent, SweepValidation)
+        return self._post("/sweeps/validate", SweepValidation, _sweep_body(spec))
 
     def sweeps(self, *, cursor: str | None = None, limit: int = 50) -> SweepPage:
         """A page of sweeps, the newest first."""
@@ -80,9 +77,7 @@ class SweepCalls(Connection):
         return self._steer(sweep_id, "retry")
 
     def _steer(self, sweep_id: str, action: str, body: BaseModel | None = None) -> SweepDetail:
-        return self._read(
-            self._send("POST", url_path("/sweeps", sweep_id, action), body=body), SweepDetail
-        )
+        return self._post(url_path("/sweeps", sweep_id, action), SweepDetail, body)
 
     def wait_sweep(
         self, sweep_id: str, poll_s: float = 2.0, *, timeout_s: float | None = None

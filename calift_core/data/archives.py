@@ -112,7 +112,7 @@ def open_zip(
     """The images of a zip, by what its table says; none is read.
 
     Args:
-        left_out: receives the members that are no images.
+        skipped: receives the members that are no images.
 
     Raises:
         DataUnavailableError: there is no such file.

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calift_core.data.images import ImageSet
 from calift_core.errors import DataError
 
 
@@ -49,6 +51,23 @@ def match_classes(names: Sequence[str], classes: Sequence[str], what: str) -> ND
         shown = ", ".join(map(repr, classes[:20])) + (", …" if len(classes) > 20 else "")
         raise DataError(f"{what}: {'; '.join(wrong[:8] + more)}.", hint=f"The ID data has {shown}.")
     return found
+
+
+def relabelled(
+    images: ImageSet, names: Sequence[str], classes: Sequence[str] | None, what: str
+) -> ImageSet:
+    """Images whose labels, positions in `names`, become positions in the ID data's classes.
+
+    Args:
+        classes: of the ID data; None: the labels stay.
+
+    Raises:
+        DataError: as `match_classes`; names without an image may be any.
+    """
+    if classes is None:
+        return images
+    used, own = np.unique(images.labels, return_inverse=True)
+    return replace(images, labels=match_classes([names[i] for i in used], classes, what)[own])
 
 
 def require_every_class(labels: NDArray[np.int64], classes: Sequence[str], what: str) -> None:

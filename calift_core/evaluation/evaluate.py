@@ -145,7 +145,7 @@ def _predict_share(
     settings: EvaluationSettings,
     progress: EvaluationProgress,
 ) -> Iterator[Record]:
-    share = share_of_batches(len(item.images), settings.spec.batch_size, settings.ranks)
+    share = share_of_batches(len(item.images), settings.batch_size, settings.ranks)
     works = [_Work(subject, item, settings, share) for subject in subjects]
     stopped = None
     try:
@@ -174,10 +174,7 @@ def _predict(
     for batch in forward_all(
         [work.subject.placed for work in open_works],
         images,
-        batch_size=settings.spec.batch_size,
-        workers=settings.workers,
-        device=settings.device,
-        precision=settings.precision,
+        settings,
         starts=starts,
         stop=open_works[0].stop,
         features=item.role == "id" or any(work.keeps_features for work in open_works),

@@ -30,6 +30,25 @@ Encode = Callable[[Clip, Tensor], Tensor]
 Mixture = Callable[[Tensor, Encode], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForwardSettings:
+    """How images go through models.
+
+    Attributes:
+        precision: of the forward passes; logits are float32 always.
+        stop: asked between batches; what is done by then is kept.
+        ranks: who evaluates with this process: each predicts a share of every set, in a folder that
+            all of them see, and rank 0 puts the shares together.
+    """
+
+    batch_size: int
+    workers: int
+    device: torch.device
+    precision: Precision
+    stop: Callable[[], bool] = lambda: False
+    ranks: Ranks = ALONE
+
+
 @dataclass(frozen=True)
 class PlacedModel:
     """One of the models that a pass pushes every batch through.
@@ -64,11 +83,8 @@ class Forward:
 def forward_all(
     models: Sequence[PlacedModel],
     images: ImageSet,
+    settings: ForwardSettings,
     *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
     starts: Sequence[int] | None = None,
     stop: int | None = None,
     features: bool = False,
@@ -81,7 +97,6 @@ def forward_all(
     Args:
         images: N images. Where they have other classes than the classifier, the logits are those of
             their own classes (`ImageSet.classes`).
-        precision: of the forward passes; logits are float32 always.
         starts: for each model, how many images it has seen already: a multiple of `batch_size`, or
             N. What all have seen is not decoded.
         stop: the image after the last one that is wanted; None: all of them.
@@ -99,13 +114,13 @@ def forward_all(
         return
     clip = models[seen.index(at)].place()
     waiting: deque[tuple[int, int, Tensor, Tensor | None]] = deque()
-    behind = 0 if device.type == "cpu" else 1
+    behind = 0 if settings.device.type == "cpu" else 1
     try:
-        for batch in _inputs(images, clip, batch_size, workers, device, start=at, stop=stop):
+        for batch in _inputs(images, clip, settings, start=at, stop=stop):
             for index, model in enumerate(models):
                 if seen[index] > at:
                     continue
-                tensors = _forward(model, batch, images, device=device, precision=precision)
+                tensors = _forward(model, batch, images, settings)
                 waiting.append((index, at, tensors[0], tensors[1] if features else None))
                 while len(waiting) > behind:
                     yield _fetched(*waiting.popleft())
@@ -122,9 +137,7 @@ def forward_all(
 def _inputs(
     images: ImageSet,
     clip: Clip,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
+    settings: ForwardSettings,
     *,
     start: int = 0,
     stop: int | None = None,
@@ -133,9 +146,9 @@ def _inputs(
     return eval_batches(
         images,
         preprocess=clip.preprocess,
-        batch_size=batch_size,
-        workers=workers,
-        normalise=Normalise(clip.mean, clip.std, device, channels_last=clip.channels_last),
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        normalise=Normalise(clip.mean, clip.std, settings.device, channels_last=clip.channels_last),
         start=start,
         stop=stop,
     )
@@ -149,18 +162,13 @@ def share_of_batches(n: int, batch_size: int, ranks: Ranks) -> tuple[int, int]:
 
 @torch.inference_mode()
 def _forward(
-    model: PlacedModel,
-    batch: Tensor,
-    images: ImageSet,
-    *,
-    device: torch.device,
-    precision: Precision,
+    model: PlacedModel, batch: Tensor, images: ImageSet, settings: ForwardSettings
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, C) and features (B, D) on the device."""
     clip = model.place()
 
     def encode(clip: Clip, batch: Tensor) -> Tensor:
-        with autocast(device, precision):
+        with autocast(settings.device, settings.precision):
             return clip.encode_image(batch)
 
     if model.mixture is not None:
@@ -188,20 +196,15 @@ def predict(
     clip: Clip,
     classifier: Classifier,
     images: ImageSet,
+    settings: ForwardSettings,
     *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
     covariance: Covariance | None = None,
-    ranks: Ranks = ALONE,
 ) -> NDArray[np.float32]:
-    """`forward_all` for one model, its logits in one array.
+    """`forward_all` for one model, its logits in one array. All ranks get all logits.
 
     Args:
         clip: the model; left in the mode it came in.
         covariance: takes in the L2-normalised features if given.
-        ranks: who predicts a share each; all of them get all logits.
 
     Returns:
         Logits (N, C), scale included.
@@ -213,15 +216,13 @@ def predict(
     was_training = clip.training
     clip.eval()
     parts: list[NDArray[np.float32]] = []
-    start, stop = share_of_batches(len(images), batch_size, ranks)
+    ranks = settings.ranks
+    start, stop = share_of_batches(len(images), settings.batch_size, ranks)
     try:
         for batch in forward_all(
             [PlacedModel(lambda: clip, classifier)],
             images,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            precision=precision,
+            settings,
             starts=[start],
             stop=stop,
             features=covariance is not None,
@@ -240,16 +241,7 @@ def predict(
 
 @torch.no_grad()
 def encode(
-    clip: Clip,
-    images: ImageSet,
-    *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
-    stop: Callable[[], bool] = lambda: False,
-    ranks: Ranks = ALONE,
-    kept: Shards | None = None,
+    clip: Clip, images: ImageSet, settings: ForwardSettings, *, kept: Shards | None = None
 ) -> Tensor:
     """L2-normalised features of a set, in its order, in eval mode, without augmentation.
 
@@ -260,13 +252,14 @@ def encode(
         (N, D), float32, on the device.
 
     Raises:
-        InterruptedRunError: `stop` returned true between two batches.
+        InterruptedRunError: `settings.stop` returned true between two batches.
         UnreadableImageError: a file cannot be decoded.
         DiskFullError, StorageError: what was encoded cannot be kept.
     """
     was_training = clip.training
     clip.eval()
-    start, end = share_of_batches(len(images), batch_size, ranks)
+    device, ranks = settings.device, settings.ranks
+    start, end = share_of_batches(len(images), settings.batch_size, ranks)
 
     def mine() -> list[Tensor]:
         shards = [] if kept is None else kept.load(start, end)
@@ -279,14 +272,14 @@ def encode(
                 kept.save(at - size, at, {"features": torch.cat(unsaved)})
                 unsaved.clear()
 
-        for batch in _inputs(images, clip, batch_size, workers, device, start=at, stop=end):
-            if stop():
+        for batch in _inputs(images, clip, settings, start=at, stop=end):
+            if settings.stop():
                 save()
                 raise InterruptedRunError(
                     f"stopped while encoding {images.name}, after {at - start:,} of "
                     f"{end - start:,} images"
                 )
-            with autocast(device, precision):
+            with autocast(device, settings.precision):
                 parts.append(clip.encode_image(batch))
             at += len(batch)
             unsaved.append(parts[-1])

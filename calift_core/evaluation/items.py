@@ -1,44 +1,32 @@
 """What models are evaluated on, in which way, and the key that names a pass over it."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
 from calift_core.data.images import ImageSet
-from calift_core.data.ranks import ALONE, Ranks
 from calift_core.data.suites.load import Suite
+from calift_core.evaluation.forward import ForwardSettings
 from calift_core.evaluation.subjects import EvaluationSubject
 from calift_core.methods.base import Classifier
 from calift_core.models.clip import Clip
-from calift_core.models.precision import Precision
 from calift_core.predictions.types import Role
 from calift_core.schema.spec import EvaluationSpec
 
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(ForwardSettings):
     """How models are evaluated, the same for all of them.
 
     Attributes:
         templates: that classifiers were made of, for the record.
-        precision: of the forward passes; logits are float32 always.
-        stop: asked between batches; what is done by then is kept.
-        ranks: who evaluates with this process: each predicts a share of every set, in a folder that
-            all of them see, and rank 0 puts the shares together.
     """
 
     spec: EvaluationSpec
     templates: tuple[str, ...]
-    workers: int
-    device: torch.device
-    precision: Precision
-    stop: Callable[[], bool]
-    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -96,29 +84,20 @@ def key(subject: EvaluationSubject, item: Item, settings: EvaluationSettings) ->
         "model": subject.sha256,
         "classifier": classifier_sha256(subject.placed.classifier),
         "templates": settings.templates,
-        **pass_key(clip, item, settings.spec, precision=settings.precision, device=settings.device),
+        **pass_key(clip, item, settings),
     }
 
 
-def pass_key(
-    clip: Clip, item: Item, spec: EvaluationSpec, *, precision: Precision, device: torch.device
-) -> dict[str, Any]:
+def pass_key(clip: Clip, item: Item, settings: EvaluationSettings) -> dict[str, Any]:
     """What decides the result of a pass beside the weights, as JSON knows it."""
     return {
-        **encoding_key(clip, item.images, spec, precision=precision, device=device),
+        **encoding_key(clip, item.images, settings),
         "role": [item.role, item.corruption, item.severity, item.source, item.noise],
         "class_names": item.class_names,
     }
 
 
-def encoding_key(
-    clip: Clip,
-    images: ImageSet,
-    spec: EvaluationSpec,
-    *,
-    precision: Precision,
-    device: torch.device,
-) -> dict[str, Any]:
+def encoding_key(clip: Clip, images: ImageSet, settings: EvaluationSettings) -> dict[str, Any]:
     """What decides the features of a set beside the weights, as JSON knows it.
 
     Batch size, precision and kind of device are in it: the same bytes are promised.
@@ -129,9 +108,9 @@ def encoding_key(
         "input": clip.model_config.described(),
         "data": images.sha256,
         "set": {f.name: getattr(images, f.name) for f in fields(images) if f.name not in held},
-        "evaluation": spec.model_dump(mode="json"),
-        "precision": precision,
-        "device": device.type,
+        "evaluation": settings.spec.model_dump(mode="json"),
+        "precision": settings.precision,
+        "device": settings.device.type,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,12 @@ from torch import Tensor
 from calift_core.calibration.calibrators import fit_temperature
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite
-from calift_core.evaluation.forward import Encode, encode
+from calift_core.evaluation.forward import Encode, ForwardSettings, encode
 from calift_core.evaluation.path import WeightPath
 from calift_core.methods.base import Classifier
 from calift_core.methods.dawin import expertise, nearest
 from calift_core.methods.vrf import Vrf, fit_vrf
-from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
-from calift_core.models.precision import Precision
 from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.records import PhaseRecord, Record
 
@@ -109,36 +107,20 @@ def mix(
     kind: str,
     path: WeightPath,
     suite: Suite,
-    *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    precision: Precision,
-    stop: Callable[[], bool],
+    settings: ForwardSettings,
 ) -> Generator[Record, None, VrfMixture | DawinMixture]:
     """Fit a mixture on ID calibration images; VRF's failures are ID training images.
 
     Raises:
         DataError: the suite lacks a part.
-        InterruptedRunError: `stop` said so.
+        InterruptedRunError: `settings.stop` said so.
     """
     ends = EndpointModels.of(path)
 
-    def encoded(clip: Clip, images: ImageSet) -> Tensor:
-        return encode(
-            clip,
-            images,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            precision=precision,
-            stop=stop,
-        )
-
     def predicted(images: ImageSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        features = encoded(path.tuned, images)
-        initial = ends.start.logits(encoded(path.initial, images))
-        labels = torch.as_tensor(images.labels, device=device)
+        features = encode(path.tuned, images, settings)
+        initial = ends.start.logits(encode(path.initial, images, settings))
+        labels = torch.as_tensor(images.labels, device=settings.device)
         return features, ends.end.logits(features), initial, labels
 
     yield PhaseRecord(phase="evaluating", detail="both models on ID calibration")

@@ -63,14 +63,7 @@ def noise_levels(
 
 def _accuracy(subject: EvaluationSubject, images: ImageSet, settings: EvaluationSettings) -> float:
     n_correct = 0
-    for batch in forward_all(
-        [subject.placed],
-        images,
-        batch_size=settings.spec.batch_size,
-        workers=0,
-        device=settings.device,
-        precision=settings.precision,
-    ):
+    for batch in forward_all([subject.placed], images, replace(settings, workers=0)):
         if settings.stop():
             raise InterruptedRunError("stopped while searching noise levels for TS-P")
         own = images.own_labels[batch.start : batch.start + len(batch.logits)]

@@ -27,7 +27,14 @@ from calift_core.data.images import ImageSet
 from calift_core.data.suites.load import Suite
 from calift_core.errors import InterruptedRunError
 from calift_core.evaluation.forward import Forward, PlacedModel, forward_all
-from calift_core.evaluation.items import Item, classifier_sha256, items_of, n_images_of, pass_key
+from calift_core.evaluation.items import (
+    EvaluationSettings,
+    Item,
+    classifier_sha256,
+    items_of,
+    n_images_of,
+    pass_key,
+)
 from calift_core.evaluation.partial import SHARD_BATCHES, Shards
 from calift_core.evaluation.progress import EvaluationProgress
 from calift_core.methods.base import Classifier, zero_shot_classifier
@@ -35,7 +42,6 @@ from calift_core.methods.merge import check_alike, interpolate
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.loading import weights_sha256
-from calift_core.models.precision import Precision
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import EvaluationReport, FrontierPoint, FrontierSet
 from calift_core.schema.spec import EvaluationSpec
@@ -205,21 +211,15 @@ class _SetSweep:
 
 @dataclass(frozen=True)
 class PathSweep:
-    """How models along a path are measured; see `Settings` for most of it.
+    """How models along a path are measured.
 
     Attributes:
-        spec: bins, resamples and batch size, as for a run's own evaluation.
         folder: of the run; keeps what was measured, so that a stopped walk goes on.
-        precision: of the forward passes; logits are float32 always.
     """
 
     path: WeightPath
-    spec: EvaluationSpec
+    settings: EvaluationSettings
     folder: Path
-    workers: int
-    device: torch.device
-    precision: Precision
-    stop: Callable[[], bool]
 
     def _models(self, alphas: Sequence[float]) -> tuple[list[PlacedModel], dict[str, Any]]:
         """Models at each α, and what names them."""
@@ -244,22 +244,17 @@ class PathSweep:
     ) -> Generator[Record, None, list[dict[str, float]]]:
         """Numbers of each model on one set; every image is decoded once for all of them."""
         images = item.images
-        key = pass_key(
-            self.path.working, item, self.spec, precision=self.precision, device=self.device
-        )
+        key = pass_key(self.path.working, item, self.settings)
         swept = _SetSweep(self.folder, {**described, **key}, len(models))
         done = swept.position if swept.numbers is None else len(images)
         progress.skip(len(models) * done)
         batches: Iterable[Forward] = ()
         if swept.numbers is None:
-            _stop_if_requested(swept, images, self.stop)
+            _stop_if_requested(swept, images, self.settings.stop)
             batches = forward_all(
                 models,
                 images,
-                batch_size=self.spec.batch_size,
-                workers=self.workers,
-                device=self.device,
-                precision=self.precision,
+                self.settings,
                 starts=[swept.position] * len(models),
             )
         for batch in batches:
@@ -272,10 +267,10 @@ class PathSweep:
             if end < len(images):
                 if swept.n_unsaved >= SHARD_BATCHES:
                     swept.save()
-                _stop_if_requested(swept, images, self.stop)
+                _stop_if_requested(swept, images, self.settings.stop)
             if progress.is_due():
                 yield progress.record(f"{images.name}, every α")
-        numbers = swept.finish(self.spec)
+        numbers = swept.finish(self.settings.spec)
         yield progress.record(f"{images.name}, every α")
         return numbers
 

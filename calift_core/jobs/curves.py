@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from calift_core.files import atomic_write_bytes, storage_error
@@ -113,14 +112,9 @@ class Curves:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for lines in (self._metrics, self._spectra):
-            lines.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._metrics.file.close()
+        self._spectra.file.close()
 
     def take(self, record: Record) -> None:
         """Keep a record, if it is a point of a curve or says where the curves go on.

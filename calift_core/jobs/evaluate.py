@@ -39,7 +39,7 @@ def evaluate_finished(
         )
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder)
-    yield from Job(spec, folder, None, None, stop).evaluate(finished)
+    yield from Job(spec, folder, stop=stop).evaluate(finished)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def evaluate_many(
         _require_same_pass(names[0], first, name, models[name].spec)
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder)
-    jobs = {name: Job(models[name].spec, folder / name, None, None, stop) for name in names}
+    jobs = {name: Job(models[name].spec, folder / name, stop=stop) for name in names}
     yield PhaseRecord(phase="loading", detail=f"{len(names)} models")
     suite = load_suite(first.suite)
     first_model: TrainedModel | None = None

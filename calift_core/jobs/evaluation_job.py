@@ -59,7 +59,7 @@ from calift_core.schema.suite import SuiteSpec
 from calift_core.schema.unlabelled import UnlabelledRecord
 from calift_core.shipping.classifier import Answers, CalibratedClassifier, together
 from calift_core.shipping.following import BATCH, FALSE_ALARMS, alarms_of, in_batches
-from calift_core.shipping.predicting import listed
+from calift_core.shipping.predicting import image_paths
 from calift_core.shipping.reference import reference_of
 from calift_core.shipping.trying import chosen_for
 from calift_core.shipping.watching import Watcher, answered
@@ -131,7 +131,7 @@ def evaluate_runs(
     yield PhaseRecord(phase="loading", detail=f"{_models(len(runs))}, {_what(spec)}")
     found = _Data(spec)
     passes = [_Pass(group, list(found.sets(group[0]))) for group in _alike(runs)]
-    unlabelled = {uri: listed([uri.removeprefix("folder:")]) for uri in spec.unlabelled}
+    unlabelled = {uri: image_paths([uri.removeprefix("folder:")]) for uri in spec.unlabelled}
     n_unlabelled = len(runs) * sum(map(len, unlabelled.values()))
     labelled = sum(len(p.runs) * sum(s.n for s in p.sets) for p in passes)
     progress = EvaluationProgress(labelled + n_unlabelled)
@@ -358,6 +358,7 @@ class _Pass:
         settings = EvaluationSettings(
             spec=alike.evaluation,
             templates=alike.templates,
+            batch_size=alike.evaluation.batch_size,
             workers=alike.workers,
             device=first.device,
             precision=alike.precision,

@@ -14,15 +14,16 @@ The folder of a run::
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Unpack
 
-from calift_core.data.ranks import ALONE, Ranks
+from calift_core.data.ranks import ALONE
 from calift_core.data.suites.load import load_suite
 from calift_core.errors import CheckpointError, SpecError
 from calift_core.files import atomic_write_bytes, atomic_write_json
 from calift_core.jobs.curves import Curves, JsonlAppender
-from calift_core.jobs.job import Job, Stop, never, require_space, work_on
+from calift_core.jobs.job import Job, RunOptions, never
 from calift_core.jobs.tiny import ensure_tiny, pretraining_key, pretraining_spec, publish_tiny
 from calift_core.models.loading import TINY
 from calift_core.packaged import packaged
@@ -32,76 +33,40 @@ from calift_core.schema.spec import RunSpec, load_spec
 from calift_core.trackers import LiveTrackers, TrackedRun, flat
 
 
-def run_job(
-    spec: RunSpec,
-    folder: Path,
-    *,
-    run_id: str | None = None,
-    resume_from: Path | None = None,
-    inputs: Mapping[str, Path] | None = None,
-    stop: Stop = never,
-    keep_states: bool = False,
-    ranks: Ranks = ALONE,
-) -> Iterator[Record]:
+def run_job(spec: RunSpec, folder: Path, **options: Unpack[RunOptions]) -> Iterator[Record]:
     """Train, evaluate, report. Yields what happens; the folder holds the result.
 
     A folder with checkpoints of the same spec is gone on with.
 
     Args:
         folder: the run's own folder; made if need be.
-        run_id: names the run in the report; None: the folder's own, or a new one.
-        resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
-        inputs: folders of the finished runs that the spec names, by those names; one that
-            is absent is a folder itself.
-        keep_states: leave behind what only an unfinished run needs: the caller removes it when the
-            result is safe elsewhere.
-        ranks: who shares the run; all of them see `folder`.
+        **options: see `RunOptions`.
 
     Raises:
         CaliftError: whatever stands in the way, in a sentence.
         InterruptedRunError: `stop` said so; a checkpoint is saved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    require_space(folder)
     if (
         spec.model.name == TINY
         and spec.model.pretrained is not None
         and not isinstance(spec.method, Pretrain)
     ):
-        yield from ensure_tiny(spec.model.pretrained, stop=stop)
-    ranks.wait()
-    yield from work_on(Job(spec, folder, run_id, resume_from, stop, inputs, keep_states, ranks))
+        yield from ensure_tiny(spec.model.pretrained, stop=options.get("stop", never))
+    options.get("ranks", ALONE).wait()
+    yield from Job(spec, folder, **options).run()
 
 
-def run_in_folder(
-    spec: RunSpec,
-    folder: Path,
-    *,
-    run_id: str | None = None,
-    resume_from: Path | None = None,
-    inputs: Mapping[str, Path] | None = None,
-    stop: Stop = never,
-    keep_states: bool = False,
-    ranks: Ranks = ALONE,
-) -> Iterator[Record]:
+def run_in_folder(spec: RunSpec, folder: Path, **options: Unpack[RunOptions]) -> Iterator[Record]:
     """`run_job`, with `records.jsonl` and the curves written as it goes, by the first rank alone.
 
     Raises:
         CheckpointError: the folder holds another spec's run.
         CaliftError: as `run_job`.
     """
+    ranks, resume_from = options.get("ranks", ALONE), options.get("resume_from")
     if not ranks.first:
         spec = ranks.from_first(spec)  # it looks at the folder, and has what is gone on with
-        yield from run_job(
-            spec,
-            folder,
-            run_id=run_id,
-            resume_from=resume_from,
-            inputs=inputs,
-            stop=stop,
-            keep_states=keep_states,
-            ranks=ranks,
-        )
+        yield from run_job(spec, folder, **options)
         return
     folder.mkdir(parents=True, exist_ok=True)
     spec_file = folder / "spec.json"
@@ -126,24 +91,16 @@ def run_in_folder(
     def describe() -> TrackedRun:
         settings = dict(flat(spec.model_dump(mode="json")))
         place = folder.absolute()
-        return TrackedRun(run_id or _tracked_id(place), spec.name, place, settings, resumed)
+        return TrackedRun(
+            options.get("run_id") or _tracked_id(place), spec.name, place, settings, resumed
+        )
 
     with (
         Curves(folder, resume_from) as curves,
         JsonlAppender(folder / "records.jsonl") as records,
         LiveTrackers(spec.train.trackers, describe) as trackers,
     ):
-        worked = run_job(
-            spec,
-            folder,
-            run_id=run_id,
-            resume_from=resume_from,
-            inputs=inputs,
-            stop=stop,
-            keep_states=keep_states,
-            ranks=ranks,
-        )
-        for record in worked:
+        for record in run_job(spec, folder, **options):
             curves.take(record)
             if isinstance(record, DoneRecord) and after is not None:
                 after()

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -65,13 +65,26 @@ def never() -> bool:
     return False
 
 
-def work_on(job: Job) -> Iterator[Record]:
-    """Train, evaluate, report: what happens, in order."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    require_space(job.folder)
-    for record in job.run():
-        job.on_record(record)
-        yield record
+class RunOptions(TypedDict, total=False):
+    """How a run is worked on.
+
+    Attributes:
+        run_id: names the run in the report; None: the folder's own, or a new one.
+        resume_from: folder of an earlier attempt to go on from, if this one has no checkpoint.
+        inputs: folders of the finished runs that the spec names, by those names; one that
+            is absent is a folder itself.
+        stop: true to stop where a checkpoint can be saved.
+        keep_states: leave behind what only an unfinished run needs: the caller removes it when the
+            result is safe elsewhere.
+        ranks: who shares the run; all of them see the folder.
+    """
+
+    run_id: str | None
+    resume_from: Path | None
+    inputs: Mapping[str, Path] | None
+    stop: Stop
+    keep_states: bool
+    ranks: Ranks
 
 
 def require_space(folder: Path) -> None:
@@ -102,16 +115,13 @@ class Job:
         self,
         spec: RunSpec,
         folder: Path,
-        run_id: str | None,
-        resume_from: Path | None,
-        stop: Stop,
-        inputs: Mapping[str, Path] | None = None,
-        keep_states: bool = False,
-        ranks: Ranks = ALONE,
+        **options: Unpack[RunOptions],
     ) -> None:
-        self.keep_states, self.ranks = keep_states, ranks
-        self.spec, self.folder, self.run_id, self.stop = spec, folder, run_id, stop
-        self.resume_from, self.inputs = resume_from, inputs
+        self.spec, self.folder = spec, folder
+        self.run_id, self.resume_from = options.get("run_id"), options.get("resume_from")
+        self.inputs, self.stop = options.get("inputs"), options.get("stop", never)
+        self.keep_states = options.get("keep_states", False)
+        self.ranks = ranks = options.get("ranks", ALONE)
         self.device = ranks.device(resolve_device(spec.train.device))
         self.workers = loader_workers(
             spec.train.workers, self.device.type, processes=ranks.local_world
@@ -126,13 +136,16 @@ class Job:
         self.processor_s: dict[str, float] = {}
         self.is_pretraining = isinstance(spec.method, Pretrain)
 
-    def on_record(self, record: Record) -> None:
-        """Keep the last speed of each phase."""
-        if isinstance(record, ProgressRecord) and record.samples_per_s:
-            self.speeds[record.phase] = record.samples_per_s
-
     def run(self) -> Iterator[Record]:
         """Train or merge, then evaluate and report: what happens, in order."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        require_space(self.folder)
+        for record in self._run():
+            if isinstance(record, ProgressRecord) and record.samples_per_s:
+                self.speeds[record.phase] = record.samples_per_s
+            yield record
+
+    def _run(self) -> Iterator[Record]:
         spec = self.spec
         yield PhaseRecord(phase="loading", detail=f"{spec.model.name} and {spec.suite.id}")
         suite = load_suite(spec.suite)
@@ -237,12 +250,10 @@ class Job:
             clip,
             captions,
             suite,
+            self.settings,
             start_sha256=start_hash,
             inputs=self.inputs,
             folder=self.folder,
-            device=self.device,
-            precision=self.evaluation_precision,
-            stop=self.stop,
         )
         self._lap("merging_s")
         mixed = merged.mixed
@@ -281,6 +292,7 @@ class Job:
         return EvaluationSettings(
             spec=self.spec.evaluation,
             templates=resolve_templates(self.spec.suite.templates),
+            batch_size=self.spec.evaluation.batch_size,
             workers=self.workers,
             device=self.device,
             precision=self.evaluation_precision,
@@ -343,21 +355,9 @@ class Job:
         yield PhaseRecord(
             phase="evaluating", detail=f"features of {len(images):,}{of} training images"
         )
-        how = encoding_key(
-            clip, images, self.spec.evaluation,
-            precision=self.evaluation_precision, device=self.device,
-        )  # fmt: skip
-        features = encode(
-            clip,
-            images,
-            batch_size=self.spec.evaluation.batch_size,
-            workers=self.workers,
-            device=self.device,
-            precision=self.evaluation_precision,
-            stop=self.stop,
-            ranks=self.ranks,
-            kept=Shards(self.folder, {"features": sha256, **how}),
-        )
+        how = encoding_key(clip, images, self.settings)
+        kept = Shards(self.folder, {"features": sha256, **how})
+        features = encode(clip, images, self.settings, kept=kept)
         if self.ranks.first:
             save_training_images(
                 self.folder / "checkpoint",

@@ -5,13 +5,12 @@ trained head has nothing to be made from: its scale is folded in (`W = s·W`), a
 any other weight, with the zero-shot classifier (no bias) as its initial value.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from calift_core.errors import (
     reason_of,
 )
 from calift_core.evaluation.forward import Mixture
+from calift_core.evaluation.items import EvaluationSettings
 from calift_core.evaluation.mixtures import mix
 from calift_core.evaluation.path import Head, PathSweep, WeightPath, fold_scale, unfold_scale
 from calift_core.methods.base import Classifier, zero_shot_classifier
@@ -33,14 +33,12 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.finished import differences, load_finished
 from calift_core.models.loading import weights_sha256
-from calift_core.models.precision import Precision
 from calift_core.schema.methods import METHOD_SPECS, ModelStock, WiseFt
 from calift_core.schema.methods.merge import ONE_SE_PATH
 from calift_core.schema.places import expanded
 from calift_core.schema.records import PhaseRecord, Record
 from calift_core.schema.report import FrontierPoint, Report
 from calift_core.schema.spec import RunSpec
-from calift_core.threads import loader_workers
 
 
 @dataclass(frozen=True)
@@ -115,13 +113,11 @@ def merge_runs(
     clip: Clip,
     captions: Captions,
     suite: Suite,
+    settings: EvaluationSettings,
     *,
     start_sha256: str,
     inputs: Mapping[str, Path] | None,
     folder: Path,
-    device: torch.device,
-    precision: Precision,
-    stop: Callable[[], bool],
 ) -> Generator[Record, None, Merged]:
     """Merge the runs that a spec's method names.
 
@@ -138,7 +134,7 @@ def merge_runs(
         ModelError: a run started from other weights.
         DataError: a run has other classes than the suite.
         SpecError: Model Stock is given runs with different kinds of classifiers.
-        InterruptedRunError: `stop` said so; what was measured of a path is kept.
+        InterruptedRunError: `settings.stop` said so; what was measured of a path is kept.
     """
     method = spec.method
     names = method.input_runs
@@ -146,34 +142,25 @@ def merge_runs(
     found = []
     for name in names:
         found.append(load_input(name, inputs, spec, suite, clip, start_sha256))
-        if stop():
+        if settings.stop():
             raise InterruptedRunError("stopped while loading finished runs")
     resolved: dict[str, Any] = {
         "head": found[0].head,
         "inputs": [item.described() for item in found],
-        "precision": precision,
-        "device": str(device),
+        "precision": settings.precision,
+        "device": str(settings.device),
     }
     if isinstance(method, ModelStock):
         return _stock(clip, captions, found, resolved)
-    path = WeightPath(clip, found[0].clip.to(device), found[0].classifier, found[0].head, captions)
-    workers = loader_workers(spec.train.workers, device.type)
+    tuned = found[0].clip.to(settings.device)
+    path = WeightPath(clip, tuned, found[0].classifier, found[0].head, captions)
     if not isinstance(method, WiseFt):
-        mixture = yield from mix(
-            method.kind,
-            path,
-            suite,
-            batch_size=spec.evaluation.batch_size,
-            workers=workers,
-            device=device,
-            precision=precision,
-            stop=stop,
-        )
+        mixture = yield from mix(method.kind, path, suite, settings)
         fitted = mixture.resolved()
         sha256 = mixture.ends.sha256(f"{method.kind}:{fitted}")
         mixed = Mixed(method.kind, mixture, path.tuned, sha256)
         return Merged(mixture.ends.end, {**fitted, **resolved}, mixed=mixed)
-    walk = PathSweep(path, spec.evaluation, folder, workers, device, precision, stop)
+    walk = PathSweep(path, settings, folder)
     alpha = method.alpha
     if method.choose == "one_se":
         alpha, accuracies = yield from walk.choose(ONE_SE_PATH, suite)

@@ -15,7 +15,7 @@ from calift_core.data.suites.load import Suite, load_suite
 from calift_core.errors import InterruptedRunError, ModelUnavailableError, SpecError, StorageError
 from calift_core.files import atomic_write_bytes, atomic_write_json, sha256_file, try_lock
 from calift_core.home import models_dir
-from calift_core.jobs.job import Job, Stop, never, work_on
+from calift_core.jobs.job import Job, Stop, never
 from calift_core.models.loading import TINY, TINY_CONFIG
 from calift_core.packaged import packaged
 from calift_core.schema.methods import Pretrain
@@ -100,7 +100,7 @@ def ensure_tiny(suite_id: str, *, stop: Stop = never) -> Iterator[Record]:
         key = pretraining_key(spec, suite)
         work = folder / f"work-{key}"
         yield LogRecord(message=f"calift-tiny is pre-trained on {suite_id} first (once).")
-        for record in work_on(Job(spec, work, f"pretrain-{key}", None, stop)):
+        for record in Job(spec, work, run_id=f"pretrain-{key}", stop=stop).run():
             if isinstance(record, PhaseRecord | ProgressRecord):
                 yield record.model_copy(update={"phase": "pretraining"})
             elif isinstance(record, ResumedRecord):

@@ -1,9 +1,10 @@
 """How a run trains: batches of its suite, and what is measured at the end of epochs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,13 +55,7 @@ class Training:
         self._plan, self._settings, self._folder = plan, settings, folder
         self._epochs_before = epochs_before
         self._device, self._ranks = settings.device, settings.ranks
-        self._forward: dict[str, Any] = {
-            "batch_size": spec.evaluation.batch_size,
-            "workers": settings.workers,
-            "device": settings.device,
-            "precision": plan.precision,
-            "ranks": settings.ranks,
-        }
+        self._forward = replace(settings, precision=plan.precision)
 
     def run(self, state: TrainState | None) -> Iterator[Record]:
         """Train from a saved state, or from the start."""
@@ -145,7 +140,7 @@ class Training:
         @cache
         def features(part: Literal["train", "validation"]) -> tuple[Tensor, Tensor]:
             images = self._suite.part(part)
-            encoded = encode(self._method.clip, images, stop=self._settings.stop, **self._forward)
+            encoded = encode(self._method.clip, images, self._forward)
             return encoded, torch.as_tensor(images.labels, device=self._device)
 
         return features
@@ -161,7 +156,7 @@ class Training:
         clip, images = self._method.clip, self._suite.part("validation")
         classifier = classifier_of(self._method, self._captions)
         covariance = Covariance(classifier.weights.shape[1])
-        logits = predict(clip, classifier, images, covariance=covariance, **self._forward)
+        logits = predict(clip, classifier, images, self._forward, covariance=covariance)
         values = validation_values(logits, images.labels, self._spec.evaluation)
         spectrum = spectrum_of(clip, covariance, f"{self._suite.name}/validation")
         if spectrum is not None:
@@ -177,7 +172,7 @@ class Training:
         values: dict[str, float] = {}
         for name, images in self._suite.shifts.items():
             some = images.limited(self._spec.train.watch_shifts)
-            logits = predict(self._method.clip, classifier, some, **self._forward)
+            logits = predict(self._method.clip, classifier, some, self._forward)
             found = validation_values(logits, some.labels, self._spec.evaluation)
             values |= {f"shift/{name}/{k.removeprefix('val_')}": v for k, v in found.items()}
         if values:

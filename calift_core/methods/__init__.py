@@ -10,7 +10,7 @@ from calift_core.errors import ModelError
 from calift_core.methods import tracer
 from calift_core.methods.anchored import Anchored
 from calift_core.methods.averaged import Averaged
-from calift_core.methods.base import Classifier, Method, RunLength
+from calift_core.methods.base import Classifier, Method, RunLength, Setup
 from calift_core.methods.car_ft import CarFt
 from calift_core.methods.carot import CaRot
 from calift_core.methods.coop import CoOp
@@ -90,7 +90,7 @@ def make_method(
     if spec.kind not in METHODS:
         raise ModelError(f"{spec.kind} trains no model of its own: it merges finished runs")
     options = confidence or ConfidenceSpec()
-    method: Method = METHODS[spec.kind](clip, captions, spec, length, options)
+    method: Method = METHODS[spec.kind](Setup(clip, captions, spec, length, options))
     if begin_with is not None:
         method.begin_with(*begin_with)
     if train is not None:

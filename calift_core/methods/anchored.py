@@ -3,14 +3,11 @@
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.base import Embedded, Setup, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.teacher import Teacher
 from calift_core.methods.terms import distillation, info_nce
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import Anchored as AnchoredSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class Anchored(Contrastive):
@@ -23,17 +20,11 @@ class Anchored(Contrastive):
     the student until there is nothing left to distil.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: AnchoredSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
+    def __init__(self, setup: Setup[AnchoredSpec]) -> None:
+        clip, captions, spec = setup.clip, setup.captions, setup.spec
         refuse_sigmoid(clip, "anchored")
         weights = {"contrastive": 1.0, "anchor": spec.lambda_0}
-        super().__init__(clip, captions, confidence, weights=weights)
+        super().__init__(setup, weights=weights)
         if spec.lambda_0:
             self.teacher = Teacher(clip, captions)
 

@@ -1,13 +1,9 @@
 """FLYP whose result is the mean of its trajectory, both ends weighing most."""
 
-from calift_core.methods.base import RunLength
+from calift_core.methods.base import Setup
 from calift_core.methods.flyp import Flyp
 from calift_core.methods.teacher import TrajectoryTeacher, average_into
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import Averaged as AveragedSpec
-from calift_core.schema.methods import Flyp as FlypSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class Averaged(Flyp):
@@ -22,15 +18,9 @@ class Averaged(Flyp):
 
     teacher: TrajectoryTeacher
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: AveragedSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        super().__init__(clip, captions, FlypSpec(), length, confidence)
+    def __init__(self, setup: Setup[AveragedSpec]) -> None:
+        clip, captions, spec, length = setup.clip, setup.captions, setup.spec, setup.length
+        super().__init__(setup)
         self.teacher = TrajectoryTeacher(
             clip, captions, total_steps=length.total_steps, beta=spec.beta, follow_buffers=True
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.models.zeroshot import zero_shot_weights
 from calift_core.schema.records import Record
-from calift_core.schema.train import TrainSpec
+from calift_core.schema.train import ConfidenceSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,26 @@ class RunLength:
     seed: int = 0
 
 
+_Spec = TypeVar("_Spec", covariant=True)
+
+
+@dataclass(frozen=True)
+class Setup(Generic[_Spec]):
+    """What a method is made of.
+
+    Attributes:
+        clip: the student, on its device; it is trained in place.
+        spec: the method's options.
+        confidence: training-time calibration.
+    """
+
+    clip: Clip
+    captions: Captions
+    spec: _Spec
+    length: RunLength
+    confidence: ConfidenceSpec
+
+
 class Features(Protocol):
     """The initial image tower's features of a part of the ID data, encoded once."""
 
@@ -193,6 +213,9 @@ class Stateless:
     captions: Captions
     weights: dict[str, float]
     adapter: Adapter | None = None
+
+    def __init__(self, setup: Setup[Any]) -> None:
+        self.clip, self.captions = setup.clip, setup.captions
 
     @property
     def couples_samples(self) -> bool:

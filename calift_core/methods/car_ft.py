@@ -6,13 +6,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
-from calift_core.methods.base import Embedded, RunLength
+from calift_core.methods.base import Embedded, Setup
 from calift_core.methods.supervised import Supervised
 from calift_core.methods.terms import kl, similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import CarFt as CarFtSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class CarFt(Supervised):
@@ -25,21 +24,15 @@ class CarFt(Supervised):
     the default α = 1 is recalled, not read.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: CarFtSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
+    def __init__(self, setup: Setup[CarFtSpec]) -> None:
+        clip, captions, spec = setup.clip, setup.captions, setup.spec
         if spec.alpha and len(captions.templates) < 2:
             raise ModelError(
                 "car_ft keeps the distribution over prompt templates, and there is one template: "
                 "it is 1 whatever the image",
                 hint="Take suite.templates: openai_imagenet, or list two or more.",
             )
-        super().__init__(clip, captions, confidence, keep_initial=spec.alpha > 0)
+        super().__init__(setup, keep_initial=spec.alpha > 0)
         self.spec = spec
         self.weights["context"] = spec.alpha
         self.scale = clip.logit_scale.detach().clone()

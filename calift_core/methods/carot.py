@@ -3,14 +3,13 @@
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.base import Embedded, RunLength, Setup, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.teacher import EmaTeacher
 from calift_core.methods.terms import cross_tower, distillation, info_nce, orthogonality
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import CaRot as CaRotSpec
-from calift_core.schema.train import ConfidenceSpec
 
 #: Teacher updates in a run when the spec leaves the interval open; 500 steps on ImageNet give 51.
 UPDATES_PER_RUN = 50
@@ -28,14 +27,8 @@ class CaRot(Contrastive):
     encoded once per teacher update; the norm in L_OC has a finite gradient everywhere.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: CaRotSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
+    def __init__(self, setup: Setup[CaRotSpec]) -> None:
+        clip, captions, spec, length = setup.clip, setup.captions, setup.spec, setup.length
         refuse_sigmoid(clip, "carot")
         weights = {
             "contrastive": 1.0,
@@ -43,7 +36,7 @@ class CaRot(Contrastive):
             "distillation": spec.lambda_sd,
             "cross_tower": spec.lambda_x,
         }
-        super().__init__(clip, captions, confidence, weights=weights)
+        super().__init__(setup, weights=weights)
         self.spec = spec
         if spec.lambda_sd:
             self.teacher = ema_teacher(clip, captions, spec, length)

@@ -1,7 +1,7 @@
 """What methods that contrast images with captions share."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from calift_core.errors import UnsupportedTowerError
 from calift_core.methods.base import (
     Classifier,
     Embedded,
+    Setup,
     Stateless,
     encode_captions,
     zero_shot_classifier,
@@ -18,9 +19,7 @@ from calift_core.methods.confidence import PairLoss
 from calift_core.methods.teacher import Teacher
 from calift_core.methods.terms import similarity
 from calift_core.models.adapters import parameter_of
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.train import ConfidenceSpec
 
 
 class Contrastive(Stateless):
@@ -39,16 +38,10 @@ class Contrastive(Stateless):
             said here, before anything is trained.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        confidence: ConfidenceSpec,
-        *,
-        weights: dict[str, float],
-    ) -> None:
-        self.clip, self.captions = clip, captions
-        self.extra = PairLoss(confidence, clip, captions)
+    def __init__(self, setup: Setup[Any], *, weights: dict[str, float]) -> None:
+        super().__init__(setup)
+        clip = self.clip
+        self.extra = PairLoss(setup.confidence, clip, self.captions)
         self.weights = weights | self.extra.weights
         self.teacher: Teacher | None = None
         if weights.get("orthogonality"):

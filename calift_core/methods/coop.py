@@ -4,13 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from calift_core.errors import ModelError
-from calift_core.methods.base import Classifier, RunLength
+from calift_core.methods.base import Classifier, Setup
 from calift_core.methods.frozen import FrozenTowers
 from calift_core.methods.terms import similarity
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import CoOp as CoOpSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class Context(nn.Module):
@@ -36,15 +33,9 @@ class CoOp(FrozenTowers):
     reading alone.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: CoOpSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        super().__init__(clip, captions, confidence)
+    def __init__(self, setup: Setup[CoOpSpec]) -> None:
+        clip, captions, spec, length = setup.clip, setup.captions, setup.spec, setup.length
+        super().__init__(setup)
         self.scale = clip.logit_scale.detach().clone()
         device = self.scale.device
         names = captions.class_names

@@ -1,15 +1,13 @@
 """FLYP: fine-tune like you pre-train."""
 
+from typing import Any
+
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.base import Embedded, Setup, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.terms import info_nce, sigmoid_pairs
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
-from calift_core.schema.methods import Flyp as FlypSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class Flyp(Contrastive):
@@ -22,17 +20,11 @@ class Flyp(Contrastive):
     fine-tuned with that.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: FlypSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
+    def __init__(self, setup: Setup[Any]) -> None:
+        clip, confidence = setup.clip, setup.confidence
         if confidence.active():
             refuse_sigmoid(clip, "train.confidence with flyp")
-        super().__init__(clip, captions, confidence, weights={"contrastive": 1.0})
+        super().__init__(setup, weights={"contrastive": 1.0})
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The contrastive loss."""

@@ -1,14 +1,14 @@
 """What methods share whose towers stay: they train a small thing beside features made once."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from calift_core.data.batch import Batch, in_parts
-from calift_core.methods.base import Classifier, Embedded, Stateless, zero_shot_classifier
+from calift_core.methods.base import Classifier, Embedded, Setup, Stateless, zero_shot_classifier
 from calift_core.methods.confidence import ClassLoss
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
-from calift_core.schema.train import ConfidenceSpec
 
 
 def encoded_once(clip: Clip, batch: Batch) -> Embedded:
@@ -23,11 +23,11 @@ def encoded_once(clip: Clip, batch: Batch) -> Embedded:
 class FrozenTowers(Stateless):
     """Both towers as they are; a loss of class logits."""
 
-    def __init__(self, clip: Clip, captions: Captions, confidence: ConfidenceSpec) -> None:
-        self.clip, self.captions = clip, captions
-        clip.net.requires_grad_(False)
-        self.zero_shot = zero_shot_classifier(clip, captions)
-        self.loss = ClassLoss(confidence, zero_shot=self.zero_shot)
+    def __init__(self, setup: Setup[Any]) -> None:
+        super().__init__(setup)
+        self.clip.net.requires_grad_(False)
+        self.zero_shot = zero_shot_classifier(self.clip, self.captions)
+        self.loss = ClassLoss(setup.confidence, zero_shot=self.zero_shot)
         self.weights = dict(self.loss.weights)
 
     @property

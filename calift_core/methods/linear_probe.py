@@ -7,14 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, Features, RunLength
+from calift_core.methods.base import Embedded, Features, Setup
 from calift_core.methods.frozen import encoded_once
 from calift_core.methods.supervised import Head, Supervised
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import LinearProbe as LinearProbeSpec
 from calift_core.schema.records import MetricsRecord, Record
-from calift_core.schema.train import ConfidenceSpec
 
 
 class LinearProbe(Supervised):
@@ -27,16 +24,9 @@ class LinearProbe(Supervised):
     Differs from the reference code: the strength is never chosen on the test split.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: LinearProbeSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        super().__init__(clip, captions, confidence, zeros=spec.head_start == "zeros")
-        self.spec = spec
+    def __init__(self, setup: Setup[LinearProbeSpec]) -> None:
+        super().__init__(setup, zeros=setup.spec.head_start == "zeros")
+        self.spec = setup.spec
         self.chosen: float | None = None
 
     def trainable(self) -> dict[str, nn.Module]:

@@ -5,13 +5,12 @@ from torch import Tensor
 
 from calift_core.data.batch import Batch
 from calift_core.errors import ModelError
-from calift_core.methods.base import Embedded, RunLength
+from calift_core.methods.base import Embedded, Setup
 from calift_core.methods.supervised import Supervised
 from calift_core.methods.terms import energy_gap, similarity
 from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import LipsumFt as LipsumFtSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class LipsumFt(Supervised):
@@ -24,18 +23,10 @@ class LipsumFt(Supervised):
     Differs from the reference code: in nothing that is known.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: LipsumFtSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
+    def __init__(self, setup: Setup[LipsumFtSpec]) -> None:
+        clip, captions, spec, length = setup.clip, setup.captions, setup.spec, setup.length
         super().__init__(
-            clip,
-            captions,
-            confidence,
+            setup,
             scale="outside",
             bias=False,
             keep_initial=spec.lambda_energy > 0,

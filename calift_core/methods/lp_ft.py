@@ -5,13 +5,10 @@ from collections.abc import Iterator
 import torch
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Features, RunLength
+from calift_core.methods.base import Features, Setup
 from calift_core.methods.supervised import Supervised
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import LpFt as LpFtSpec
 from calift_core.schema.records import LogRecord, Record
-from calift_core.schema.train import ConfidenceSpec
 
 #: Samples in a step of the probe; it costs next to nothing.
 PROBE_BATCH = 256
@@ -27,16 +24,9 @@ class LpFt(Supervised):
     start from zeros, and its learning rate is calift's.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: LpFtSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        super().__init__(clip, captions, confidence, zeros=spec.head_start == "zeros")
-        self.spec, self.seed = spec, length.seed
+    def __init__(self, setup: Setup[LpFtSpec]) -> None:
+        super().__init__(setup, zeros=setup.spec.head_start == "zeros")
+        self.spec, self.seed = setup.spec, setup.length.seed
 
     def prepare(self, features: Features) -> Iterator[Record]:
         """The probe: `lp_epochs` of AdamW on the head, constant rate, no weight decay."""

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, Features, RunLength, refuse_sigmoid
+from calift_core.methods.base import Embedded, Features, Setup, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.terms import info_nce, multi_positive_info_nce
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import Pretrain as PretrainSpec
 from calift_core.schema.records import Record
-from calift_core.schema.train import ConfidenceSpec
 
 #: open_clip's and OpenAI's bound on the logit scale.
 MAX_SCALE = 100.0
@@ -32,17 +29,10 @@ class Pretrain(Contrastive):
     where it is for hundreds of steps.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: PretrainSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        refuse_sigmoid(clip, "pretrain")
-        super().__init__(clip, captions, confidence, weights={"contrastive": 1.0})
-        self.spec = spec
+    def __init__(self, setup: Setup[PretrainSpec]) -> None:
+        refuse_sigmoid(setup.clip, "pretrain")
+        super().__init__(setup, weights={"contrastive": 1.0})
+        self.spec = setup.spec
 
     @torch.no_grad()
     def prepare(self, features: Features) -> Iterator[Record]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,12 @@ from calift_core.methods.base import (
     Classifier,
     Embedded,
     InitialTower,
+    Setup,
     Stateless,
     zero_shot_classifier,
 )
 from calift_core.methods.confidence import ClassLoss
 from calift_core.methods.terms import matmul
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
-from calift_core.schema.train import ConfidenceSpec
 
 #: Where a head's logit scale is: folded into its weights, a parameter of its own, or a constant.
 HeadScale = Literal["folded", "learned", "outside"]
@@ -96,17 +94,16 @@ class Supervised(Stateless):
 
     def __init__(
         self,
-        clip: Clip,
-        captions: Captions,
-        confidence: ConfidenceSpec,
+        setup: Setup[Any],
         *,
         scale: HeadScale = "folded",
         bias: bool = True,
         zeros: bool = False,
         keep_initial: bool = False,
     ) -> None:
-        self.clip, self.captions = clip, captions
-        zero_shot = zero_shot_classifier(clip, captions)
+        super().__init__(setup)
+        clip, confidence = setup.clip, setup.confidence
+        zero_shot = zero_shot_classifier(clip, self.captions)
         self.head = Head(zero_shot, scale=scale, bias=bias, zeros=zeros)
         self.initial = InitialTower(clip) if keep_initial or confidence.zero_shot_kd else None
         self.loss = ClassLoss(confidence, initial=self.initial, zero_shot=zero_shot)

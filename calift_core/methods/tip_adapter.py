@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calift_core.methods.base import Classifier, Features, KeyCache, RunLength
+from calift_core.methods.base import Classifier, Features, KeyCache, Setup
 from calift_core.methods.frozen import FrozenTowers
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import TipAdapter as TipAdapterSpec
 from calift_core.schema.records import LogRecord, Record
-from calift_core.schema.train import ConfidenceSpec
 
 
 class Keys(nn.Module):
@@ -55,16 +52,9 @@ class TipAdapter(FrozenTowers):
     RunSpec says here. Written from the paper; compared with that code by reading alone.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: TipAdapterSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        super().__init__(clip, captions, confidence)
-        self.spec, self.seed = spec, length.seed
+    def __init__(self, setup: Setup[TipAdapterSpec]) -> None:
+        super().__init__(setup)
+        self.spec, self.seed = setup.spec, setup.length.seed
         weights = self.zero_shot.weights
         self.cache = Keys(weights.shape[1], weights.device)
 

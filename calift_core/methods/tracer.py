@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, RunLength, refuse_sigmoid
+from calift_core.methods.base import Embedded, Setup, refuse_sigmoid
 from calift_core.methods.contrastive import Contrastive
 from calift_core.methods.teacher import TrajectoryTeacher
 from calift_core.methods.terms import (
@@ -15,11 +15,9 @@ from calift_core.methods.terms import (
     interactive,
     similarity,
 )
-from calift_core.models.captions import Captions
 from calift_core.models.clip import Clip
 from calift_core.schema.methods import Tracer as TracerSpec
 from calift_core.schema.methods.base import Tower
-from calift_core.schema.train import ConfidenceSpec
 
 #: Width of ViT-L; ViT-B has 768.
 LARGE_WIDTH = 1024
@@ -36,14 +34,8 @@ class Tracer(Contrastive):
     so that the published pull is the same at any width; at the published towers nothing changes.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: TracerSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
+    def __init__(self, setup: Setup[TracerSpec]) -> None:
+        clip, captions, spec, length = setup.clip, setup.captions, setup.spec, setup.length
         refuse_sigmoid(clip, "tracer")
         self.spec = spec = fitted(spec, clip)
         lambda_sd = spec.lambda_sd or 0.0
@@ -54,7 +46,7 @@ class Tracer(Contrastive):
             "cross_distillation": lambda_sd * spec.alpha_cross,
         }
         weights = {"contrastive": 1.0, "cross_tower": spec.lambda_x or 0.0, **distillations}
-        super().__init__(clip, captions, confidence, weights=weights)
+        super().__init__(setup, weights=weights)
         if any(distillations.values()):
             self.teacher = TrajectoryTeacher(
                 clip,

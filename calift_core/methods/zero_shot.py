@@ -1,13 +1,11 @@
 """Zero-shot: the pre-trained model with a classifier made of prompts."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Classifier, RunLength, Stateless, zero_shot_classifier
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
-from calift_core.schema.methods import ZeroShot as ZeroShotSpec
-from calift_core.schema.train import ConfidenceSpec
+from calift_core.methods.base import Classifier, Setup, Stateless, zero_shot_classifier
 
 
 class ZeroShot(Stateless):
@@ -18,15 +16,8 @@ class ZeroShot(Stateless):
     Differs from the reference: in nothing that is known.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: ZeroShotSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        self.clip, self.captions = clip, captions
+    def __init__(self, setup: Setup[Any]) -> None:
+        super().__init__(setup)
         self.weights = {}
 
     def trainable(self) -> dict[str, nn.Module]:

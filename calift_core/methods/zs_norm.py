@@ -3,13 +3,10 @@
 from torch import Tensor
 
 from calift_core.data.batch import Batch
-from calift_core.methods.base import Embedded, RunLength, zero_shot_classifier
+from calift_core.methods.base import Embedded, Setup, zero_shot_classifier
 from calift_core.methods.supervised import Supervised
 from calift_core.methods.terms import to_range
-from calift_core.models.captions import Captions
-from calift_core.models.clip import Clip
 from calift_core.schema.methods import ZsNorm as ZsNormSpec
-from calift_core.schema.train import ConfidenceSpec
 
 
 class ZsNorm(Supervised):
@@ -25,16 +22,9 @@ class ZsNorm(Supervised):
     gradient of the ends of a range was not read, here it flows.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        captions: Captions,
-        spec: ZsNormSpec,
-        length: RunLength,
-        confidence: ConfidenceSpec,
-    ) -> None:
-        super().__init__(clip, captions, confidence, keep_initial=True)
-        self.zero_shot = zero_shot_classifier(clip, captions)
+    def __init__(self, setup: Setup[ZsNormSpec]) -> None:
+        super().__init__(setup, keep_initial=True)
+        self.zero_shot = zero_shot_classifier(self.clip, self.captions)
 
     def terms_of(self, embedded: Embedded, batch: Batch) -> dict[str, Tensor]:
         """The loss of the head's logits in the range of the initial model's."""

@@ -12,7 +12,7 @@ from calift_core.schema.base import Frozen
 from calift_core.schema.spec import plain_name
 from calift_core.schema.suite import CorruptionSpec, as_uri, name_of_uri, shift_names
 from calift_core.schema.wire.queries import MAX_CHOICES, AnyOf, Cursor, Limit, Query
-from calift_core.schema.wire.runs import Job, RunPhase
+from calift_core.schema.wire.runs import JobSummary, RunPhase
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: What the id of an evaluation job begins with; that of a run is of hex digits alone.
@@ -169,7 +169,7 @@ class EvaluationSubmit(EvaluationJobSpec):
         )
 
 
-class EvaluationJob(Job):
+class EvaluationJob(JobSummary):
     """A job that judges finished runs. Phases, reasons and counts are those of runs.
 
     `results` counts the evaluations that it has put under its runs so far: each comes when its data

@@ -10,7 +10,7 @@ initial/                                              the initial model, of two 
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from calift_core.analysis.choosing import Choice
 from calift_core.calibration import Calibrator
@@ -28,14 +28,12 @@ ONNX_NAME = "model.onnx"
 REFERENCE_NAME = "reference.safetensors"
 
 
-class Provenance(BaseModel):
+class Provenance(BaseModel, frozen=True):
     """Where an exported model comes from; no path of the machine that made it.
 
     `base_model` names the weights that its run started from, `base_repository` is their address at
     the hub where they have one, `license` the model's own, `unknown` where nobody said.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     calift_version: str
     run_id: str
@@ -51,30 +49,26 @@ class Provenance(BaseModel):
     environment: dict[str, Any] = Field(default_factory=dict)
 
 
-class KnownAccuracy(BaseModel):
+class KnownAccuracy(BaseModel, frozen=True):
     """A set with labels: its accuracy, and what estimators that see no labels say. Fractions."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     accuracy: float
     estimates: dict[str, float]
 
 
-class ReferenceSet(BaseModel):
+class ReferenceSet(BaseModel, frozen=True):
     """What new answers are compared with: those on the ID validation part.
 
     `known` is that part and then the run's shifts.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     dataset: str
     n: int
     known: list[KnownAccuracy]
 
 
-class Exported(BaseModel):
+class Exported(BaseModel, frozen=True):
     """The whole `calift.json`.
 
     Attributes:
@@ -87,8 +81,6 @@ class Exported(BaseModel):
         none_of_these: thresholds for images unlike the ID data; None without an ID part.
         files: name → SHA-256 of every other file that answers depend on.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     model: dict[str, Any]

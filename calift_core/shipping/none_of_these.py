@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from calift_core.calibration.bins import Bools, Doubles, Floats
 from calift_core.calibration.decisions import clopper_pearson
@@ -28,13 +28,11 @@ from calift_core.shipping.promises import at_rate
 from calift_core.words import percent
 
 
-class AlarmTest(BaseModel):
+class AlarmTest(BaseModel, frozen=True):
     """Share of a set that is said to be none of these, with its Clopper-Pearson 95 % interval.
 
     Of the role `id` it is the rate of false alarms.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     dataset: str
     role: str
@@ -43,20 +41,16 @@ class AlarmTest(BaseModel):
     interval: tuple[float, float]
 
 
-class AlarmThreshold(BaseModel):
+class AlarmThreshold(BaseModel, frozen=True):
     """The score below which an image is none of these; None where there are too few images."""
-
-    model_config = ConfigDict(frozen=True)
 
     false_alarms: float
     threshold: float | None
     tests: list[AlarmTest]
 
 
-class NoneOfThese(BaseModel):
+class NoneOfThese(BaseModel, frozen=True):
     """Thresholds by rate of false alarms, chosen on the n images of an ID part."""
-
-    model_config = ConfigDict(frozen=True)
 
     score: Literal["mcm"] = "mcm"
     logit_scale: float

@@ -35,7 +35,7 @@ FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 Row = dict[str, Any]
 
 
-def listed(
+def image_paths(
     sources: Sequence[str], stdin: TextIO | None = None, skipped: SkippedFiles | None = None
 ) -> list[str]:
     """The image files that sources name, in their order, each once.
@@ -44,7 +44,7 @@ def listed(
         sources: image files, folders (all images below), manifests (`manifest:FILE`, or a table's
             ending), or `-` for a path a line.
         stdin: where `-` reads.
-        left_out: receives the files of folders that are no pictures.
+        skipped: receives the files of folders that are no pictures.
 
     Raises:
         DataError: a source is nothing of these, or none names an image.
@@ -126,7 +126,7 @@ def encoded(model: CalibratedClassifier, source: str) -> OodImages:
         DataError: the source has no image, or none that can be read.
     """
     ids, features, answers = [], [], []
-    paths = listed([source])
+    paths = image_paths([source])
     for start in range(0, len(paths), BATCH_SIZE):
         pixels = []
         for path in paths[start : start + BATCH_SIZE]:

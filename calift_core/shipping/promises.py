@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from calift_core.analysis.choosing import INITIAL_NAME
 from calift_core.analysis.deciding import threshold_part
@@ -48,10 +48,8 @@ def at_rate(name: str, rate: float, thresholds: Mapping[float, float | None]) ->
     raise SpecError(f"{name} must be one of {choices}, got {rate:g}")
 
 
-class ThresholdTest(BaseModel):
+class ThresholdTest(BaseModel, frozen=True):
     """What a threshold gave on a set: shares, and the errors' Clopper-Pearson interval."""
-
-    model_config = ConfigDict(frozen=True)
 
     dataset: str
     role: str
@@ -61,13 +59,11 @@ class ThresholdTest(BaseModel):
     interval: tuple[float, float] | None
 
 
-class Threshold(BaseModel):
+class Threshold(BaseModel, frozen=True):
     """The least confidence for at most `risk` errors among what is kept; None where none can be.
 
     On data like the ID data it holds in `level` of repeats.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     risk: float
     level: float
@@ -75,10 +71,8 @@ class Threshold(BaseModel):
     tests: list[ThresholdTest]
 
 
-class SetsTest(BaseModel):
+class SetsTest(BaseModel, frozen=True):
     """What prediction sets gave on a set."""
-
-    model_config = ConfigDict(frozen=True)
 
     dataset: str
     role: str
@@ -87,20 +81,16 @@ class SetsTest(BaseModel):
     mean_size: float
 
 
-class Sets(BaseModel):
+class Sets(BaseModel, frozen=True):
     """Prediction sets of classes whose probability is at least 1 − q; q None: every class."""
-
-    model_config = ConfigDict(frozen=True)
 
     coverage: float
     q: float | None
     tests: list[SetsTest]
 
 
-class Promises(BaseModel):
+class Promises(BaseModel, frozen=True):
     """All of them, and the n images of the ID part that they were fitted on."""
-
-    model_config = ConfigDict(frozen=True)
 
     dataset: str
     n: int

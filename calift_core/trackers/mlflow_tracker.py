@@ -18,11 +18,7 @@ RUN_ID = "calift.run_id"
 #: Letters of a parameter's value that every version takes, and parameters in one request.
 _VALUE, _PARAMS = 500, 100
 #: A server that is gone keeps a run waiting for seconds; MLflow's own retries take minutes.
-_DEFAULTS = {
-    "MLFLOW_ALLOW_FILE_STORE": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
+_FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _STATUS: dict[Outcome, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -43,10 +39,8 @@ class _Run:
 
 def start(run: TrackedRun) -> _Run:
     """Open the run, or go on with it."""
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlruns").absolute().as_uri()
-    client = MlflowClient(tracking_uri=uri)
+    client = open_client(uri, _FEW_RETRIES)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     where = experiment_id(client, name)
     earlier = client.search_runs([where], f"tags.`{RUN_ID}` = '{run.id}'")
@@ -58,6 +52,18 @@ def start(run: TrackedRun) -> _Run:
     client.log_batch(made, tags=[RunTag(RUN_ID, run.id), RunTag("mlflow.source.name", "calift")])
     log_settings(client, made, run.settings)
     return _Run(client, made)
+
+
+def open_client(uri: str, defaults: Mapping[str, str] | None = None) -> MlflowClient:
+    """MLflow's client of a server or a folder.
+
+    Args:
+        defaults: settings of MLflow, where the environment does not say them.
+    """
+    # A file store is what is asked for by naming one; MLflow would rather have a database.
+    for name, value in {"MLFLOW_ALLOW_FILE_STORE": "true", **(defaults or {})}.items():
+        os.environ.setdefault(name, value)
+    return MlflowClient(tracking_uri=uri)
 
 
 def log_settings(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:

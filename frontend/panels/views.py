@@ -11,9 +11,7 @@ from frontend import api, page, text
 def saved(name: Page) -> None:
     """A button that lists the saved views of a page and keeps what it shows now."""
     with st.popover("Views", icon=":material/bookmark:", type="tertiary"):
-        found = api.fetch(
-            "list the saved views", lambda: api.client().views(page=name), key="views"
-        )
+        found = api.ask("list the saved views", api.client().views, page=name)
         for view in found:
             st.markdown(
                 f"[{text.md(view.name)}](/v/{view.id}) :small[· {text.md(view.owner)}, "

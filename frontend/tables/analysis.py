@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from calift_core.schema.report import EvaluationReport
-from calift_core.schema.wire.answers import Decision, KeptSet, LedgerCell, LedgerSet
+from calift_core.schema.wire.answers import Decision, KeptSet, LedgerSet
 from calift_core.schema.wire.results import CalibratorEffect, MeasureSet, SlicePage, TransferMatrix
 from calift_core.schema.wire.tags import FeatureMap, ImageTag
 from frontend import text
@@ -32,16 +32,11 @@ def measures(sets: Sequence[tuple[Run, MeasureSet]]) -> Table:
     """One row per run and estimator, with its floor and how it reads."""
     rows = [
         {
+            **dict(m),
             "run": run.label,
-            "name": m.name,
-            "title": m.title,
             "value": _of_unit(m.value, m.unit),
-            "null_mean": m.null_mean,
-            "null_q95": m.null_q95,
             "low": _of_unit(m.interval[0] if m.interval else None, m.unit),
             "high": _of_unit(m.interval[1] if m.interval else None, m.unit),
-            "debiased": m.debiased,
-            "note": m.note,
         }
         for run, found in sets
         for m in found.measures
@@ -158,16 +153,11 @@ def calibrator_effect(effect: CalibratorEffect) -> Table:
     """Before and after a calibrator, one row each."""
     rows = [
         {
+            **dict(d),
             "state": name,
-            "accuracy": d.accuracy,
-            "mean_confidence": d.mean_confidence,
-            "ece": d.ece,
             "null_mean": None if d.in_sample else d.null_mean,
             "low": None if d.in_sample else d.interval[0],
             "high": None if d.in_sample else d.interval[1],
-            "nll": d.nll,
-            "brier": d.brier,
-            "in_sample": d.in_sample,
             "oracle": effect.calibrator.oracle if name == "after" else None,
         }
         for name, d in (("before", effect.before), ("after", effect.after))
@@ -237,19 +227,16 @@ def ledger_cells(found: LedgerSet) -> Table:
             Column("confidence_before", "Confidence before", "percent"),
             Column("confidence_after", "Confidence now", "percent"),
         ],
-        [_cell(c, found.n) for c in ordered],
+        [
+            {
+                **dict(c),
+                "outcome": OUTCOMES[c.outcome],
+                "moved": MOVED[c.moved],
+                "share": c.n / found.n,
+            }
+            for c in ordered
+        ],
     )
-
-
-def _cell(cell: LedgerCell, n: int) -> dict[str, object]:
-    return {
-        "outcome": OUTCOMES[cell.outcome],
-        "moved": MOVED[cell.moved],
-        "n": cell.n,
-        "share": cell.n / n,
-        "confidence_before": cell.confidence_before,
-        "confidence_after": cell.confidence_after,
-    }
 
 
 def ledger_sets(sets: Sequence[LedgerSet]) -> Table:
@@ -295,12 +282,10 @@ def decisions(found: Sequence[tuple[Run, Decision]]) -> Table:
             coverage = text.interval(*one.coverage_interval)
             rows.append(
                 {
+                    **dict(one),
                     "dataset": set_name(one),
                     "run": run.label,
-                    "n": one.n,
-                    "coverage": one.coverage,
                     "coverage_ends": coverage,
-                    "risk": one.risk,
                     "risk_ends": one.risk_interval and text.interval(*one.risk_interval),
                     "holds": HOLDS[one.holds].word if one.risk is not None else None,
                     "key": set_order(one),
@@ -326,23 +311,14 @@ def evaluations(found: Sequence[EvaluationReport]) -> Table:
     """One row per data set with the numbers that a run is judged by."""
     rows = [
         {
+            **dict(e),
             "title": text.evaluation_title(e),
-            "dataset": e.dataset,
             "role": text.ROLES[e.role],
-            "n": e.n,
-            "accuracy": e.accuracy,
-            "mean_confidence": e.mean_confidence,
             "ece": e.ece.value,
             "ece_null_mean": e.ece.null_mean,
-            "ece_null_q95": e.ece.null_q95,
             "ece_low": e.ece.interval[0],
             "ece_high": e.ece.interval[1],
             "ece_debiased": e.ece.debiased,
-            "smooth_ece": e.smooth_ece,
-            "ece_batch_averaged": e.ece_batch_averaged,
-            "nll": e.nll,
-            "brier": e.brier,
-            "aurc": e.aurc,
         }
         for e in sorted(
             found,
@@ -374,7 +350,7 @@ def evaluations(found: Sequence[EvaluationReport]) -> Table:
 def image_tags(dataset: str, items: Sequence[ImageTag]) -> Table:
     """One row per tag on an image."""
     columns = [Column("dataset", "Data"), Column("sample", "Image"), Column("tag", "Tag")]
-    return Table(columns, [{"dataset": dataset, **one.model_dump()} for one in items])
+    return Table(columns, [{"dataset": dataset, **dict(one)} for one in items])
 
 
 def feature_map(found: FeatureMap) -> Table:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from calift_core.schema.wire.results import Evaluation
-from calift_core.schema.wire.runs import TERMINAL_PHASES, Job, RunGroup, RunSummary, SortKey
+from calift_core.schema.wire.runs import TERMINAL_PHASES, JobSummary, RunGroup, RunSummary, SortKey
 from frontend import text
 from frontend.tables import Column, Row, Table, headline
 
@@ -90,17 +90,14 @@ def row(run: RunSummary) -> dict[str, Any]:
     when = run.finished_at or run.started_at or run.created_at
     took = text.elapsed_s(run.started_at, run.finished_at) if run.finished_at else None
     return {
+        **run.model_dump(include={"name", "method", "model", "owner"}),
         **summary,
-        "name": run.name,
         "phase": text.phase_mark(run.phase),
         "status": status,
-        "method": run.method,
-        "model": run.model,
         "seed": str(run.seed),
         "suite": text.short_suite(run.suite),
         "worst": worst,
         "tags": ", ".join(run.tags),
-        "owner": run.owner,
         "took": None if took is None else text.duration(took),
         "age": text.age(when),
         "age_by": -when.timestamp(),
@@ -111,13 +108,10 @@ def results(found: Sequence[Evaluation]) -> Table:
     """Evaluations of runs."""
     rows = [
         {
-            "run_id": e.run_id,
+            **dict(e),
             "run": e.run_name,
             "dataset": text.evaluation_title(e),
-            "n": e.n,
-            "accuracy": e.accuracy,
             "ece": text.ece_with_floor(e.ece.value, e.ece.null_mean),
-            "nll": e.nll,
         }
         for e in found
     ]
@@ -143,7 +137,7 @@ def progress_words(run: RunSummary) -> str:
     return f"{words}, {left_words(run)}" if run.eta_seconds is not None else words
 
 
-def left_words(job: Job) -> str:
+def left_words(job: JobSummary) -> str:
     """How long a job still takes, over all its phases; empty where nothing is known."""
     if job.eta_seconds is None:
         return ""

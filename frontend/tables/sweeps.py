@@ -26,14 +26,12 @@ def sweeps_table(found: Sequence[SweepSummary]) -> Table:
     """Sweeps, with how far they are."""
     rows = [
         {
-            "id": one.id,
-            "name": one.name,
+            **dict(one),
             "phase": text.phase_mark(one.phase),
             "share": one.runs_done / one.runs_at_most if one.runs_at_most else None,
             "runs": f"{one.runs_done} of {one.runs_at_most} at most",
             "why": one.message if one.phase in ("PAUSED", "FAILED", "CANCELLING") else "",
             "methods": ", ".join(one.methods),
-            "owner": one.owner,
             "age": text.age(one.finished_at or one.created_at),
             "age_by": -(one.finished_at or one.created_at).timestamp(),
         }
@@ -136,15 +134,9 @@ _CALIBRATION = (
 def verdict_rows(verdict: SweepVerdict) -> Table:
     rows = [
         {
-            "label": row.label,
+            **dict(row),
             "lr": None if row.lr is None else f"{row.lr:g}",
             "seeds": len(row.seeds),
-            "id_accuracy": row.id_accuracy,
-            "ood_accuracy": row.ood_accuracy,
-            "ood_nll": row.ood_nll,
-            "ood_ece": row.ood_ece,
-            "ood_ece_floor": row.ood_ece_floor,
-            "ood_squared": row.ood_squared,
         }
         for row in verdict.rows
     ]
@@ -225,18 +217,7 @@ def differences(sets: Sequence[VerdictSet]) -> Table:
 
 def at_equal_accuracy(equal: EqualAccuracy) -> Table:
     """Contenders at one ID accuracy, and those that cannot be read there."""
-    rows = [
-        {
-            "label": row.label,
-            "between": f"{row.lr_low:g} and {row.lr_high:g}",
-            "ood_accuracy": row.ood_accuracy,
-            "ood_nll": row.ood_nll,
-            "ood_ece": row.ood_ece,
-            "ood_ece_floor": row.ood_ece_floor,
-            "ood_squared": row.ood_squared,
-        }
-        for row in equal.rows
-    ]
+    rows = [{**dict(row), "between": f"{row.lr_low:g} and {row.lr_high:g}"} for row in equal.rows]
     columns = [
         Column("label", "Configuration"),
         Column("between", "Between the rates"),
@@ -249,10 +230,9 @@ def at_equal_accuracy(equal: EqualAccuracy) -> Table:
 def ladders(arms: Sequence[SweepArm]) -> Table:
     rows = [
         {
+            **dict(rate),
             "label": arm.label,
             "lr": f"{rate.lr:g}",
-            "state": rate.state,
-            "val_accuracy": rate.val_accuracy,
             "chosen": rate.lr == arm.lr,
         }
         for arm in arms

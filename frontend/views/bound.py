@@ -12,9 +12,7 @@ def main() -> None:
     page.head(
         "Theory bound", "Does σ_min correlate with error under shift? Each finished run is a point."
     )
-    suites = api.fetch(
-        "list the suites", lambda: api.client().suites(phase=["SUCCEEDED"]), key="finished-suites"
-    )
+    suites = api.ask("list the suites", api.client().suites, phase=["SUCCEEDED"])
     if not suites:
         page.empty("No finished run yet", "This page ranks runs, and no run has succeeded so far.")
         st.page_link("views/new.py", label="Start a run", icon=":material/add:")
@@ -27,9 +25,7 @@ def main() -> None:
         default=state.shared("suite"),
         always=True,
     )
-    found = api.fetch(
-        "load the bound's terms", lambda: api.client().bound(suite=suite), key=f"bound-{suite}"
-    )
+    found = api.ask("load the bound's terms", api.client().bound, suite=suite)
     for note in found.notes:
         st.caption(text.md(note))
     if not found.runs:

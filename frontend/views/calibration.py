@@ -62,11 +62,7 @@ def _answer(
         return
     (dataset,) = {e.dataset for e in matches.values()}
     revisions = tuple(run.revision for run in every.values())
-    found = api.fetch(
-        "compare the runs",
-        lambda: api.compared(tuple(every), base.id, revisions, (dataset,)),
-        key=f"compare-{sorted(every)}-{base.id}-{dataset}",
-    )
+    found = api.ask("compare the runs", api.compared, tuple(every), base.id, revisions, (dataset,))
     answered = False
     for column in found.runs:
         one = answers.by_dataset(names[column.run.id], names[base.id], column.differences, "ece")

@@ -71,10 +71,12 @@ def _recorded(chosen: Mapping[str, RunSummary]) -> list[tuple[Run, Metrics]]:
     return [
         (
             run,
-            api.fetch(
+            api.ask(
                 f"load the curves of {run.label}",
-                lambda run=run: api.curves(run.id, chosen[run.id].revision, MAX_POINTS),
-                key=f"curves-{run.id}",
+                api.curves,
+                run.id,
+                chosen[run.id].revision,
+                MAX_POINTS,
             ),
         )
         for run in pickers.as_runs(chosen)

@@ -60,8 +60,8 @@ def _deleted(zipped: DatasetInfo) -> None:
 
 def main() -> None:
     page.head("Data and models", "What a run can name on this machine, and how to get the rest.")
-    datasets = api.fetch("list the data", api.client().datasets, key="datasets")
-    models = api.fetch("list the models", api.client().models, key="models")
+    datasets = api.ask("list the data", api.client().datasets)
+    models = api.ask("list the models", api.client().models)
     st.header("Data", anchor=False)
     rows: list[dict[str, Any]] = [
         {

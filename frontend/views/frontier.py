@@ -18,10 +18,8 @@ def _paths(chosen: dict[str, RunSummary]) -> dict[str, Frontier]:
     for run in chosen.values():
         if run.method != "wise_ft":
             continue
-        path = api.fetch(
-            f"load the path of {run.name}",
-            lambda run=run: api.frontier(run.id, run.attempt, str(run.finished_at)),
-            key=f"frontier-{run.id}",
+        path = api.ask(
+            f"load the path of {run.name}", api.frontier, run.id, run.attempt, str(run.finished_at)
         )
         if path is not None:
             found[run.id] = path

@@ -41,9 +41,9 @@ def main() -> None:
     """Draw the page: three steps, and below them what most people leave as it is."""
     page.head("New run", "Bring data, choose model and goal, see the estimated cost.")
     client = api.client()
-    methods = {m.kind: m for m in api.fetch("list the methods", client.methods, key="methods")}
-    models = api.fetch("list the models", client.models, key="models")
-    datasets = api.fetch("list the data", client.datasets, key="datasets")
+    methods = {m.kind: m for m in api.ask("list the methods", client.methods)}
+    models = api.ask("list the models", client.models)
+    datasets = api.ask("list the data", client.datasets)
     data_step, intent_step, cost_step, knobs = (st.container() for _ in range(4))
     with data_step:
         st.header("1. Data, model and method", anchor=False)
@@ -110,7 +110,7 @@ def main() -> None:
             st.caption(f"{proposed} Change them under *Training*.")
         preset = INTENTS[chosen][2] if chosen else ""
         if clone := state.param("clone"):
-            run = api.fetch(f"load the run {clone}", lambda: client.run(clone), key=f"run-{clone}")
+            run = api.ask(f"load the run {clone}", client.run, clone)
             differs.show(run.spec, spec, run.name)
         alone = st.container()
         if not sweep(spec, methods, intent=preset):

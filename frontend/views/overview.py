@@ -117,7 +117,7 @@ def _drains(workers: list[WorkerInfo]) -> None:
 def live() -> None:
     """The part of the page that keeps itself up to date."""
     client = api.client()
-    stats = api.fetch("load the overview", client.stats, key="stats")
+    stats = api.ask("load the overview", client.stats)
     if not stats.runs_by_phase:
         page.empty(
             "Nothing has run here yet",
@@ -127,9 +127,7 @@ def live() -> None:
         st.page_link("views/new.py", label="Start a first run", icon=":material/add_circle:")
         return
     _numbers(stats)
-    working = api.fetch(
-        "list the working runs", lambda: client.runs(phase=jobs.WORKING, limit=10), key="working"
-    )
+    working = api.ask("list the working runs", client.runs, phase=jobs.WORKING, limit=10)
     if working.items:
         st.header("Working now", anchor=False)
         _working(working.items)
@@ -140,10 +138,8 @@ def live() -> None:
 
 def results() -> None:
     """The newest result and what the newest ones say; they come with finished runs alone."""
-    done = api.fetch(
-        "load the newest results",
-        lambda: api.client().runs(phase=["SUCCEEDED"], sort="-created", limit=20),
-        key="newest",
+    done = api.ask(
+        "load the newest results", api.client().runs, phase=["SUCCEEDED"], sort="-created", limit=20
     )
     shown = [r for r in done.items if r.summary is not None]
     trained = [r for r in shown if r.method != "zero_shot"]
@@ -157,10 +153,8 @@ def results() -> None:
 def below() -> None:
     """What failed, and the workers."""
     client = api.client()
-    failed = api.fetch(
-        "list the failed runs", lambda: client.runs(phase=["FAILED"], limit=5), key="failed"
-    )
-    stats = api.fetch("load the workers", client.stats, key="stats")
+    failed = api.ask("list the failed runs", client.runs, phase=["FAILED"], limit=5)
+    stats = api.ask("load the workers", client.stats)
     if failed.items:
         st.header("Failed", anchor=False)
         findings.failed(failed.items)

@@ -18,7 +18,7 @@ COOKIE = "calift-columns"
 
 
 def _filters() -> dict[str, Any]:
-    methods = [m.kind for m in api.fetch("list the methods", api.client().methods, key="methods")]
+    methods = [m.kind for m in api.ask("list the methods", api.client().methods)]
     methods.append("imported")
     top = st.columns([3, 2, 2])
     words = state.words(
@@ -42,9 +42,7 @@ def _filters() -> dict[str, Any]:
             low[0].multiselect,
             "Data",
             name="suite",
-            options=[
-                s.suite for s in api.fetch("list the suites", api.client().suites, key="suites")
-            ],
+            options=[s.suite for s in api.ask("list the suites", api.client().suites)],
             format_func=text.short_suite,
             placeholder="any",
         )
@@ -205,9 +203,7 @@ def _tag(some: Sequence[RunSummary], locked: str) -> None:
 
 def _groups(filters: Mapping[str, Any]) -> None:
     wanted = {name: value for name, value in filters.items() if name != "sort"}
-    found = api.fetch(
-        "group the runs", lambda: api.client().run_groups(**wanted), key=f"groups-{wanted}"
-    )
+    found = api.ask("group the runs", api.client().run_groups, **wanted)
     if not found:
         page.empty("No run matches", "Loosen the filters above, or show archived runs.")
         return
@@ -260,10 +256,12 @@ def main() -> None:
     every = 5.0 if st.session_state.get("runs-working") else None
 
     def ask() -> Any:
-        return api.fetch(
+        return api.ask(
             "list the runs",
-            lambda: api.client().runs(**filters, limit=PAGE, cursor=trail[-1] if trail else None),
-            key=f"runs-{mark}-{len(trail)}",
+            api.client().runs,
+            **filters,
+            limit=PAGE,
+            cursor=trail[-1] if trail else None,
         )
 
     @st.fragment(run_every=every)

@@ -63,10 +63,13 @@ def _turn(evaluation: Evaluation, sample: str) -> None:
 
 
 def _history(evaluation: Evaluation, sample: str, run: RunSummary) -> SampleHistory:
-    return api.fetch(
+    return api.ask(
         f"load the answers of {run.name}",
-        lambda: api.sample_answers(evaluation.id, sample, run.id, run.revision),
-        key=f"answers-{evaluation.id}-{sample}-{run.id}",
+        api.sample_answers,
+        evaluation.id,
+        sample,
+        run.id,
+        run.revision,
     )
 
 
@@ -144,11 +147,7 @@ def main() -> None:
         page.empty("No image is named", "Images are opened from a gallery, such as that of a bin.")
         st.page_link("views/calibration.py", label="Open a diagram", icon=":material/target:")
         return
-    evaluation = api.fetch(
-        "load the evaluation that has the image",
-        lambda: api.evaluation(evaluation_id),
-        key=f"evaluation-{evaluation_id}",
-    )
+    evaluation = api.ask("load the evaluation that has the image", api.evaluation, evaluation_id)
     (run,) = pickers.named_runs([evaluation.run_id]) or [None]
     if run is None:
         st.stop()

@@ -17,11 +17,7 @@ def main() -> None:
     styles = state.styles(list(chosen))
     series: list[tuple[tables.Run, list[Spectrum]]] = []
     for run in runs:
-        spectra = api.fetch(
-            f"load the spectra of {run.label}",
-            lambda run=run: api.client().spectra(run.id),
-            key=f"spectra-{run.id}",
-        )
+        spectra = api.ask(f"load the spectra of {run.label}", api.client().spectra, run.id)
         series.append((run, spectra))
     steps = sorted({s.step for _, spectra in series for s in spectra if not s.final})
     if not any(spectra for _, spectra in series):

@@ -21,11 +21,7 @@ ACCURACY_AND_ECE = ("id_accuracy", "ood_accuracy", "id_ece", "ood_ece")
 
 
 def _load(sweep_id: str) -> SweepDetail:
-    return api.fetch(
-        f"load the sweep {sweep_id}",
-        lambda: api.client().get_sweep(sweep_id),
-        key=f"sweep-{sweep_id}",
-    )
+    return api.ask(f"load the sweep {sweep_id}", api.client().get_sweep, sweep_id)
 
 
 def _head(sweep: SweepDetail) -> None:
@@ -160,10 +156,8 @@ def _verdict(verdict: SweepVerdict) -> None:
 
 
 def _found(sweep: SweepDetail, order: page.Order) -> RunPage:
-    return api.fetch(
-        "list the runs of the sweep",
-        lambda: api.client().sweep_runs(sweep.id, sort=order.now, limit=RUNS),
-        key=f"sweep-runs-{sweep.id}-{order.now}",
+    return api.ask(
+        "list the runs of the sweep", api.client().sweep_runs, sweep.id, sort=order.now, limit=RUNS
     )
 
 

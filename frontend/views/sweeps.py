@@ -33,10 +33,8 @@ def main() -> None:
 
     @st.fragment(run_every=5.0)
     def listing() -> None:
-        found = api.fetch(
-            "list the sweeps",
-            lambda: api.client().sweeps(limit=PAGE, cursor=trail[-1] if trail else None),
-            key=f"sweeps-{len(trail)}",
+        found = api.ask(
+            "list the sweeps", api.client().sweeps, limit=PAGE, cursor=trail[-1] if trail else None
         )
         if not found.items:
             page.empty("No sweep yet", "Begin one above, or from the form of a new run.")

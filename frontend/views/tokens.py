@@ -78,7 +78,7 @@ def main() -> None:
     if made := st.session_state.pop("made-token", ""):
         st.success("Copy the token now: it is shown this once.", icon=":material/key:")
         st.code(made, language=None)
-    tokens = api.fetch("list the tokens", api.client().tokens, key="tokens")
+    tokens = api.ask("list the tokens", api.client().tokens)
     if tokens:
         rows = [
             {

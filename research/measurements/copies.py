@@ -28,7 +28,7 @@ from calift_core.data.decode import decode
 from calift_core.data.duplicates import overlap, perceptual_hashes
 from calift_core.data.images import ImageSet
 from calift_core.data.suites.folders import scan
-from calift_core.evaluation.forward import encode
+from calift_core.evaluation.forward import ForwardSettings, encode
 from calift_core.models.loading import load_clip
 
 N = 200
@@ -85,12 +85,10 @@ def main() -> None:
         sets, copies = plant(asked.source, Path(folder), asked.train, asked.test)
         seen = {name: perceptual_hashes(images) for name, images in sets.items()}
         o = overlap(seen["test"], seen["train"])
-        features = {
-            name: encode(
-                clip, images, batch_size=64, workers=0, device=torch.device("cpu"), precision="fp32"
-            ).numpy()
-            for name, images in sets.items()
-        }
+        settings = ForwardSettings(
+            batch_size=64, workers=0, device=torch.device("cpu"), precision="fp32"
+        )
+        features = {name: encode(clip, images, settings).numpy() for name, images in sets.items()}
     test, train = sets["test"], sets["train"]
     by_hash = set(o.exact + o.near)
     ways = {"hash": by_hash}

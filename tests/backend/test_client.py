@@ -82,7 +82,7 @@ def test_client__follows_a_run_while_it_works(client, services):
     seen = []
     follower = threading.Thread(target=lambda: seen.extend(client.events(run_id)))
     follower.start()
-    until(lambda: services.limits["streams"].held == 1, what="the stream to open")
+    until(lambda: services.limits["streams"].admitted == 1, what="the stream to open")
     for step in (1, 2, 3):
         store.records.record(
             run_id, 1, [r.MetricsRecord(step=step, epoch=0.1, values={"loss": 1.0})]
@@ -94,7 +94,7 @@ def test_client__follows_a_run_while_it_works(client, services):
     follower.join(20)
     assert not follower.is_alive()
     assert seen == client.events_after(run_id)
-    until(lambda: services.limits["streams"].held == 0, what="the stream to close")
+    until(lambda: services.limits["streams"].admitted == 0, what="the stream to close")
 
 
 def test_client__stream_survives_a_service_that_restarts(settings):

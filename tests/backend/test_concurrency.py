@@ -28,13 +28,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_limiter__owners_take_turns_and_each_has_a_share():
     async def work():
-        limiter = FairLimiter("things", places=6, places_each=4, turns=2, turns_each=1)
+        limiter = FairLimiter(
+            "things", capacity=6, capacity_each=4, concurrency=2, concurrency_each=1
+        )
         order = []
         gates = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "b2", "c1")}
 
         async def one(name):
-            with limiter.place(name[0]) as place:
-                async with place.turn():
+            with limiter.admit(name[0]) as admission:
+                async with admission.slot():
                     order.append(name)
                     await gates[name].wait()
 
@@ -48,44 +50,44 @@ def test_limiter__owners_take_turns_and_each_has_a_share():
             gate.set()
         await asyncio.gather(*tasks)
         assert sorted(order) == sorted(gates)
-        assert limiter.held == 0
+        assert limiter.admitted == 0
 
     asyncio.run(work())
 
 
 def test_limiter__what_is_over_a_share_or_over_all_is_refused_with_the_time_to_wait():
-    limiter = FairLimiter("things", places=3, places_each=2, retry_s=7)
+    limiter = FairLimiter("things", capacity=3, capacity_each=2, retry_s=7)
 
     def refused(owner):
-        with pytest.raises(HttpError) as caught, limiter.place(owner):
+        with pytest.raises(HttpError) as caught, limiter.admit(owner):
             pass
         return caught.value
 
-    with limiter.place("a"), limiter.place("a"):
+    with limiter.admit("a"), limiter.admit("a"):
         own = refused("a")
         assert (own.status, own.code, own.headers) == (503, "BUSY", {"Retry-After": "7"})
         assert own.message.startswith("2 of your things")
-        with limiter.place("b"):
+        with limiter.admit("b"):
             assert refused("c").message.startswith("3 things")
-        with limiter.place("c"):
+        with limiter.admit("c"):
             pass
-    with limiter.place("a"):
+    with limiter.admit("a"):
         pass
 
 
 def test_limiter__who_gives_up_takes_no_turn():
     async def work():
-        limiter = FairLimiter("things", places=9, places_each=9, turns=1)
-        async with limiter.turn("a"):
-            waiting = asyncio.create_task(limiter.turn("b").__aenter__())
-            given = asyncio.create_task(limiter.turn("c").__aenter__())
+        limiter = FairLimiter("things", capacity=9, capacity_each=9, concurrency=1)
+        async with limiter.slot("a"):
+            waiting = asyncio.create_task(limiter.slot("b").__aenter__())
+            given = asyncio.create_task(limiter.slot("c").__aenter__())
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
         # The turn is c's in this very moment, and c gives up before it is told.
         given.cancel()
         await asyncio.gather(given, return_exceptions=True)
-        async with asyncio.timeout(PATIENCE_S), limiter.turn("d"):
+        async with asyncio.timeout(PATIENCE_S), limiter.slot("d"):
             pass
 
     asyncio.run(work())
@@ -127,7 +129,7 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
         asked = [one.ask(path, params={"against": "slow"}) for _ in range(40)]
         try:
             done, waiting = await asyncio.wait(asked, return_when="FIRST_COMPLETED")
-            await until(lambda: sum(task.done() for task in asked) == 40 - limiter.held)
+            await until(lambda: sum(task.done() for task in asked) == 40 - limiter.admitted)
             refused = [task.result() for task in asked if task.done()]
             assert 0 < len(refused) < 40
             for answer in refused:
@@ -144,7 +146,7 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
         statuses = [(await task).status_code for task in asked]
         assert set(statuses) == {503, 418}
         assert statuses.count(503) == len(refused)
-        assert limiter.held == 0
+        assert limiter.admitted == 0
 
     asyncio.run(work())
 
@@ -170,7 +172,7 @@ def test_picture__of_another_owner_comes_before_the_second_of_one(app, services,
 
         try:
             asked = [post(one, b"one") for _ in range(20)]
-            await until(lambda: sum(task.done() for task in asked) == 20 - limiter.held > 0)
+            await until(lambda: sum(task.done() for task in asked) == 20 - limiter.admitted > 0)
             last = post(other, b"other")
             await until(lambda: len(limiter._waiting.get("other", ())) == 1)
         finally:
@@ -210,7 +212,7 @@ def test_limits__hold_for_what_is_expensive_and_for_nothing_else(api, app, monke
         raise HttpError(503, "FULL", "no place.")
         yield
 
-    monkeypatch.setattr(FairLimiter, "place", full)
+    monkeypatch.setattr(FairLimiter, "admit", full)
     job = {"job_id": f"{JOB_PREFIX}1"}
     found = set()
     for path, operations in app.openapi()["paths"].items():

@@ -169,7 +169,8 @@ def test_head__of_an_endless_stream_ends(served, settings, app):
             assert answer.status_code == 200
             assert answer.headers["content-type"].startswith("text/event-stream")
     until(
-        lambda: app.state.services.limits["streams"].held == 0, what="the streams to be given back"
+        lambda: app.state.services.limits["streams"].admitted == 0,
+        what="the streams to be given back",
     )
 
 
@@ -268,7 +269,9 @@ def test_stream__one_too_many_is_503_without_a_traceback(make_settings, sqlite_u
             with opened(served, run_id, another) as theirs:  # half of them are for others
                 assert theirs.status_code == 200
         assert [r for r in caplog.records if r.exc_info] == []
-        until(lambda: app.state.services.limits["streams"].held == 0, what="the streams to close")
+        until(
+            lambda: app.state.services.limits["streams"].admitted == 0, what="the streams to close"
+        )
         with opened(served, run_id, token) as again:
             assert again.status_code == 200
 

@@ -74,7 +74,7 @@ def test_stream__of_a_run_that_is_deleted_ends(client, app):
     # The stream ends; the client takes it up again and hears why.
     with pytest.raises(CaliftError, match="there is no run"):
         list(events)
-    until(lambda: app.state.services.limits["streams"].held == 0, what="the stream to close")
+    until(lambda: app.state.services.limits["streams"].admitted == 0, what="the stream to close")
 
 
 def test_total__is_counted_so_far_and_no_further(store, monkeypatch):

@@ -19,7 +19,7 @@ from calift_core.data.images import ImageSet
 from calift_core.data.loader import Normalise, TrainView, train_batches
 from calift_core.data.preprocess import Preprocess
 from calift_core.data.sources import ArraySource
-from calift_core.evaluation.forward import PlacedModel, forward_all, predict
+from calift_core.evaluation.forward import ForwardSettings, PlacedModel, forward_all, predict
 from calift_core.evaluation.spectrum import Covariance, spectrum_report
 from calift_core.methods import Batch, RunLength, make_method
 from calift_core.methods.base import Classifier
@@ -195,13 +195,13 @@ def test_several_models__one_pass_gives_what_each_alone_gives(vit, originals, ki
     clips = [vit.to(device).eval(), other.to(device).eval()]
     head = Classifier(torch.randn(3, vit.embed_dim).to(device), 10.0)
     images = pixels_of(21, vit.image_size)
-    options = {"batch_size": 8, "workers": 0, "device": device, "precision": "fp32"}
+    settings = ForwardSettings(batch_size=8, workers=0, device=device, precision="fp32")
     placed = [PlacedModel(lambda clip=clip: clip, head) for clip in clips]
     together = [[], []]
-    for batch in forward_all(placed, images, **options):
+    for batch in forward_all(placed, images, settings):
         together[batch.model].append(batch.logits)
     for clip, logits in zip(clips, together, strict=True):
-        alone = predict(clip, head, images, **options)
+        alone = predict(clip, head, images, settings)
         assert np.array_equal(np.concatenate(logits), alone)
 
 
@@ -213,10 +213,8 @@ def test_spectrum__is_that_of_features_from_the_cpu(vit, kind):
         clip = copy.deepcopy(vit).to(device).eval()
         head = Classifier(torch.zeros(3, vit.embed_dim, device=device), 1.0)
         covariance = Covariance(vit.embed_dim)
-        predict(
-            clip, head, images, batch_size=16, workers=0, device=device, precision="fp32",
-            covariance=covariance,
-        )  # fmt: skip
+        settings = ForwardSettings(batch_size=16, workers=0, device=device, precision="fp32")
+        predict(clip, head, images, settings, covariance=covariance)
         return np.array(spectrum_report(covariance).singular_values)
 
     expected = spectrum(torch.device("cpu"))

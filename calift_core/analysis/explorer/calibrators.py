@@ -116,7 +116,7 @@ class CalibratorAnswers(MeasureAnswers):
         def cell(scored: Scored) -> tuple[Any, ...]:
             return ("cell", file.digest, binning, subject.draws, scored)
 
-        with memory.long_turn():
+        with memory.long_slot():
             missing = [
                 (key, calibrator)
                 for key, calibrator, _ in fits

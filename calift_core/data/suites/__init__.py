@@ -10,7 +10,13 @@ from calift_core.data.images import ImageSet
 from calift_core.data.listing import EXTENSIONS, ScanBudget, images_below
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import SuiteFamily, SuiteId, SuiteRequest, require_known_shifts
+from calift_core.data.suites.base import (
+    ShiftRequest,
+    SuiteFamily,
+    SuiteId,
+    SuiteRequest,
+    require_known_shifts,
+)
 from calift_core.data.suites.cifar import Cifar, CifarC
 from calift_core.data.suites.domains import DOMAIN_SUITES, Domains
 from calift_core.data.suites.fashion import FashionMnist
@@ -151,7 +157,7 @@ def shift_images(
         )
     suite = parse_suite_id(source)
     assert suite.path is not None
-    return family_of(kind).shift(name, suite.path, suite.domain, classes, budget)
+    return family_of(kind).shift(ShiftRequest(name, suite.path, suite.domain, classes, budget))
 
 
 def require_no_shift(name: str, shifts: Container[str], suite: str) -> None:

@@ -79,6 +79,27 @@ class SuiteRequest:
     group_by: str | None = None
 
 
+@dataclass(frozen=True)
+class ShiftRequest:
+    """A shift that a spec names as `NAME:PATH`.
+
+    Attributes:
+        domain: which of its domains, where it has such.
+        classes: of the ID data, which it must have; None where they are not known.
+    """
+
+    name: str
+    path: Path
+    domain: str | None
+    classes: Sequence[str] | None
+    budget: ScanBudget | None = None
+
+    @property
+    def what(self) -> str:
+        """As errors name it."""
+        return f"the shift {self.name!r} ({str(self.path)!r})"
+
+
 #: (corruption, severity) → the test part's images under it, at the positions of its own source.
 Stored = Mapping[tuple[str, int], PixelSource]
 
@@ -215,19 +236,8 @@ class SuiteFamily(ABC):
         """The numbers of images that `load` finds; overridden where that would read pixels."""
         return SuiteSizes.of(self.load(request))
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """List the images of a shift that a spec names as `NAME:PATH`; none is decoded.
-
-        Args:
-            domain: which of its domains, where it has such.
-            classes: of the ID data, which it must have; None where they are not known.
 
         Raises:
             SpecError: a shift is no such thing.

@@ -27,7 +27,7 @@ from calift_core.data.listing import (
 )
 from calift_core.data.matching import plain_form
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import LoadedSuite, SuiteFamily, SuiteRequest
+from calift_core.data.suites.base import LoadedSuite, ShiftRequest, SuiteFamily, SuiteRequest
 from calift_core.schema.suite import FractionSpec
 
 
@@ -137,15 +137,8 @@ class Folder(SuiteFamily):
         assert request.path is not None
         return load_folder(request.path, request.fractions, request.budget, request.group_by)
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """The images of its class folders, or of those in its test/."""
-        root = require_folder(path)
+        root, classes = require_folder(request.path), request.classes
         known = class_folders(shift_folder(root)) if classes is None else classes
-        return shift_in(name, root, known, budget)
+        return shift_in(request.name, root, known, request.budget)

@@ -22,9 +22,9 @@ from calift_core.data.arrow import ArrowSource, encoded_column, features_of, ope
 from calift_core.data.grouped import Groups, require_whole_groups, split_whole
 from calift_core.data.images import ImageSet
 from calift_core.data.listing import PARTS, ScanBudget, part_named, shares_of
-from calift_core.data.matching import match_classes, require_every_class
+from calift_core.data.matching import match_classes, relabelled, require_every_class
 from calift_core.data.names import Names
-from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
+from calift_core.data.suites.base import AtPath, LoadedSuite, ShiftRequest, SuiteRequest
 from calift_core.errors import DataError, DataUnavailableError, SpecError, reason_of
 from calift_core.home import cache_dir
 from calift_core.installed import install_extra
@@ -142,32 +142,21 @@ class HuggingFace(AtPath):
                 rows[part] = found
         return _loaded(request, rows, place, tuple(notes))
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """The images of the split that is named, else of test, else of its only one."""
-        choice, what = HubChoice.of(domain), f"the shift {name!r} ({str(path)!r})"
-        files = _splits(path, choice.config)
+        choice, what, name = HubChoice.of(request.domain), request.what, request.name
+        files = _splits(request.path, choice.config)
         split = choice.split or ("test" if "test" in files or len(files) > 1 else next(iter(files)))
         if split not in files:
             raise DataError(
                 f"{what} has no split {split!r}, its splits are {', '.join(files)}.",
                 hint="Name one with #split=.",
             )
-        rows = _rows(split, files[split], choice, str(path), budget)
+        rows = _rows(split, files[split], choice, str(request.path), request.budget)
         if rows is None:
             raise DataError(f"{what}: the split {split!r} has no labels")
-        prefix = "" if choice.id else f"{name}/"
-        if classes is None:
-            return rows.image_set(name, prefix, rows.labels)
-        used, own = np.unique(rows.labels, return_inverse=True)
-        at = match_classes([rows.names[int(i)] for i in used], classes, what)
-        return rows.image_set(name, prefix, at[own])
+        images = rows.image_set(name, "" if choice.id else f"{name}/", rows.labels)
+        return relabelled(images, rows.names, request.classes, what)
 
 
 def is_hub_name(path: Path) -> bool:

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calift_core.data.grouped import Groups, groups_by, require_whole_groups, split_whole
 from calift_core.data.images import ImageSet
-from calift_core.data.listing import PARTS, ScanBudget, shares_of
+from calift_core.data.listing import PARTS, shares_of
 from calift_core.data.manifest import CodedColumn, Manifest, read_manifest
 from calift_core.data.matching import match_classes, require_every_class
 from calift_core.data.sources import FileSource
-from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest, require_known_shifts
+from calift_core.data.suites.base import (
+    AtPath,
+    LoadedSuite,
+    ShiftRequest,
+    SuiteRequest,
+    require_known_shifts,
+)
 from calift_core.errors import DataError, SpecError, UnknownNameError
 from calift_core.schema.suite import FractionSpec
 
@@ -54,21 +59,15 @@ class ManifestFile(AtPath):
             notes=whole.notes,
         )
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """The rows of one domain, or all; those for testing, where others are for training."""
-        rows = read_manifest(path, budget)
+        rows, domain = read_manifest(request.path, request.budget), request.domain
         if domain is not None:
             if domain not in rows.domains.names:
-                raise UnknownNameError(f"domain of {path.name}", domain, rows.domains.names)
+                raise UnknownNameError(f"domain of {rows.file.name}", domain, rows.domains.names)
             rows = rows.take(rows.domains.of(domain))
-        return _as_shift(name, rows, rows.labels.names if classes is None else classes)
+        classes = rows.labels.names if request.classes is None else request.classes
+        return _as_shift(request.name, rows, classes)
 
 
 def _domains(whole: Manifest, chosen: str | None) -> tuple[Manifest, dict[str, Manifest]]:

@@ -18,10 +18,10 @@ from calift_core.data.listing import (
     require_folder,
     shares_of,
 )
-from calift_core.data.matching import match_classes, require_every_class
+from calift_core.data.matching import relabelled, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.shards import ShardIndex, ShardSource, shard_index
-from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
+from calift_core.data.suites.base import AtPath, LoadedSuite, ShiftRequest, SuiteRequest
 from calift_core.errors import DataError, DataUnavailableError
 
 _CLASSES, _TYPE, _COUNT = "classnames.txt", "dataset_type.txt", "nshards.txt"
@@ -57,31 +57,18 @@ class ShardSuite(AtPath):
         words = tuple(name.replace("_", " ") for name in names)
         return LoadedSuite(root.absolute().name, _unique(names), words, parts)
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """The images of its test/, or of the only split that it has."""
-        names, folders = _unique(_class_names(path)), _splits(path)
+        names, folders = _unique(_class_names(request.path)), _splits(request.path)
         if "test" not in folders and len(folders) != 1:
             raise DataError(
-                f"the shift {name!r} ({str(path)!r}) has no test/, its splits are "
-                f"{', '.join(folders) or 'none'}",
+                f"{request.what} has no test/, its splits are {', '.join(folders) or 'none'}",
                 hint=_LAYOUT,
             )
         folder = folders.get("test") or next(iter(folders.values()))
-        images = _image_set(name, folder, f"{name}/", len(names), budget)
-        if classes is None:
-            return images
-        used, own = np.unique(images.labels, return_inverse=True)
-        at = match_classes(
-            [names[int(i)] for i in used], classes, f"the shift {name!r} ({str(path)!r})"
-        )
-        return ImageSet(name, images.source, images.ids, at[own], images.indices)
+        name = request.name
+        images = _image_set(name, folder, f"{name}/", len(names), request.budget)
+        return relabelled(images, names, request.classes, request.what)
 
 
 def _lines(path: Path) -> list[str]:

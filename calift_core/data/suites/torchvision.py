@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from calift_core.data.images import ImageSet, PixelSource, split_by_hash
 from calift_core.data.listing import PARTS, ScanBudget, shares_of
-from calift_core.data.matching import match_classes, require_every_class
+from calift_core.data.matching import relabelled, require_every_class
 from calift_core.data.names import Names
 from calift_core.data.sources import FileSource, NpySource
-from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
+from calift_core.data.suites.base import AtPath, LoadedSuite, ShiftRequest, SuiteRequest
 from calift_core.errors import DataError, DataUnavailableError, UnknownNameError, reason_of
 from calift_core.home import cache_dir
 
@@ -89,25 +89,14 @@ class Torchvision(AtPath):
         parts = {part: parts[part] for part in PARTS if part in parts}
         return LoadedSuite(name.lower(), classes, words, parts)
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """The images of its test part, or all where it has none."""
-        kind = known_kind(domain or "")
-        listing = _listed(kind, path, budget)
+        kind, name = known_kind(request.domain or ""), request.name
+        listing = _read_listing(kind, request.path, request.budget)
         part = "test" if "test" in KINDS[kind].parts else "train"
-        images = listing.image_set(part, f"{name}/")
-        if classes is None:
-            return images
-        used, own = np.unique(images.labels, return_inverse=True)
-        named = [listing.classes[int(i)] for i in used]
-        at = match_classes(named, classes, f"the shift {name!r} (torchvision's {kind})")
-        return ImageSet(name, images.source, images.ids, at[own], images.indices)
+        images = replace(listing.image_set(part, f"{name}/"), name=name)
+        what = f"the shift {name!r} (torchvision's {kind})"
+        return relabelled(images, listing.classes, request.classes, what)
 
 
 def known_kind(name: str) -> str:
@@ -153,10 +142,10 @@ class _Listing:
 
 def _listing(request: SuiteRequest) -> _Listing:
     assert request.path is not None
-    return _listed(known_kind(request.domain or ""), request.path, request.budget)
+    return _read_listing(known_kind(request.domain or ""), request.path, request.budget)
 
 
-def _listed(name: str, root: Path, budget: ScanBudget | None) -> _Listing:
+def _read_listing(name: str, root: Path, budget: ScanBudget | None) -> _Listing:
     """What torchvision says of a data set, from the cache if it was asked before."""
     root = root.absolute()
     if not root.is_dir():

@@ -17,9 +17,9 @@ from calift_core.data.listing import (
     parts_among,
     shares_of,
 )
-from calift_core.data.matching import match_classes, require_every_class
+from calift_core.data.matching import relabelled, require_every_class
 from calift_core.data.names import Names
-from calift_core.data.suites.base import AtPath, LoadedSuite, SuiteRequest
+from calift_core.data.suites.base import AtPath, LoadedSuite, ShiftRequest, SuiteRequest
 from calift_core.errors import DataError
 from calift_core.schema.suite import FractionSpec
 
@@ -61,23 +61,13 @@ class Zip(AtPath):
         words = tuple(c.replace("_", " ") for c in classes)
         return LoadedSuite(found.title, classes, words, parts, notes=found.notes)
 
-    def shift(
-        self,
-        name: str,
-        path: Path,
-        domain: str | None,
-        classes: Sequence[str] | None,
-        budget: ScanBudget | None = None,
-    ) -> ImageSet:
+    def shift(self, request: ShiftRequest) -> ImageSet:
         """The images of its class folders, or of those in its test/."""
-        found = _Contents(path, budget)
+        found = _Contents(request.path, request.budget)
         folder = found.parts.get("test", found.parts.get("train", ""))
         own = found.classes(folder)
-        images = found.image_set(name, folder, own, f"{name}/")
-        if classes is None:
-            return images
-        at = match_classes(own, classes, f"the shift {name!r} ({path.name})")
-        return ImageSet(name, images.source, images.ids, at[images.labels], images.indices)
+        images = found.image_set(request.name, folder, own, f"{request.name}/")
+        return relabelled(images, own, request.classes, request.what)
 
 
 def examine(file: Path, *, max_files: int) -> tuple[int, int]:

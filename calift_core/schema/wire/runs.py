@@ -84,7 +84,7 @@ class Progress(Frozen):
         return max(0.0, self.run_eta_s - passed)
 
 
-class Job(Frozen):
+class JobSummary(Frozen):
     """What runs and evaluation jobs share. `reason` is for machines, `message` for people.
 
     `owner` is the name of the token that submitted it. The owner and admins may change it.
@@ -122,7 +122,7 @@ class Job(Frozen):
     )
 
 
-class RunSummary(Job):
+class RunSummary(JobSummary):
     """One row of the run list.
 
     `revision` rises with whatever happens to the run, such as a result that an evaluation job adds

@@ -96,7 +96,7 @@ def read_folders(lines: str) -> dict[str, Any]:
 
 
 def _suites() -> list[str]:
-    found = api.fetch("list the data", api.client().datasets, key="datasets")
+    found = api.ask("list the data", api.client().datasets)
     return [d.id for d in found if d.available]
 
 

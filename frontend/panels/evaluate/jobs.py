@@ -33,10 +33,8 @@ def under_way(run_ids: Sequence[str]) -> None:
 
 def working() -> None:
     """Those that are under way, of all runs."""
-    found = api.fetch(
-        "list the working evaluations",
-        lambda: api.client().evaluation_jobs(phase=WORKING, limit=5),
-        key="evaluating",
+    found = api.ask(
+        "list the working evaluations", api.client().evaluation_jobs, phase=WORKING, limit=5
     )
     if found.items:
         st.header("Evaluations", anchor=False)
@@ -46,11 +44,8 @@ def working() -> None:
 
 
 def _find(run_ids: Sequence[str]) -> list[EvaluationJob]:
-    key = "-".join(sorted(run_ids))
-    return api.fetch(
-        "list the evaluations",
-        lambda: api.client().evaluation_jobs(run_id=list(run_ids), limit=10),
-        key=f"evaluation-jobs-{key}",
+    return api.ask(
+        "list the evaluations", api.client().evaluation_jobs, run_id=list(run_ids), limit=10
     ).items
 
 
@@ -122,11 +117,7 @@ def draw(job_id: str) -> None:
     """The page of a job: how far it is, what it found, its log."""
 
     def load() -> EvaluationJob:
-        return api.fetch(
-            f"load the evaluation {job_id}",
-            lambda: api.client().evaluation_job(job_id),
-            key=f"evaluation-job-{job_id}",
-        )
+        return api.ask(f"load the evaluation {job_id}", api.client().evaluation_job, job_id)
 
     first = load()
     page.head(f"Evaluation {first.name}")
@@ -144,20 +135,12 @@ def draw(job_id: str) -> None:
     with st.container(horizontal=True):
         actions(first, api.locked("submit"))
     with st.expander("Log"):
-        log = api.fetch(
-            "read the log",
-            lambda: api.client().logs(job_id, tail=300),
-            key=f"evaluation-log-{job_id}",
-        )
+        log = api.ask("read the log", api.client().logs, job_id, tail=300)
         st.code(log.text or "No line yet.", language=None, wrap_lines=True)
 
 
 def _results(job: EvaluationJob) -> None:
-    found = api.fetch(
-        "load its results",
-        lambda: api.client().job_evaluations(job.id),
-        key=f"job-evaluations-{job.id}",
-    ).items
+    found = api.ask("load its results", api.client().job_evaluations, job.id).items
     for k, one in enumerate(api.client().unlabelled(job.id) if job.spec.unlabelled else ()):
         unlabelled.answer(one, f"unlabelled-{k}")
     if not found and (job.phase not in TERMINAL_PHASES or not job.spec.unlabelled):

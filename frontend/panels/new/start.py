@@ -81,9 +81,7 @@ def start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
     if given and _is_imported(given):
         clone = source = None
     if clone:
-        run = api.fetch(
-            f"load the run {clone}", lambda: api.client().run(clone), key=f"run-{clone}"
-        )
+        run = api.ask(f"load the run {clone}", api.client().run, clone)
         document = copy.deepcopy(dict(run.spec))
         document["name"] = f"{run.name} copy"[:120]
         alpha = _share(state.param("alpha"))
@@ -110,7 +108,7 @@ def start(methods: dict[str, MethodInfo]) -> tuple[dict[str, Any], str]:
 
 def _is_imported(run_id: str) -> bool:
     """Whether a run has nothing to begin from, and a word about it if so."""
-    run = api.fetch(f"load the run {run_id}", lambda: api.client().run(run_id), key=f"run-{run_id}")
+    run = api.ask(f"load the run {run_id}", api.client().run, run_id)
     if run.method != "imported":
         return False
     page.empty(
@@ -131,7 +129,7 @@ def _share(given: str | None) -> float | None:
 
 def _made_from(run_id: str) -> tuple[dict[str, Any], str]:
     """A merge of a finished run: its model and data, and a method that names it."""
-    run = api.fetch(f"load the run {run_id}", lambda: api.client().run(run_id), key=f"run-{run_id}")
+    run = api.ask(f"load the run {run_id}", api.client().run, run_id)
     document = copy.deepcopy(dict(run.spec))
     kind = state.param("method")
     document["method"] = (

@@ -19,7 +19,7 @@ from calift_core.data.styles import GENRES, LEARNED, LETTERS
 from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.typefaces import CHARACTERS, SHIFTS, STORED, STORED_SHA256, Typefaces
 from calift_core.errors import DataError, DataUnavailableError, ModelError, UnknownNameError
-from calift_core.evaluation.forward import predict
+from calift_core.evaluation.forward import ForwardSettings, predict
 from calift_core.files import sha256_file
 from calift_core.jobs.tiny import ensure_tiny, tiny_sha256
 from calift_core.methods.base import zero_shot_classifier
@@ -121,11 +121,11 @@ def test_shipped__weights_are_what_they_were_and_know_the_letters(suite, clip):
     captions = Captions.make(suite.class_names, TEMPLATES["letters"], clip.tokenizer)
     classifier = zero_shot_classifier(clip, captions)
     right = {}
+    settings = ForwardSettings(
+        batch_size=620, workers=0, device=torch.device("cpu"), precision="fp32"
+    )
     for images in (suite.part("test").limited(620), suite.shifts["serif"].limited(620)):
-        logits = predict(
-            clip, classifier, images, batch_size=620, workers=0, device=torch.device("cpu"),
-            precision="fp32",
-        )  # fmt: skip
+        logits = predict(clip, classifier, images, settings)
         right[images.name] = int((logits.argmax(axis=1) == images.labels).sum())
     # Of 620; another processor's rounding may turn a tie.
     assert right == {name: pytest.approx(n, abs=2) for name, n in ZERO_SHOT.items()}

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from calift_core.errors import CheckpointError, InterruptedRunError, ModelError,
 from calift_core.evaluation import evaluate as evaluate_module
 from calift_core.evaluation import noise_levels, progress
 from calift_core.evaluation import path as weight_path
-from calift_core.evaluation.forward import PlacedModel, forward_all, predict
+from calift_core.evaluation.forward import ForwardSettings, PlacedModel, forward_all, predict
 from calift_core.evaluation.partial import EVALUATING, Shards, adopt_shards
 from calift_core.evaluation.spectrum import Covariance
 from calift_core.evaluation.subjects import (
@@ -122,16 +123,18 @@ def shaken(clip: Clip, seed: int) -> Clip:
     return other.eval()
 
 
+SETTINGS = ForwardSettings(batch_size=4, workers=0, device=CPU, precision="fp32")
+
+
 def placed(clip: Clip, captions: Captions) -> PlacedModel:
     return PlacedModel(lambda: clip, zero_shot_classifier(clip, captions))
 
 
 def one_pass(models: list[PlacedModel], images: ImageSet, **options: Any) -> list[np.ndarray]:
     """Logits of each model; batches must come in the set's order."""
-    given_ = {"batch_size": 4, "workers": 0, "device": CPU, "precision": "fp32"} | options
     parts = [[] for _ in models]
     ends = list(options.get("starts") or [0] * len(models))
-    for batch in forward_all(models, images, **given_):
+    for batch in forward_all(models, images, SETTINGS, **options):
         assert batch.start == ends[batch.model]
         ends[batch.model] += len(batch.logits)
         parts[batch.model].append(batch.logits)
@@ -164,9 +167,8 @@ def test_forward_all__does_not_decode_what_all_have_seen(vit, captions, decoded)
 
 def test_predict__in_bf16_logits_are_float32_and_near_those_of_fp32(vit, captions):
     classifier = zero_shot_classifier(vit, captions)
-    options = {"batch_size": 4, "workers": 0, "device": CPU}
-    exact = predict(vit, classifier, images_of(), precision="fp32", **options)
-    rounded = predict(vit, classifier, images_of(), precision="bf16", **options)
+    exact = predict(vit, classifier, images_of(), SETTINGS)
+    rounded = predict(vit, classifier, images_of(), replace(SETTINGS, precision="bf16"))
     assert rounded.dtype == np.float32
     assert not np.array_equal(exact, rounded)
     # A bfloat16 has 8 significant bits, and the logit scale multiplies cosines.

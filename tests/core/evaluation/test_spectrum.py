@@ -13,7 +13,7 @@ from calift_core.analysis.report import evaluation_report, summarise
 from calift_core.calibration import evaluate_all, softmax
 from calift_core.data.images import ImageSet
 from calift_core.errors import SpecError
-from calift_core.evaluation.forward import as_predictions, predict
+from calift_core.evaluation.forward import ForwardSettings, as_predictions, predict
 from calift_core.evaluation.spectrum import Covariance, effective_rank, spectrum_report
 from calift_core.methods import Classifier
 from calift_core.methods.base import zero_shot_classifier
@@ -123,8 +123,9 @@ CPU = torch.device("cpu")
 
 
 def predicted(clip: Clip, images: ImageSet, classifier: Classifier, **options: Any) -> Any:
+    covariance = options.pop("covariance", None)
     given_ = {"batch_size": 4, "workers": 0, "device": CPU, "precision": "fp32"} | options
-    return predict(clip, classifier, images, **given_)
+    return predict(clip, classifier, images, ForwardSettings(**given_), covariance=covariance)
 
 
 def test_predict__does_not_depend_on_batch_size_or_workers_and_keeps_the_mode(vit, captions):
