@@ -79,7 +79,7 @@ def loader_workers(requested: int | None, device: str, *, processes: int = 1) ->
     """Processes that decode images beside a model.
 
     Args:
-        asked: what a spec says; None leaves it open.
+        requested: what a spec says; None leaves it open.
         device: kind of the model's device. One on the CPU leaves no core to others.
         processes: models on this host, which share its cores.
     """

@@ -672,7 +672,7 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         claim = store.claims.claim(run_id, worker_id="worker-1", ttl_s=60)
         assert claim is not None
         attempt = claim.attempt
-        told = recorded.training(
+        answer = recorded.training(
             20,
             lambda step: {"loss": 1 / step, "lr": 1e-5},
             spectra={20: example_spectrum()},
@@ -703,9 +703,9 @@ def finished_run(tmp_path: Path) -> Callable[..., str]:
         for dataset, predictions in (more or {}).items():
             stored(dataset, predictions)
         summary = summarise(reports, 0.3)
-        told += recorded.evaluating(named)
-        told += recorded.ending(example_spectrum(1.2), summary, steps=20)
-        assert store.records.record(run_id, attempt, recorded.checked(told))
+        answer += recorded.evaluating(named)
+        answer += recorded.ending(example_spectrum(1.2), summary, steps=20)
+        assert store.records.record(run_id, attempt, recorded.checked(answer))
         assert store.records.append_log(run_id, attempt, "all went well\n")
         report = Report(
             run_id=run_id,

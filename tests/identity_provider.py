@@ -76,22 +76,22 @@ class IdentityProvider:
             return JSONResponse({"keys": [self.key.as_dict(private=False)]})
 
         async def authorize(request: Request) -> Response:
-            asked = dict(request.query_params)
+            requested = dict(request.query_params)
             code = secrets.token_urlsafe()
-            self.codes[code] = asked
-            back = urlencode({"code": code, "state": asked["state"]})
-            return RedirectResponse(f"{asked['redirect_uri']}?{back}", 302)
+            self.codes[code] = requested
+            back = urlencode({"code": code, "state": requested["state"]})
+            return RedirectResponse(f"{requested['redirect_uri']}?{back}", 302)
 
         async def token(request: Request) -> Response:
             given = {k: v[0] for k, v in parse_qs((await request.body()).decode()).items()}
             basic = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
-            asked = self.codes.pop(given["code"])
+            requested = self.codes.pop(given["code"])
             proof = hashlib.sha256(given["code_verifier"].encode()).digest()
             challenge = base64.urlsafe_b64encode(proof).decode().rstrip("=")
             if (
                 request.headers.get("authorization") != f"Basic {basic}"
-                or given["redirect_uri"] != asked["redirect_uri"]
-                or challenge != asked["code_challenge"]
+                or given["redirect_uri"] != requested["redirect_uri"]
+                or challenge != requested["code_challenge"]
             ):
                 return JSONResponse({"error": "invalid_grant"}, 400)
             return JSONResponse(
@@ -99,7 +99,7 @@ class IdentityProvider:
                     "access_token": "unused",
                     "token_type": "Bearer",
                     "expires_in": 300,
-                    "id_token": self.id_token(nonce=asked.get("nonce")),
+                    "id_token": self.id_token(nonce=requested.get("nonce")),
                 }
             )
 

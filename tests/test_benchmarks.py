@@ -84,9 +84,9 @@ def test_benchmark__ends_at_a_toy_size(name, home, monkeypatch, capsys):
 
 def test_benchmarks__have_the_options_that_a_toy_run_takes(monkeypatch, capsys):
     for name, arguments in TOYS.items():
-        said = run(name, "--help", monkeypatch, capsys)
+        output = run(name, "--help", monkeypatch, capsys)
         for option in arguments.split():
-            assert not option.startswith("--") or option in said, (name, option)
+            assert not option.startswith("--") or option in output, (name, option)
 
 
 def test_train_step__loops_give_equal_losses_with_the_penalty_and_without(monkeypatch, capsys):

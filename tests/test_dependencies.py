@@ -183,8 +183,8 @@ def test_base__judges_and_says_which_extra_anything_else_needs(tmp_path):
     assert lines[2].startswith("this needs httpx2, which is not installed. ")
     assert [line for line in lines if line.isdecimal()] == ["0", "1", "1", "1"]
     assert "Data" in done.stdout
-    said = [line for line in done.stderr.splitlines() if "error" in line or "[" in line]
-    for line, words in zip(said, ("Parquet", "parquet", "pyarrow", "analysis", "httpx2", "client"),
+    found = [line for line in done.stderr.splitlines() if "error" in line or "[" in line]
+    for line, words in zip(found, ("Parquet", "parquet", "pyarrow", "analysis", "httpx2", "client"),
                            strict=True):  # fmt: skip
         assert words in line
 

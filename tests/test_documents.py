@@ -139,8 +139,10 @@ def test_documents__every_target_of_make_exists():
             t for line in re.findall(r"^([\w. -]+):(?!=)", rules, re.M) for t in line.split()
         }
         for words in command_lines(path, "make"):
-            asked = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
-            assert set(asked) <= targets, f"{path.name}: make {' '.join(asked)} is no target"
+            requested = [w for w in words[1:] if not w.startswith("-") and "=" not in w]
+            assert set(requested) <= targets, (
+                f"{path.name}: make {' '.join(requested)} is no target"
+            )
 
 
 def test_documents__every_script_that_is_run_exists():
@@ -251,8 +253,8 @@ def test_compose__every_variable_is_told_in_the_example():
     gpu = (ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8")
     used |= set(re.findall(r"\$\{(\w+)", gpu))
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
-    told = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
-    assert used == told
+    answer = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
+    assert used == answer
 
 
 # ---- Paths and modules that documents name ------------------------------------------------------

@@ -233,11 +233,11 @@ def test_toys__a_run_from_the_data_to_the_measures(run):
 
     files = {read_metadata(path).role: path for path in (run / "predictions").glob("*.parquet")}
     own, test = files["calibration"], files["id"]
-    calibrator, told = fit_calibrator("prior", [read_to_fit(own)], oracle=False)
+    calibrator, answer = fit_calibrator("prior", [read_to_fit(own)], oracle=False)
     again = calibrator_from_dict(json.loads(json.dumps(calibrator.to_dict())))
     scores, same = calibrated_scores(test, [calibrator, again])
-    assert told.kind == "prior"
-    assert scores.confidences == pytest.approx(max(told.parameters["shares"]))
+    assert answer.kind == "prior"
+    assert scores.confidences == pytest.approx(max(answer.parameters["shares"]))
     assert np.array_equal(scores.confidences, same.confidences)
 
     measures = {m.name: m for m in measures_of(scores, Binning(), n_classes=3)}
@@ -263,9 +263,9 @@ def test_toys__a_page_is_drawn_with_what_the_service_has(toys, tmp_path, monkeyp
     ):
         drawn = AppTest.from_file(str(app), default_timeout=60).switch_page("views/toys.py").run()
     assert not drawn.exception, [e.value for e in drawn.exception]
-    said = words(drawn)
-    assert "A page of a package of its own." in said
-    assert "Stripes (150 images, 3 classes)" in said
+    output = words(drawn)
+    assert "A page of a package of its own." in output
+    assert "Stripes (150 images, 3 classes)" in output
 
 
 def test_toys__a_suite_is_found_counted_and_inspected(toys):

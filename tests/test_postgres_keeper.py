@@ -32,8 +32,8 @@ def test_postgres__is_gone_with_a_pytest_that_was_killed(
     postgres: Any,  # skips where there is no server
 ) -> None:
     monkeypatch.delenv("CALIFT_TEST_DATABASE_URL", raising=False)
-    told = tmp_path / "url"
-    (tmp_path / "test_wait.py").write_text(_TEST.format(told=str(told.with_suffix(".part"))))
+    answer = tmp_path / "url"
+    (tmp_path / "test_wait.py").write_text(_TEST.format(told=str(answer.with_suffix(".part"))))
     with (tmp_path / "log").open("wb") as log:
         pytest_ = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
@@ -45,7 +45,7 @@ def test_postgres__is_gone_with_a_pytest_that_was_killed(
             stderr=log,
         )
     try:
-        part = told.with_suffix(".part")
+        part = answer.with_suffix(".part")
         until(
             lambda: (part.exists() and part.read_text()) or pytest_.poll() is not None,
             timeout_s=60,

@@ -173,7 +173,7 @@ class Chart {
     /** @type {Data | null} */
     this.data = null;
     /** @type {(name: string, value: unknown) => void} */
-    this.said = () => {};
+    this.emit = () => {};
     this.near = false;
     this.closed = false;
     /** what is drawn, or is being drawn */
@@ -205,15 +205,15 @@ class Chart {
 
   /**
    * @param {Data} data
-   * @param {(name: string, value: unknown) => void} said
+   * @param {(name: string, value: unknown) => void} emit
    */
-  show(data, said) {
+  show(data, emit) {
     this.data = data;
-    this.said = said;
+    this.emit = emit;
     this.box.setAttribute("aria-label", data.alt);
     if (data.bins) {
       this.bins ??= new Bins(this.box, this.plot,
-        (edges) => this.said("range", { of: this.data?.of, edges }), (k) => this.hover(k));
+        (edges) => this.emit("range", { of: this.data?.of, edges }), (k) => this.hover(k));
       this.bins.show(data.bins, data.of);
     }
     if (data.figure === this.drawn) return;
@@ -274,7 +274,7 @@ class Chart {
     this.plot.on("plotly_click", (/** @type {any} */ event) => {
       const { data } = this;
       const point = event.points.find((/** @type {any} */ one) => one.customdata?.length);
-      if (data?.selects && point) this.said("mark", { of: data.of, mark: [...point.customdata] });
+      if (data?.selects && point) this.emit("mark", { of: data.of, mark: [...point.customdata] });
     });
   }
 
@@ -288,7 +288,7 @@ class Chart {
         : [];
     const step = Math.ceil(corners.length / CORNERS);
     const kept = corners.filter((/** @type {any} */ _, /** @type {number} */ k) => k % step === 0);
-    if (data && kept.length > 2) this.said("area", { of: data.of, corners: kept });
+    if (data && kept.length > 2) this.emit("area", { of: data.of, corners: kept });
   }
 
   /** @param {number} k the bin that Plotly tells about; −1 none */

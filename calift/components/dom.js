@@ -25,7 +25,7 @@ export function html(tag, attributes = {}, children = []) {
  * Streamlit calls a component's function again whenever its data change, and what it returned last
  * when the place goes.
  * @template D
- * @param {(root: any) => {show: (data: D, said: (name: string, value: unknown) => void) => void,
+ * @param {(root: any) => {show: (data: D, emit: (name: string, value: unknown) => void) => void,
  *   close: () => void}} make
  */
 export function component(make) {

@@ -51,14 +51,14 @@ class Gallery {
 
   /**
    * @param {Data} data
-   * @param {(name: string, value: unknown) => void} said
+   * @param {(name: string, value: unknown) => void} emit
    */
-  show(data, said) {
-    this.said = said;
+  show(data, emit) {
+    this.emit = emit;
     const now = JSON.stringify(data);
     if (now === this.shown) return; // images that are there stay there
     this.shown = now;
-    this.asked = false;
+    this.requested = false;
     this.why.replaceChildren();
     this.list.replaceChildren(...data.items.map((item, k) => this.card(item, k, data)));
     this.bar.replaceChildren(...(data.tags ? this.tagging(data.tags) : []));
@@ -81,7 +81,7 @@ class Gallery {
         : /["']/.test(field.value) ? "A tag has no quotes."
           : !at.length && !all.checked ? "Tick images first, or all that are chosen." : "";
       this.why.replaceChildren(wrong);
-      if (!wrong) this.said?.("tag", { at, all: all.checked, tag: field.value, on });
+      if (!wrong) this.emit?.("tag", { at, all: all.checked, tag: field.value, on });
     };
     const button = (/** @type {string} */ words, /** @type {boolean} */ on) => {
       const made = html("button", { type: "button" }, [words]);
@@ -109,7 +109,7 @@ class Gallery {
     link.addEventListener("click", (/** @type {MouseEvent} */ e) => {
       if (e.ctrlKey || e.metaKey || e.shiftKey || e.altKey) return; // a tab of its own
       e.preventDefault();
-      this.said?.("open", k);
+      this.emit?.("open", k);
     });
     const answer = (/** @type {Answer} */ a) => html("p", { class: a.correct ? "right" : "wrong" }, [
       html("span", { class: "sign", role: "img", "aria-label": a.correct ? "right" : "wrong" },
@@ -123,7 +123,7 @@ class Gallery {
       ...(item.tags ?? []).map((words) => html("p", { class: "mark tag" }, [words])),
       ...item.answers.map(answer),
       ...item.marks.map((words) => html("p", { class: "mark" }, [words])),
-      ...(data.alike ? [this.button(data.alike, item, () => this.said?.("alike", k))] : []),
+      ...(data.alike ? [this.button(data.alike, item, () => this.emit?.("alike", k))] : []),
       ...(item.top.length ? [html("ol", {}, item.top.map((one) => {
         const row = html("li", { class: one.own ? "own" : null }, [
           html("span", {}, [one.words])]);
@@ -163,8 +163,8 @@ class Gallery {
       return;
     }
     image.replaceWith(html("span", { class: "missing" }, [data.missing]));
-    if (this.asked) return;
-    this.asked = true;
+    if (this.requested) return;
+    this.requested = true;
     // The page itself says when the service is away.
     if (answer && !answer.ok) this.why.replaceChildren((await answer.text()).slice(0, 300));
   }

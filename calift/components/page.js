@@ -41,7 +41,7 @@ class Page {
   constructor() {
     watchAddress();
     this.seen = "";
-    this.asked = "";
+    this.requested = "";
     this.app = document.querySelector(".stApp");
     this.watch = new MutationObserver(() => this.look());
     if (this.app) this.watch.observe(this.app, { attributes: true, attributeFilter: ["class"] });
@@ -53,23 +53,23 @@ class Page {
 
   /**
    * @param {{scheme: string}} data what the server has drawn for
-   * @param {(name: string, value: unknown) => void} said
+   * @param {(name: string, value: unknown) => void} emit
    */
-  show(data, said) {
-    this.said = said;
+  show(data, emit) {
+    this.emit = emit;
     this.seen = data.scheme;
-    this.asked = "";
+    this.requested = "";
     this.look();
   }
 
   look() {
-    if (!this.app || !this.said) return;
+    if (!this.app || !this.emit) return;
     const scheme = getComputedStyle(this.app).colorScheme;
     // What pops up lies outside the app, and has the document's colours.
     document.documentElement.style.colorScheme = scheme;
-    if (scheme === this.seen || scheme === this.asked) return;
-    this.asked = scheme;
-    this.said("scheme", scheme);
+    if (scheme === this.seen || scheme === this.requested) return;
+    this.requested = scheme;
+    this.emit("scheme", scheme);
   }
 }
 

@@ -47,7 +47,7 @@ class Rows {
     /** @type {Set<number>} */
     this.chosen = new Set();
     /** @type {(name: string, value: unknown) => void} */
-    this.said = () => {};
+    this.emit = () => {};
   }
 
   close() {
@@ -57,10 +57,10 @@ class Rows {
 
   /**
    * @param {Data} data
-   * @param {(name: string, value: unknown) => void} said
+   * @param {(name: string, value: unknown) => void} emit
    */
-  show(data, said) {
-    this.said = said;
+  show(data, emit) {
+    this.emit = emit;
     const now = JSON.stringify({ ...data, chosen: [] });
     if (now === this.shown) return; // what is ticked stays so: the server follows
     if (data.of !== this.of) this.chosen = new Set(data.chosen);
@@ -110,14 +110,14 @@ class Rows {
     const key = column.sort.replace("-", "");
     const at = key && key === data.sorted.replace("-", "") ? data.sorted : "";
     const way = at && (at.startsWith("-") ? "descending" : "ascending");
-    const said = { scope: "col", class: column.kind, "aria-sort": way || null };
-    if (!key) return html("th", said, [column.label]);
+    const attributes = { scope: "col", class: column.kind, "aria-sort": way || null };
+    if (!key) return html("th", attributes, [column.label]);
     const arrow = html("span", { "aria-hidden": "true" }, [at.startsWith("-") ? "\u00a0↓" : "\u00a0↑"]);
     const button = html("button", { type: "button", "data-at": `sort-${key}` }, [
       column.label, ...(at ? [arrow] : [])]);
     const next = at === column.sort ? (at.startsWith("-") ? key : `-${key}`) : column.sort;
-    button.addEventListener("click", () => this.said("sort", { of: this.of, at: next }));
-    return html("th", said, [button]);
+    button.addEventListener("click", () => this.emit("sort", { of: this.of, at: next }));
+    return html("th", attributes, [button]);
   }
 
   /**
@@ -130,8 +130,8 @@ class Rows {
       const value = row.cells[column.name];
       const inside = value === null || value === "" ? data.dash : this.cell(value, column, row, k);
       const first = column.kind === "open";
-      const said = { class: column.kind, scope: first ? "row" : null, "data-label": column.label };
-      return html(first ? "th" : "td", said, [inside]);
+      const attributes = { class: column.kind, scope: first ? "row" : null, "data-label": column.label };
+      return html(first ? "th" : "td", attributes, [inside]);
     });
     if (data.several) {
       const named = data.columns.find((c) => c.kind === "open");
@@ -196,7 +196,7 @@ class Rows {
     if (apart) return; // a link opens a tab of its own, and a row nothing
     if (!target.closest("a") && getSelection()?.toString()) return; // words are being marked
     event.preventDefault();
-    this.said("open", { of: this.of, at: k });
+    this.emit("open", { of: this.of, at: k });
   }
 
   /**
@@ -206,7 +206,7 @@ class Rows {
   choose(data, chosen) {
     this.chosen = new Set(chosen);
     this.tick(data);
-    this.said("choose", { of: this.of, at: [...this.chosen].sort((a, b) => a - b) });
+    this.emit("choose", { of: this.of, at: [...this.chosen].sort((a, b) => a - b) });
   }
 
   /** @param {Data} data */

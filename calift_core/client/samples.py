@@ -133,5 +133,5 @@ class SampleCalls(Connection):
         return self._picture(path, size, dataset=dataset)
 
     def _picture(self, path: str, size: int, **params: str) -> bytes:
-        asked = {"size": size, **params}
-        return self._send("GET", path, params=asked, headers={"Accept": "*/*"}).content
+        query = {"size": size, **params}
+        return self._send("GET", path, params=query, headers={"Accept": "*/*"}).content

@@ -132,14 +132,14 @@ class Watched(Frozen):
         """The drift test, and the share of images that are none of the classes."""
         drift, unlike = self.drift, self.none_of_these
         phrase = "differ from" if drift.p_value < DRIFTED else "cannot be told from"
-        said = (
+        drifted = (
             f"Logits {phrase} those of {self.n_reference:,} images of {self.reference} (energy "
             f"distance {drift.distance:.3g}, permutation p = {drift.p_value:.3g})."
         )
         if unlike is None:
-            return said
+            return drifted
         return (
-            f"{said} None of these classes: {percent(unlike.share)} of the images; of ID images "
+            f"{drifted} None of these classes: {percent(unlike.share)} of the images; of ID images "
             f"it would be {percent(unlike.false_alarms, 0)}."
         )
 

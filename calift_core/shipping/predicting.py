@@ -212,7 +212,7 @@ class AnswerFile:
 
     Args:
         path: its ending says the format: Parquet, CSV or JSON lines.
-        asked: what decides the rows, model and images: only then is a started file gone on with.
+        query: what decides the rows, model and images: only then is a started file gone on with.
 
     Raises:
         DataError: the ending is none of these.

@@ -106,7 +106,7 @@ def from_service(
                 f"a report is of finished runs; {detail.id} ({detail.name}) is {detail.phase}."
             )
     names = labels(details, whole=True)
-    reported = [_asked(client, detail, names[detail.id]) for detail in details]
+    reported = [_reported(client, detail, names[detail.id]) for detail in details]
     base = _baseline(reported, baseline)
     if len(reported) < 2 or not paired:
         return Gathered(reported, base, why_none="Only one run is in this report.")
@@ -174,14 +174,14 @@ def _bounded(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _baseline(reported: Sequence[ReportedRun], asked: str | None) -> str:
+def _baseline(reported: Sequence[ReportedRun], baseline: str | None) -> str:
     ids = [t.run.id for t in reported]
-    if asked is not None and asked not in ids:
+    if baseline is not None and baseline not in ids:
         raise SpecError("the baseline must be one of the report's runs.")
-    return asked or next((t.run.id for t in reported if t.method == "zero_shot"), ids[0])
+    return baseline or next((t.run.id for t in reported if t.method == "zero_shot"), ids[0])
 
 
-def _asked(client: Client, run: RunDetail, label: str) -> ReportedRun:
+def _reported(client: Client, run: RunDetail, label: str) -> ReportedRun:
     try:
         report = client.report(run.id)
     except ServiceError as error:

@@ -149,10 +149,10 @@ def test_measures__are_those_of_the_report_and_each_has_its_floor(api, one):
 @pytest.mark.parametrize(("norm", "name"), [("l2", "ece_l2"), ("max", "mce")])
 def test_measures__norm_and_temperature_are_those_asked_for(api, one, norm, name):
     path = f"/evaluations/{one['id']['id']}"
-    asked = {"norm": norm, "n_bins": 8, "scheme": "equal_width", "temperature": 1.7}
-    found = get(api, f"{path}/metrics", classwise=False, **asked)
+    requested = {"norm": norm, "n_bins": 8, "scheme": "equal_width", "temperature": 1.7}
+    found = get(api, f"{path}/metrics", classwise=False, **requested)
     (row,) = [m for m in found["measures"] if m["name"] == name]
-    diagram = get(api, f"{path}/reliability", **asked)
+    diagram = get(api, f"{path}/reliability", **requested)
     assert row["value"] == pytest.approx(diagram["ece"])
     assert row["null_q95"] == pytest.approx(diagram["null_q95"])
     assert not [m for m in found["measures"] if m["name"].startswith("classwise")]
@@ -284,12 +284,12 @@ def test_run_slices__one_condition_on_every_data_set(api, one):
         )["items"][0]
         for name in ("n", "accuracy", "ece", "interval", "null_q95"):
             assert item[name] == alone[name]
-    asked = {"n_bins": 4, "scheme": "equal_width", "norm": "max"}
-    page = get(api, f"/runs/{run_id}/slices", **asked)
+    requested = {"n_bins": 4, "scheme": "equal_width", "norm": "max"}
+    page = get(api, f"/runs/{run_id}/slices", **requested)
     assert (page["scheme"], page["norm"]) == ("equal_width", "max")
     for item in page["items"]:
         path = f"/evaluations/{item['evaluation_id']}/slices"
-        alone = get(api, path, by="all", **asked)["items"][0]
+        alone = get(api, path, by="all", **requested)["items"][0]
         assert {k: item[k] for k in ("ece", "n_bins")} == {k: alone[k] for k in ("ece", "n_bins")}
     shifts = get(api, f"/runs/{run_id}/slices", role="shift")
     assert [s["role"] for s in shifts["items"]] == ["shift"]
@@ -375,10 +375,10 @@ KINDS = ("temperature", "vector", "histogram", "isotonic")
 def test_calibrator__is_fitted_on_the_runs_own_calibration_split(api, services, one, kind):
     e = one["sketch"]
     effect = get(api, f"/evaluations/{e['id']}/calibrators", kind=kind)
-    told = effect["calibrator"]
-    assert told["kind"] == kind
-    assert not told["oracle"]
-    assert told["fitted_on"] == {
+    answer = effect["calibrator"]
+    assert answer["kind"] == kind
+    assert not answer["oracle"]
+    assert answer["fitted_on"] == {
         "dataset": "suite/calibration", "split": "calibration", "role": "calibration", "n": 300,
         "evaluation_id": None,
     }  # fmt: skip
@@ -411,7 +411,7 @@ def test_calibrator__is_fitted_on_the_runs_own_calibration_split(api, services, 
         assert effect["after"]["accuracy"] == effect["before"]["accuracy"]
         warmer = get(
             api, f"/evaluations/{e['id']}/reliability",
-            temperature=told["parameters"]["temperature"],
+            temperature=answer["parameters"]["temperature"],
         )  # fmt: skip
         assert warmer["ece"] == pytest.approx(effect["after"]["ece"], abs=1e-6)
 
@@ -739,8 +739,8 @@ def samples_of(api: TestClient, evaluation: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     page: dict[str, Any] = {"next_cursor": None}
     while not found or page["next_cursor"]:
-        asked = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
-        page = get(api, f"/evaluations/{evaluation}/samples", limit=200, top=0, **asked)
+        requested = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+        page = get(api, f"/evaluations/{evaluation}/samples", limit=200, top=0, **requested)
         found |= {one["id"]: one for one in page["items"]}
     return found
 
@@ -776,16 +776,16 @@ def test_compare__is_written_for_people(client, make_run, capsys, monkeypatch):
     ids = [make_run(seed=s) for s in (0, 4)]
     comparison = client.compare(run_id=ids)
     show_comparison(comparison, client.leaders(run_id=ids).boards)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     (found,) = (d for d in comparison.runs[1].differences if (d.dataset, d.metric) == ("id", "ece"))
-    table = said[said.index("same samples: ECE") :]
+    table = output[output.index("same samples: ECE") :]
     row = next(line for line in table.splitlines() if " id " in line)
     assert points(found.difference).replace("\u00a0", " ") in row
     assert points(decided(found)[0]).replace("\u00a0", " ") in row
     assert (" yes " in row) is found.distinguishable
-    assert "no interval of a difference of ECEs can be trusted" in " ".join(said.split())
-    assert said.startswith("On ")
-    assert said.index("95 % interval") < said.index("same samples")
+    assert "no interval of a difference of ECEs can be trusted" in " ".join(output.split())
+    assert output.startswith("On ")
+    assert output.index("95 % interval") < output.index("same samples")
 
 
 def test_memory__a_new_name_shows_in_what_is_remembered(api, one):
@@ -802,7 +802,7 @@ def test_memory__a_new_name_shows_in_what_is_remembered(api, one):
 
 def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(api, one):
     e, run_id = one["id"], one["id"]["run_id"]
-    asked = [
+    requested = [
         (f"/runs/{run_id}/calibrators/transfer", {"kind": "isotonic"}),
         (f"/evaluations/{e['id']}/reliability", {"calibrator": "isotonic", "n_bins": 9}),
         (f"/evaluations/{e['id']}/reliability", {"n_bins": 9}),
@@ -812,9 +812,9 @@ def test_turns__fits_and_diagrams_at_once_never_wait_for_each_other(api, one):
         (f"/evaluations/{e['id']}/metrics", {}),
         (f"/evaluations/{e['id']}/slices", {}),
     ]
-    with ThreadPoolExecutor(len(asked)) as pool:
-        together = list(pool.map(lambda question: get(api, question[0], **question[1]), asked))
-    alone = [get(api, path, **params) for path, params in asked]
+    with ThreadPoolExecutor(len(requested)) as pool:
+        together = list(pool.map(lambda question: get(api, question[0], **question[1]), requested))
+    alone = [get(api, path, **params) for path, params in requested]
     assert together == alone
 
 
@@ -869,8 +869,8 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["analyse", command, target, "--json", *settings_of_the_command])
-        told = capsys.readouterr()
-        return ended.value.code, json.loads(told.out) if told.out else told.err
+        answer = capsys.readouterr()
+        return ended.value.code, json.loads(answer.out) if answer.out else answer.err
 
     status, of_run = slices(run_id)
     assert status == 0
@@ -880,13 +880,13 @@ def test_command__asks_as_evaluated_and_learns_what_an_id_is_of(
     assert status == 0
     assert (of_evaluation["by"], of_evaluation["source"]["dataset"]) == ("class", "sketch")
     for gone in ("0123456789ab", "0123456789ab-01234567", "a-b"):
-        status, told = slices(gone)
+        status, answer = slices(gone)
         assert status == 1
-        assert f"no evaluation and no run '{gone}'" in told["error"]["message"]
-    status, told = slices(run_id, "metrics")
+        assert f"no evaluation and no run '{gone}'" in answer["error"]["message"]
+    status, answer = slices(run_id, "metrics")
     assert status == 1
-    assert "is a run" in told["error"]["message"]
-    assert f"{by_set['sketch'].id} (sketch)" in told["error"]["hint"]
+    assert "is a run" in answer["error"]["message"]
+    assert f"{by_set['sketch'].id} (sketch)" in answer["error"]["hint"]
 
 
 def test_ood__is_of_stored_logits_and_what_is_missing_is_said(api, make_run):

@@ -162,9 +162,9 @@ def test_auth__matrix_of_every_route_and_every_kind_of_token(app, bare, services
     for kind, header in tokens(services).items():
         for method, path in operations(app):
             scope = needed[method, path]
-            asked = path + nonsense * (kind not in ranks and scope != "open")
+            requested = path + nonsense * (kind not in ranks and scope != "open")
             response = bare.request(
-                method, asked, headers={} if header is None else {"Authorization": header}
+                method, requested, headers={} if header is None else {"Authorization": header}
             )
             seen.add((method, path))
             if scope == "open":
@@ -467,9 +467,9 @@ def test_remote_models__what_would_be_downloaded_is_refused_where_that_is_off(
 
         monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
         suite = {"id": "hf:acme/birds", "shifts": {"night": f"hf:{home}/night"}}
-        asked = {"spec": SPEC | {"suite": suite}}
-        said = caller.post("/api/v1/runs/validate", json=asked).json()["errors"]
-        refused = [e["message"] for e in said if "Downloads are off here" in e["message"]]
+        requested = {"spec": SPEC | {"suite": suite}}
+        output = caller.post("/api/v1/runs/validate", json=requested).json()["errors"]
+        refused = [e["message"] for e in output if "Downloads are off here" in e["message"]]
         assert len(refused) == (0 if allowed else 1)
 
 
@@ -835,7 +835,7 @@ def test_submit__merges_name_finished_runs_by_their_ids(api, services, finished_
         assert dry["errors"] == errors
         return errors
 
-    for name, said in (
+    for name, output in (
         ("nobody", "there is no run"),
         (waiting, "must have SUCCEEDED, it is QUEUED"),
         ("/srv/runs/tuned", "folders are for"),
@@ -844,7 +844,7 @@ def test_submit__merges_name_finished_runs_by_their_ids(api, services, finished_
     ):
         (error,) = ask({"kind": "wise_ft", "run": name})
         assert error["pointer"] == "#/spec/method/run"
-        assert said in error["message"]
+        assert output in error["message"]
     errors = ask({"kind": "model_stock", "runs": [done[0], "nobody", waiting]})
     assert [e["pointer"] for e in errors] == ["#/spec/method/runs/1", "#/spec/method/runs/2"]
     ask({"kind": "wise_ft", "run": done[0]}, 202)
@@ -902,13 +902,13 @@ def test_continue__names_its_run_and_the_epochs(api, services, finished_run):
     again = api.post(place, json={"epochs": 3}, headers=key).json()
     assert again["id"] == run["id"]
     problem(api.post(place, json={"epochs": 0}), 422, "INVALID_REQUEST")
-    for other, said in (
+    for other, output in (
         (run["id"], "must have SUCCEEDED, it is QUEUED"),
         (finished_run(services.store, services.artifacts, method={"kind": "zero_shot"}),
          "cannot go on from a finished run's model"),
     ):  # fmt: skip
         refused = problem(api.post(f"/api/v1/runs/{other}/continue", json={}), 422, "INVALID_SPEC")
-        assert said in refused.errors[0]["message"]
+        assert output in refused.errors[0]["message"]
     problem(api.post("/api/v1/runs/nobody/continue", json={}), 404, "NOT_FOUND")
 
 

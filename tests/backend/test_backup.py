@@ -120,16 +120,16 @@ def test_backup__again_into_the_same_folder_copies_what_is_new_and_heals_what_is
 def test_restore__waits_for_a_session_that_is_closing(settings, monkeypatch):
     asking, closing = open_engine(settings.database_url), open_engine(settings.database_url)
     held = closing.connect()
-    asked = []
+    requested = []
 
     def meanwhile(seconds):
-        asked.append(seconds)
+        requested.append(seconds)
         held.close()
         closing.dispose()
 
     monkeypatch.setattr("backend.store.dump.time.sleep", meanwhile)
     assert others(asking) == 0
-    assert bool(asked) == settings.database_url.startswith("postgres")
+    assert bool(requested) == settings.database_url.startswith("postgres")
     closing.dispose()
     asking.dispose()
 
@@ -237,9 +237,9 @@ def test_command__backs_up_and_restores_a_home(
     def calift(status, *words):
         with pytest.raises(SystemExit) as ended:
             main(list(words))
-        told = capsys.readouterr()
-        assert ended.value.code == status, told.err
-        return told
+        answer = capsys.readouterr()
+        assert ended.value.code == status, answer.err
+        return answer
 
     monkeypatch.setenv("CALIFT_DATABASE_URL", sqlite_url)
     target = str(tmp_path / "backup")

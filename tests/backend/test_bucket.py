@@ -145,7 +145,7 @@ def test_collect__by_reference_and_by_age(bucket, store, tmp_path):
 def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, store, tmp_path, look):
     source = written(tmp_path / "file", b"content")
     digest = bucket.put_file(source).sha256
-    asked = store.files.referenced
+    requested = store.files.referenced
     publisher = threading.Thread(target=run_with, args=(store, bucket, source))
     looks = iter(range(1, 10))
 
@@ -153,10 +153,10 @@ def test_collect__a_run_that_names_it_in_that_moment_keeps_it(bucket, store, tmp
         """A row that is written while the collector's first or second look is under way."""
 
         def referenced(self, digests):
-            found = asked(digests)
+            found = requested(digests)
             if next(looks) == look:
                 publisher.start()
-                until(lambda: asked([digest]), what="the row")
+                until(lambda: requested([digest]), what="the row")
             return found
 
     gone = bucket.collect(Late(), grace_s=-60)

@@ -126,11 +126,11 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
 
     async def work():
         one, other = Owner(app, "one"), Owner(app, "other")
-        asked = [one.ask(path, params={"against": "slow"}) for _ in range(40)]
+        requested = [one.ask(path, params={"against": "slow"}) for _ in range(40)]
         try:
-            done, waiting = await asyncio.wait(asked, return_when="FIRST_COMPLETED")
-            await until(lambda: sum(task.done() for task in asked) == 40 - limiter.admitted)
-            refused = [task.result() for task in asked if task.done()]
+            done, waiting = await asyncio.wait(requested, return_when="FIRST_COMPLETED")
+            await until(lambda: sum(task.done() for task in requested) == 40 - limiter.admitted)
+            refused = [task.result() for task in requested if task.done()]
             assert 0 < len(refused) < 40
             for answer in refused:
                 problem(answer, 503, "BUSY")
@@ -143,7 +143,7 @@ def test_analysis__another_owner_is_answered_while_one_has_all_it_may(app, servi
             assert not gate.is_set()
         finally:
             gate.set()
-        statuses = [(await task).status_code for task in asked]
+        statuses = [(await task).status_code for task in requested]
         assert set(statuses) == {503, 418}
         assert statuses.count(503) == len(refused)
         assert limiter.admitted == 0
@@ -171,15 +171,15 @@ def test_picture__of_another_owner_comes_before_the_second_of_one(app, services,
             return asyncio.create_task(owner.http.post("/runs/a/try", content=body, headers=kind))
 
         try:
-            asked = [post(one, b"one") for _ in range(20)]
-            await until(lambda: sum(task.done() for task in asked) == 20 - limiter.admitted > 0)
+            requested = [post(one, b"one") for _ in range(20)]
+            await until(lambda: sum(task.done() for task in requested) == 20 - limiter.admitted > 0)
             last = post(other, b"other")
             await until(lambda: len(limiter._waiting.get("other", ())) == 1)
         finally:
             gate.set()
-        await asyncio.gather(*asked, last)
+        await asyncio.gather(*requested, last)
         assert order[:3] == ["one", "other", "one"]
-        for task in asked:
+        for task in requested:
             if task.result().status_code == 503:
                 problem(task.result(), 503, "BUSY")
                 assert int(task.result().headers["retry-after"]) >= 1

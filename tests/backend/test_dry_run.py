@@ -91,8 +91,8 @@ def test_dry_run__suites_that_are_here_have_the_numbers_of_the_loaders(
     assert by_command.valid, by_command.errors
     assert numbers(by_api.estimate) == numbers(by_command.estimate)
     assert by_api.estimate.train_images == len(loaded.parts["train"])
-    told = by_api.estimate
-    assert (told.evaluation_images or 0) + (told.selection_images or 0) == n_images_of(loaded)
+    answer = by_api.estimate
+    assert (answer.evaluation_images or 0) + (answer.selection_images or 0) == n_images_of(loaded)
     assert by_api.blocking == by_command.missing == []
 
 
@@ -113,10 +113,10 @@ def test_dry_run__of_the_api_tells_nothing_of_its_working_folder(api, tmp_path, 
     bodies = []
     for name in ("pictures", "nothings"):
         spec = spec_of(suite={"id": name}).model_dump(mode="json")
-        told = api.post("/api/v1/runs/validate", json={"spec": spec})
+        answer = api.post("/api/v1/runs/validate", json={"spec": spec})
         seen = api.get("/api/v1/datasets/scan", params={"suite": name})
         problem = {k: v for k, v in seen.json().items() if k not in ("request_id", "instance")}
-        bodies.append((told.text + json.dumps(problem)).replace(name, "NAME"))
+        bodies.append((answer.text + json.dumps(problem)).replace(name, "NAME"))
     assert "unknown suite 'NAME'" in bodies[0]
     assert bodies[0] == bodies[1]
 
@@ -130,28 +130,28 @@ def test_dry_run__what_is_left_out_is_named_alike_everywhere(api, tiny, tmp_path
     (tmp_path / "art" / PACS[0] / "c.heif").write_bytes(b"heif")
     suite = {"id": f"folder:{tmp_path}/photos", "shifts": {"art": f"folder:{tmp_path}/art"}}
     spec = spec_of(model=tiny, suite=suite, method={"kind": "flyp"})
-    said, shift = load_suite(spec.suite).notes
+    output, shift = load_suite(spec.suite).notes
     assert shift == (
         "the shift 'art': 1 file is no image that can be read and left out (1 .heif): "
         f"art/{PACS[0]}/c.heif; .heif cannot be read, JPEG or PNG can"
     )
-    assert "8 files are no images that can be read and left out (8 .heic): " in said
-    assert f"test/{PACS[0]}/a.heic" in said
+    assert "8 files are no images that can be read and left out (8 .heic): " in output
+    assert f"test/{PACS[0]}/a.heic" in output
     for warnings in (ask(api, spec).warnings, estimate.validate(spec, measure=False).warnings):
-        assert [warnings.count(one) for one in (said, shift)] == [1, 1]
+        assert [warnings.count(one) for one in (output, shift)] == [1, 1]
     found = api.get("/api/v1/datasets/scan", params={"suite": spec.suite.id}).json()
-    assert found["notes"].count(said) == 1
+    assert found["notes"].count(output) == 1
 
 
 def test_dry_run__two_steps_are_warned_of_and_a_bare_path_is_a_folder(api, tiny, tmp_path):
     write_classes(tmp_path / "photos", PACS, n=12)
     spec = spec_of(model=tiny, suite={"id": str(tmp_path / "photos")}, train={"epochs": 2})
     assert spec.suite.id == f"folder:{tmp_path}/photos"
-    told = ask(api, spec)
-    assert told.estimate.steps == 2
-    assert "Only 2 steps of training" in told.warnings[0]
-    assert told.valid
-    assert not told.blocking
+    answer = ask(api, spec)
+    assert answer.estimate.steps == 2
+    assert "Only 2 steps of training" in answer.warnings[0]
+    assert answer.valid
+    assert not answer.blocking
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +173,8 @@ def test_pace__of_a_recorded_run_is_known_afterwards_for_runs_like_it(store, rec
     assert pace_of(spec) is None
     run_id = store.runs.submit(spec)
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
-    said = [r.RECORD.validate_json(line) for line in lines]
-    for record in said:
+    output = [r.RECORD.validate_json(line) for line in lines]
+    for record in output:
         assert store.records.record(run_id, 1, [record])
     assert pace_of(spec) is None, "no run has ended yet"
     assert store.claims.finish(run_id, 1, phase="SUCCEEDED", report=report.model_dump(mode="json"))

@@ -11,15 +11,15 @@ def test_follow__says_step_and_rest_without_a_terminal(client, services, capsys,
     monkeypatch.setattr(follow, "SAY_EVERY_S", 0.0)
     store = services.store
     run_id = client.submit(spec_of(name="mine")).id
-    said = []
+    output = []
     ended = []
     follower = threading.Thread(
         target=lambda: ended.extend(service.follow_runs(client, [run_id])), daemon=True
     )
 
     def hears(words):
-        said.append(capsys.readouterr().err)
-        return words in "".join(said)
+        output.append(capsys.readouterr().err)
+        return words in "".join(output)
 
     follower.start()
     until(lambda: hears("mine: queued"), what="the queue")
@@ -33,7 +33,7 @@ def test_follow__says_step_and_rest_without_a_terminal(client, services, capsys,
     store.claims.finish(run_id, 1, phase="SUCCEEDED")
     follower.join(30)
     assert [run.phase for run in ended] == ["SUCCEEDED"]
-    lines = "".join(said).splitlines()
+    lines = "".join(output).splitlines()
     assert "mine: running training, step 120 of 780, 2 min left, 1,234 images/s" in lines
     assert "mine: running training, step 240 of 780, 45 s left, 1,234 images/s" in lines
     assert len(lines) == len(set(lines))

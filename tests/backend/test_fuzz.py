@@ -136,18 +136,20 @@ def test_fuzz__every_operation(sides, caplog):
     operations = sum(len(item) for item in document["paths"].values())
     # Right calls and wrong ones; some operations take no wrong one, and the slow ones are few.
     examples = max(EXAMPLES, math.ceil(1.2 * CASES / (2 * operations)))
-    asked = {}
+    requested = {}
     faults = []
     for found in schema.get_all_operations():
         operation = found.ok()
         for mode in GenerationMode:
             count = _fuzz(operation, mode, sides, faults, examples)
-            asked[operation.label] = asked.get(operation.label, 0) + count
-    log.info("cases=%d operations=%d faults=%d", sum(asked.values()), len(asked), len(faults))
+            requested[operation.label] = requested.get(operation.label, 0) + count
+    log.info(
+        "cases=%d operations=%d faults=%d", sum(requested.values()), len(requested), len(faults)
+    )
     assert faults == [], "\n\n".join(faults[:20])
-    assert len(asked) == operations
-    assert all(asked.values()), asked
-    assert sum(asked.values()) >= max(CASES, 30 * EXAMPLES)
+    assert len(requested) == operations
+    assert all(requested.values()), requested
+    assert sum(requested.values()) >= max(CASES, 30 * EXAMPLES)
     for side in sides:
         _check_alive(side)
     assert [r for r in caplog.records if r.exc_info and r.levelno >= logging.ERROR] == []

@@ -86,8 +86,8 @@ def run_on(app, finished_run):
 def test_samples__a_bin_holds_what_the_diagram_counts(api, pair):
     (_, evaluation), _ = pair
     for scheme in ("equal_mass", "equal_width"):
-        asked = {"n_bins": 7, "scheme": scheme, "temperature": 1.5}
-        diagram = get(api, f"/evaluations/{evaluation}/reliability", **asked)
+        requested = {"n_bins": 7, "scheme": scheme, "temperature": 1.5}
+        diagram = get(api, f"/evaluations/{evaluation}/reliability", **requested)
         for b in diagram["bins"]:
             edges = {"lower": b["lower"], "upper": b["upper"]}
             page = get(
@@ -98,7 +98,9 @@ def test_samples__a_bin_holds_what_the_diagram_counts(api, pair):
             assert shown == pytest.approx(b["mean_confidence"])
             assert np.mean([s["correct"] for s in page["items"]]) == pytest.approx(b["accuracy"])
         counts = [
-            get(api, f"/evaluations/{evaluation}/samples", **asked, bin=k, limit=1)["n_matching"]
+            get(api, f"/evaluations/{evaluation}/samples", **requested, bin=k, limit=1)[
+                "n_matching"
+            ]
             for k in range(7)
         ]
         assert [n for n in counts if n] == [b["count"] for b in diagram["bins"]]
@@ -107,19 +109,19 @@ def test_samples__a_bin_holds_what_the_diagram_counts(api, pair):
 def test_samples__pages_follow_each_other_and_belong_to_their_question(api, pair):
     (predictions, evaluation), _ = pair
     path = f"/evaluations/{evaluation}/samples"
-    asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
+    requested = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
     seen = []
-    page = get(api, path, **asked, limit=17)
+    page = get(api, path, **requested, limit=17)
     while True:
         seen += page["items"]
         if page["next_cursor"] is None:
             break
-        page = get(api, path, **asked, limit=17, cursor=page["next_cursor"])
+        page = get(api, path, **requested, limit=17, cursor=page["next_cursor"])
     scores = score_samples(predictions.logits, predictions.labels)
     wrong = np.flatnonzero(~scores.correct)
     ranked = wrong[np.argsort(-scores.nll[wrong], kind="stable")]
     assert [s["id"] for s in seen] == predictions.ids[ranked].tolist()
-    cursor = get(api, path, **asked, limit=17)["next_cursor"]
+    cursor = get(api, path, **requested, limit=17)["next_cursor"]
     other = api.get(f"/api/v1{path}", params={"sort": "gap", "cursor": cursor})
     assert code_of(other) == (422, "INVALID_CURSOR")
     for wrong_one in ({"bin": 99}, {"outcome": "gained"}, {"sort": "change"}, {"where": "x =="}):
@@ -221,18 +223,18 @@ def test_map__is_made_once_and_an_area_of_it_is_a_filter(api, client, app, finis
 def test_samples__a_page_around_one_has_what_comes_before_and_after_it(api, pair):
     (_, evaluation), _ = pair
     path = f"/evaluations/{evaluation}/samples"
-    asked = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
-    every = [s["id"] for s in get(api, path, **asked, limit=200)["items"]]
+    requested = {"where": "not correct", "sort": "nll", "descending": True, "top": 0}
+    every = [s["id"] for s in get(api, path, **requested, limit=200)["items"]]
 
     def around(sample):
-        found = get(api, path, **asked, limit=3, around=sample)
+        found = get(api, path, **requested, limit=3, around=sample)
         return [found["offset"], *(s["id"] for s in found["items"])]
 
     assert around(every[0]) == [0, *every[:3]]
     assert around(every[4]) == [3, *every[3:6]]
     assert around(every[-1]) == [len(every) - 2, *every[-2:]]
     right = get(api, path, where="correct", limit=1)["items"][0]["id"]
-    assert api.get(f"/api/v1{path}", params={**asked, "around": right}).status_code == 404
+    assert api.get(f"/api/v1{path}", params={**requested, "around": right}).status_code == 404
 
 
 def test_samples__gained_and_lost_are_what_two_models_disagree_on(api, pair):
@@ -315,9 +317,9 @@ def test_scores_at__are_those_of_the_whole_file(pair, tmp_path):
 def test_answers__are_what_each_data_set_says_of_the_sample(api, photos, evaluated):
     found = evaluated(photos)
     sample = "test/dog/1 ü.png"
-    told = get(api, f"/samples/{found['photos/test']}/{sample}/answers", top=2)
-    assert [i["source"]["dataset"] for i in told["items"]] == ["photos/test", "contrast/5"]
-    for item in told["items"]:
+    answer = get(api, f"/samples/{found['photos/test']}/{sample}/answers", top=2)
+    assert [i["source"]["dataset"] for i in answer["items"]] == ["photos/test", "contrast/5"]
+    for item in answer["items"]:
         page = get(
             api,
             f"/evaluations/{found[item['source']['dataset']]}/samples",
@@ -333,9 +335,9 @@ def test_answers__ids_of_another_data_set_are_other_images(api, run_on):
     # Numbered ids are the same everywhere, and their images are not.
     run, evaluations = run_on(("id", "id"), ("sketch", "shift"))
     for name in ("id", "sketch"):
-        told = get(api, f"/samples/{evaluations[name]}/image 0/answers")
-        assert [i["source"]["dataset"] for i in told["items"]] == [name]
-        assert told["source"]["run_id"] == run
+        answer = get(api, f"/samples/{evaluations[name]}/image 0/answers")
+        assert [i["source"]["dataset"] for i in answer["items"]] == [name]
+        assert answer["source"]["run_id"] == run
 
 
 def test_doubtful__labels_that_every_run_contradicts_surely(api, run_on):
@@ -359,12 +361,12 @@ def test_doubtful__labels_that_every_run_contradicts_surely(api, run_on):
     for seed in (0, 1):
         _, evaluations = run_on(("id", "id"), predict=lambda *_, s=seed: made(s))
         ids.append(evaluations["id"])
-        told = get(api, f"/evaluations/{ids[-1]}/samples/doubtful")
+        answer = get(api, f"/evaluations/{ids[-1]}/samples/doubtful")
         # One run alone contradicts nothing: it may just be wrong.
-        assert len(told["runs"]) == seed + 1
-        assert told["n"] == (0, 3)[seed]
-    assert [s["id"] for s in told["items"]] == clean.ids[wrong].tolist()  # the surest first
-    assert [s["predicted"] for s in told["items"]] == other.tolist()
+        assert len(answer["runs"]) == seed + 1
+        assert answer["n"] == (0, 3)[seed]
+    assert [s["id"] for s in answer["items"]] == clean.ids[wrong].tolist()  # the surest first
+    assert [s["predicted"] for s in answer["items"]] == other.tolist()
     strict = get(api, f"/evaluations/{ids[0]}/samples/doubtful", threshold=0.9999)
     assert strict["n"] < 3
     # Another suite's runs on data of the same name have no say.
@@ -391,11 +393,11 @@ def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, run
     _, found = run_on(("id", "id"), predict=predict, suite={"id": f"folder:{tree}"})
     path = f"/api/v1/evaluations/{found['id']}/corrected"
     cat, other = test.ids[0], test.ids[1]
-    said = [
+    output = [
         {"sample": cat, "label": "a cat", "suggested": "a dog"},
         {"sample": other, "label": "a cat", "suggested": ""},
     ]
-    made = api.post(path, json={"corrections": said})
+    made = api.post(path, json={"corrections": output})
     assert made.status_code == 200, made.text
     body = made.json()
     assert (body["folder"], body["changed"], body["dropped"]) == (str(tree), 1, 1)
@@ -407,14 +409,14 @@ def test_corrected__is_the_manifest_of_the_data_with_what_a_person_said(api, run
     for wrong, sentence in (
         ([{"sample": "nobody", "suggested": "a dog"}], "are of no image"),
         ([{"sample": cat, "suggested": "a dragon"}], "cannot be 'a dragon'"),
-        ([said[0], said[0]], "is corrected twice"),
+        ([output[0], output[0]], "is corrected twice"),
     ):
         refused = api.post(path, json={"corrections": wrong})
         assert refused.status_code == 422
         assert sentence in refused.json()["detail"]
     _, elsewhere = run_on(("id", "id"))
     refused = api.post(
-        f"/api/v1/evaluations/{elsewhere['id']}/corrected", json={"corrections": said[:1]}
+        f"/api/v1/evaluations/{elsewhere['id']}/corrected", json={"corrections": output[:1]}
     )
     assert code_of(refused) == (404, "NO_IMAGE")
 
@@ -430,15 +432,15 @@ def test_image_stats__what_is_brighter_and_what_is_twice_there_is_found(api, pho
     Image.open(folder / "made 4.png").resize((64, 64)).save(folder / "again.jpg", quality=70)
     (folder / "broken.png").write_bytes(b"no picture")
     evaluation = evaluated(photos)["photos/test"]
-    asked = {"where": 'label == "dog"'}
-    looks = get(api, f"/evaluations/{evaluation}/samples/looks", **asked)
+    requested = {"where": 'label == "dog"'}
+    looks = get(api, f"/evaluations/{evaluation}/samples/looks", **requested)
     assert (looks["n"], looks["n_rest"], looks["n_missing"]) == (14, 13, 1)
     assert looks["reason"]
     by_name = {one["name"]: one for one in looks["items"]}
     assert by_name["brightness"]["mean"] > by_name["brightness"]["rest_mean"] + 0.2
     assert by_name["brightness"]["p"] < 0.01 < by_name["sharpness"]["p"]
     assert ["test/dog/again.jpg", "test/dog/made 4.png"] in looks["near"]
-    again = get(api, f"/evaluations/{evaluation}/samples/looks", **asked)
+    again = get(api, f"/evaluations/{evaluation}/samples/looks", **requested)
     assert again["items"] == looks["items"]
     nothing = get(api, f"/evaluations/{evaluation}/samples/looks", where="nll < 0", most=5)
     assert (nothing["n"], nothing["n_rest"], nothing["items"]) == (0, 5, [])
@@ -560,8 +562,8 @@ def test_thumbnail__is_the_image_as_the_model_saw_it(api, client, photos, evalua
     assert np.abs(shown - seen).mean() < 4  # of JPEG
     assert np.abs(shown - decode(photos / sample)).mean() > 20
 
-    for asked in ({"size": 63}, {"size": 513}):
-        assert thumbnail(api, found["photos/test"], sample, **asked).status_code == 422
+    for requested in ({"size": 63}, {"size": 513}):
+        assert thumbnail(api, found["photos/test"], sample, **requested).status_code == 422
     (photos / sample).unlink()  # what was drawn once stays
     assert thumbnail(api, found["photos/test"], sample, size=64).content == clean.content
     gone = thumbnail(api, found["photos/test"], sample, size=65)

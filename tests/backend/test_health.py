@@ -123,12 +123,12 @@ def test_ready__slow_question_keeps_nobody_else(until):
 
 
 def test_ready__is_asked_once_in_a_while_however_often_strangers_ask(app, monkeypatch):
-    asked = []
+    requested = []
     monkeypatch.setattr(
         "backend.services.readiness.seconds_now",
-        lambda engine: (asked.append(1), seconds_now(engine))[1],
+        lambda engine: (requested.append(1), seconds_now(engine))[1],
     )
     with TestClient(app, base_url="http://127.0.0.1") as caller:
         for _ in range(20):
             assert caller.get("/api/v1/readyz").status_code == 200
-    assert len(asked) < 5
+    assert len(requested) < 5

@@ -58,9 +58,9 @@ def test_token__days_must_be_positive_and_finite(home, capsys, monkeypatch, days
     argv = ["backend", "token", "add", "ann", f"--days={days}"]
     monkeypatch.setattr(sys, "argv", argv)
     assert main() == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "days" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert "days" in answer.err
     monkeypatch.setattr(sys, "argv", ["backend", "token", "list"])
     assert main() == 0
     assert capsys.readouterr().out == ""

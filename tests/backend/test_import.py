@@ -31,8 +31,8 @@ PATH = "/api/v1/predictions"
 
 def here(_checker: Any, question: bytes) -> bytes:
     """In place of the process that checks an upload: the same check in this one, without limits."""
-    asked = json.loads(question)
-    return json.dumps(check_upload(Path(asked.pop("folder")), **asked)).encode()
+    requested = json.loads(question)
+    return json.dumps(check_upload(Path(requested.pop("folder")), **requested)).encode()
 
 
 @pytest.fixture(autouse=True)
@@ -287,9 +287,9 @@ def test_judge__is_what_the_command_says_and_stores_nothing(client, tmp_path, se
     mine, night, other = prediction_files(tmp_path)
     found = client.judge([mine, night], against=other)
     files = [PredictionsFile(path.name, path) for path in (mine, night, other)]
-    said = judge_files(files[:2], against=files[2])
-    assert found.sentences == said.sentences
-    for one, own in zip(found.sets, said.sets, strict=True):
+    output = judge_files(files[:2], against=files[2])
+    assert found.sentences == output.sentences
+    for one, own in zip(found.sets, output.sets, strict=True):
         assert (one.name, one.role, one.n) == (own.name, own.role, own.numbers["n"])
         # Another number of threads rounds a sum otherwise.
         assert one.diagram().ece == pytest.approx(own.numbers["ece"], rel=1e-12)

@@ -78,7 +78,7 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
     with serving(app) as address, Client(address, settings.admin_token(), timeout_s=300) as client:
         run_id = store_run(services.store, services.artifacts, folder)
         empty = finished_run(services.store, services.artifacts)
-        said = client.try_picture(run_id, path)
+        output = client.try_picture(run_id, path)
         features = client.text_features(run_id, text="red on white").values
         packed = client.download_model(run_id, tmp_path / "m.zip", calibrator="temperature")
         with pytest.raises(ServiceError, match="no finished model") as refused:
@@ -112,7 +112,7 @@ def test_models_url__another_process_answers_exports_and_refuses_as_this_one_wou
         (label.replace("_", " "), pytest.approx(probability, abs=1e-6))
         for label, probability in shipped.predict([path]).top()[0]
     ]
-    assert [(guess.label, guess.probability) for guess in said.top] == expected
+    assert [(guess.label, guess.probability) for guess in output.top] == expected
 
 
 @pytest.mark.parametrize("url", ["models:8000", "ftp://a", "http://a/b", "http://u:p@a", "http://"])

@@ -218,14 +218,14 @@ def test_retention__shows_first_and_then_removes_just_that(api, services, finish
     store.runs.patch(archived, archived=True)
     for run_id in (old, archived):
         aged(services, run_id, 31)
-    asked = {"kinds": ["checkpoints", "archived_predictions"], "older_than_days": 30}
-    shown = Pruned.model_validate(api.post("/api/v1/retention/preview", json=asked).json())
+    requested = {"kinds": ["checkpoints", "archived_predictions"], "older_than_days": 30}
+    shown = Pruned.model_validate(api.post("/api/v1/retention/preview", json=requested).json())
     sizes = sum(f.size_bytes for f in store.files.of_run(archived) if f.kind == "predictions")
     assert (shown.done, shown.runs, shown.files) == (False, 0, 4)
     assert shown.freed_bytes == sizes, "the model is named by the young run too"
     assert set(shown.run_ids) == {old, archived}
     before = dict(artifacts.walk()).keys()
-    done = Pruned.model_validate(api.post("/api/v1/retention", json=asked).json())
+    done = Pruned.model_validate(api.post("/api/v1/retention", json=requested).json())
     assert done == shown.model_copy(update={"done": True})
     assert len(before - dict(artifacts.walk()).keys()) == 2
     assert artifacts.has(shared.sha256)
@@ -332,16 +332,16 @@ def test_log__json_carries_the_ids_and_the_run_keeps_that_of_its_request(json_lo
         except ValueError:
             logging.getLogger("worker").exception("it failed")
     lines = [json.loads(line) for line in json_log.getvalue().splitlines()]
-    told = [line for line in lines if line.get("run_id") == claim.run_id]
-    assert [line["event"] for line in told] == [
+    reply = [line for line in lines if line.get("run_id") == claim.run_id]
+    assert [line["event"] for line in reply] == [
         f"run {claim.run_id} starts",
         "epoch 1",
         "it failed",
     ]
-    assert {line["request_id"] for line in told} == {"request-of-ada"}
-    assert {"timestamp", "level", "logger"} <= told[0].keys()
-    assert "ValueError: a fault" in told[2]["exception"]
-    assert "nothing" not in told[0]
+    assert {line["request_id"] for line in reply} == {"request-of-ada"}
+    assert {"timestamp", "level", "logger"} <= reply[0].keys()
+    assert "ValueError: a fault" in reply[2]["exception"]
+    assert "nothing" not in reply[0]
 
 
 def test_log__a_request_that_fails_is_found_by_its_id(json_log, app, settings, monkeypatch):
@@ -355,5 +355,5 @@ def test_log__a_request_that_fails_is_found_by_its_id(json_log, app, settings, m
         )
     assert answer.status_code == 500
     lines = [json.loads(line) for line in json_log.getvalue().splitlines()]
-    (told,) = [line for line in lines if "a bug" in line.get("exception", "")]
-    assert told["request_id"] == answer.headers["x-request-id"]
+    (reply,) = [line for line in lines if "a bug" in line.get("exception", "")]
+    assert reply["request_id"] == answer.headers["x-request-id"]

@@ -158,10 +158,10 @@ def test_owner__matrix_of_every_route_every_credential_and_every_owner(app, api,
     changing = [o for o in operations if SCOPES[o[2]] != "read" or o[2] == "revoke_token"]
     # Who may read may read everybody's: one owner is enough. The last one is from before things
     # had owners.
-    for owner, asked in (("ann", operations), ("eve", changing), (None, changing)):
+    for owner, requested in (("ann", operations), ("eve", changing), (None, changing)):
         lasting = {kind: getattr(belongings, kind)(owner) for kind in kinds}
         for who, headers in people.items():
-            for method, path, name, kind in asked:
+            for method, path, name, kind in requested:
                 gone = method == "DELETE"
                 it = getattr(belongings, kind)(owner) if gone else lasting[kind]
                 filled = re.sub(r"\{[^}]+\}", "abc", path.replace(f"{{{kind}}}", it))

@@ -378,8 +378,8 @@ def test_zip__is_deleted_by_who_brought_it_or_an_admin_and_not_while_a_run_needs
 def test_zip__stays_while_a_sweep_that_is_not_over_needs_it(api):
     suite = bring(api, packed(BIRDS)).json()["suite"]
     base = {"model": {"name": "calift-tiny", "pretrained": "typefaces"}, "suite": {"id": suite}}
-    asked = {"name": "s", "base": base, "methods": ["finetune"], "seeds": [0], "rate": None}
-    made = api.post("/api/v1/sweeps", json=asked)
+    requested = {"name": "s", "base": base, "methods": ["finetune"], "seeds": [0], "rate": None}
+    made = api.post("/api/v1/sweeps", json=requested)
     assert made.status_code == 202, made.text
     refused = delete(api, suite)
     assert refused.status_code == 409
@@ -403,18 +403,18 @@ def test_scan__counts_parts_by_group_as_a_run_splits_them(api, tmp_path):
 
     root = tmp_path / "data" / "patients"
     grouped(root)
-    asked = {"suite": f"folder:{root}"}
-    alone = api.get("/api/v1/datasets/scan", params=asked).json()
-    asked["group_by"] = "patient{}_*"
-    found = api.get("/api/v1/datasets/scan", params=asked).json()
-    parts = load_suite(SuiteSpec(id=asked["suite"], group_by=asked["group_by"])).parts
+    requested = {"suite": f"folder:{root}"}
+    alone = api.get("/api/v1/datasets/scan", params=requested).json()
+    requested["group_by"] = "patient{}_*"
+    found = api.get("/api/v1/datasets/scan", params=requested).json()
+    parts = load_suite(SuiteSpec(id=requested["suite"], group_by=requested["group_by"])).parts
     assert found["parts"] == {part: len(images) for part, images in parts.items()}
     assert found["parts"] != alone["parts"]
     assert all(n % 5 == 0 for n in found["parts"].values())
     assert all(image["picture"] for image in found["images"])
     for pattern, sentence in (("patient_*", "must have {} once"), ("eye{}_*", "fits")):
-        told = api.get("/api/v1/datasets/scan", params=asked | {"group_by": pattern})
-        assert sentence in told.text, told.text
+        answer = api.get("/api/v1/datasets/scan", params=requested | {"group_by": pattern})
+        assert sentence in answer.text, answer.text
 
 
 def test_copies__are_those_of_the_command_with_its_sentence(api, tmp_path):
@@ -433,13 +433,13 @@ def test_copies__are_those_of_the_command_with_its_sentence(api, tmp_path):
         known.save(root / "test" / "ill" / f"same{i}.png")
     found = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{root}"})
     assert found.status_code == 200, found.text
-    told = json.loads(CliRunner().invoke(data.app, ["inspect", str(root), "--json"]).stdout)
-    theirs = {o["set"]: o for o in told["overlaps"]}["test"]
+    answer = json.loads(CliRunner().invoke(data.app, ["inspect", str(root), "--json"]).stdout)
+    theirs = {o["set"]: o for o in answer["overlaps"]}["test"]
     (own,) = [c for c in found.json()["copies"] if (c["name"], c["other"]) == ("test", "train")]
     assert (own["exact"], own["near"]) == (len(theirs["exact"]), len(theirs["near"])) == (4, 4)
     assert own["sentence"] == f"{theirs['sentence']}."
     assert "8 of 608 test images are copies of train images (4 equal, 4 nearly)" in own["sentence"]
-    assert found.json()["looked_at"] == {n: one["images"] for n, one in told["sets"].items()}
+    assert found.json()["looked_at"] == {n: one["images"] for n, one in answer["sets"].items()}
 
     torn = root / "train" / "well" / "patient0_0.png"
     torn.write_bytes(torn.read_bytes()[:90])
@@ -455,8 +455,8 @@ def test_copies__nothing_outside_the_folders_and_no_more_than_somebody_can_wait_
     write(tmp_path / "data" / "birds", ("a", "b"), 30)
 
     def asked(path):
-        told = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{path}"})
-        return told.status_code, told.text
+        answer = api.get("/api/v1/datasets/copies", params={"suite": f"folder:{path}"})
+        return answer.status_code, answer.text
 
     status, words = asked(tmp_path / "secret")
     assert (status, "CALIFT_DATA_ROOTS" in words) == (422, True)

@@ -122,6 +122,6 @@ def test_main__tokens_are_made_shown_and_revoked(backend, sqlite_url, monkeypatc
         assert secret not in listed
         assert backend("token", "revoke", identity)[0] == 0
         assert api.get("/api/v1/runs", headers=headers).status_code == 401
-    status, told, error = backend("token", "revoke", identity)
-    assert (status, told) == (2, "")
+    status, answer, error = backend("token", "revoke", identity)
+    assert (status, answer) == (2, "")
     assert "no token" in error

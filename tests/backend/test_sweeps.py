@@ -402,9 +402,9 @@ def test_command__begins_shows_and_steers_a_sweep(served, settings, monkeypatch,
     def calift(*arguments):
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))
-        told = capsys.readouterr()
+        answer = capsys.readouterr()
         code = ended.value.code
-        return (code if isinstance(code, int) else 0), told.out, told.err
+        return (code if isinstance(code, int) else 0), answer.out, answer.err
 
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(SPEC))

@@ -107,31 +107,31 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     evaluation = services.store.results.run_evaluations(run_id)[0]
     sample = api.get(f"/api/v1/evaluations/{evaluation.id}/samples").json()["items"][0]
     path = next(p for p in photos.rglob("*.png") if str(p).endswith(sample["id"]))
-    said = try_picture(api, run_id, path.read_bytes())
+    output = try_picture(api, run_id, path.read_bytes())
 
     model = CalibratedClassifier.load(folder, device="cpu")
     chosen = [read_choice(p.parent) for p in services.settings.home.rglob("calibrator.json")]
     assert len(chosen) == 1
     assert chosen[0] is not None
-    assert said.calibrator == chosen[0].kind
+    assert output.calibrator == chosen[0].kind
     model.calibrator = chosen[0].fitted()
     answers = model.predict(path)
     # By the names that every page shows; the model itself answers with those of the folders.
     expected = [(label.replace("_", " "), p) for label, p in answers.top()[0]]
-    assert [(g.label, pytest.approx(g.probability, abs=1e-6)) for g in said.top] == expected
-    assert sample["label_name"] in [g.label for g in said.top]
-    for one in said.kept:
-        kept = None if one.threshold is None else said.top[0].probability >= one.threshold
+    assert [(g.label, pytest.approx(g.probability, abs=1e-6)) for g in output.top] == expected
+    assert sample["label_name"] in [g.label for g in output.top]
+    for one in output.kept:
+        kept = None if one.threshold is None else output.top[0].probability >= one.threshold
         assert one.kept is kept
     unlike = model.tells_unlike()
-    for at in said.unlike:
+    for at in output.unlike:
         alarms = unlike.alarms(answers.logits, at.false_alarms)
         assert at.none_of_these == (None if alarms is None else alarms[0])
-    assert [at.false_alarms for at in said.unlike] == [0.01, 0.05, 0.1]
-    nearest = said.nearest[0]
+    assert [at.false_alarms for at in output.unlike] == [0.01, 0.05, 0.1]
+    nearest = output.nearest[0]
     assert (nearest.sample_id, nearest.evaluation_id) == (sample["id"], evaluation.id)
     assert nearest.cosine == pytest.approx(1, abs=2e-3)
-    cosines = [one.cosine for one in said.nearest]
+    cosines = [one.cosine for one in output.nearest]
     assert cosines == sorted(cosines, reverse=True)
 
     # What is hostile is refused with a sentence, by the process that decodes; the model stays.
@@ -143,7 +143,7 @@ def test_try__says_what_the_model_says_and_finds_the_picture_among_the_evaluated
     assert model_process.starts == 1
     # A model that is killed is started again by the next question.
     os.kill(model_process._process.pid, signal.SIGKILL)
-    assert try_picture(api, run_id, jpeg) == said
+    assert try_picture(api, run_id, jpeg) == output
 
 
 def test_try__names_training_images_and_they_can_be_seen(
@@ -153,15 +153,15 @@ def test_try__names_training_images_and_they_can_be_seen(
     kept = read_training_images(folder / "checkpoint" / TRAINING_IMAGES)
     sample = str(kept.ids[3])
     path = next(p for p in photos.rglob("*.png") if str(p).endswith(sample))
-    said = client.try_picture(run_id, path)
-    assert (said.trained.n, said.trained.of) == (len(kept.ids), kept.of)
-    nearest = said.trained.nearest[0]
+    output = client.try_picture(run_id, path)
+    assert (output.trained.n, output.trained.of) == (len(kept.ids), kept.of)
+    nearest = output.trained.nearest[0]
     assert (nearest.sample_id, nearest.role, nearest.evaluation_id) == (sample, "train", None)
     assert nearest.cosine == pytest.approx(1, abs=2e-3)
-    cosines = [one.cosine for one in said.trained.nearest]
+    cosines = [one.cosine for one in output.trained.nearest]
     assert cosines == sorted(cosines, reverse=True)
     # None of them is among the evaluated.
-    assert not {one.sample_id for one in said.nearest} & set(kept.ids.tolist())
+    assert not {one.sample_id for one in output.nearest} & set(kept.ids.tolist())
 
     drawn = np.asarray(Image.open(io.BytesIO(client.run_thumbnail(run_id, sample, size=64))))
     own = np.asarray(Image.open(path).convert("RGB"))
@@ -179,10 +179,10 @@ def test_try__names_training_images_and_they_can_be_seen(
         picture(sample)
 
     def refused(of, name):
-        told = api.get(f"/api/v1/runs/{of}/images/{quote(name, safe='')}/thumbnail")
-        return told.status_code, told.json()["code"]
+        answer = api.get(f"/api/v1/runs/{of}/images/{quote(name, safe='')}/thumbnail")
+        return answer.status_code, answer.json()["code"]
 
-    evaluated = said.nearest[0].sample_id
+    evaluated = output.nearest[0].sample_id
     for strange in (evaluated, "../../etc/passwd", str(path), "/etc/passwd", "."):
         assert refused(run_id, strange) == (404, "NOT_FOUND"), strange
     assert refused("nobody", sample) == (404, "NOT_FOUND")
@@ -238,11 +238,11 @@ def test_try__a_run_of_an_earlier_version_names_evaluated_images_alone(
     shutil.copytree(folder, old)
     (old / "checkpoint" / TRAINING_IMAGES).unlink()
     run_id = store_run(services.store, services.artifacts, old)
-    said = try_picture(api, run_id, next(photos.rglob("*.png")).read_bytes())
-    assert said.trained is None
-    assert said.nearest
-    told = api.get(f"/api/v1/runs/{run_id}/images/a.png/thumbnail")
-    assert (told.status_code, "kept no features" in told.json()["detail"]) == (404, True)
+    output = try_picture(api, run_id, next(photos.rglob("*.png")).read_bytes())
+    assert output.trained is None
+    assert output.nearest
+    answer = api.get(f"/api/v1/runs/{run_id}/images/a.png/thumbnail")
+    assert (answer.status_code, "kept no features" in answer.json()["detail"]) == (404, True)
 
 
 def test_try__runs_share_a_process_and_the_oldest_is_forgotten(api, services, folder, photos):
@@ -305,9 +305,9 @@ def test_model__is_the_zip_of_what_export_writes_and_answers_alike(
     shipped = CalibratedClassifier.load(tmp_path / "model", device="cpu")
     assert shipped.calibrator.kind == "temperature"
     path = next(photos.rglob("*.png"))
-    said = try_picture(api, run_id, path.read_bytes())
+    output = try_picture(api, run_id, path.read_bytes())
     (label,) = shipped.predict([path]).labels
-    assert label.replace("_", " ") == said.top[0].label
+    assert label.replace("_", " ") == output.top[0].label
     assert (tmp_path / "model" / "model.onnx").is_file()
     # Made once; what lay in between is gone.
     before = packed.read_bytes()
@@ -345,8 +345,8 @@ def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_co
     np.testing.assert_allclose(shipped.predict(files).probs, here.probs, rtol=0, atol=1e-12)
 
     def refused(of, **asked):
-        told = api.get(f"/api/v1/runs/{of}/model", params=asked)
-        return told.status_code, told.json()["detail"] + told.json().get("hint", "")
+        answer = api.get(f"/api/v1/runs/{of}/model", params=asked)
+        return answer.status_code, answer.json()["detail"] + answer.json().get("hint", "")
 
     status, words = refused(run_id, calibrator="sals")
     assert (status, "reads the initial model's logits" in words) == (422, True)
@@ -357,8 +357,10 @@ def test_model__of_two_towers_names_the_run_of_its_start_and_answers_like_the_co
     assert refused(run_id, calibrator="sals", initial="nobody")[0] == 404
     # The initial model was never asked about this run's shift.
     status, words = refused(more, calibrator="sals", initial=first)
-    told = f"run {first} must have been tested on what run {more} was, it has no predictions of art"
-    assert (status, told in words) == (409, True), words
+    answer = (
+        f"run {first} must have been tested on what run {more} was, it has no predictions of art"
+    )
+    assert (status, answer in words) == (409, True), words
     assert str(services.settings.home) not in words
 
 

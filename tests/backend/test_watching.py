@@ -23,11 +23,11 @@ class Counting:
 
 
 def test_watch__asks_the_database_once_for_all(store, monkeypatch):
-    asked = []
+    requested = []
     positions = History.positions
 
     def counted(self, run_ids):
-        asked.append(sorted(run_ids))
+        requested.append(sorted(run_ids))
         return positions(self, run_ids)
 
     monkeypatch.setattr(History, "positions", counted)
@@ -61,8 +61,8 @@ def test_watch__asks_the_database_once_for_all(store, monkeypatch):
     anyio.run(main)
     # Two hundred looks at one moment are one question, about all that are watched.
     assert found == [Position("QUEUED", 1)] * 200
-    assert len(asked) <= 5
-    assert all(run_ids == runs for run_ids in asked)
+    assert len(requested) <= 5
+    assert all(run_ids == runs for run_ids in requested)
     assert authenticator.asked == 4
 
 

@@ -97,13 +97,13 @@ def test_ends__are_sent_once_signed_and_in_their_order(store, receiver):
     deliver_due = notifier(store, receiver).run_once
     deliver_due()
     deliver_due()
-    told = [verified(*each) for each in receiver.heard]
-    assert [(one["type"], one["data"]["id"]) for one in told] == [
+    answer = [verified(*each) for each in receiver.heard]
+    assert [(one["type"], one["data"]["id"]) for one in answer] == [
         ("run.succeeded", first),
         ("run.failed", second),
         ("run.cancelled", queued),
     ]
-    assert "has failed: no more memory" in told[1]["text"]
+    assert "has failed: no more memory" in answer[1]["text"]
     assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 3
     assert waiting(store) == 0
 

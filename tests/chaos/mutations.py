@@ -169,17 +169,19 @@ def main() -> int:
             sound = file.read_text(encoding="utf-8")
             if sound.count(mutation.old) != 1:
                 raise SystemExit(f"{name}: {mutation.file} does not hold once:\n{mutation.old}")
-            status, failed, told = (0, [], "") if options.green else run_tests(tree, mutation.tests)
+            status, failed, answer = (
+                (0, [], "") if options.green else run_tests(tree, mutation.tests)
+            )
             if status != 0:
                 bad.append(name)
-                sys.stdout.write(f"{name}: red without the mutation\n{told}\n")
+                sys.stdout.write(f"{name}: red without the mutation\n{answer}\n")
                 continue
             file.write_text(sound.replace(mutation.old, mutation.new), encoding="utf-8")
-            status, failed, told = run_tests(tree, mutation.tests)
+            status, failed, answer = run_tests(tree, mutation.tests)
             file.write_text(sound, encoding="utf-8")
             if status != 1 or not failed:
                 bad.append(name)
-                sys.stdout.write(f"{name}: SURVIVES (pytest {status})\n{told}\n")
+                sys.stdout.write(f"{name}: SURVIVES (pytest {status})\n{answer}\n")
             else:
                 took = time.monotonic() - began
                 sys.stdout.write(f"{name}: red, {failed[0]} ({took:.0f} s)\n")

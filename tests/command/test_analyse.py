@@ -47,8 +47,8 @@ def analyse(capsys, home, monkeypatch):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["analyse", *(str(a) for a in arguments)])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out + output.err
 
     return run
 
@@ -58,9 +58,9 @@ def ask(analyse):
     """The same with `--json`, read."""
 
     def run(*arguments):
-        status, said = analyse(*arguments, "--json")
-        assert status == 0, said
-        return json.loads(said)
+        status, output = analyse(*arguments, "--json")
+        assert status == 0, output
+        return json.loads(output)
 
     return run
 
@@ -92,9 +92,9 @@ def test_slices__of_a_file_and_of_a_folder(ask, run_folder):
     every = ask("slices", run_folder, "--where", where)
     assert [s["key"] for s in every["items"]] == ["suite/test", "sketch", "noise/3"]
     assert every["items"][1]["n"] == one["items"][0]["n"] == one["n_matching"]
-    asked = ("--bins", 4, "--scheme", "equal_width", "--norm", "max")
-    one = ask("slices", file_of(run_folder, "sketch"), "--by", "all", *asked)
-    every = ask("slices", run_folder, *asked)
+    requested = ("--bins", 4, "--scheme", "equal_width", "--norm", "max")
+    one = ask("slices", file_of(run_folder, "sketch"), "--by", "all", *requested)
+    every = ask("slices", run_folder, *requested)
     assert every["items"][1]["ece"] == one["items"][0]["ece"]
     assert every["items"][1]["n_bins"] == 4
 
@@ -107,20 +107,20 @@ def test_calibrators__find_the_calibration_split_beside_the_file(ask, analyse, r
     assert effect["after"]["nll"] < effect["before"]["nll"]
     named = ask("calibrators", sketch, "--fit-on", file_of(run_folder, "suite_calibration"))
     assert named == effect
-    status, said = analyse("calibrators", sketch, "--fit-on", test)
+    status, output = analyse("calibrators", sketch, "--fit-on", test)
     assert status == 1
-    assert "--oracle" in said
+    assert "--oracle" in output
     elsewhere = ask("calibrators", sketch, "--fit-on", test, "--oracle")
     assert elsewhere["calibrator"]["oracle"]
     assert not elsewhere["after"]["in_sample"]
     own = ("calibrators", sketch, "--fit-on", sketch, "--oracle", "--kind", "isotonic")
     assert ask(*own)["after"]["in_sample"]
-    _, said = analyse(*own)
-    assert "in-sample: fitted on the very samples" in said
-    assert "Taken off by it: NLL" in said
-    status, said = analyse("calibrators", sketch, "--kind", "tsp")
+    _, output = analyse(*own)
+    assert "in-sample: fitted on the very samples" in output
+    assert "Taken off by it: NLL" in output
+    status, output = analyse("calibrators", sketch, "--kind", "tsp")
     assert status == 1
-    assert "perturbed copies" in said
+    assert "perturbed copies" in output
 
 
 def test_transfer__equals_the_calibrators_one_by_one(ask, run_folder):
@@ -147,19 +147,19 @@ def test_budget__against_itself_there_is_nothing_to_see(ask, run_folder):
 
 @pytest.mark.parametrize("command", ["metrics", "audit", "slices", "calibrators"])
 def test_tables__are_written_for_people(analyse, run_folder, command):
-    status, said = analyse(command, file_of(run_folder, "sketch"))
-    assert status == 0, said
-    assert "floor" in said.lower()
-    assert "sketch" in said or "calibration" in said
+    status, output = analyse(command, file_of(run_folder, "sketch"))
+    assert status == 0, output
+    assert "floor" in output.lower()
+    assert "sketch" in output or "calibration" in output
 
 
 def test_targets__that_are_not_there(analyse):
     assert analyse("metrics", "nowhere/x.parquet") == (
         1, "error: there is no file 'nowhere/x.parquet'.\n  An id of the service has no '/'.\n",
     )  # fmt: skip
-    status, said = analyse("metrics", "0123456789ab-01234567")  # an id: the service is asked
+    status, output = analyse("metrics", "0123456789ab-01234567")  # an id: the service is asked
     assert status == 1
-    assert "no calift service answers" in said
+    assert "no calift service answers" in output
 
 
 def test_analyse__asks_as_evaluated_unless_told_otherwise(ask, tmp_path):

@@ -106,5 +106,5 @@ def test_path__differs_from_its_run_in_method_and_name_alone():
     assert path.method.kind == "wise_ft"
     assert path.method.run == "a1b2c3d4e5f6"
     assert path.method.choose == "one_se"
-    said = {"name", "method"}
-    assert path.model_dump(exclude=said) == flyp.model_dump(exclude=said)
+    output = {"name", "method"}
+    assert path.model_dump(exclude=output) == flyp.model_dump(exclude=output)

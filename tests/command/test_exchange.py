@@ -85,8 +85,8 @@ def read_tensorboard(place: str) -> list[Exchanged]:
         points = {
             tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]
         }
-        said = json.loads(events.Tensors("config/text_summary")[-1].tensor_proto.string_val[0])
-        found.append(gathered(said["name"], said["id"], said["settings"], points))
+        output = json.loads(events.Tensors("config/text_summary")[-1].tensor_proto.string_val[0])
+        found.append(gathered(output["name"], output["id"], output["settings"], points))
     return found
 
 
@@ -182,15 +182,15 @@ def test_compare__of_folders_is_paired_as_by_the_service(sent, tmp_path):
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     result = CliRunner().invoke(app, ["compare", first, second, "--json"])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert [one["run"]["id"] for one in told["runs"]] == [first, second]
-    rows = {row["metric"]: row for row in told["runs"][1]["differences"]}
+    answer = json.loads(result.stdout)
+    assert [one["run"]["id"] for one in answer["runs"]] == [first, second]
+    rows = {row["metric"]: row for row in answer["runs"][1]["differences"]}
     assert rows["accuracy"]["n"] == 200
     assert rows["accuracy"]["value"] == sent[1].numbers["test/accuracy"]
-    assert {one["metric"] for one in told["confidence_sets"]} == rows.keys()
+    assert {one["metric"] for one in answer["confidence_sets"]} == rows.keys()
     shown = CliRunner().invoke(app, ["compare", first, second]).output
     assert "Minus first, same samples" in shown
-    for wrong, said in (
+    for wrong, output in (
         ([first, "0123456789ab"], "all folders or all ids of the service, got both"),
         ([first, str(tmp_path / "none")], "must be a folder of a finished run, there is none"),
         ([first, str(tmp_path)], "got one without report.json"),
@@ -198,4 +198,4 @@ def test_compare__of_folders_is_paired_as_by_the_service(sent, tmp_path):
     ):
         refused = CliRunner().invoke(app, ["compare", *wrong])
         assert isinstance(refused.exception, CaliftError)
-        assert said in str(refused.exception)
+        assert output in str(refused.exception)

@@ -104,11 +104,11 @@ def spec_text(configs, photos):
 def test_train__a_spec_that_is_wrong_is_a_sentence(calift, tmp_path, spec_text):
     file = tmp_path / "run.yaml"
     file.write_text(spec_text.replace("method:", "methods:"))
-    said = calift("train", file, "--out", tmp_path / "out")
-    assert said.status == 1
-    assert said.stdout == ""
-    assert "#/methods: unknown field 'methods'. Did you mean 'method'?" in said.text
-    assert "Traceback" not in said.text
+    output = calift("train", file, "--out", tmp_path / "out")
+    assert output.status == 1
+    assert output.stdout == ""
+    assert "#/methods: unknown field 'methods'. Did you mean 'method'?" in output.text
+    assert "Traceback" not in output.text
     assert not (tmp_path / "out").exists()
 
 
@@ -138,9 +138,9 @@ def test_train__what_is_not_here_is_a_sentence_and_with_json_a_document(
 
 
 def test_list__unknown_kind_is_a_sentence(calift):
-    said = calift("list", "method")
-    assert said.status == 1
-    assert "Did you mean 'methods'?" in said.text
+    output = calift("list", "method")
+    assert output.status == 1
+    assert "Did you mean 'methods'?" in output.text
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_list__unknown_kind_is_a_sentence(calift):
     ],
 )
 def test_dry_run__of_the_examples_says_what_is_missing(calift, monkeypatch, name, missing):
-    said = calift("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
-    assert said.status == (1 if missing else 0), said.text
-    result = Validation.model_validate_json(said.stdout)
+    output = calift("train", EXAMPLES / name, "--dry-run", "--no-measure", "--json")
+    assert output.status == (1 if missing else 0), output.text
+    result = Validation.model_validate_json(output.stdout)
     assert result.valid
     sentences = " ".join(result.missing)
     for words in missing:
@@ -170,11 +170,11 @@ def test_dry_run__of_the_examples_says_what_is_missing(calift, monkeypatch, name
 
 def test_dry_run__measures_and_leaves_nothing_behind(calift, run_spec, tmp_path, home):
     file = write(tmp_path / "run.yaml", run_spec("carot"))
-    said = calift("train", file, "--dry-run", "--out", str(tmp_path / "out"))
-    assert said.status == 0
-    assert "The RunSpec 'tiny carot' is valid." in said.text
+    output = calift("train", file, "--dry-run", "--out", str(tmp_path / "out"))
+    assert output.status == 0
+    assert "The RunSpec 'tiny carot' is valid." in output.text
     for words in ("parameters", "training images", "optimiser steps", "on this machine (cpu"):
-        assert words in said.text
+        assert words in output.text
     assert not (tmp_path / "out").exists()
     assert list(home.iterdir()) == []
 
@@ -182,10 +182,10 @@ def test_dry_run__measures_and_leaves_nothing_behind(calift, run_spec, tmp_path,
 def test_suite__a_folder_that_lies_here_is_named(calift, tmp_path, run_spec, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write(tmp_path / "run.yaml", run_spec("carot", suite={"id": "pictures"}))
-    asked = (["data", "inspect", "pictures"], ["train", file, "--dry-run", "--no-measure"])
-    assert not any("What lies here" in calift(*one).text for one in asked)
+    requested = (["data", "inspect", "pictures"], ["train", file, "--dry-run", "--no-measure"])
+    assert not any("What lies here" in calift(*one).text for one in requested)
     (tmp_path / "pictures").mkdir()
-    assert all("What lies here is named ./pictures." in calift(*one).text for one in asked)
+    assert all("What lies here is named ./pictures." in calift(*one).text for one in requested)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_paths__of_an_unknown_user_are_a_sentence(calift, run_spec, tmp_path, ch
         data[key] = value if key == "method" else data[key] | value
     file = write(tmp_path / "run.yaml", parse_spec(data))
     for one in (["train", file, "--dry-run", "--no-measure"], ["submit", file]):
-        said = calift(*one)
-        assert said.status == 1
+        output = calift(*one)
+        assert output.status == 1
         if one[0] == "submit" and "method" in changed:  # a run of the service, by its id
             continue
-        assert "no user 'nobody-here' on this machine: '~nobody-here/x'" in said.text
+        assert "no user 'nobody-here' on this machine: '~nobody-here/x'" in output.text
 
 
 @pytest.fixture(scope="module")
@@ -268,13 +268,13 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(trained, photos, c
     assert (chosen.status, "temperature, fitted on 8 images" in chosen.text) == (0, True)
     assert "--overwrite" in calift("export", run, model).text
     assert calift("export", run, model, "--overwrite").status == 0
-    told = json.loads(calift("calibrate", run, "--json").stdout)
-    assert told["requested"] == "auto"
+    answer = json.loads(calift("calibrate", run, "--json").stdout)
+    assert answer["requested"] == "auto"
     assert "got 'tflite'" in calift("export", run, model, "--format", "tflite").text
 
-    said = calift("predict", model, photos, "--json")
-    rows = [json.loads(line) for line in said.stdout.splitlines()]
-    assert (said.status, len(rows)) == (0, 120)
+    output = calift("predict", model, photos, "--json")
+    rows = [json.loads(line) for line in output.stdout.splitlines()]
+    assert (output.status, len(rows)) == (0, 120)
     assert {row["label"] for row in rows} <= set(CLASSES)
     assert all(row["confidence"] == max(row["top"].values()) for row in rows)
     # A notebook says the same.
@@ -282,16 +282,20 @@ def test_ship__calibrate_export_predict_from_a_run_to_answers(trained, photos, c
     assert load(run).predict([row["path"] for row in rows[:3]]).probs.shape == (3, 3)
 
     page = tmp_path / "watched.html"
-    said = calift("watch", model, photos, "--out", page)
-    assert (said.status, "images are likely to be right" in said.text) == (0, True)
+    output = calift("watch", model, photos, "--out", page)
+    assert (output.status, "images are likely to be right" in output.text) == (0, True)
     assert "Most unusual images" in page.read_text()
-    said = calift("watch", run, photos, "--fail-below", "1.1", "--json")
-    assert (said.status, json.loads(said.stdout)["n"], "alarm" in said.stderr) == (3, 120, True)
+    output = calift("watch", run, photos, "--fail-below", "1.1", "--json")
+    assert (output.status, json.loads(output.stdout)["n"], "alarm" in output.stderr) == (
+        3,
+        120,
+        True,
+    )
 
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
-    said = calift("predict", model, photos, bad, "--out", answers)
-    assert (said.status, "1 of 121 images could not be read" in said.text) == (1, True)
+    output = calift("predict", model, photos, bad, "--out", answers)
+    assert (output.status, "1 of 121 images could not be read" in output.text) == (1, True)
     assert len(answers.read_text().splitlines()) == 122
     assert "nothing is there" in calift("predict", model, tmp_path / "nowhere").text
     assert "must end in" in calift("predict", model, photos, "--out", tmp_path / "a.xls").text
@@ -324,9 +328,9 @@ def test_ship__a_run_of_the_service_by_its_id(
 def test_train__again_says_that_it_is_finished_and_changes_nothing(trained, calift):
     file, folder, _ = trained
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    said = calift("train", file, "--out", folder)
-    assert said.status == 0
-    assert "finished already" in said.text
+    output = calift("train", file, "--out", folder)
+    assert output.status == 0
+    assert "finished already" in output.text
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
@@ -363,8 +367,8 @@ def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained,
     def estimate(method):
         spec = tmp_path / "merge.yaml"
         spec.write_text(yaml.safe_dump({**data, "method": method}))
-        said = calift("train", spec, "--dry-run", "--no-measure", "--json")
-        return Validation.model_validate_json(said.stdout)
+        output = calift("train", spec, "--dry-run", "--no-measure", "--json")
+        return Validation.model_validate_json(output.stdout)
 
     own = estimate({"kind": "zero_shot"}).estimate.evaluation_images
     path = {"kind": "wise_ft", "run": str(folder), "alpha": 0.5, "sweep": [0.5, 1.0]}
@@ -377,9 +381,9 @@ def test_dry_run__a_merge_counts_its_path_and_says_which_run_is_missing(trained,
 
 def test_train__json_is_one_document_on_stdout(trained, calift):
     file, folder, _ = trained
-    said = calift("train", file, "--out", folder, "--json")
-    assert said.status == 0
-    assert json.loads(said.stdout) == json.loads((folder / "report.json").read_text())
+    output = calift("train", file, "--out", folder, "--json")
+    assert output.status == 0
+    assert json.loads(output.stdout) == json.loads((folder / "report.json").read_text())
 
 
 def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
@@ -389,10 +393,10 @@ def test_train__another_spec_in_the_same_folder_is_refused_unless_overwritten(
     mine = shutil.copytree(folder, tmp_path / "mine")
     other = tmp_path / "other.yaml"
     other.write_text(file.read_text().replace("kind: carot", "kind: zero_shot"))
-    said = calift("train", other, "--out", mine)
-    assert said.status == 1
-    assert "holds a run of another RunSpec" in said.text
-    assert "--overwrite" in said.text
+    output = calift("train", other, "--out", mine)
+    assert output.status == 1
+    assert "holds a run of another RunSpec" in output.text
+    assert "--overwrite" in output.text
     fresh = calift("train", other, "--out", mine, "--overwrite", "--json")
     assert fresh.status == 0, fresh.text
     assert json.loads(fresh.stdout)["spec"]["method"]["kind"] == "zero_shot"
@@ -421,9 +425,9 @@ def test_train__a_first_signal_saves_and_the_same_command_goes_on(run_spec, tmp_
     assert process.returncode == 130
     assert json.loads(stdout)["error"]["code"] == "INTERRUPTED"
     assert "The same command goes on from there." in stderr
-    said = calift("train", file, "--out", folder)
-    assert said.status == 0
-    assert re.search(r"Going on from the checkpoint of step \d+", said.text)
+    output = calift("train", file, "--out", folder)
+    assert output.status == 0
+    assert re.search(r"Going on from the checkpoint of step \d+", output.text)
 
 
 def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, calift, tmp_path):
@@ -431,9 +435,9 @@ def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, calift, tmp
     write_classes(tmp_path / "dark", n=4, seed=3, gain=0.3)
     shift = ("--shift", f"dark=folder:{tmp_path}/dark")
     corrupted = ("--corruptions", "contrast", "--severities", "5")
-    said = calift("evaluate", folder, "--out", tmp_path / "judged", *shift, *corrupted, "--json")
-    assert said.status == 0, said.text
-    document = json.loads(said.stdout)
+    output = calift("evaluate", folder, "--out", tmp_path / "judged", *shift, *corrupted, "--json")
+    assert output.status == 0, output.text
+    document = json.loads(output.stdout)
     Report.model_validate(document)
     rows = {e["dataset"]: e for e in document["evaluations"]}
     assert list(rows) == ["photos/test", "art", "dark", "contrast/5"]
@@ -453,22 +457,22 @@ def test_evaluate__judges_on_a_new_shift_and_on_corruptions(trained, calift, tmp
     ],
 )
 def test_evaluate__wrong_arguments_are_sentences(trained, calift, tmp_path, arguments, words):
-    said = calift("evaluate", trained[1], "--out", tmp_path / "judged", *arguments)
-    assert said.status == 1
-    assert words in said.text
+    output = calift("evaluate", trained[1], "--out", tmp_path / "judged", *arguments)
+    assert output.status == 1
+    assert words in output.text
 
 
 def test_evaluate__a_folder_without_a_run_is_a_sentence(calift, tmp_path):
-    said = calift("evaluate", tmp_path, "--out", tmp_path / "judged")
-    assert said.status == 1
-    assert "holds no run" in said.text
+    output = calift("evaluate", tmp_path, "--out", tmp_path / "judged")
+    assert output.status == 1
+    assert "holds no run" in output.text
 
 
 @pytest.mark.parametrize("what", ["methods", "models", "datasets"])
 def test_list__without_a_service_tells_of_this_installation(calift, what):
-    said = calift("list", what, "--json")
-    assert said.status == 0, said.text
-    items = json.loads(said.stdout)
+    output = calift("list", what, "--json")
+    assert output.status == 0, output.text
+    items = json.loads(output.stdout)
     key = {"methods": "kind", "models": "name", "datasets": "id"}[what]
     names = {item[key] for item in items}
     assert names & {"carot", "calift-tiny", "fashion-mnist"}
@@ -476,8 +480,8 @@ def test_list__without_a_service_tells_of_this_installation(calift, what):
 
 
 def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(calift):
-    said = calift("doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(said.stdout)}
+    output = calift("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(output.stdout)}
     assert checks["extra [train]"]["state"] == "ok"
     assert checks["service"]["state"] == "warn"
     assert checks["CALIFT_HOME"]["state"] in ("ok", "warn")
@@ -489,9 +493,9 @@ def test_doctor__finds_what_is_here_and_says_what_to_do_about_the_rest(calift):
 def test_doctor__a_home_that_cannot_be_written_is_a_failure(calift, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CALIFT_HOME", str(tmp_path / "file"))
-    said = calift("doctor", "--json")
-    assert said.status == 1
-    (check,) = [c for c in json.loads(said.stdout) if c["name"] == "CALIFT_HOME"]
+    output = calift("doctor", "--json")
+    assert output.status == 1
+    (check,) = [c for c in json.loads(output.stdout) if c["name"] == "CALIFT_HOME"]
     assert check["state"] == "fail"
     assert "CALIFT_HOME" in check["hint"]
 
@@ -501,9 +505,9 @@ def test_doctor__a_home_that_cannot_be_written_is_a_failure(calift, tmp_path, mo
     [("runs", "list"), ("submit", str(EXAMPLES / "laptop.yaml")), ("compare", "a", "b")],
 )
 def test_service__none_that_answers_is_a_sentence(calift, arguments):
-    said = calift(*arguments, "--json")
-    assert said.status == 1
-    assert json.loads(said.stdout)["error"]["code"] == "SERVICE_UNAVAILABLE"
+    output = calift(*arguments, "--json")
+    assert output.status == 1
+    assert json.loads(output.stdout)["error"]["code"] == "SERVICE_UNAVAILABLE"
 
 
 def test_submit__relative_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):

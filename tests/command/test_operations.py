@@ -39,14 +39,14 @@ def test_runs__retry_and_archive_count_what_the_options_find_and_ask(calift, cli
     other = client.submit(spec_of(name="other"))
     for run_id in ids[:2]:
         client.cancel(run_id)
-    monkeypatch.setattr("typer.confirm", lambda words, **_: asked.append(words) or refuse())
-    asked: list[str] = []
+    monkeypatch.setattr("typer.confirm", lambda words, **_: requested.append(words) or refuse())
+    requested: list[str] = []
 
     def refuse() -> None:
         raise typer.Abort
 
     calift("runs", "retry", "--tag", "old", status=1)
-    assert asked == ["retry 2 runs?"]  # of the three, those that can be
+    assert requested == ["retry 2 runs?"]  # of the three, those that can be
     assert calift("runs", "retry", "--tag", "old", "--yes") == "retry: 2 of 2 runs.\n"
     assert {client.run(run_id).phase for run_id in ids} == {"QUEUED"}
     done = calift("runs", "archive", "--tag", "old", "--yes", "--json")

@@ -24,19 +24,21 @@ def test_names__are_all_there_and_load_nothing_at_import():
     code = (
         "import sys, calift; print([m for m in ('numpy', 'torch', 'plotly') if m in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "[]"
 
 
 def test_ece__takes_arrays_lists_and_tensors_alike():
     probs = softmax(LOGITS)
     want = ece_report(score_probs(probs, LABELS))
-    asked = [
+    requested = [
         (probs, LABELS),
         (probs.tolist(), LABELS.tolist()),
         (torch.tensor(probs, requires_grad=True), torch.tensor(LABELS)),
     ]
-    for given in asked:
+    for given in requested:
         found = calift.ece(*given)
         assert found.value == pytest.approx(want["value"], abs=1e-7)
         assert found.interval == pytest.approx(want["interval"], abs=1e-6)
@@ -60,7 +62,7 @@ def test_diagram__says_n_error_and_floor():
         softmax(LOGITS), LABELS, title="mine", n_bins=5, smooth=True
     )
     assert "$" not in figure.to_json()  # a notebook does not know the dashboard's percent sign
-    said = str(figure.layout.title.text)
-    assert "mine" in said
-    assert "300" in said
-    assert "floor" in said
+    output = str(figure.layout.title.text)
+    assert "mine" in output
+    assert "300" in output
+    assert "floor" in output

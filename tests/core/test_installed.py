@@ -74,6 +74,6 @@ def test_hints__of_the_command_can_be_typed_as_they_stand(bare, home):
         timeout=60,
         check=False,
     )
-    said = re.findall(r"`([^`]+)`", done.stdout)
-    (up,) = (words for words in said if words.endswith(" up"))
+    output = re.findall(r"`([^`]+)`", done.stdout)
+    (up,) = (words for words in output if words.endswith(" up"))
     assert (ROOT / up.split()[0]).is_file() or Path(up.split()[0]).is_file()

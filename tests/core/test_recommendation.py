@@ -18,6 +18,6 @@ def test_recommended__is_a_method_and_a_calibrator_that_can_be_had():
     [(0.55, 0.76, True), (0.55, 0.56, False), (0.84, 0.82, False), (None, 0.7, True)],
 )
 def test_advice__says_where_fine_tuning_gains_too_little(initial, tuned, applies):
-    said = advice(initial, tuned)
-    assert (said == "") == applies
-    assert applies or f"at least {100 * LEAST_GAIN:.0f}" in said
+    output = advice(initial, tuned)
+    assert (output == "") == applies
+    assert applies or f"at least {100 * LEAST_GAIN:.0f}" in output

@@ -114,9 +114,9 @@ def samples_in(dashboard: Dashboard, evaluation: Any, first: int, last: int) -> 
     """How many samples lie in bins of the diagram, from the first to the last."""
     from calift_core.client import Client
 
-    asked = {"n_bins": 15, "scheme": "equal_mass", "norm": "l1"}
+    requested = {"n_bins": 15, "scheme": "equal_mass", "norm": "l1"}
     with Client(dashboard.service.url, dashboard.admin_token) as calift:
-        bins = calift.reliability(evaluation.id, **asked, temperature=1.0).bins
+        bins = calift.reliability(evaluation.id, **requested, temperature=1.0).bins
     return sum(b.count for b in bins[first : last + 1])
 
 
@@ -267,11 +267,11 @@ def test_components__make_text_of_whatever_a_name_is(dashboard, tab):
 
 
 def test_chart__its_table_opens_and_nothing_is_asked_of_another_machine(dashboard, tab):
-    asked = []
-    tab.on("request", lambda request: asked.append(request.url))
+    requested = []
+    tab.on("request", lambda request: requested.append(request.url))
     tab.goto(dashboard.at("calibration?run={CaRot}"))
     settle(tab)
     tab.get_by_role("button", name="Table").click()
     tab.get_by_role("region", name=re.compile("Reliability diagram")).wait_for()
-    assert asked
-    assert not [u for u in asked if not u.startswith((dashboard.url, "data:", "blob:"))]
+    assert requested
+    assert not [u for u in requested if not u.startswith((dashboard.url, "data:", "blob:"))]

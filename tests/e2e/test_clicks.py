@@ -154,12 +154,12 @@ def test_diagram__a_click_on_a_bin_that_has_gone_does_no_harm(dashboard, tab):
 def test_gallery__asks_again_for_an_image_that_a_busy_service_has_not_drawn(dashboard, tab):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (20, 160, 90)).save(file, "PNG")
-    asked = []
+    requested = []
 
     def answer(route):
         url = route.request.url
-        asked.append(url)
-        if asked.count(url) < 3:
+        requested.append(url)
+        if requested.count(url) < 3:
             route.fulfill(status=503, headers={"Retry-After": "1"}, body="too much to do")
         else:
             route.fulfill(status=200, content_type="image/png", body=file.getvalue())
@@ -173,6 +173,6 @@ def test_gallery__asks_again_for_an_image_that_a_busy_service_has_not_drawn(dash
     first = tab.locator(".gallery img").first
     first.wait_for()
     until(lambda: first.evaluate("image => image.naturalWidth") == 8, timeout_s=45, what="images")
-    assert asked.count(str(first.evaluate("image => image.src"))) >= 3
+    assert requested.count(str(first.evaluate("image => image.src"))) >= 3
     assert tab.locator(".gallery .missing").count() == 0
     assert tab.locator(".why").filter(has_text="too much").count() == 0

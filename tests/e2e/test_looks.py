@@ -148,8 +148,8 @@ def test_back__leaves_a_page_with_one_press_and_forward_comes_again(dashboard, t
 
 
 def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_for(dashboard, tab):
-    asked = []
-    tab.on("request", lambda request: asked.append(request.url))
+    requested = []
+    tab.on("request", lambda request: requested.append(request.url))
     tab.goto(dashboard.at("compare?ids={all}"))
     settle(tab)
     tab.get_by_role("heading", name="Paired differences").wait_for()
@@ -159,7 +159,7 @@ def test_chart__is_drawn_when_it_is_near_and_a_click_opens_what_its_mark_stands_
     last.scroll_into_view_if_needed()
     tab.locator(".calift-chart[data-state=drawn]").last.wait_for()
     until(lambda: last.get_attribute("data-state") == "drawn", timeout_s=45, what="the chart")
-    assert sum("/scripts/plotly-cartesian" in url for url in asked) == 1
+    assert sum("/scripts/plotly-cartesian" in url for url in requested) == 1
 
     tab.goto(dashboard.at("shifts?run={CaRot}&metric=accuracy"))
     settle(tab)
@@ -268,7 +268,7 @@ class SlowLine:
     def wait_for(self, words: bytes) -> None:
         """Until the server has said something; it is kept back."""
         until(
-            lambda: self.tab.evaluate("1") and any(words in said for _, said in self.kept),
+            lambda: self.tab.evaluate("1") and any(words in output for _, output in self.kept),
             timeout_s=45, what=f"the server to say {words!r}",
         )  # fmt: skip
 
@@ -276,8 +276,8 @@ class SlowLine:
         """Let all of it arrive."""
         self.is_slow = False
         while self.kept:
-            page_side, said = self.kept.pop(0)
-            page_side.send(said)
+            page_side, output = self.kept.pop(0)
+            page_side.send(output)
 
 
 def test_change__is_kept_when_the_next_comes_before_the_address_has_arrived(dashboard, tab):

@@ -43,11 +43,11 @@ def unfold(app: AppTest, *names: str, mark: str = "quick") -> None:
 def words(app: AppTest) -> str:
     """All that the page says."""
     kinds = ("html", "markdown", "caption", "error", "warning", "info", "header", "code")
-    said = [str(e.value if kind != "html" else e.proto.body)
+    output = [str(e.value if kind != "html" else e.proto.body)
             for kind in kinds for e in app.get(kind)]  # fmt: skip
-    said += [re.sub(r"\\(.)", r"\1", link.proto.label) for link in app.get("page_link")]
-    said += [str(cell) for row in listed(app) for cell in row.values()]
-    return " ".join([*said, *(frame.value.to_csv() for frame in app.dataframe)])
+    output += [re.sub(r"\\(.)", r"\1", link.proto.label) for link in app.get("page_link")]
+    output += [str(cell) for row in listed(app) for cell in row.values()]
+    return " ".join([*output, *(frame.value.to_csv() for frame in app.dataframe)])
 
 
 def listed(app: AppTest) -> list[dict[str, Any]]:

@@ -30,9 +30,9 @@ FOUND = [of("contrast/5", 0.229), of("fog/1", -0.05), of("brightness/1", 0.001, 
 
 
 def test_by_dataset__says_how_far_where_and_where_nobody_can_tell():
-    said, dataset, _ = answers.by_dataset("CaRot", "FLYP", FOUND, "accuracy")
+    output, dataset, _ = answers.by_dataset("CaRot", "FLYP", FOUND, "accuracy")
     assert dataset == "contrast/5"
-    assert said == (
+    assert output == (
         "On contrast\\/5 **CaRot**'s accuracy is 22.9 points higher than FLYP's (95 % interval "
         "21.7 to 24.1); on fog\\/1 it is 5.0 points lower (3.8 to 6.2); on brightness\\/1 they "
         "cannot be told apart (−1.0\u00a0pp to +1.2\u00a0pp). Of 3 data sets: better on 1, worse "
@@ -43,18 +43,18 @@ def test_by_dataset__says_how_far_where_and_where_nobody_can_tell():
 def test_by_dataset__nothing_clear_is_no_claim_and_names_format_nothing():
     for metric in answers.WORDS:
         unclear = [of("x", 0.01, metric=metric, clear=False)]
-        said = answers.by_dataset("a*b", "[c](d)", unclear, metric).sentence
-        assert "of **a\\*b** and \\[c\\]\\(d\\) cannot be told apart" in said
-        assert "a*b and [c](d) cannot" in answers.plain(said)
+        output = answers.by_dataset("a*b", "[c](d)", unclear, metric).sentence
+        assert "of **a\\*b** and \\[c\\]\\(d\\) cannot be told apart" in output
+        assert "a*b and [c](d) cannot" in answers.plain(output)
         assert answers.by_dataset("a", "b", [], metric).sentence == ""
 
 
 def test_by_dataset__a_smaller_calibration_error_is_better():
     found = [of("x", -0.0096, metric="ece"), of("y", 0.02, metric="ece")]
-    said, dataset, note = answers.by_dataset("a", "b", found, "ece")
-    assert dataset == "x" or "worse on 1" in said
-    assert "better on 1, worse on 1" in said
-    assert "ECE 49.0\u00a0% against 50.0\u00a0%" in said
+    output, dataset, note = answers.by_dataset("a", "b", found, "ece")
+    assert dataset == "x" or "worse on 1" in output
+    assert "better on 1, worse on 1" in output
+    assert "ECE 49.0\u00a0% against 50.0\u00a0%" in output
     assert "pp²" in note
 
 
@@ -91,10 +91,12 @@ def test_overall__says_higher_or_lower_exactly_where_the_interval_leaves_zero_ou
 
 
 def test_of_run__is_over_all_sets_of_a_role(evaluations):
-    said = answers.of_run("A", evaluations)
+    output = answers.of_run("A", evaluations)
     mean = fmean(e.accuracy for e in evaluations if e.role == "shift")
-    assert said.startswith(f"**A**: over the 3 shifts accuracy {text.percent(mean)} (95 % interval")
-    assert said.count("floor") == 3
+    assert output.startswith(
+        f"**A**: over the 3 shifts accuracy {text.percent(mean)} (95 % interval"
+    )
+    assert output.count("floor") == 3
     assert answers.of_run("A", []) == ""
 
 

@@ -28,12 +28,12 @@ def test_paired__an_ece_is_drawn_as_the_difference_of_l2_errors(comparison):
         }
     )  # fmt: skip
     columns = [comparison.runs[0], comparison.runs[1].model_copy(update={"differences": [found]})]
-    asked = comparison.model_copy(update={"runs": columns})
-    marks = figures.compare.differences(asked, metric="ece").data[0]
+    requested = comparison.model_copy(update={"runs": columns})
+    marks = figures.compare.differences(requested, metric="ece").data[0]
     root = 100 * (0.0021**0.5 - 0.0005**0.5)
     assert list(marks.x) == pytest.approx([root])
     assert list(marks.error_x.array) == pytest.approx([root * 0.75])
-    (row,) = comparisons.differences(asked, "ece").rows
+    (row,) = comparisons.differences(requested, "ece").rows
     assert row["difference"] == 0.02
     assert (row["l2"], row["low"]) == pytest.approx((root / 100, root / 400))
 

@@ -45,8 +45,8 @@ def test_overlay__runs_of_a_configuration_share_a_colour_and_one_name():
     assert [line.name for line in drawn.data if line.showlegend] == ["flyp", "carot"]
     colours = {(line.name, line.line.color) for line in drawn.data}
     assert len(colours) == 2
-    said = figures.style.alt_text(drawn).replace("\xa0", " ")
-    assert "3 of flyp end between 0.0 % and 40.0 %" in said
+    output = figures.style.alt_text(drawn).replace("\xa0", " ")
+    assert "3 of flyp end between 0.0 % and 40.0 %" in output
 
 
 def _constant(name: str, value: float) -> Metrics:

@@ -51,16 +51,16 @@ def dashboard(imported, monkeypatch):
 )
 def test_run__each_tab_of_an_imported_run(dashboard, tab):
     app = page("run", id=dashboard.ids["first"], tab=tab)
-    said = words(app)
+    output = words(app)
     assert not app.error
-    assert "imported on theirs" in said
-    assert "seed" not in said or tab == "Config"
+    assert "imported on theirs" in output
+    assert "seed" not in output or tab == "Config"
     assert "Clone" not in [button.label for button in app.button]
     expected = {"Shifts": 1, "Calibration": 2}
     drawn = len(charts_of(app))
     assert drawn == expected.get(tab, 0)
     missing = {"Curves": "made elsewhere", "Spectrum": "needs the model's features"}
-    assert missing.get(tab, "") in said.replace("&#x27;", "'")
+    assert missing.get(tab, "") in output.replace("&#x27;", "'")
 
 
 def test_lists__show_imported_runs_and_nothing_of_their_files_is_left(dashboard):
@@ -117,7 +117,7 @@ def test_sample__without_an_image_says_so_and_asks_for_none(dashboard):
     with Client() as client:
         (own,) = (e for e in client.run_evaluations(dashboard.ids["second"]))
         sample = client.samples(own.id, limit=1).items[0]
-    said = words(page("sample", evaluation=own.id, sample=sample.id))
-    assert "No image" in said
-    assert re.search(r"No image<.strong>\w.{20,}", said), said[:400]
-    assert '<img class="calift-picture"' not in said
+    output = words(page("sample", evaluation=own.id, sample=sample.id))
+    assert "No image" in output
+    assert re.search(r"No image<.strong>\w.{20,}", output), output[:400]
+    assert '<img class="calift-picture"' not in output

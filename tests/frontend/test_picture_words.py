@@ -22,8 +22,8 @@ def test_verdict__says_what_a_threshold_does(threshold, kept, said):
 
 
 def test_verdict__without_a_validation_part_there_is_no_threshold():
-    told = kept_words(TriedPicture.model_construct(n_classes=4, kept=[]), 0.05)
-    assert told == "no threshold: no ID validation part"
+    answer = kept_words(TriedPicture.model_construct(n_classes=4, kept=[]), 0.05)
+    assert answer == "no threshold: no ID validation part"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_verdict__without_a_validation_part_there_is_no_threshold():
 )
 def test_training__says_among_which_images(n, of, method, said):
     trained = TrainingPictures(dataset="my_pets/train", n=n, of=of, nearest=[])
-    told = training_words(trained, method)
-    assert said in told
-    assert ("not trained" in told) == (method == "zero_shot")
+    answer = training_words(trained, method)
+    assert said in answer
+    assert ("not trained" in answer) == (method == "zero_shot")

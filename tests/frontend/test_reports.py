@@ -45,7 +45,7 @@ def stored(page: str) -> dict[str, str]:
 
 def test_report__every_format_has_the_numbers_of_the_api(seeded, made):
     with Client(seeded.url, (seeded.home / "token").read_text().strip()) as client:
-        asked = {
+        requested = {
             (e.run_name, e.dataset): e
             for name in ("zero-shot", "FLYP")
             for e in client.run_evaluations(seeded.ids[name])
@@ -56,9 +56,9 @@ def test_report__every_format_has_the_numbers_of_the_api(seeded, made):
         }  # fmt: skip
     given = stored(document.to_html(made))
     rows = list(csv.DictReader(io.StringIO(given["evaluations.csv"])))
-    assert len(rows) == len(asked)
+    assert len(rows) == len(requested)
     by_title = {(n, e.corruption and f"{e.corruption.replace('_', ' ')}, severity {e.severity}"
-                 or e.dataset): e for (n, _), e in asked.items()}  # fmt: skip
+                 or e.dataset): e for (n, _), e in requested.items()}  # fmt: skip
     for row in rows:
         e = by_title[row["run"], row["title"]]
         assert float(row["accuracy"]) == e.accuracy
@@ -104,10 +104,10 @@ def test_report__folders_are_read_without_a_service_and_paired(tmp_path):
     some = [folder_of(tmp_path / "a", "first", "FLYP"), folder_of(tmp_path / "b", "two", "CaRot")]
     gathered = from_folders(some)
     found = {d.dataset: d for d in next(iter(gathered.differences.values())) if d.metric == "ece"}
-    for told, position in ((gathered.runs[0], "baseline"), (gathered.runs[1], "value")):
-        for e in told.evaluations:
+    for answer, position in ((gathered.runs[0], "baseline"), (gathered.runs[1], "value")):
+        for e in answer.evaluations:
             assert getattr(found[e.dataset], position) == pytest.approx(e.ece.value, abs=1e-6)
-            assert told.diagram(e).ece == pytest.approx(e.ece.value, abs=1e-6)
+            assert answer.diagram(e).ece == pytest.approx(e.ece.value, abs=1e-6)
     first, second, *answers, suggested = contents(gathered).answers
     assert all("accuracy" in one and "ECE" in one for one in (first, second))
     assert any("calibration error" in sentence for sentence in answers)
@@ -198,8 +198,8 @@ def test_to_markdown__a_row_stays_a_row(typed):
 def test_sentence_html__says_what_was_typed(typed):
     from frontend import text
 
-    said = sentence_html(f"**{text.md(typed)}** leads")
-    assert html.unescape(said) == f"<strong>{typed.replace(chr(10), ' ')}</strong> leads"
+    output = sentence_html(f"**{text.md(typed)}** leads")
+    assert html.unescape(output) == f"<strong>{typed.replace(chr(10), ' ')}</strong> leads"
 
 
 @pytest.mark.parametrize("name", ["run", "compare"])
@@ -219,12 +219,12 @@ def test_write__says_what_a_report_can_be(made, tmp_path):
 
 def test_write__without_a_browser_says_so_and_keeps_the_page(made, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
-    said = []
-    page = files.write(made, tmp_path / "report", said.append)
+    output = []
+    page = files.write(made, tmp_path / "report", output.append)
     assert page.read_text().startswith("<!doctype html>")
-    assert len(said) == 1
-    assert "need an installed Chrome" in said[0]
-    assert "Traceback" not in said[0]
+    assert len(output) == 1
+    assert "need an installed Chrome" in output[0]
+    assert "Traceback" not in output[0]
     with pytest.raises(CaliftError, match="no PDF"):
         files.to_pdf(made)
 

@@ -51,22 +51,22 @@ def test_sweep__evaluated_without_shifts_names_its_columns_after_the_id_data():
         [{"id_accuracy": 0.9, "ood_accuracy": 0.9, "ood_nll": 0.1, "metric": "OOD NLL"}],
     )
     assert sweep_tables.as_evaluated(shown, "shifts") == shown
-    said = sweep_tables.as_evaluated(shown, "id")
-    assert [c.label for c in said.columns] == ["ID accuracy", "ID NLL", "By"]
-    assert said.rows[0]["metric"] == "ID NLL"
+    output = sweep_tables.as_evaluated(shown, "id")
+    assert [c.label for c in output.columns] == ["ID accuracy", "ID NLL", "By"]
+    assert output.rows[0]["metric"] == "ID NLL"
 
 
 def test_corrections__hold_no_formula_and_are_read_back_as_they_were(tmp_path):
-    said = [
+    output = [
         LabelCorrection(sample="=1+1.png", label="@a", suggested="-b"),
         LabelCorrection(sample="'=x.png", label="cat", suggested=""),
     ]
     path = tmp_path / "corrections.csv"
-    path.write_text(corrections_csv(said), newline="")
+    path.write_text(corrections_csv(output), newline="")
     with path.open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell.startswith(tuple("=+-@"))]
     read = read_corrections(path)
     assert [(one.sample, one.label, one.suggested) for one in read] == [
-        (one.sample, one.label, one.suggested) for one in said
+        (one.sample, one.label, one.suggested) for one in output
     ]

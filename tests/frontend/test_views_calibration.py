@@ -38,8 +38,8 @@ def test_calibration__the_url_restores_the_view_and_holds_what_is_changed(dashbo
     assert app.selectbox(key="url-dataset").value == "sketch"
     assert app.slider(key="url-temperature").value == 1.5
     (drawn,) = diagrams_of(app)
-    for said in ("on sketch", "7 bins, equal width", "T = 1.5"):
-        assert said in drawn["layout"]["title"]["text"]
+    for output in ("on sketch", "7 bins, equal width", "T = 1.5"):
+        assert output in drawn["layout"]["title"]["text"]
     # Bins of equal width have counts that differ.
     assert "samples per bin" in traces(drawn)
     app.toggle(key="url-smooth").set_value(True).run()
@@ -90,12 +90,12 @@ def test_diagram__chosen_bins_open_their_samples_and_what_they_share(dashboard):
     assert [b["lower"] for b in rail["bins"][-2:]] == [b.lower for b in bins]
     assert sum(b.count for b in bins) == first.n_matching
     assert "density" in traces(drawn)
-    said = words(app)
+    output = words(app)
     assert (
         f"1 to 24 of {text.count(first.n_matching)} samples, of {text.count(first.n)} in all"
-        in said
+        in output
     )
-    assert "What they share" in said
+    assert "What they share" in output
     (shown,) = components_of(app, "gallery")
     for item, sample in zip(shown["items"], first.items, strict=True):
         assert item["label"] == sample.label_name
@@ -259,9 +259,9 @@ def test_sample__every_run_s_answers_on_its_page(dashboard):
         evaluation = evaluation_of(calift, dashboard.ids["FLYP"])
         sample = calift.samples(evaluation.id, where="not correct", limit=1).items[0]
     app = page("sample", evaluation=evaluation.id, sample=sample.id)
-    said = words(app)
-    assert f"Image of {sample.label_name}" in said
-    assert text.percent(sample.confidence) in said
+    output = words(app)
+    assert f"Image of {sample.label_name}" in output
+    assert text.percent(sample.confidence) in output
     (alt,) = charts_of(app)
     assert f"Probability of {sample.label_name}, 5 runs on 1 data sets" in alt
     (shown,) = components_of(app, "gallery")
@@ -336,18 +336,18 @@ def test_audit__every_estimator_of_every_run_with_its_floor(dashboard):
     app = page("calibration", run=three(dashboard), view="audit")
     (alt,) = charts_of(app)
     assert "estimators" in alt
-    said = words(app)
+    output = words(app)
     for name in ("Batch-averaged ECE, batches of 64", "Smooth ECE", "Class-wise ECE"):
-        assert said.count(name) >= 3
-    assert "where a calibrated model reads" in said
-    assert "view=audit" not in said
+        assert output.count(name) >= 3
+    assert "where a calibrated model reads" in output
+    assert "view=audit" not in output
     assert app.query_params["view"] == "audit"
 
 
 def test_prompts__of_runs_that_kept_none_say_so(dashboard):
     app = page("calibration", run=three(dashboard), view="prompts")
-    said = words(app).replace("\\", "")
-    assert said.count("keeps no other prompts") == 3
+    output = words(app).replace("\\", "")
+    assert output.count("keeps no other prompts") == 3
     assert not app.exception
     assert not charts_of(app)
 

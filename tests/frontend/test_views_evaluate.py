@@ -69,9 +69,9 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(looking, t
     art = write_classes(tmp_path / "art", n=2)
     app = page("run", id=run, tab="Shifts")
     fill(app, run, "night=/no/where")
-    said = words(press(app, "Check"))
-    assert "shifts › night" in said
-    assert "there is no folder" in said
+    output = words(press(app, "Check"))
+    assert "shifts › night" in output
+    assert "there is no folder" in output
     fill(app, run, f"night={art}")
     press(app, "Check")
     assert "images to predict" in " ".join(s.value for s in app.success)
@@ -108,9 +108,9 @@ def test_evaluate__is_checked_submitted_and_followed_on_the_runs_page(looking, t
     store.claims.finish(job.id, claim.attempt, phase="CANCELLED")
     press(page("run", id=run), "Retry")
     assert store.evaluation_jobs.get(job.id).phase == "QUEUED"
-    said = words(page("run", id=job.id))
-    assert "Evaluation on night, fog" in said
-    assert "1 result" in said
+    output = words(page("run", id=job.id))
+    assert "Evaluation on night, fog" in output
+    assert "1 result" in output
 
 
 def test_evaluate__a_folder_without_labels_is_asked_about_and_its_alarm_shown(
@@ -158,11 +158,11 @@ def test_evaluate__a_folder_without_labels_is_asked_about_and_its_alarm_shown(
     opened.run()
     assert loaded == [job.id]
     for app in (opened, page("run", id=job.id)):
-        said = re.sub(r"\\(.)", r"\1", words(app))
-        assert "ALARM: the images have drifted" in said
-        assert "None of these classes: 12.0" in said
-        assert "400 images without labels in 2 batches, 1 with an alarm" in said
-    assert "No result yet" not in said
+        output = re.sub(r"\\(.)", r"\1", words(app))
+        assert "ALARM: the images have drifted" in output
+        assert "None of these classes: 12.0" in output
+        assert "400 images without labels in 2 batches, 1 with an alarm" in output
+    assert "No result yet" not in output
 
 
 def test_evaluate__several_runs_of_a_comparison(looking, tmp_path):
@@ -185,8 +185,8 @@ def test_evaluate__a_worker_that_evaluates_is_followed_from_the_overview(looking
     claim = looking.store.claims.claim(job_id, worker_id="w", ttl_s=600)
     progress = Progress(phase="evaluating", step=1, total_steps=4)
     looking.store.claims.heartbeat(job_id, claim.attempt, ttl_s=600, progress=progress)
-    said = words(page("overview"))
-    assert "evaluation on imagenet" in said
+    output = words(page("overview"))
+    assert "evaluation on imagenet" in output
     looking.store.claims.finish(job_id, claim.attempt, phase="FAILED", reason="OOM", message="full")
     assert "full" in words(page("run", id=job_id))
 
@@ -198,10 +198,10 @@ def test_try__two_runs_say_what_they_see_and_a_page_that_is_no_picture_says_so(l
     app.file_uploader[0].set_value((picture.name, picture.read_bytes(), "image/png"))
     app.run(timeout=400)
     assert not app.exception, [e.value for e in app.exception]
-    said = words(app)
-    assert said.count("The picture as") == 2
-    assert "Training images that it resembles" in said
-    assert "Evaluated images that it resembles" in said
+    output = words(app)
+    assert output.count("The picture as") == 2
+    assert "Training images that it resembles" in output
+    assert "Evaluated images that it resembles" in output
     shown = components_of(app, "gallery")
     assert [len(one["items"]) for one in shown] == [6, 6, 6, 6]  # both kinds, of both runs
     app.file_uploader[0].set_value(("a.png", b"no picture", "image/png"))

@@ -15,21 +15,21 @@ from tests.frontend.driving import charts_of, components_of, page, three, words
 def test_compare__pairs_the_runs_of_the_url(dashboard):
     base = dashboard.ids["zero-shot"]
     app = page("compare", ids=three(dashboard), baseline=base)
-    said = words(app)
-    assert "What differs" in said
-    assert "method › kind" in said
+    output = words(app)
+    assert "What differs" in output
+    assert "method › kind" in output
     assert any("difference to zero-shot" in alt for alt in charts_of(app))
-    first = re.search(r"Over the 3 shifts .*?FLYP.*?over the 4 corruptions .*?on ID data", said)
-    assert first.start() < said.index("Of 8 data sets: better on")
+    first = re.search(r"Over the 3 shifts .*?FLYP.*?over the 4 corruptions .*?on ID data", output)
+    assert first.start() < output.index("Of 8 data sets: better on")
     assert "95 % interval" in first[0]
-    assert said.count("statistically tied for best") >= 3
-    assert "forgotten" in said
-    assert "ID data: 1 data set, Shifts, mean: 3 data sets" in said
+    assert output.count("statistically tied for best") >= 3
+    assert "forgotten" in output
+    assert "ID data: 1 data set, Shifts, mean: 3 data sets" in output
     app.session_state["url-metric"] = "ece"
     app.run()
     assert not app.exception
-    said = words(app)
-    assert "The interval is of the L2 error" in said
+    output = words(app)
+    assert "The interval is of the L2 error" in output
     app.selectbox(key="url-baseline").select(dashboard.ids["FLYP"]).run()
     assert not app.exception
     assert app.query_params["baseline"] == dashboard.ids["FLYP"]
@@ -42,9 +42,9 @@ def test_compare__what_was_forgotten_opens_its_images(dashboard):
     for outcome in ("lost", "gained"):
         app.button(key=f"ledger-{outcome}").click().run()
         assert not app.exception
-        asked = dict(part.split("=") for part in app.query_params["images"].split("&"))
-        assert asked["outcome"] == outcome
-        assert asked["against"] != asked["evaluation"]
+        requested = dict(part.split("=") for part in app.query_params["images"].split("&"))
+        assert requested["outcome"] == outcome
+        assert requested["against"] != requested["evaluation"]
         assert "Images: " in words(app)
 
 
@@ -60,8 +60,8 @@ def test_runs__that_nobody_chose_are_compared_with_the_zero_shot_run(dashboard):
 def test_decide__says_what_each_threshold_keeps(dashboard):
     runs = f"{dashboard.ids['zero-shot']},{dashboard.ids['CaRot']}"
     app = page("decide", run=runs, risk="0.1", beside="sketch")
-    said = words(app)
-    assert said.count("keep predictions whose confidence is at least") == 2
+    output = words(app)
+    assert output.count("keep predictions whose confidence is at least") == 2
     assert len(charts_of(app)) == 3
     (kept,) = [alt for alt in charts_of(app) if alt.startswith("sketch")]
     (own,) = [a for a in charts_of(app) if a.startswith("fashion")]
@@ -72,8 +72,8 @@ def test_decide__says_what_each_threshold_keeps(dashboard):
         with Client(dashboard.url) as client:
             test = client.decision(run, risk=0.1).test
         doubt = test.distinguishable or (test.risk or 0.0) > 0.1
-        assert (f"a difference of {text.points(test.difference)}" in said) == doubt
-        assert ("the promise is broken on fashion" in said) >= (test.holds is False)
+        assert (f"a difference of {text.points(test.difference)}" in output) == doubt
+        assert ("the promise is broken on fashion" in output) >= (test.holds is False)
     app.select_slider(key="url-risk").set_value("0.001").run()
     assert "no threshold can promise at most 0.1" in words(app).replace("\\", "")
     assert app.query_params["risk"] == "0.001"
@@ -85,9 +85,9 @@ def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard):
     app = page("decide", run=run, view="ood")
     with Client(dashboard.url) as client:
         found = client.ood(run)
-    said = words(app).replace("\\", "")
-    assert "from the ID test images best (AUROC" in said
-    assert "kNN and relative Mahalanobis are missing" in said
+    output = words(app).replace("\\", "")
+    assert "from the ID test images best (AUROC" in output
+    assert "kNN and relative Mahalanobis are missing" in output
     shift, best = found.sets[0], ood.best_score(found.sets)
     (chart,) = charts_of(app)
     assert f"AUROC {ood.of_score(shift, best).auroc.value:.3f}" in chart
@@ -97,7 +97,7 @@ def test_decide__says_how_well_shifts_are_told_from_id_data(dashboard):
     assert app.query_params["score"] == other
     assert charts_of(app)[0].startswith(f"{ood.TITLES[other]} of ")
     # A far set is no shift: it has a sentence and rows of its own, and images by its run.
-    assert "Of the far sets, " in said
+    assert "Of the far sets, " in output
     assert {row["kind"] for row in ood.table(found).rows} == {"shift", "far"}
     app = page("decide", run=run, view="ood", beside="textures")
     assert " of textures" in charts_of(app)[0]
@@ -122,8 +122,8 @@ def test_plan__fewer_samples_do_in_pairs(dashboard):
     runs = {"run": f"{dashboard.ids['FLYP']},{dashboard.ids['CaRot']}", "dataset": "sketch"}
 
     def needed(**params):
-        said = words(page("plan", **runs, **params))
-        return int(re.findall(r"CaRot.*? takes \*\*([\d,]+)\*\*", said)[-1].replace(",", ""))
+        output = words(page("plan", **runs, **params))
+        return int(re.findall(r"CaRot.*? takes \*\*([\d,]+)\*\*", output)[-1].replace(",", ""))
 
     alone = needed()
     assert needed(against=dashboard.ids["FLYP"]) < alone
@@ -157,11 +157,11 @@ def test_frontier__both_charts_name_the_front_and_the_path(dashboard):
     for alt in (robust, calibrated):
         assert "WiSE-FT of FLYP at α = 0.5" in alt
         assert "On the Pareto front" in alt
-    said = words(app)
-    assert "WiSE-FT of FLYP" in said
-    assert "the NLL is lowest at" in said
-    assert said.count("<td") > 11 * 10  # the path as a table
-    assert "Launch WiSE-FT" not in said
+    output = words(app)
+    assert "WiSE-FT of FLYP" in output
+    assert "the NLL is lowest at" in output
+    assert output.count("<td") > 11 * 10  # the path as a table
+    assert "Launch WiSE-FT" not in output
 
 
 def test_frontier__its_choices_are_in_the_url(dashboard):

@@ -41,9 +41,9 @@ def test_unreachable__a_service_that_is_busy_is_not_to_be_started(tmp_path, monk
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with pointed_at(monkeypatch, url, tmp_path):
-            said = page("runs").error[0].value.replace("\\", "")
-    assert "has not answered within 0.25 s" in said
-    assert "calift up" not in said
+            output = page("runs").error[0].value.replace("\\", "")
+    assert "has not answered within 0.25 s" in output
+    assert "calift up" not in output
 
 
 def test_unreachable__the_last_good_answer_stays_with_a_word(dashboard, monkeypatch):

@@ -129,9 +129,9 @@ def test_new__what_is_not_there_cannot_be_submitted_and_a_bare_path_is_a_folder(
 def test_new__says_what_is_evaluated_and_what_is_chosen_on(dashboard):
     app = page("new", preset="blank")
     app.selectbox(key="new-blank-suite.id").set_value("cifar10-c").run()
-    said = words(app)
+    output = words(app)
     for figure in ("760,000", "test 10,000, corruptions 750,000", "39,859"):
-        assert figure in said, figure
+        assert figure in output, figure
     assert submit_of(app).disabled  # nobody downloads it
 
 
@@ -147,12 +147,12 @@ def test_new__what_is_folded_holds_what_it_would_show(dashboard):
     for params in ({}, {"preset": "blank"}, {"clone": dashboard.ids["CaRot"]},
                    {"clone": dashboard.ids["WiSE-FT"]}):  # fmt: skip
         app = page("new", **params)
-        said, mark = spec_of(app), f"clone-{params['clone']}" if "clone" in params else ""
+        output, mark = spec_of(app), f"clone-{params['clone']}" if "clone" in params else ""
         before = len(app.number_input)
-        unfold(app, *FOLDED, yaml.safe_load(said)["method"]["kind"],
+        unfold(app, *FOLDED, yaml.safe_load(output)["method"]["kind"],
                mark=mark or params.get("preset", "quick"))  # fmt: skip
         assert len(app.number_input) > before + 10
-        assert spec_of(app) == said
+        assert spec_of(app) == output
 
 
 def test_new__a_part_that_was_opened_once_keeps_what_was_written_in_it(dashboard):
@@ -184,13 +184,13 @@ def test_new__a_folder_is_looked_at_as_soon_as_it_is_named(bare, monkeypatch, tm
             {"name": "a run", "method": {"kind": "flyp"},
              "suite": {"id": f"folder:{tmp_path / 'birds'}"}}
         )  # fmt: skip
-        said = words(page("new", clone=made.id))
+        output = words(page("new", clone=made.id))
         client.cancel(made.id)
         client.delete(made.id)
-    assert "30 per class" in said
-    assert said.count("data:image/png") > 2
-    assert "<b>cat" not in said
-    assert "Nothing is changed: this is a run once more" in said.replace("\\", "")
+    assert "30 per class" in output
+    assert output.count("data:image/png") > 2
+    assert "<b>cat" not in output
+    assert "Nothing is changed: this is a run once more" in output.replace("\\", "")
 
 
 def test_changes__are_the_settings_that_differ_with_defaults_filled_in():
@@ -221,9 +221,9 @@ def test_new__a_folder_is_chosen_from_the_registered_ones(monkeypatch, tmp_path)
         app.button(key="bring-use").click().run()
         assert not app.exception
         assert app.selectbox(key="new-quick-suite.id").value == f"folder:{tmp_path}/data/birds"
-        said = words(app)
-        for told in ("30 per class", "calift-tiny is a toy", "30 epochs are proposed for"):
-            assert told in said.replace("\\", ""), told
+        output = words(app)
+        for answer in ("30 per class", "calift-tiny is a toy", "30 epochs are proposed for"):
+            assert answer in output.replace("\\", ""), answer
         chosen = yaml.safe_load(spec_of(app))
         assert chosen["train"]["epochs"] == 30
         assert "templates" not in chosen["suite"]

@@ -37,9 +37,9 @@ def small(tmp_path, monkeypatch):
 def test_overview__shows_the_gpu_and_drains_a_worker(small):
     _, store = small
     app = page("overview")
-    said = words(app).replace("\N{NO-BREAK SPACE}", " ")
-    assert "50.0 %, 2.1 GB of 4.3 GB" in said
-    assert "at work" in said
+    output = words(app).replace("\N{NO-BREAK SPACE}", " ")
+    assert "50.0 %, 2.1 GB of 4.3 GB" in output
+    assert "at work" in output
     app.button(key="drain-box-1").click().run()
     assert not app.exception
     assert store.workers.drained_by("box-1") == "admin"

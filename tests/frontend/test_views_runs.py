@@ -18,15 +18,15 @@ from tests.frontend.driving import TABS, charts_of, choose, components_of, liste
 
 def test_overview__shows_work_failure_and_the_newest_result_and_opens_its_evidence(dashboard):
     app = page("overview")
-    said = words(app)
+    output = words(app)
     for name in ("CaRot (second seed)", "CaRot with a large batch", "CaRot on fashion-mnist"):
-        assert name in said
-    assert "out of memory" in said
-    assert "To mend it" in said
-    assert "pp to zero-shot" in said
+        assert name in output
+    assert "out of memory" in output
+    assert "To mend it" in output
+    assert "pp to zero-shot" in output
     for part in ("Lowest accuracy", "Largest over-confidence", "Leaderboard", "Forgotten",
                  "Suggested recipe", "points too sure", "of what was right before"):  # fmt: skip
-        assert part in said
+        assert part in output
     links = {x.proto.label: x.proto.query_string for x in app.get("page_link")}
     assert f"baseline={dashboard.ids['zero-shot']}" in links["Ledger and images"]
     assert dashboard.ids["CaRot"] in links["Compare them"]
@@ -50,8 +50,8 @@ def test_overview__judges_files_that_are_dropped(dashboard):
     assert "Of 2 shifts" in words(app)
     rival = next(box for box in app.selectbox if box.label.startswith("Another model"))
     rival.select_index(1).run()
-    said = words(app).replace("\\", "")
-    assert "Against rival, on the same samples: accuracy cannot be told apart" in said
+    output = words(app).replace("\\", "")
+    assert "Against rival, on the same samples: accuracy cannot be told apart" in output
     app.file_uploader(key="judge-files").set_value([("plain.csv", b"a,b\n1,2", "text/csv")]).run()
     assert "plain.csv must hold probs or logits, got a, b" in words(app).replace("\\", "")
 
@@ -210,14 +210,14 @@ def test_overview__a_worker_that_is_out_says_why(tmp_path, monkeypatch):
         run_id = store.runs.submit(spec_of())
         store.close()
         assert "out: 1 MiB is free in /data" in words(page("overview"))
-        said = words(page("run", id=run_id)).replace("\\", "")  # escaped for Markdown
-        assert "box: 1 MiB is free in /data" in said
+        output = words(page("run", id=run_id)).replace("\\", "")  # escaped for Markdown
+        assert "box: 1 MiB is free in /data" in output
 
 
 def test_run__a_failure_says_why_and_what_to_do(dashboard):
-    said = re.sub(r"\\", "", words(page("run", id=dashboard.ids["failed"])))
-    assert "OOM" in said
-    assert "Raise train.accumulation_steps" in said
+    output = re.sub(r"\\", "", words(page("run", id=dashboard.ids["failed"])))
+    assert "OOM" in output
+    assert "Raise train.accumulation_steps" in output
 
 
 def test_run__an_unknown_id_is_an_error_with_its_request_id_and_none_is_none(dashboard):

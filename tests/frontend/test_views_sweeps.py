@@ -105,9 +105,9 @@ def test_run__its_three_seeds_are_two_clicks_away(dashboard, app, finished_run):
 
 
 def test_sweeps__says_that_there_is_none_and_where_to_begin(dashboard):
-    said = words(page("sweeps"))
-    assert "No sweep yet" in said
-    assert "Compare all methods" in said
+    output = words(page("sweeps"))
+    assert "No sweep yet" in output
+    assert "Compare all methods" in output
     assert "No sweep is named" in words(page("sweep"))
     form = page("new", sweep="1", what="compare-methods")
     assert "Configurations: zero_shot, linear_probe" in words(form).replace("\\", "")

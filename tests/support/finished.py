@@ -39,11 +39,11 @@ def store_run(store, artifacts, folder, *, submitted_by=None):
     report = Report.model_validate_json((folder / "report.json").read_bytes())
     run_id = store.runs.submit(parse_spec(report.spec), submitted_by=submitted_by)
     assert store.claims.claim(run_id, worker_id="w", ttl_s=60) is not None
-    told = [
+    answer = [
         EvaluationRecord(evaluation=e, predictions=predictions_name(e.dataset))
         for e in report.evaluations
     ]
-    assert store.records.record(run_id, 1, told)
+    assert store.records.record(run_id, 1, answer)
     for name, kind in files_of(folder):
         assert publish_artifact(
             store.files, artifacts, run_id, 1, name=name, kind=kind, path=folder / name

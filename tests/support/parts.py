@@ -22,8 +22,8 @@ def environment_of(home: Path, **settings: Any) -> dict[str, str]:
     """The environment of an API or a worker that looks for work often; settings by their names."""
     outside = {k: v for k, v in os.environ.items() if not k.startswith("CALIFT_")}
     quick = {"sweep_s": 0.2, "relay_s": 0.1, "redispatch_s": 1, "free_space_floor_bytes": 0}
-    told = {"home": home} | quick | settings
-    own = {f"CALIFT_{name.upper()}": str(value) for name, value in told.items()}
+    answer = {"home": home} | quick | settings
+    own = {f"CALIFT_{name.upper()}": str(value) for name, value in answer.items()}
     return outside | own | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 

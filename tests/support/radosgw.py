@@ -59,8 +59,8 @@ def radosgw() -> Iterator[Server]:
         options = ["-c", str(config), "-n", "client.rgw", "--no-mon-config"]
         about = ["--uid", "calift", "--display-name", "calift"]
         about += ["--access-key", server.key, "--secret-key", server.secret]
-        with (folder / "output").open("wb") as output, (folder / "user").open("wb") as said:
-            _make_user(["radosgw-admin", *options, "user", "create", *about], said, output)
+        with (folder / "output").open("wb") as output, (folder / "user").open("wb") as words_shown:
+            _make_user(["radosgw-admin", *options, "user", "create", *about], words_shown, output)
             process = subprocess.Popen(
                 ["radosgw", *options, "-f"],
                 stdout=output,

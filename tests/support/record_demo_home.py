@@ -160,8 +160,8 @@ class Recorder:
         for (one,) in self._rows(
             "SELECT id FROM evaluations WHERE run_id = ? AND dataset = ?", run_id, of
         ):
-            said = {"report": json.dumps(evaluated[of]), "predictions_sha256": digest}
-            self._update("evaluations", "id", one, **said)
+            output = {"report": json.dumps(evaluated[of]), "predictions_sha256": digest}
+            self._update("evaluations", "id", one, **output)
 
     def _rounded(self, run_id: str, name: str, path: Path, of: str) -> None:
         with np.load(path, allow_pickle=False) as file:
@@ -183,8 +183,10 @@ class Recorder:
         )
 
     def _update(self, table: str, key: str, of: str, **values: Any) -> None:
-        told = ", ".join(f"{name} = ?" for name in values)
-        self.database.execute(f"UPDATE {table} SET {told} WHERE {key} = ?", (*values.values(), of))
+        answer = ", ".join(f"{name} = ?" for name in values)
+        self.database.execute(
+            f"UPDATE {table} SET {answer} WHERE {key} = ?", (*values.values(), of)
+        )
 
 
 def pack(source: Path, packed: Path = PACKED) -> None:

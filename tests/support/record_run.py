@@ -65,9 +65,9 @@ def record(root: Path) -> list[str]:
     with _inside(root):
         spec = parse_spec(SPEC)
         try:
-            for said in run_in_folder(spec, folder, stop=lambda: len(checkpoints) == 2):
-                if isinstance(said, CheckpointRecord):
-                    checkpoints.append(said)
+            for output in run_in_folder(spec, folder, stop=lambda: len(checkpoints) == 2):
+                if isinstance(output, CheckpointRecord):
+                    checkpoints.append(output)
         except InterruptedRunError:
             newest = max((folder / "checkpoint" / "steps").iterdir())
             next(newest.glob("*.safetensors")).write_bytes(b"damaged")

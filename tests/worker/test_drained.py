@@ -35,8 +35,8 @@ def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(
     try:
         until(lambda: given_back == [run_id], what="the message to go to another worker")
         worker._report_presence()
-        (told,) = store.workers.recent()
-        assert told.trouble == "ada asked it to take no run for now."
+        (answer,) = store.workers.recent()
+        assert answer.trouble == "ada asked it to take no run for now."
         assert (store.runs.get(run_id).phase, taken) == ("QUEUED", [])
         store.workers.drain(worker.id, by=None)
         until(lambda: taken == [run_id], what="the run to be taken")

@@ -102,8 +102,8 @@ class OodAnswers(ScoredPredictions):
         sets: list[dict[str, Any]] = []
         notes: list[str] = []
         for name, subject in tested.items():
-            asked = name in wanted if wanted else roles[name] in ("shift", "far")
-            if name == own_name or not asked:
+            included = name in wanted if wanted else roles[name] in ("shift", "far")
+            if name == own_name or not included:
                 continue
             key = ("ood", file.digest, subject.open().digest, *answers)
             try:

@@ -27,12 +27,12 @@ def test_store__an_import_is_a_finished_run_that_takes_further_sets(store):
     night = example_predictions(1, dataset="night", role="shift")
     first, second = stored(clean, "a" * 64), stored(night, "b" * 64)
     spec = imported_spec("mine", clean.metadata)
-    asked = {"token_id": "t", "idempotency_key": "k", "body_hash": "h"}
-    run_id = store.imports.add_run(spec, first, report=imported_report, **asked)
-    assert store.imports.add_run(spec, first, report=imported_report, **asked) == run_id
+    requested = {"token_id": "t", "idempotency_key": "k", "body_hash": "h"}
+    run_id = store.imports.add_run(spec, first, report=imported_report, **requested)
+    assert store.imports.add_run(spec, first, report=imported_report, **requested) == run_id
     with pytest.raises(IdempotencyError):
         store.imports.add_run(
-            spec, first, report=imported_report, **{**asked, "body_hash": "another"}
+            spec, first, report=imported_report, **{**requested, "body_hash": "another"}
         )
     for _ in range(2):  # the same file once more changes nothing
         store.imports.extend(run_id, second, report=imported_report)

@@ -100,7 +100,7 @@ def test_plan__has_an_index_for_every_large_table(engine, what):
     with statements(engine) as sent:
         ASKED[what](stores, finished)
     verbs = ("SELECT", "UPDATE", "DELETE", "WITH")
-    asked = [one for one in sent if one[0].lstrip().upper().startswith(verbs)]
-    assert asked
-    slow = {sql: tables for sql, params in asked if (tables := scanned(engine, (sql, params)))}
+    requested = [one for one in sent if one[0].lstrip().upper().startswith(verbs)]
+    assert requested
+    slow = {sql: tables for sql, params in requested if (tables := scanned(engine, (sql, params)))}
     assert slow == {}

@@ -87,9 +87,9 @@ def test_sets__grow_with_the_promise_and_raps_are_never_empty(seed, n):
     for kind in KINDS:
         small, large = (fit_conformal(probs, labels, coverage=c, kind=kind) for c in (0.6, 0.9))
         assert (small.sets(new) <= large.sets(new)).all()
-        told = coverage_of(large, new, truth)
-        assert told.mean_size == large.sets(new).sum(axis=1).mean()
-        assert (told.empty == 0) or kind != "raps"
+        answer = coverage_of(large, new, truth)
+        assert answer.mean_size == large.sets(new).sum(axis=1).mean()
+        assert (answer.empty == 0) or kind != "raps"
 
 
 def test_too_few__is_every_class_and_wrong_input_a_sentence():

@@ -499,17 +499,17 @@ def test_together__is_what_pairs_and_sets_are_one_by_one():
         name: cal.score_samples(rng.normal(size=(400, 4)) + strength * np.eye(4)[labels], labels)
         for name, strength in (("a", 1.0), ("b", 1.3), ("c", 2.0))
     }
-    asked = {"n_resamples": 60, "clusters": clusters, "seed": 5}
-    together = Together(models, **asked)
+    requested = {"n_resamples": 60, "clusters": clusters, "seed": 5}
+    together = Together(models, **requested)
     for metric in METRICS:
-        pair = cal.paired_difference(models["c"], models["a"], metric=metric, **asked)
+        pair = cal.paired_difference(models["c"], models["a"], metric=metric, **requested)
         assert together.difference("c", "a", metric) == pair
-        alone = cal.model_confidence_set(models, metric=metric, **asked)
+        alone = cal.model_confidence_set(models, metric=metric, **requested)
         assert together.confidence_set(metric) == alone
         # A data set counted twice is the data set; of independent ones the mean is known better.
         twice = confidence_set_over([together, together], metric)
         assert (twice.members, twice.p_values) == (alone.members, alone.p_values)
-    other = Together(models, **{**asked, "seed": 6})
+    other = Together(models, **{**requested, "seed": 6})
     both = confidence_set_over([together, other], "accuracy")
     assert both.values == together.confidence_set("accuracy").values
     spread = [np.std(np.diff(t.noise("accuracy")[:, :2])) for t in (together, other)]

@@ -25,8 +25,8 @@ def test_alike__finds_what_was_planted_and_little_else(seed):
     train, labels = clustered(rng, 150, centres)
     test, test_labels = clustered(rng, 80, centres)
     copies = unit(train[:20] + 0.02 * rng.normal(size=(20, 32)))
-    said = alike(np.concatenate([test, copies]), train, np.r_[test_labels, labels[:20]], labels)
-    pairs = {(a, b) for a, b, _ in said.pairs}
+    output = alike(np.concatenate([test, copies]), train, np.r_[test_labels, labels[:20]], labels)
+    pairs = {(a, b) for a, b, _ in output.pairs}
     planted = {(80 + i, i) for i in range(20)}
     assert planted <= pairs
     assert len(pairs - planted) <= 1

@@ -182,10 +182,10 @@ def test_count__few_images_of_a_class_or_a_part_are_warned_of(tmp_path):
     root = tmp_path / "pictures"
     write_classes(root, ("cat", "dog"), n=12)
     write_classes(root, ("newt",), n=1)
-    said = " ".join(of(f"folder:{root}", fractions={"calibration": 0}).warnings)
-    assert "1 class has fewer than 10 images: newt (1)." in said
-    assert "1 class has no image in the part" in said
-    assert "The part validation has" in said
+    output = " ".join(of(f"folder:{root}", fractions={"calibration": 0}).warnings)
+    assert "1 class has fewer than 10 images: newt (1)." in output
+    assert "1 class has no image in the part" in output
+    assert "The part validation has" in output
     write_classes(root, ("newt",), n=200)
     write_classes(root, ("cat", "dog"), n=200)
     assert of(f"folder:{root}").warnings == ()

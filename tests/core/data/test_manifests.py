@@ -350,15 +350,15 @@ def test_manifest__what_is_wrong_is_a_sentence_before_anything_runs(tree, change
     file = write_csv(tree / "wrong.csv", change(rows_of(tree)))
     try:
         if sentence is None:  # 1 of 123 is below the share: left out, and said
-            said = "1 of the 123 images of wrong.csv are missing or empty: 'train/blue_thing/gone"
-            assert said in count_suite(SuiteSpec(id=f"manifest:{file}")).warnings[0]
-            assert said in load(f"manifest:{file}").notes[0]
+            output = "1 of the 123 images of wrong.csv are missing or empty: 'train/blue_thing/gone"
+            assert output in count_suite(SuiteSpec(id=f"manifest:{file}")).warnings[0]
+            assert output in load(f"manifest:{file}").notes[0]
             return
         with pytest.raises(CaliftError, match=sentence) as caught:
             load(f"manifest:{file}")
         counts = count_suite(SuiteSpec(id=f"manifest:{file}"))
-        (told,) = (*counts.problems, *counts.absent)
-        assert caught.value.message in told.message
+        (answer,) = (*counts.problems, *counts.absent)
+        assert caught.value.message in answer.message
     finally:
         file.unlink()
 
@@ -500,6 +500,6 @@ def test_inspect__what_cannot_be_decoded_is_named_and_the_exit_status_says_so(tr
     torn.write_bytes(torn.read_bytes()[:300])
     answer = CliRunner().invoke(data.app, ["inspect", str(root), "--json"])
     assert answer.exit_code == 1
-    told = [u for s in json.loads(answer.stdout)["sets"].values() for u in s["unreadable"]]
-    assert len(told) == 1
-    assert "red_thing/003.png' is damaged" in told[0]
+    reply = [u for s in json.loads(answer.stdout)["sets"].values() for u in s["unreadable"]]
+    assert len(reply) == 1
+    assert "red_thing/003.png' is damaged" in reply[0]

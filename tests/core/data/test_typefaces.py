@@ -65,20 +65,20 @@ def test_typefaces__every_part_and_shift_has_all_classes_as_often(suite):
 
 
 def test_typefaces__no_family_is_in_two_parts_of_a_genre():
-    said = json.loads((Path(__file__).parents[3] / "docs" / "typefaces.json").read_text())
+    output = json.loads((Path(__file__).parents[3] / "docs" / "typefaces.json").read_text())
     parts_of = {}
     packages = set()
     for file in ("typefaces.xz", "study/typefaces-pretrain.xz"):
-        for part, genres in said[file]["families"].items():
+        for part, genres in output[file]["families"].items():
             for genre, families in genres.items():
                 for family, fonts in families.items():
                     parts_of.setdefault((genre, family), []).append(part)
                     packages |= set(fonts)
     assert all(len(parts) == 1 for parts in parts_of.values())
     assert {genre for genre, _ in parts_of} == {"sans", *SHIFTS}
-    assert packages == set(said["packages"])
-    assert all(entry["licences"] for entry in said["packages"].values())
-    assert said["typefaces.xz"]["sha256"] == STORED_SHA256
+    assert packages == set(output["packages"])
+    assert all(entry["licences"] for entry in output["packages"].values())
+    assert output["typefaces.xz"]["sha256"] == STORED_SHA256
 
 
 def test_typefaces__a_shift_can_be_left_out_and_doctor_sees_the_file(suite):
@@ -99,14 +99,14 @@ def test_genres__half_of_the_captions_name_the_genre_that_the_letter_is_of(suite
         images, Preprocess(SIDE), len(learned.templates), 0, (1.0, 1.0), flip=False,
         learned="genres",
     )  # fmt: skip
-    said = []
+    output = []
     for index in range(400):
         pixels, label, caption = view[(0, index)]
         assert np.array_equal(pixels, images.image(index))
         assert caption // len(learned.templates) == label
-        said.append(learned.templates[caption % len(learned.templates)])
-    assert set(said) == {*LETTERS, *GENRES["pixel"]}
-    assert 150 < sum(text in GENRES["pixel"] for text in said) < 250
+        output.append(learned.templates[caption % len(learned.templates)])
+    assert set(output) == {*LETTERS, *GENRES["pixel"]}
+    assert 150 < sum(text in GENRES["pixel"] for text in output) < 250
 
 
 @pytest.fixture(scope="module")

@@ -134,11 +134,11 @@ def report(
     suite = None, **changes,
 ):  # fmt: skip
     """The parts of a report that tell a pace."""
-    asked = cifar(kind, suite=suite)
-    spec = asked.model_dump(mode="json")
+    requested = cifar(kind, suite=suite)
+    spec = requested.model_dump(mode="json")
     spec["model"] |= changes.get("model", {})
     spec["train"] |= changes.get("train", {})
-    work = count_images(asked)
+    work = count_images(requested)
     parts = {
         "loading_s": fixed,
         "training_s": work.trained / training + work.training_images / (10 * training),
@@ -161,13 +161,13 @@ TOY = {"limits": {"train": 300, "validation": 30, "calibration": 30, "test": 50}
 
 @pytest.mark.parametrize("kind", ["carot", "zero_shot"])
 def test_estimate__of_a_run_whose_parts_were_recorded_is_their_sum(kind):
-    told = report(kind, fixed=58.0)
-    estimate = count_images(cifar(kind)).estimate(pace_of([told], cifar(kind)))
-    assert estimate.seconds == pytest.approx(told["timings_s"]["total_s"])
+    answer = report(kind, fixed=58.0)
+    estimate = count_images(cifar(kind)).estimate(pace_of([answer], cifar(kind)))
+    assert estimate.seconds == pytest.approx(answer["timings_s"]["total_s"])
     assert sum(estimate.phases.values()) == pytest.approx(estimate.seconds)
     assert estimate.phases["start and saving"] == pytest.approx(58.0)
     # What its process did not see, being started and stored, is no pace.
-    whole = told | {"wall_s": told["timings_s"]["total_s"] + 5.0}
+    whole = answer | {"wall_s": answer["timings_s"]["total_s"] + 5.0}
     more = count_images(cifar(kind)).estimate(pace_of([whole], cifar(kind)))
     assert more.seconds == pytest.approx(estimate.seconds + 5.0)
     assert more.phases | {"start and saving": 58.0} == pytest.approx(estimate.phases)
@@ -231,49 +231,49 @@ def test_pace__a_real_run_tells_it_and_the_count_is_what_it_read(
     corruptions = {"names": ["fog"], "severities": [1, 3]}
     suite = {"shifts": {"art": f"folder:{paintings}"}, "corruptions": corruptions}
     spec = run_spec(kind, suite=suite)
-    said = list(run_in_folder(spec, tmp_path / "run"))
+    output = list(run_in_folder(spec, tmp_path / "run"))
     work = count_images(spec)
-    told = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
+    answer = Report.model_validate_json((tmp_path / "run" / "report.json").read_bytes())
 
-    trained = [r for r in said if isinstance(r, ProgressRecord) and r.phase == "training"]
-    evaluated = [r for r in said if isinstance(r, ProgressRecord) and r.phase == "evaluating"]
+    trained = [r for r in output if isinstance(r, ProgressRecord) and r.phase == "training"]
+    evaluated = [r for r in output if isinstance(r, ProgressRecord) and r.phase == "evaluating"]
     assert (trained[-1].total_steps if trained else None) == work.steps
     assert evaluated[-1].total_steps == n_images_of(load_suite(spec.suite))
     assert evaluated[-1].total_steps == (work.evaluation_images or 0) + (work.selection_images or 0)
-    judged = sum(e.n for e in told.evaluations)
+    judged = sum(e.n for e in answer.evaluations)
     assert judged == work.evaluation_images
-    checks = [r for r in said if isinstance(r, MetricsRecord) and "val_ece" in r.values]
+    checks = [r for r in output if isinstance(r, MetricsRecord) and "val_ece" in r.values]
     features = work.train_images if kind == "linear_probe" else 0
     kept = read_training_images(tmp_path / "run" / "checkpoint" / TRAINING_IMAGES)
     read = len(checks) * work.counts.parts["validation"] + (features or 0) + len(kept.ids)
     assert work.other_images == read
 
-    pace = pace_of([told.model_dump(mode="json")], spec)
+    pace = pace_of([answer.model_dump(mode="json")], spec)
     assert (pace.trained_per_s is not None) == bool(trained)
     estimate = work.estimate(pace)
-    assert estimate.seconds == pytest.approx(told.timings_s["total_s"], rel=0.05)
+    assert estimate.seconds == pytest.approx(answer.timings_s["total_s"], rel=0.05)
     assert "of a finished run of" in estimate.basis
 
 
 @pytest.mark.parametrize(("known", "slowness"), [(True, 1.0), (True, 2.5), (False, 0.1)])
 def test_forecast__time_passed_and_time_left_are_the_whole_at_every_point(known, slowness):
     """Of a run whose phases all take `slowness` times what was said."""
-    said = {"loading": 4.0, "training": 60.0, "evaluating": 36.0}
-    forecast, passed, fractions = Forecast(said, known=known), 0.0, [0.0]
+    output = {"loading": 4.0, "training": 60.0, "evaluating": 36.0}
+    forecast, passed, fractions = Forecast(output, known=known), 0.0, [0.0]
     begun = forecast.over(Progress(phase="loading"))
     assert begun.run_eta_s == (100.0 if known else None)
     passed += 4.0 * slowness
     for phase in ("training", "evaluating"):
         forecast.over(Progress(phase=phase))
         for step in range(1, 10):
-            passed += said[phase] * slowness / 10
-            left = said[phase] * slowness * (1 - step / 10)
+            passed += output[phase] * slowness / 10
+            left = output[phase] * slowness * (1 - step / 10)
             now = forecast.over(Progress(phase=phase, step=step, total_steps=10, eta_s=left))
             assert now.run_eta_s is not None
             assert passed + now.run_eta_s == pytest.approx(100.0 * slowness)
             assert now.run_fraction == pytest.approx(passed / (100.0 * slowness))
             fractions.append(now.run_fraction or 0.0)
-        passed += said[phase] * slowness / 10
+        passed += output[phase] * slowness / 10
     again = forecast.over(Progress(phase="evaluating", detail="features"))
     saved = forecast.over(Progress(phase="saving"))
     fractions += [again.run_fraction or 0.0, saved.run_fraction or 0.0]

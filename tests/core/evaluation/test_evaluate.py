@@ -533,27 +533,27 @@ def test_progress__tells_phase_set_share_speed_and_rest(runs, at_home, tmp_path,
     spec, folder = spec_of(runs["one"]), tmp_path / "out"
     assert not go(evaluate_finished(spec, runs["one"], folder, stop=Stopper(12)))
     records = list(evaluate_finished(spec, runs["one"], folder))
-    told = [r for r in records if isinstance(r, ProgressRecord)]
+    answer = [r for r in records if isinstance(r, ProgressRecord)]
     report = report_in(folder)
     total = sum(e.n for e in report.evaluations)
     total += sum(report.selection[part]["n"] for part in ("validation", "calibration"))
-    assert {r.total_steps for r in told} == {total}
-    steps = [r.step for r in told]
+    assert {r.total_steps for r in answer} == {total}
+    steps = [r.step for r in answer]
     assert steps == sorted(steps)
     assert steps[-1] == total
-    assert told[-1].eta_s == 0
-    assert told[-1].samples_per_s is not None
-    assert {r.detail for r in told} >= {"photos/test", "art", "contrast/5"}
-    assert len(told) > 10
-    assert told[0].samples_per_s is None  # all of it is an earlier attempt's
-    first = next(r for r in told if r.detail == "photos/test")
+    assert answer[-1].eta_s == 0
+    assert answer[-1].samples_per_s is not None
+    assert {r.detail for r in answer} >= {"photos/test", "art", "contrast/5"}
+    assert len(answer) > 10
+    assert answer[0].samples_per_s is None  # all of it is an earlier attempt's
+    first = next(r for r in answer if r.detail == "photos/test")
     assert first.step > sum(report.selection[p]["n"] for p in ("validation", "calibration")) + 16
 
 
 def test_precision__of_the_evaluation_is_its_own_and_reported(runs, at_home, tmp_path):
     folder = evaluate(runs["one"], tmp_path / "bf16", precision="bf16")
-    told = report_in(folder).environment
-    assert (told["precision"], told["evaluation_precision"]) == ("fp32", "bf16")
+    answer = report_in(folder).environment
+    assert (answer["precision"], answer["evaluation_precision"]) == ("fp32", "bf16")
     rounded, exact = (
         read_predictions(f / "predictions" / "art.parquet").logits for f in (folder, runs["one"])
     )
@@ -738,8 +738,10 @@ def test_perturbed_calibration__is_stored_for_tsp_and_in_no_mean(
     assert [c["noise"] for c in copies] == sorted({c["noise"] for c in copies})
     assert copies[0]["noise"] > 0
     stored = [read_predictions(tmp_path / "o" / c["predictions"]) for c in copies]
-    for one, told in zip(stored, copies, strict=True):
-        assert one.metadata.dataset == told["dataset"] == f"calibration+noise/{told['noise']:.4f}"
+    for one, answer in zip(stored, copies, strict=True):
+        assert (
+            one.metadata.dataset == answer["dataset"] == f"calibration+noise/{answer['noise']:.4f}"
+        )
         assert one.metadata.role == "calibration"
         assert one.metadata.source_dataset == "calibration"
         np.testing.assert_array_equal(one.ids, clean.ids)

@@ -180,7 +180,7 @@ def test_clusters__of_separate_groups_are_found_and_described_by_fishers_test():
         clusters=None,
     )
     chosen = np.flatnonzero(of == 2)[:50]
-    told = [t for t in shared_traits(samples, chosen, found) if t.column == "cluster"]
-    assert told[0].key == found.of[chosen[0]]
-    assert told[0].share == 1.0
-    assert told[0].p < 1e-6
+    answer = [t for t in shared_traits(samples, chosen, found) if t.column == "cluster"]
+    assert answer[0].key == found.of[chosen[0]]
+    assert answer[0].share == 1.0
+    assert answer[0].p < 1e-6

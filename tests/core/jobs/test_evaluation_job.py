@@ -82,8 +82,8 @@ def job(*runs: str, **data: Any) -> EvaluationJobSpec:
 def test_evaluate_runs__results_are_those_of_a_run_that_had_the_data_in_its_spec(
     finished, paintings, photos, configs, tmp_path
 ):
-    asked = job("zs", "ft", "other", shifts={"art": str(paintings)}, corruptions=CORRUPTIONS)
-    records = list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
+    requested = job("zs", "ft", "other", shifts={"art": str(paintings)}, corruptions=CORRUPTIONS)
+    records = list(evaluate_runs(requested, tmp_path / "job", inputs=finished))
     found = found_in(records)
     assert len(found) == 6
     phases = [r.detail for r in records if isinstance(r, PhaseRecord) and r.phase == "evaluating"]
@@ -111,21 +111,21 @@ def test_evaluate_runs__what_was_evaluated_is_passed_over_and_other_images_get_a
 ):
     run = tmp_path / "zs"
     shutil.copytree(finished["zs"], run)
-    asked = job("zs", shifts={"art": str(paintings)})
-    list(evaluate_runs(asked, tmp_path / "first", inputs={"zs": run}))
+    requested = job("zs", shifts={"art": str(paintings)})
+    list(evaluate_runs(requested, tmp_path / "first", inputs={"zs": run}))
     shutil.copytree(
         tmp_path / "first" / RUNS / "zs" / "predictions", run / "predictions", dirs_exist_ok=True
     )
-    again = list(evaluate_runs(asked, tmp_path / "second", inputs={"zs": run}))
+    again = list(evaluate_runs(requested, tmp_path / "second", inputs={"zs": run}))
     assert found_in(again) == {}
     assert "The run zs was evaluated on art already." in messages(again)
     other = write_classes(tmp_path / "other", n=4, seed=9)
-    asked = job("zs", shifts={"art": str(other)})
-    (found,) = found_in(list(evaluate_runs(asked, tmp_path / "third", inputs={"zs": run})))
+    requested = job("zs", shifts={"art": str(other)})
+    (found,) = found_in(list(evaluate_runs(requested, tmp_path / "third", inputs={"zs": run})))
     assert found[1].startswith("art-")
     # The suite that the run is of: nothing of it is new.
-    asked = job("zs", suites=[_suite_of(run)])
-    assert found_in(list(evaluate_runs(asked, tmp_path / "fourth", inputs={"zs": run}))) == {}
+    requested = job("zs", suites=[_suite_of(run)])
+    assert found_in(list(evaluate_runs(requested, tmp_path / "fourth", inputs={"zs": run}))) == {}
 
 
 def _suite_of(run: Path) -> str:
@@ -136,9 +136,9 @@ def _suite_of(run: Path) -> str:
 def test_evaluate_runs__another_suite_is_a_shift_by_its_name(finished, tmp_path):
     write_classes(tmp_path / "suite" / "train", n=4)
     write_classes(tmp_path / "suite" / "test", n=5, seed=3)
-    asked = job("zs", suites=[f"folder:{tmp_path / 'suite'}"])
+    requested = job("zs", suites=[f"folder:{tmp_path / 'suite'}"])
     ((key, report),) = found_in(
-        list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
+        list(evaluate_runs(requested, tmp_path / "job", inputs=finished))
     ).items()
     assert key == ("zs", "suite")
     assert (report.n, report.role) == (15, "shift")
@@ -147,22 +147,22 @@ def test_evaluate_runs__another_suite_is_a_shift_by_its_name(finished, tmp_path)
 def test_evaluate_runs__a_run_that_is_gone_is_reported_and_the_others_are_evaluated(
     finished, paintings, tmp_path
 ):
-    asked = job("zs", "ft", folders=[str(paintings)])
-    records = list(evaluate_runs(asked, tmp_path / "a", inputs={"ft": finished["ft"]}))
+    requested = job("zs", "ft", folders=[str(paintings)])
+    records = list(evaluate_runs(requested, tmp_path / "a", inputs={"ft": finished["ft"]}))
     assert set(found_in(records)) == {("ft", "paintings")}
     assert messages(records)[0] == "The run zs is gone; the others are evaluated without it."
     with pytest.raises(ModelUnavailableError, match="zs, ft are gone"):
-        list(evaluate_runs(asked, tmp_path / "b", inputs={}))
+        list(evaluate_runs(requested, tmp_path / "b", inputs={}))
 
 
 def test_evaluate_runs__other_classes_are_a_sentence(finished, tmp_path):
     write_classes(tmp_path / "data", ["blue_thing", "yellow_thing"], n=2)
-    asked = job("zs", folders=[str(tmp_path / "data")])
+    requested = job("zs", folders=[str(tmp_path / "data")])
     with pytest.raises(DataError, match="lacks the class folders green_thing, red_thing and has"):
-        list(evaluate_runs(asked, tmp_path / "a", inputs=finished))
-    asked = job("zs", suites=[f"folder:{tmp_path / 'data'}"])
+        list(evaluate_runs(requested, tmp_path / "a", inputs=finished))
+    requested = job("zs", suites=[f"folder:{tmp_path / 'data'}"])
     with pytest.raises(DataError, match="was trained on the classes"):
-        list(evaluate_runs(asked, tmp_path / "b", inputs=finished))
+        list(evaluate_runs(requested, tmp_path / "b", inputs=finished))
 
 
 def test_evaluation_job_spec__says_what_is_wrong_with_it():
@@ -189,10 +189,10 @@ def test_evaluate_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_i
 ):
     # 64 batches of 8 are 8 shards for each of the two models.
     data = write_classes(tmp_path / "data", n=171, seed=4)
-    asked = job("zs", "ft", shifts={"art": str(data)})
-    inputs = {name: finished[name] for name in asked.runs}
+    requested = job("zs", "ft", shifts={"art": str(data)})
+    inputs = {name: finished[name] for name in requested.runs}
     whole, killed, resumed = (tmp_path / name for name in ("whole", "killed", "resumed"))
-    again = list(evaluate_in_folder(asked, whole, inputs=inputs))
+    again = list(evaluate_in_folder(requested, whole, inputs=inputs))
 
     def kept():
         return len(list(killed.glob("runs/*/evaluating/*/*.safetensors")))
@@ -203,10 +203,10 @@ def test_evaluate_in_folder__killed_in_mid_set_goes_on_from_the_shard_and_ends_i
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        list(evaluate_in_folder(asked, killed, inputs=inputs, stop=stop))
+        list(evaluate_in_folder(requested, killed, inputs=inputs, stop=stop))
     assert kept() == 4
-    records = list(evaluate_in_folder(asked, resumed, inputs=inputs, resume_from=killed))
-    for name in asked.runs:
+    records = list(evaluate_in_folder(requested, resumed, inputs=inputs, resume_from=killed))
+    for name in requested.runs:
         one, other = (
             folder / RUNS / name / "predictions" / "art.parquet" for folder in (whole, resumed)
         )
@@ -230,8 +230,8 @@ def test_judge_runs__images_without_labels_are_compared_as_watch_compares_them(
         shutil.copyfile(path, copy)
         os.utime(copy, (age, age))
     (flat / "cut.png").write_bytes(b"none")
-    asked = job("ft", shifts={"art": str(paintings)}, unlabelled=[str(flat)])
-    records = list(evaluate_runs(asked, tmp_path / "job", inputs=finished))
+    requested = job("ft", shifts={"art": str(paintings)}, unlabelled=[str(flat)])
+    records = list(evaluate_runs(requested, tmp_path / "job", inputs=finished))
     (found,) = [r for r in records if isinstance(r, UnlabelledRecord)]
     assert (found.run, found.source) == ("ft", f"folder:{flat}")
     assert [Path(name).name for name in found.found.unreadable] == ["cut.png"]

@@ -401,15 +401,15 @@ def test_runner__its_log_tells_the_course_of_the_run(
     folder = tmp_path / "run"
     write_job(folder, run_spec("carot", suite={"shifts": {"art": f"folder:{paintings}"}}))
     assert run_here(folder) == 0
-    told = [r.getMessage() for r in caplog.records if r.name == runner.log.name]
-    phases = [words for words in told if words.startswith(("loading: ", "training: 8 steps on"))]
+    answer = [r.getMessage() for r in caplog.records if r.name == runner.log.name]
+    phases = [words for words in answer if words.startswith(("loading: ", "training: 8 steps on"))]
     assert len(phases) == 2
-    assert any(re.fullmatch(r"training: \d of 8, [\d,]+ images/s", words) for words in told)
+    assert any(re.fullmatch(r"training: \d of 8, [\d,]+ images/s", words) for words in answer)
     report = report_in(folder)
     for e in report.evaluations:
         wanted = f"{e.dataset}: accuracy {percent(e.accuracy)}, ECE {percent(e.ece.value)}"
-        assert any(words.startswith(wanted) for words in told), e.dataset
-    assert told[-1] == "done"
+        assert any(words.startswith(wanted) for words in answer), e.dataset
+    assert answer[-1] == "done"
 
 
 def test_runner__failure_is_a_code_and_a_sentence(run_spec, home, tmp_path, run_here):
@@ -498,10 +498,10 @@ def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
     write_idx(small_fashion / "train-images-idx3-ubyte", images)
     write_idx(small_fashion / "train-labels-idx1-ubyte", (np.arange(160) % 10).astype(np.uint8))
     monkeypatch.setattr("calift_core.jobs.tiny.pretraining_spec", lambda suite: small)
-    asked = itertools.count(1)
+    requested = itertools.count(1)
 
     def stop():
-        if next(asked) == 7:  # what is on the disk now is what a SIGKILL would leave
+        if next(requested) == 7:  # what is on the disk now is what a SIGKILL would leave
             shutil.copytree(home / "models", tmp_path / "left")
             raise KeyboardInterrupt
         return False
@@ -511,8 +511,8 @@ def test_tiny__a_pre_training_that_was_killed_in_its_first_epoch_goes_on(
     shutil.rmtree(home / "models")
     (tmp_path / "left").rename(home / "models")
     again = list(ensure_tiny("fashion-mnist"))
-    (told,) = [r.message for r in again if r.kind == "log" and "goes on" in r.message]
-    assert "from step 6 of an earlier start" in told
+    (answer,) = [r.message for r in again if r.kind == "log" and "goes on" in r.message]
+    assert "from step 6 of an earlier start" in answer
     assert tiny_is_current(small, load_suite(small.suite))
 
 

@@ -58,12 +58,12 @@ def test_more_epochs__begin_with_the_weights_of_the_run(run, tmp_path, kind, ada
 def test_more_epochs__go_on_learning_on_later_batches_and_through_a_stop(run, tmp_path):
     source = run("carot")
     spec = more(source, 2, lr=1e-3, log_every_steps=1)
-    told = go(spec, tmp_path / "more")
+    answer = go(spec, tmp_path / "more")
     assert report_in(tmp_path / "more").model["sha256"] != report_in(source).model["sha256"]
     # The first step is on the weights of the source and on a batch that it has not seen.
     again = go(spec.model_copy(update={"train": spec.train.model_copy(update={"lr": STILL})}),
                tmp_path / "still")  # fmt: skip
-    assert losses(told)[0] == losses(again)[0]
+    assert losses(answer)[0] == losses(again)[0]
     assert len(set(losses(again))) == len(losses(again))
     go_until(spec, tmp_path / "stopped", at_step(2))
     go(spec, tmp_path / "stopped")

@@ -222,15 +222,15 @@ def test_command__prints_the_answer_and_writes_the_page(tmp_path, capsys):
             return int(ended.code or 0), read.out + read.err
         raise AssertionError
 
-    status, said = call(files[".csv"], files[".npz"], "--against", files[".jsonl"])
+    status, output = call(files[".csv"], files[".npz"], "--against", files[".jsonl"])
     assert status == 0
-    assert "On a it is right on" in said.replace("\n", " ")
-    assert "cannot be told apart" in said.replace("\n", " ")
+    assert "On a it is right on" in output.replace("\n", " ")
+    assert "cannot be told apart" in output.replace("\n", " ")
     assert page.read_text().startswith("<!doctype html>")
-    status, said = call(files[".csv"], "--json")
-    assert len(json.loads(said)["sentences"]) == 3
+    status, output = call(files[".csv"], "--json")
+    assert len(json.loads(output)["sentences"]) == 3
     shuffled = tmp_path / "shuffled.npz"
     np.savez(shuffled, labels=LABELS[:200][::-1], probs=SURE[:200])
-    status, said = call(files[".csv"], "--against", shuffled)
+    status, output = call(files[".csv"], "--against", shuffled)
     assert status == 1
-    assert "in the same order" in said.replace("\n", " ")
+    assert "in the same order" in output.replace("\n", " ")

@@ -135,6 +135,8 @@ def test_run__weights_in_a_file_under_an_architectures_name_come_with_a_warning(
         save_file(clip.net.state_dict(), tmp_path / "weights.safetensors")
         body = make("zero_shot").model_dump(mode="json")
         body["model"] = {"name": "ViT-B-16", "pretrained": str(tmp_path / "weights.safetensors")}
-        (told,) = warnings_in(go(RunSpec.model_validate(body), tmp_path / "run"))
-    assert "Weights in a file do not say how they were trained: ViT-B-16 is built with GELU" in told
+        (answer,) = warnings_in(go(RunSpec.model_validate(body), tmp_path / "run"))
+    assert (
+        "Weights in a file do not say how they were trained: ViT-B-16 is built with GELU" in answer
+    )
     assert report_in(tmp_path / "run").model["activation"] == "gelu"

@@ -122,9 +122,9 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 def test_resolve__every_published_tag_can_be_resolved():
     for name, tag in open_clip.list_pretrained():
         made = resolve(name, tag)
-        said = tag_of(name, tag)
+        output = tag_of(name, tag)
         for field in ("mean", "std", "interpolation", "resize_mode"):
-            value = said[field]
+            value = output[field]
             expected = tuple(value) if isinstance(value, (list, tuple)) else value
             assert getattr(made.preprocess, field) == expected
         assert made.preprocess.size == open_clip.get_model_config(name)["vision_cfg"]["image_size"]
@@ -338,7 +338,7 @@ def from_hub(tmp_path_factory):
     published(damaged)
     weights = damaged / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
-    asked = [
+    requested = [
         ("hf-hub:calift/mine", None),
         ("hf-hub:calift/mine", "openai"),
         ("hf-hub:calift/no-weights", None),
@@ -348,7 +348,7 @@ def from_hub(tmp_path_factory):
         ("ViT-B-16", "laion2b_s34b_b88k"),
     ]
     env = environment(root / "home", HF_HOME=str(cache))
-    out, words = python("-W", "error", "-c", _ASK_THE_HUB, configs, json.dumps(asked), env=env)
+    out, words = python("-W", "error", "-c", _ASK_THE_HUB, configs, json.dumps(requested), env=env)
     assert words == ""  # open_clip's words on the way are not shown
     answers = json.loads(out)
     return answers | {"own": weights_sha256(own), "tagged": weights_sha256(tagged)}

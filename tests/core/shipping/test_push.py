@@ -156,10 +156,10 @@ def test_push__without_a_network_it_says_so_at_once(exported, hub, monkeypatch):
 
 def test_command__sends_nothing_without_yes(exported, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    said = CliRunner().invoke(app, ["push", str(exported), "lab/photos"])
-    assert said.exit_code == 0, said.output
-    assert "seen by its owner alone" in " ".join(said.output.split())
-    assert "Nothing was sent" in said.output
+    output = CliRunner().invoke(app, ["push", str(exported), "lab/photos"])
+    assert output.exit_code == 0, output.output
+    assert "seen by its owner alone" in " ".join(output.output.split())
+    assert "Nothing was sent" in output.output
     assert not hub.requests
     assert CliRunner().invoke(app, ["push", str(exported), "lab/photos", "--yes"]).exit_code == 0
     assert len(hub.files) == len(list(exported.iterdir()))

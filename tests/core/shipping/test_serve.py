@@ -113,8 +113,8 @@ def test_predict__answers_as_the_model_does_alone_and_together(served, model, fi
     form = [("images", (f.name, f.read_bytes(), "image/png")) for f in files[:6]]
     together = served.client.post("/predict", files=form, params={"top": 3}).json()["answers"]
     for i, guesses in enumerate(expected):
-        said = [alone[i], at_once[i]["answers"][0], *together[i : i + 1]]
-        for answer in said:
+        output = [alone[i], at_once[i]["answers"][0], *together[i : i + 1]]
+        for answer in output:
             assert answer["label"] == guesses[0][0] == answer["top"][0]["label"]
             probs = [guess["probability"] for guess in answer["top"]]
             assert probs == pytest.approx([p for _, p in guesses], abs=1e-5)
@@ -129,9 +129,9 @@ def test_predict__answers_as_the_model_does_alone_and_together(served, model, fi
     assert alone[0]["none_of_these"] is alone[0]["false_alarms"] is None  # 0.05: too few images
     refused = served.predict(files[0].read_bytes(), false_alarms=0.3)
     assert (refused.status_code, "0.01, 0.05, 0.1, got 0.3" in refused.text) == (422, True)
-    told = served.client.get("/model").json()
-    assert told["none_of_these"] == unlike.model_dump(mode="json")
-    assert (told["calibrator"], len(told["classes"])) == ("temperature", 3)
+    reply = served.client.get("/model").json()
+    assert reply["none_of_these"] == unlike.model_dump(mode="json")
+    assert (reply["calibrator"], len(reply["classes"])) == ("temperature", 3)
     assert "/predict" in served.client.get("/openapi.json").json()["paths"]
     assert 'calift_serve_requests_total{status="200"}' in served.client.get("/metrics").text
 
@@ -149,24 +149,24 @@ def test_predict__answers_as_the_model_does_alone_and_together(served, model, fi
     ],
 )  # fmt: skip
 def test_predict__what_is_wrong_is_a_problem_with_a_sentence(content, kind, status, code, served):
-    said = served.client.post("/predict", content=content, headers={"content-type": kind})
-    assert (said.status_code, said.json()["code"]) == (status, code)
-    assert said.headers["content-type"] == "application/problem+json"
-    assert said.json()["detail"]
+    output = served.client.post("/predict", content=content, headers={"content-type": kind})
+    assert (output.status_code, output.json()["code"]) == (status, code)
+    assert output.headers["content-type"] == "application/problem+json"
+    assert output.json()["detail"]
 
 
 def test_problems__are_one_form_whatever_is_wrong_with_a_request(served):
-    for said, code in (
+    for output, code in (
         (served.client.get("/nothing"), "NOT_FOUND"),
         (served.client.get("/predict"), "METHOD_NOT_ALLOWED"),
         (served.predict(b"x", top="many"), "INVALID_REQUEST"),
         (served.predict(bomb(4_000, 1_001)), "UNREADABLE_IMAGE"),
         (served.predict(bomb(40_000, 40_000)), "UNREADABLE_IMAGE"),
     ):
-        assert said.headers["content-type"] == "application/problem+json"
-        problem = said.json()
+        assert output.headers["content-type"] == "application/problem+json"
+        problem = output.json()
         assert problem.keys() == {"type", "title", "status", "code", "detail"}
-        assert (problem["status"], problem["code"]) == (said.status_code, code)
+        assert (problem["status"], problem["code"]) == (output.status_code, code)
         assert code != "UNREADABLE_IMAGE" or "at most 4,000,000 are read" in problem["detail"]
 
 
@@ -271,10 +271,10 @@ def test_token__is_asked_for_everywhere_but_of_health(model):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).is_success
         for given in ("Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"):
-            said = client.post(
+            output = client.post(
                 "/predict", content=b"x", headers={"authorization": given.encode("latin-1")}
             )
-            assert (said.status_code, said.json()["code"]) == (401, "UNAUTHORIZED")
+            assert (output.status_code, output.json()["code"]) == (401, "UNAUTHORIZED")
 
 
 def test_child__that_cannot_start_or_hangs_is_an_error_and_is_replaced():

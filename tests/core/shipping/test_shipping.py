@@ -46,7 +46,7 @@ from calift_core.shipping.exported_scores import exported_scores
 from calift_core.shipping.folder import CARD_NAME, EXPORT_NAME, ONNX_NAME, read_exported
 from calift_core.shipping.following import chart_html, follow, read_log
 from calift_core.shipping.onnx import calibrator_module, export_onnx
-from calift_core.shipping.predicting import AnswerFile, listed, predict_files
+from calift_core.shipping.predicting import AnswerFile, image_paths, predict_files
 from calift_core.shipping.reference import read_reference
 from calift_core.shipping.watching import report_html, watch
 from calift_core.words import percent
@@ -174,17 +174,17 @@ def test_auto__leaves_weights_for_each_class_out_where_one_is_rare_or_they_are_m
 def test_choice__of_too_few_images_is_reported_by_command_card_and_answers(run, photos, tmp_path):
     refilled(run, calibration=1)
     image = sorted(photos.rglob("*.png"))[0]
-    told = "Do not rely on histogram: calibration has 1 image, at least 200 are needed"
+    answer = "Do not rely on histogram: calibration has 1 image, at least 200 are needed"
     ways = (
         ["calibrate", run, "--with", "histogram"],
         ["export", run, tmp_path / "model"],
         ["predict", tmp_path / "model", image],
     )
     for way in ways:
-        said = CliRunner().invoke(app, [str(one) for one in way])
-        assert said.exit_code == 0
-        assert (told in " ".join(said.stderr.split())) == (way[0] != "export")
-    assert told in (tmp_path / "model" / CARD_NAME).read_text()
+        output = CliRunner().invoke(app, [str(one) for one in way])
+        assert output.exit_code == 0
+        assert (answer in " ".join(output.stderr.split())) == (way[0] != "export")
+    assert answer in (tmp_path / "model" / CARD_NAME).read_text()
 
 
 def test_choice__of_what_is_not_there_says_what_is_missing(run, tmp_path):
@@ -287,13 +287,13 @@ def test_card__is_one_that_a_hub_reads_with_the_numbers_of_the_report(run, tmp_p
     report = Report.model_validate_json((run / "report.json").read_bytes())
     card = ModelCard.load(tmp_path / "model" / CARD_NAME)
     assert card.data.library_name == "open_clip"
-    told = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
+    answer = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
     for e in report.evaluations:
         name = e.dataset.replace("_", "\\_")
         # Without a calibrator the card says what the report says.
-        assert told[name, "accuracy"] == pytest.approx(e.accuracy, abs=1e-6)
-        assert told[name, "ece"] == pytest.approx(e.ece.value, abs=1e-6)
-        assert told[name, "nll"] == pytest.approx(e.nll, abs=1e-5)
+        assert answer[name, "accuracy"] == pytest.approx(e.accuracy, abs=1e-6)
+        assert answer[name, "ece"] == pytest.approx(e.ece.value, abs=1e-6)
+        assert answer[name, "nll"] == pytest.approx(e.nll, abs=1e-5)
         ece, low, high, floor = map(percent, (e.ece.value, *e.ece.interval, e.ece.null_mean))
         assert f"{ece} ({low} to {high}) | {floor}" in card.text
     assert "no calibrator is applied" in card.text
@@ -322,10 +322,10 @@ def test_card__says_what_the_calibrator_changed_and_whose_the_model_is(
     report["spec"]["model"] = {"name": "ViT-B-32", "pretrained": "openai"}
     (run / "report.json").write_text(json.dumps(report))
     export_run(run, tmp_path / "model", license="mit")
-    told = ModelCard.load(tmp_path / "model" / CARD_NAME)
-    assert told.data.license == "mit"
-    assert told.data.base_model == "timm/vit_base_patch32_clip_224.openai"
-    assert "**Base model:** ViT-B-32, weights openai. **Licence:** mit." in told.text
+    answer = ModelCard.load(tmp_path / "model" / CARD_NAME)
+    assert answer.data.license == "mit"
+    assert answer.data.base_model == "timm/vit_base_patch32_clip_224.openai"
+    assert "**Base model:** ViT-B-32, weights openai. **Licence:** mit." in answer.text
 
 
 @pytest.mark.parametrize(("right", "warned"), [(0.34, True), (0.9, False)])
@@ -421,8 +421,8 @@ def test_inspect__a_finished_model_looks_once_more_for_copies(made, photos, tmp_
     pair = [f"test/{copy.parent.name}/copy.png", f"train/{copy.parent.name}/{original.name}"]
     assert pair in own["near"] + own["alike"]
     assert f"{len(own['alike'])} by features" in own["sentence"] or not own["alike"]
-    told = {mine for kind in ("exact", "near", "alike") for mine, _ in own[kind]}
-    assert len(told) == sum(len(own[kind]) for kind in ("exact", "near", "alike"))
+    reply = {mine for kind in ("exact", "near", "alike") for mine, _ in own[kind]}
+    assert len(reply) == sum(len(own[kind]) for kind in ("exact", "near", "alike"))
 
 
 def test_predict__an_image_is_the_same_in_every_form(exported, photos):
@@ -467,7 +467,7 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
 ):
     bad = tmp_path / "cut.png"
     bad.write_bytes(sorted(photos.rglob("*.png"))[0].read_bytes()[:200])
-    paths = listed([str(photos), str(bad), str(photos)])
+    paths = image_paths([str(photos), str(bad), str(photos)])
     assert len(paths) == 121  # each once
     model = CalibratedClassifier.load(exported, device="cpu")
 
@@ -509,9 +509,9 @@ def test_predict_files__goes_on_where_it_was_stopped_and_names_what_it_cannot_re
 def test_analyse_ood__holds_shifts_and_far_sets_against_the_id_test_images(made, noise, tmp_path):
     far = shutil.copytree(noise, tmp_path / "far")
     (far / "cut.png").write_bytes((far / "0.png").read_bytes()[:60])
-    asked = ["analyse", "ood", str(made), str(far)]
-    told = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False)
-    found = OodDetection.model_validate_json(told.stdout)
+    requested = ["analyse", "ood", str(made), str(far)]
+    answer = CliRunner().invoke(app, [*requested, "--json"], catch_exceptions=False)
+    found = OodDetection.model_validate_json(answer.stdout)
     sets = [(s.dataset, s.role, s.n) for s in found.sets]
     # What cannot be read of a folder is left out.
     assert sets == [("art", "shift", 24), ("noise", "far", 12), ("far", "far", 12)]
@@ -532,8 +532,8 @@ def test_analyse_ood__holds_shifts_and_far_sets_against_the_id_test_images(made,
     ]
     assert scores["knn"] == pytest.approx(auroc(*(knn(f, training.features) for f in features)))
     assert found.notes == []
-    said = CliRunner().invoke(app, asked, catch_exceptions=False).stdout.replace("\n", " ")
-    assert re.match(r"Of the far sets, .* tells .* Of the shifts, .* tells art from", said)
+    output = CliRunner().invoke(app, requested, catch_exceptions=False).stdout.replace("\n", " ")
+    assert re.match(r"Of the far sets, .* tells .* Of the shifts, .* tells art from", output)
     # It has no labels: nothing measures it.
     file = made / "predictions" / "noise.parquet"
     for command in (["analyse", "metrics"], ["judge"]):
@@ -566,7 +566,7 @@ def test_none_of_these__the_threshold_travels_with_what_it_gave(exported, made, 
     (stripped / EXPORT_NAME).write_text(json.dumps(body))
     with pytest.raises(SpecError, match="exported before there were any"):
         CalibratedClassifier.load(stripped, device="cpu").tells_unlike()
-    paths = listed([str(photos)])[:40]
+    paths = image_paths([str(photos)])[:40]
     (rows,) = predict_files(model, paths, false_alarms=0.1)
     threshold = found.threshold(0.1)
     assert threshold is not None
@@ -579,9 +579,9 @@ def test_none_of_these__the_threshold_travels_with_what_it_gave(exported, made, 
         AnswerFile(tmp_path / name, ()).write([], [rows])
     assert (tmp_path / "a.csv").read_text().startswith("path,label,confidence,none_of_these,")
     assert "none of these (95 %)" in (exported / CARD_NAME).read_text()
-    asked = ["predict", str(exported), *paths, "--false-alarms", "0.1", "--device", "cpu"]
-    said = CliRunner().invoke(app, asked, catch_exceptions=False).stdout
-    assert said.count("none of these") == low.sum()
+    requested = ["predict", str(exported), *paths, "--false-alarms", "0.1", "--device", "cpu"]
+    output = CliRunner().invoke(app, requested, catch_exceptions=False).stdout
+    assert output.count("none of these") == low.sum()
 
 
 def test_promises__come_with_what_they_gave_and_decide_what_is_kept(
@@ -613,7 +613,7 @@ def test_promises__come_with_what_they_gave_and_decide_what_is_kept(
         list(predict_files(model, ["a"], coverage=0.5))
     kept = promises.thresholds[-1].model_copy(update={"threshold": 0.6})
     model.promises = promises.model_copy(update={"thresholds": [kept]})
-    paths = listed([str(paintings)])
+    paths = image_paths([str(paintings)])
     rows = [row for batch in predict_files(model, paths, errors=0.1, coverage=0.9) for row in batch]
     inside = promises.inside(model.predict(paths).probs, 0.9)
     for row, own_set in zip(rows, inside, strict=True):
@@ -638,7 +638,7 @@ def test_push__of_an_export_to_mlflow_is_a_pyfunc_that_answers_alike(exported, p
     import mlflow
 
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
-    paths = listed([str(paintings)])[:5]
+    paths = image_paths([str(paintings)])[:5]
     frame = mlflow.pyfunc.load_model(uri).predict(pd.DataFrame({"path": paths}))
     answers = CalibratedClassifier.load(exported).predict(paths)
     assert list(frame["label"]) == answers.labels
@@ -659,13 +659,13 @@ def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, pain
     assert read_reference(run).validated == reference.validated
     bad = tmp_path / "cut.png"
     bad.write_bytes(b"none")
-    paths = listed([str(paintings), str(bad)])
-    told = []
+    paths = image_paths([str(paintings), str(bad)])
+    answer = []
     # Four of each ID image: of 14 alone a permutation test of 24 others cannot be sure.
     many = {"logits": np.tile(own.logits, (4, 1)), "labels": np.tile(own.labels, 4)}
     reference = replace(reference, **many)
-    found = watch(model, reference, paths, batch_size=10, on_progress=told.append)
-    assert (found.n, list(found.unreadable), told[-1]) == (24, [str(bad)], 25)
+    found = watch(model, reference, paths, batch_size=10, on_progress=answer.append)
+    assert (found.n, list(found.unreadable), answer[-1]) == (24, [str(bad)], 25)
     probs = model.predict(paths[:24]).probs
     values = {one.estimator: one for one in found.expected}
     assert values["average_confidence"].value == pytest.approx(probs.max(axis=1).mean())
@@ -680,7 +680,7 @@ def test_watch__of_an_export_says_what_its_run_says(exported, made, photos, pain
     assert (found.familiar.nearest, (found.unknown is None)) == (
         "art", found.answer.mean_error <= 0.06
     )  # fmt: skip
-    alike = watch(model, reference, listed([str(photos)]))
+    alike = watch(model, reference, image_paths([str(photos)]))
     assert (alike.drift.p_value > 0.01, alike.unknown) == (True, None)
     assert "by sampling): they cannot be told from those of validation" in alike.sentence
     assert sum(share.here for share in found.shares) == pytest.approx(1)

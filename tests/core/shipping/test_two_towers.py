@@ -56,9 +56,9 @@ def exported(runs, tmp_path_factory):
 
 
 def test_choice__without_the_initial_model_or_with_another_one_is_refused(run, runs, tmp_path):
-    with pytest.raises(SpecError, match="reads the initial model's logits") as told:
+    with pytest.raises(SpecError, match="reads the initial model's logits") as answer:
         choose_calibrator(run, "disagreement")
-    assert "--initial RUN" in told.value.hint
+    assert "--initial RUN" in answer.value.hint
     with pytest.raises(SpecError, match="temperature reads no other model's logits"):
         choose_calibrator(run, "temperature", initial=runs["zero_shot"])
     with pytest.raises(DataError, match=r"must hold the model that .* started from"):
@@ -149,11 +149,11 @@ def test_export__holds_both_models_says_so_and_refuses_a_changed_one(exported, r
 def test_watch__of_the_export_says_what_its_run_says(exported, photos, tmp_path):
     run = exported.parent / "run"
     paths = [str(path) for path in sorted(photos.rglob("*.png"))[:30]]
-    said = [
+    output = [
         watch(CalibratedClassifier.load(one, device="cpu"), read_reference(one), paths)
         for one in (run, exported)
     ]
-    assert said[0] == said[1]
+    assert output[0] == output[1]
 
 
 def test_initial__without_predictions_of_a_set_says_which(run, runs, tmp_path):
@@ -172,8 +172,8 @@ def test_command__calibrates_exports_and_predicts_with_two_towers(run, runs, pho
         assert result.exit_code == 0, result.output
         return result.output
 
-    said = call("calibrate", run, "--with", "disagreement", "--initial", runs["zero_shot"])
-    assert "disagreement, fitted on" in said
+    output = call("calibrate", run, "--with", "disagreement", "--initial", runs["zero_shot"])
+    assert "disagreement, fitted on" in output
     call("export", run, tmp_path / "model")
     image = sorted(photos.rglob("*.png"))[0]
     assert '"label"' in call("predict", tmp_path / "model", image, "--json")

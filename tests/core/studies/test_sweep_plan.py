@@ -75,7 +75,7 @@ def test_arms__are_methods_times_values_and_a_value_goes_to_methods_that_have_it
 
 
 def test_arms__a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ranges():
-    asked = {
+    requested = {
         "base": {"method": {"kind": "carot"}},
         "values": {
             "train.lr": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -84,10 +84,10 @@ def test_arms__a_random_search_is_the_same_for_the_same_seed_and_stays_in_its_ra
         },
         "search": {"kind": "random", "n": 20, "seed": 3},
     }
-    arms = arms_of(**asked)
-    assert [a.body for a in arms] == [a.body for a in arms_of(**asked)]
+    arms = arms_of(**requested)
+    assert [a.body for a in arms] == [a.body for a in arms_of(**requested)]
     assert [a.body for a in arms] != [
-        a.body for a in arms_of(**asked | {"search": {"kind": "random", "n": 20, "seed": 4}})
+        a.body for a in arms_of(**requested | {"search": {"kind": "random", "n": 20, "seed": 4}})
     ]
     for arm in arms:
         assert not arm.rates  # the rate is swept, so none is chosen

@@ -365,17 +365,17 @@ def test_speed__counts_neither_validation_nor_checkpoints_nor_who_listens(vit, c
         clock.now += 1000
         yield LogRecord(message="validated")
 
-    told = []
+    answer = []
     options = {"device": torch.device("cpu"), "folder": tmp_path, "clock": clock}
     for record in train(run.method, batches, the_plan, at_epoch_end=at_epoch_end, **options):
         clock.now += 10  # the listener writes it down
         if record.kind == "checkpoint":
             clock.now += 100
         elif record.kind == "progress":
-            told.append(record)
-    assert [record.samples_per_s for record in told] == pytest.approx([8 / 0.5] * 8)
+            answer.append(record)
+    assert [record.samples_per_s for record in answer] == pytest.approx([8 / 0.5] * 8)
     # What is left is expected to take as long as what was done, listener and all.
-    assert told[0].eta_s == pytest.approx(7 * 0.5)
-    assert told[1].eta_s == pytest.approx(6 * (0.5 + 20 + 0.5) / 2)
-    assert told[4].eta_s > 3 * 1000 / 5
-    assert told[-1].eta_s == 0
+    assert answer[0].eta_s == pytest.approx(7 * 0.5)
+    assert answer[1].eta_s == pytest.approx(6 * (0.5 + 20 + 0.5) / 2)
+    assert answer[4].eta_s > 3 * 1000 / 5
+    assert answer[-1].eta_s == 0

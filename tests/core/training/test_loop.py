@@ -132,8 +132,8 @@ class Run:
 
 def stop_at(*steps: int) -> Callable[[], bool]:
     """`stop` is asked once a step."""
-    asked = itertools.count(1)
-    return lambda: next(asked) in steps
+    requested = itertools.count(1)
+    return lambda: next(requested) in steps
 
 
 CAROT = CaRot(teacher_update_every=3, lambda_x=0.05)

@@ -168,12 +168,12 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     spec, folder = specs["left_alone"], tmp_path / "stopped"
-    said = []
+    output = []
 
     def follow(stop):
-        said.clear()
+        output.clear()
         for record in run_on_several(spec, folder, stop=stop):
-            said.append(record)  # at once: `stop` looks at it
+            output.append(record)  # at once: `stop` looks at it
 
     def kill(module):
         def once_a_rank_is_there():
@@ -185,7 +185,7 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
         return once_a_rank_is_there
 
     def stop_late():
-        return any(isinstance(record, MetricsRecord) and record.step >= 9 for record in said)
+        return any(isinstance(record, MetricsRecord) and record.step >= 9 for record in output)
 
     def result():
         found = json.loads((folder / "result.json").read_text())
@@ -209,8 +209,8 @@ def test_killed_and_stopped__no_process_stays_and_the_run_ends_in_the_same_weigh
     folder = shutil.copytree(folder, again / "runs" / "run")
     at = (folder / "records.jsonl").stat().st_size
     on_ranks(2, again, home, CASES="none")
-    told = (folder / "records.jsonl").read_bytes()[at:].splitlines()
-    (resumed,) = [r for r in map(RECORD.validate_json, told) if r.kind == "resumed"]
+    answer = (folder / "records.jsonl").read_bytes()[at:].splitlines()
+    (resumed,) = [r for r in map(RECORD.validate_json, answer) if r.kind == "resumed"]
     assert resumed.step >= 9
     left_alone = two / "runs" / "left_alone"
     assert apart(folder, left_alone) == 0.0
