@@ -24,7 +24,6 @@ from backend.http.authentication import Authenticator
 from backend.http.concurrency import limiters
 from backend.http.middleware import RequestGuard
 from backend.routes import (
-    calibrators,
     catalogue,
     compare,
     evaluation_jobs,
@@ -79,7 +78,6 @@ _ROUTES = (
     reports,
     evaluations,
     evaluation_jobs,
-    calibrators,
     compare,
     predictions,
     samples,

@@ -1,4 +1,4 @@
-"""Which device this worker's runners get: one GPU per worker, held by a lock. Torch-free."""
+"""Which GPUs this worker's runners get, held by locks, and how they are used. Torch-free."""
 
 import csv
 import logging
@@ -14,10 +14,12 @@ from filelock import BaseFileLock
 
 from backend.store.queues import multi_queues
 from calift_core.files import try_lock
+from calift_core.schema.wire.service import GpuUse
 
 log = logging.getLogger(__name__)
 
-_QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+#: A driver that takes longer is one that hangs; the worker reports in without it.
+_LONGEST_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,63 @@ def take_device(locks: Path, environment: Mapping[str, str], *, count: int = 1) 
 
 
 def _gpus(environment: Mapping[str, str]) -> list[Gpu]:
-    program = shutil.which("nvidia-smi", path=environment.get("PATH"))
-    if program is None:
-        return []
     try:
-        done = subprocess.run(
-            [program, *_QUERY], capture_output=True, text=True, timeout=30, check=True
-        )
+        path = environment.get("PATH")
+        return parse_gpus(_nvidia_smi("index,uuid,name,memory.total", path=path, timeout_s=30))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("nvidia-smi does not answer, so no GPU is used: %s", error)
         return []
-    return parse_gpus(done.stdout)
+
+
+def _nvidia_smi(fields: str, *, timeout_s: float, path: str | None = None) -> str:
+    """What the driver says of each GPU; nothing where there is none."""
+    program = shutil.which("nvidia-smi", path=path)
+    if program is None:
+        return ""
+    argv = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=timeout_s, check=True
+    ).stdout
+
+
+def parse_usage(text: str, uuids: frozenset[str] | None = None) -> list[GpuUse]:
+    """GPUs from what `nvidia-smi` prints; `[N/A]`, as of a slice of a GPU, becomes null.
+
+    Args:
+        text: of `nvidia-smi --query-gpu=uuid,name,memory.used,memory.total,utilization.gpu
+            --format=csv,noheader,nounits`.
+        uuids: these alone; None: all.
+    """
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return [
+        GpuUse(
+            name=row[1],
+            memory_used_mib=_number(row[2]),
+            memory_total_mib=_number(row[3]),
+            utilisation=None if _number(row[4]) is None else (_number(row[4]) or 0) / 100,
+        )
+        for row in rows
+        if len(row) == 5 and row[0].startswith("GPU-") and (uuids is None or row[0] in uuids)
+    ]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdecimal() else None
+
+
+def gpu_usage(environment: Mapping[str, str]) -> list[GpuUse]:
+    """How the GPUs of a worker's runners are used right now.
+
+    Args:
+        environment: that its runners get; `CUDA_VISIBLE_DEVICES` names them by their UUID.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    uuids = frozenset(part.strip() for part in visible.split(",") if part.startswith("GPU-"))
+    if not uuids:
+        return []
+    try:
+        fields = "uuid,name,memory.used,memory.total,utilization.gpu"
+        return parse_usage(_nvidia_smi(fields, timeout_s=_LONGEST_S), uuids)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.debug("nvidia-smi does not answer: %s", error)
+        return []

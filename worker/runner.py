@@ -2,8 +2,10 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from calift_core.jobs.processes import LAUNCHER_ARGV
+from calift_core.schema.spec import RunSpec
 from calift_core.threads import openmp_environment
 
 #: How the runner is started: fixed words and the job's folder, never a shell.
@@ -38,6 +40,17 @@ def runner_environment(environment: Mapping[str, str]) -> dict[str, str]:
     passed = {name: value for name, value in environment.items() if _PASSED_ON.fullmatch(name)}
     passed |= openmp_environment(passed)
     return passed | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
+
+def command_of(spec: RunSpec, runner: Sequence[str] = RUNNER_ARGV) -> Sequence[str]:
+    """The command of a run, which the job's folder is appended to.
+
+    One process, or one on each GPU of this host, which torchrun starts and watches. Either way it
+    is in a session of its own, is asked to stop by SIGTERM, says what happens in its folder and
+    leaves `result.json`. What it starts dies with it.
+    """
+    n = spec.resources.processes
+    return runner if n == 1 else (*LAUNCHER_ARGV, "--ranks", str(n))
 
 
 def status_words(returncode: int) -> str:

@@ -26,11 +26,10 @@ from backend.store.workers import Workers, drained_words
 from calift_core.errors import NotFoundError
 from calift_core.files import FREE_SPACE_FLOOR
 from calift_core.schema.wire.runs import TERMINAL_PHASES
-from worker.devices import Device, take_device
+from worker.devices import Device, gpu_usage, take_device
 from worker.limits import Limits
 from worker.runner import RUNNER_ARGV
 from worker.supervisor import Outcome, supervise
-from worker.usage import gpu_usage
 
 log = logging.getLogger(__name__)
 

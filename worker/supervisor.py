@@ -65,7 +65,6 @@ from worker.folders import (
     remove,
 )
 from worker.inputs import Inputs
-from worker.launcher import launcher_of
 from worker.lease import FencedError, LeaseKeeper
 from worker.limits import Limits
 from worker.publishing import Publisher
@@ -73,6 +72,7 @@ from worker.runner import (
     LOST_STATUSES,
     OOM_SCORE_ADJ,
     RUNNER_ARGV,
+    command_of,
     runner_environment,
     status_words,
 )
@@ -239,8 +239,7 @@ class _Attempt:
         """What the job's folder is appended to; one process evaluates, several may train."""
         if self._evaluates:
             return argv
-        spec = parse_spec(self._claim.spec)
-        return launcher_of(spec)(argv, spec)
+        return command_of(parse_spec(self._claim.spec), argv)
 
     def _adopt(self, folder: Path) -> Outcome:
         """Store the result of an earlier attempt that finished, and what it said."""

@@ -19,21 +19,25 @@ from backend.routes.files import file_response
 from calift_core.schema.wire.queries import (
     AuditQuery,
     BudgetQuery,
+    CalibratorQuery,
     EvaluationsQuery,
     MetricsQuery,
     PromptsQuery,
     ReliabilityQuery,
     RunSlicesQuery,
     SlicesQuery,
+    TransferQuery,
 )
 from calift_core.schema.wire.results import (
     Budget,
+    CalibratorEffect,
     Evaluation,
     EvaluationPage,
     MeasureSet,
     PromptEffects,
     Reliability,
     SlicePage,
+    TransferMatrix,
 )
 
 router = APIRouter(tags=["results"])
@@ -135,6 +139,31 @@ def list_run_slices(
 ) -> SlicePage:
     """The samples that meet a condition on every data set of a run: one slice each."""
     return services.explorer.run_slices(run_id, query)
+
+
+@router.get("/evaluations/{evaluation_id}/calibrators", dependencies=[ANALYSIS])
+@allow("read")
+def get_calibrator(
+    evaluation_id: EvaluationId, services: ServicesDep, query: Annotated[CalibratorQuery, Query()]
+) -> CalibratorEffect:
+    """Fit a calibrator, and the diagram before and after it.
+
+    It is fitted on the run's ID calibration split. Any other data is refused with the code
+    `LEAKAGE`, unless `oracle=true`; what is fitted so says `oracle` for good.
+    """
+    return services.explorer.calibrate(services.library.subject(evaluation_id), query)
+
+
+@router.get("/runs/{run_id}/calibrators/transfer", dependencies=[ANALYSIS])
+@allow("read")
+def get_transfer(
+    run_id: RunId, services: ServicesDep, query: Annotated[TransferQuery, Query()]
+) -> TransferMatrix:
+    """A calibrator fitted on A and tested on B, for every pair of a run's data sets.
+
+    The row of the ID calibration split is the honest one; every other row is an `oracle`.
+    """
+    return services.explorer.transfer(run_id, query)
 
 
 @router.get(

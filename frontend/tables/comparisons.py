@@ -36,17 +36,12 @@ def differences(
         l2, low, high = decided(d)
         rows.append(
             {
+                **dict(d),
                 "run": run,
-                "dataset": d.dataset,
                 "metric": text.METRICS[d.metric].title if d.metric in text.METRICS else d.metric,
-                "baseline": d.baseline,
-                "value": d.value,
-                "difference": d.difference,
                 "l2": l2 if d.squared else None,
                 "low": low,
                 "high": high,
-                "distinguishable": d.distinguishable,
-                "n": d.n,
             }
         )
     fraction = metric in text.METRICS and text.METRICS[metric].fraction

@@ -8,8 +8,7 @@ from backend.settings import Settings
 from backend.store.queues import Live, multi_queues, queue_of, why_waits
 from tests.conftest import spec_of
 from worker.devices import Device, Gpu, parse_gpus, take_device, visible_gpus
-from worker.launcher import launcher_of
-from worker.runner import RUNNER_ARGV, runner_environment
+from worker.runner import RUNNER_ARGV, command_of, runner_environment
 from worker.service import environment_for
 
 LISTING = """\
@@ -98,9 +97,8 @@ def test_run_on_several_gpus__waits_for_a_worker_that_has_them():
     one, two = Live("a", ("gpu", "cpu")), Live("b", (*multi_queues(4), "gpu", "cpu"))
     assert "CALIFT_WORKER_GPUS=2" in why_waits(queue, [one])
     assert why_waits(queue, [one, two]) == ""
-    argv = launcher_of(spec)(RUNNER_ARGV, spec)
-    assert argv[1:] == ("-m", "calift_core.jobs.launch", "--ranks", "2")
-    assert launcher_of(spec_of())(RUNNER_ARGV, spec_of()) == RUNNER_ARGV
+    assert command_of(spec)[1:] == ("-m", "calift_core.jobs.launch", "--ranks", "2")
+    assert command_of(spec_of()) == RUNNER_ARGV
 
 
 def test_take_device__without_a_driver_or_with_one_that_fails_it_is_the_cpu(machine, tmp_path):

@@ -5,9 +5,8 @@ import threading
 from backend.store.engine import open_engine
 from backend.store.stores import Stores
 from tests.conftest import spec_of, until
-from worker.devices import Device
+from worker.devices import Device, gpu_usage, parse_usage
 from worker.service import WorkerService
-from worker.usage import gpu_usage, parse_usage
 
 
 def test_worker__that_is_drained_takes_no_run_until_it_is_resumed(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from calift_core.data import torchvision_listing
 from calift_core.data.counting import count_suite
-from calift_core.data.suites import parse_suite_id
+from calift_core.data.suites import far_images, parse_suite_id
 from calift_core.data.suites.base import SuiteId
 from calift_core.data.suites.load import load_suite
 from calift_core.data.suites.torchvision import KINDS
@@ -66,6 +66,7 @@ def test_mnist__is_listed_in_a_process_of_its_own_and_kept(tmp_path, home, monke
     again = load_suite(SuiteSpec(**spec.model_dump() | {"shifts": {"more": spec.id}}))
     assert again.part("test").labels[0] == 1  # the root is another
     assert len(again.shifts["more"]) == 40
+    assert far_images("other", spec.id).name == "other"
 
 
 @pytest.mark.parametrize("name", ["DTD", "Caltech101", "STL10"])

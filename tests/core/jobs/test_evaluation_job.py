@@ -26,7 +26,7 @@ from calift_core.schema.unlabelled import UnlabelledRecord
 from calift_core.shipping.choosing import choose_calibrator
 from calift_core.shipping.classifier import CalibratedClassifier
 from calift_core.shipping.following import in_batches
-from calift_core.shipping.predicting import listed
+from calift_core.shipping.predicting import image_paths
 from calift_core.shipping.reference import reference_of
 from calift_core.shipping.watching import Watcher, answered, watch
 from tests.core.conftest import write_classes
@@ -242,7 +242,7 @@ def test_judge_runs__images_without_labels_are_compared_as_watch_compares_them(
     model = CalibratedClassifier.load(run, device="cpu")
     model.calibrator = choose_calibrator(run).fitted()
     reference = reference_of(run, read_report(run), model.calibrator)
-    paths = listed([str(flat)])
+    paths = image_paths([str(flat)])
     assert found.found == watch(model, reference, paths)
     assert found.found.none_of_these is None  # of 14 ID images 5 % cannot be kept to
     assert [b.n for b in found.batches] == [found.found.n]
