@@ -26,7 +26,6 @@ from backend.http.middleware import RequestGuard
 from backend.routes import (
     catalogue,
     compare,
-    evaluation_jobs,
     evaluations,
     files,
     jobs,
@@ -77,7 +76,6 @@ _ROUTES = (
     files,
     reports,
     evaluations,
-    evaluation_jobs,
     compare,
     predictions,
     samples,

@@ -1,4 +1,4 @@
-"""What runs and evaluation jobs have in common: submission, cancel, retry, events, log."""
+"""Evaluation jobs, and what runs have in common with them: submission, cancel, events, log."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -6,11 +6,12 @@ from enum import Enum
 from typing import Annotated, Any, TypeVar
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.routes.deps import (
+    IdempotencyKey,
     JobId,
     JobsDep,
     PrincipalDep,
@@ -19,14 +20,32 @@ from backend.routes.deps import (
     StoreDep,
     admission_for,
     allow,
+    check_owner,
+    check_priority,
+    slot_for,
 )
+from backend.services.submission import body_hash
 from backend.store.jobs import Jobs
 from backend.store.submitting import JobRequest
 from calift_core.errors import NotFoundError
 from calift_core.schema.base import Frozen
-from calift_core.schema.evaluation_job import EvaluationJob
-from calift_core.schema.wire.queries import Limit
-from calift_core.schema.wire.runs import TERMINAL_PHASES, JobSummary, LogPage, RunDetail, RunEvent
+from calift_core.schema.evaluation_job import (
+    EvaluationJob,
+    EvaluationJobPage,
+    EvaluationJobSpec,
+    EvaluationJobsQuery,
+    EvaluationSubmit,
+)
+from calift_core.schema.wire.queries import Cursor, Limit
+from calift_core.schema.wire.results import EvaluationPage
+from calift_core.schema.wire.runs import (
+    TERMINAL_PHASES,
+    JobSummary,
+    LogPage,
+    RunDetail,
+    RunEvent,
+    Validation,
+)
 
 router = APIRouter()
 
@@ -255,3 +274,93 @@ def get_logs(
 ) -> LogPage:
     """A piece of the log. To follow it: `tail` first, then `offset` from `next_offset` on."""
     return store.history.logs(job_id, offset=offset, limit=limit, tail=tail)
+
+
+# ---- Evaluation jobs ---------------------------------------------------------------------------
+
+_EXAMPLES = {
+    "shift": {
+        "summary": "Two runs on a folder and two corruptions",
+        "value": {
+            "runs": ["3f9c2a71b0de", "81c04e5a9f13"],
+            "shifts": {"art": "folder:/data/pacs/art_painting"},
+            "corruptions": {"names": ["gaussian_noise", "jpeg_compression"], "severities": [3]},
+        },
+    },
+    "suite": {
+        "summary": "A named suite of the run's classes",
+        "value": {"runs": ["3f9c2a71b0de"], "suites": ["imagenet-c"], "device": "cuda"},
+    },
+}
+EvaluationBody = Annotated[EvaluationSubmit, Body(openapi_examples=_EXAMPLES)]
+
+
+@router.post("/evaluations", tags=_JOBS, status_code=202)
+@allow("submit")
+def submit_evaluation(
+    body: EvaluationBody,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    queueing: QueueingDep,
+    key: IdempotencyKey = None,
+) -> EvaluationJob:
+    """Queue an evaluation of finished runs, which puts its results under each of them.
+
+    Runs whose models are alike share one pass over the data. What a run was judged on before, the
+    same images under the same name, is passed over. A submit token judges its own runs alone: the
+    results change their reports. The same `Idempotency-Key` and body give the same job again.
+    """
+
+    def make() -> tuple[EvaluationJobSpec, JobRequest]:
+        check_priority(principal, body.priority)
+        services.evaluation_submission.require_valid(body.spec)
+        for run_id in body.spec.runs:
+            check_owner(services.store, principal, run_id)
+        return body.spec, {"priority": body.priority, "max_attempts": body.max_attempts}
+
+    meaning = body_hash("evaluate", body.model_dump())
+    return queueing.submit(services.store.evaluation_jobs, key, meaning, make)
+
+
+@router.post("/evaluations/validate", tags=_JOBS, dependencies=[slot_for("scans")])
+@allow("submit")
+def validate_evaluation(body: EvaluationBody, services: ServicesDep) -> Validation:
+    """A dry run: what stands in the way of a job, and what it will cost."""
+    return services.evaluation_submission.validate(body.spec)
+
+
+@router.get("/evaluation-jobs", tags=_JOBS)
+@allow("read")
+def list_evaluation_jobs(
+    store: StoreDep, query: Annotated[EvaluationJobsQuery, Query()]
+) -> EvaluationJobPage:
+    """Evaluation jobs, newest first."""
+    items, next_cursor, total = store.evaluation_jobs.page(query)
+    return EvaluationJobPage(items=items, next_cursor=next_cursor, total=total)
+
+
+@router.get("/evaluation-jobs/{job_id}", tags=_JOBS)
+@allow("read")
+def get_evaluation_job(job_id: JobId, store: StoreDep) -> EvaluationJob:
+    """One evaluation job."""
+    return store.evaluation_jobs.get(job_id)
+
+
+@router.delete("/evaluation-jobs/{job_id}", tags=_JOBS, status_code=204)
+@allow("admin")
+def delete_evaluation_job(job_id: JobId, store: StoreDep, queueing: QueueingDep) -> None:
+    """Delete a job and its log. Its results stay with the runs. Not while it works."""
+    queueing.delete(store.evaluation_jobs, job_id)
+
+
+@router.get("/evaluation-jobs/{job_id}/evaluations", tags=_JOBS)
+@allow("read")
+def list_job_evaluations(
+    job_id: JobId, store: StoreDep, cursor: Cursor = None, limit: Limit = 50
+) -> EvaluationPage:
+    """The results of a job so far, newest first."""
+    store.evaluation_jobs.get(job_id)
+    items, next_cursor, total = store.results.list_evaluations(
+        job_id=job_id, cursor=cursor, limit=limit
+    )
+    return EvaluationPage(items=items, next_cursor=next_cursor, total=total)

@@ -6,8 +6,7 @@ from backend.http.problems import HttpError
 from backend.services.submission import SCAN_ENTRIES, SCAN_SECONDS, Submission, check_text
 from backend.storage.artifacts import ArtifactStore
 from backend.store.stores import Stores
-from calift_core.data.counting import SuiteCounts
-from calift_core.data.job_counting import EvaluableRun, JobCounts, count_job
+from calift_core.data.counting import EvaluableRun, JobCounts, SuiteCounts, count_job
 from calift_core.data.listing import ScanBudget
 from calift_core.data.workload import Pace, Workload, evaluation_phases
 from calift_core.errors import SpecError
