@@ -95,6 +95,7 @@ class Service:
             "view_id": "none",
             "token_id": "none",
         }
+        path = path.replace("/runs/{job_id}", "/runs/{run_id}")
         return re.sub(r"\{([^}]+)\}", lambda found: known[found.group(1)], path)
 
     def ask(self, method: str, address: str, **options: Any) -> httpx.Response:

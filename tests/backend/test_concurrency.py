@@ -216,8 +216,10 @@ def test_limits__hold_for_what_is_expensive_and_for_nothing_else(api, app, monke
     job = {"job_id": f"{JOB_PREFIX}1"}
     found = set()
     for path, operations in app.openapi()["paths"].items():
+        path = path.replace("/runs/{job_id}", "/runs/{run_id}")
         for method, operation in operations.items():
-            names = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
+            own = operation.get("parameters", ())
+            names = {"run_id", *(p["name"] for p in own if p["in"] == "path")}
             filled = path.format(**(dict.fromkeys(names, "a") | job))
             media = next(iter(operation.get("requestBody", {}).get("content", {})), None)
             body = {}

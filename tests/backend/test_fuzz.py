@@ -174,7 +174,8 @@ def _fuzz(operation, mode, sides, faults, examples):
         statuses = {}
         for side in sides:
             for values, key, index in chosen:
-                one = side.known[key][index]
+                is_run = key == "job_id" and "/runs/" in operation.path
+                one = side.known["run_id" if is_run else key][index]
                 values[key] = [one] if isinstance(values[key], list) else one
             response = case.call(base_url=side.address, session=side.caller, timeout=60)
             statuses[side.name] = response.status_code
@@ -210,7 +211,7 @@ def _choose(name: str, case: Any, data: Any) -> list[tuple[Any, str, int]]:
     sizes["sweep_id"] = 2
     sizes |= {"job_id": 3, "baseline": 2, "run": 3, "cursor": 3, "dataset": 2}
     if name == "stream_events":
-        sizes["run_id"] = 2  # the stream of a run that waits has no end
+        sizes["job_id"] = 2  # the stream of a run that waits has no end
     elif name == "stream_evaluation_job_events":
         sizes["job_id"] = 1
     return [
