@@ -8,10 +8,12 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +152,14 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> tuple[int, list[str], str]:
     return done.returncode, failed, done.stdout[-3000:] + done.stderr[-1000:]
 
 
+def end_processes_of(folder: str) -> None:
+    """End what a broken protection has left running."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if folder.encode() in command.read_bytes():
+                os.kill(int(command.parent.name), signal.SIGKILL)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutations", description=__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(MUTATIONS))
@@ -186,6 +196,7 @@ def main() -> int:
                 took = time.monotonic() - began
                 sys.stdout.write(f"{name}: red, {failed[0]} ({took:.0f} s)\n")
             sys.stdout.flush()
+            end_processes_of(folder)
     sys.stdout.write(f"mutations={len(names)} survived={len(bad)}\n")
     return int(bool(bad))
 
