@@ -188,6 +188,23 @@ _PAUSED = Mark("Paused", "‖", "orange")
 ROLES: dict[str, str] = {"id": "in distribution", "shift": "shift", "corruption": "corruption"}
 
 
+#: Kinds of calibrators, as people read them.
+CALIBRATORS: dict[str, str] = {
+    "temperature": "temperature (one number)",
+    "vector": "vector (scale and offset per class)",
+    "ets": "ensemble temperature (ETS)",
+    "svs": "structured vector (SVS)",
+    "sms": "structured matrix (SMS)",
+    "histogram": "histogram binning of the top label",
+    "isotonic": "isotonic regression of the top label",
+    "tsp": "temperature on perturbed copies (TS-P)",
+    "disagreement": "temperature by disagreement with the initial model",
+    "cautious": "temperature by disagreement, never colder where they disagree",
+    "sals": "range of the initial model (SaLS)",
+    "ensemble": "mean with the initial model",
+}
+
+
 def role_order(role: str) -> int:
     """Where evaluations of a role stand: in distribution first, then shifts, then corruptions."""
     return list(ROLES).index(role)

@@ -13,7 +13,7 @@ from frontend.figures.style import MUTED, RunStyle, blank, empty_figure, legend_
 from frontend.tables import Column, Table
 
 #: What the line with the error takes above the square.
-_GAUGE_PX = 30
+_GAUGE_PX = 36
 
 
 def diagram(

@@ -151,6 +151,7 @@ def over_steps(
                     x=[s.step for s in final],
                     y=[getattr(s, quantity) for s in final],
                     mode="markers",
+                    cliponaxis=False,
                     name=f"{text.esc(run.label)}, final",
                     legendgroup=run.id,
                     showlegend=not path,

@@ -124,6 +124,7 @@ def gauge(figure: go.Figure, diagram: Reliability, *, colour: str, name: str, y:
             x=[diagram.null_mean, diagram.ece],
             y=[name, name],
             mode="markers",
+            cliponaxis=False,
             marker={
                 "symbol": ["line-ns-open", "circle"],
                 "size": [16, 9],

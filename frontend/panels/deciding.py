@@ -108,9 +108,9 @@ def _say(run: Run, found: Decision) -> None:
 
 
 def _answers(found: Decision) -> str:
-    if found.calibrator == "none":
-        return f"of its own probabilities, found on {text.md(found.chosen_on.dataset)}"
-    return f"after {text.md(found.calibrator)}, found on {text.md(found.chosen_on.dataset)}"
+    own = found.calibrator == "none"
+    of = "of its own probabilities" if own else f"after {text.CALIBRATORS[found.calibrator]}"
+    return f"{of}, found on {text.md(found.chosen_on.dataset)}"
 
 
 def _tested(run: str, test: PromiseTest, risk: float) -> None:

@@ -53,14 +53,14 @@ ORDERS = {
     "confidence": "least confident",
     "stored": "as stored",
 }
-_PAIRED_ORDERS = {"change": "most lost", "-change": "most gained"}
+_PAIRED_ORDERS = {"change": "most forgotten", "-change": "most gained"}
 CONDITION_HELP = (
     "Columns: confidence, correct, label, predicted, rank, nll, brier, id, cluster, tag. "
     'Comparisons joined by and, or, not; `label in (3, "shirt")`.'
 )
 OUTCOMES = {
     "": "all",
-    "lost": "lost: wrong now, right before",
+    "lost": "forgotten: wrong now, right before",
     "gained": "gained: right now, wrong before",
     "both": "right in both",
     "neither": "wrong in both",
@@ -271,11 +271,12 @@ def _controls(evaluation: Evaluation, now: Chosen, *, free: bool) -> tuple[Chose
             help="Another model's answers on the same samples",
             disabled=now.doubtful,
         )  # fmt: skip
-    with next(columns):
-        _choose(
-            "Which", OUTCOMES, now.outcome or "", lambda v: open_samples(now.replaced(outcome=v)),
-            disabled=not now.against or now.doubtful,
-        )  # fmt: skip
+    if now.against and not now.doubtful:
+        with next(columns):
+            _choose(
+                "Which", OUTCOMES, now.outcome or "",
+                lambda v: open_samples(now.replaced(outcome=v)),
+            )  # fmt: skip
     with next(columns):
         found = {"-similarity": "most similar"} if now.text or now.like else {}
         orders = found | (_PAIRED_ORDERS if now.against else {}) | ORDERS

@@ -119,7 +119,9 @@ def runs(arms: Sequence[SweepArm], found: Sequence[RunSummary]) -> Table:
 
 
 def _rung(rate: SweepRate) -> str:
-    state = text.percent(rate.val_accuracy, 2) if rate.state == "done" else rate.state
+    state = {"done": text.percent(rate.val_accuracy, 2), "runs": "under way"}.get(
+        rate.state, rate.state
+    )
     return f"{rate.lr:g}: {state}"
 
 

@@ -34,16 +34,15 @@ def main() -> None:
             "No finished run on this data has a spectrum and was judged on ID data and shifts.",
         )
         return
-    left, right = st.columns([3, 2])
     term = state.choice(
-        left.segmented_control,
+        st.segmented_control,
         "Number of a run",
         name="term",
         options=figures.bound.TERMS,
         required=True,
     )
     error = state.choice(
-        right.segmented_control,
+        st.segmented_control,
         "Error under shift",
         name="error",
         options=figures.bound.ERRORS,

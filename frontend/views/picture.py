@@ -102,9 +102,9 @@ def _draw(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float) ->
         with column:
             st.html(
                 f'<div class="calift-tried"><img src="data:image/png;base64,{text.esc(one.seen)}" '
-                f'alt="The picture as {text.esc(run.label)} saw it"><div><h3>'
+                f'alt="The picture as {text.esc(run.label)} saw it"><div><h2>'
                 f'<span class="calift-dot" style="background:{both(looks[run.id].colour)}" '
-                f'aria-hidden="true"></span>{text.esc(run.label)}</h3></div></div>'
+                f'aria-hidden="true"></span>{text.esc(run.label)}</h2></div></div>'
             )
             top = one.top[0]
             page.stats(
@@ -114,7 +114,7 @@ def _draw(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float) ->
                     ("Any of the classes?", *text.unlike_words(one, ALARM_RATE)),
                 ]
             )
-            page.table(_top(one), caption=f"Likeliest of {one.n_classes:,} classes")
+            page.table(_top(one), caption=f"{run.label}: likeliest of {one.n_classes:,} classes")
             st.caption(_how(one))
     with_training = [run for run in runs if answers[run.id].trained is not None]
     if with_training:
@@ -144,7 +144,7 @@ def _how(one: TriedPicture) -> str:
             + promised
         )
     return (
-        f"Probabilities after {text.md(one.calibrator)}, fitted on the ID part "
+        f"Probabilities after {text.CALIBRATORS[one.calibrator]}, fitted on the ID part "
         f"{text.md(one.fitted_on or '')}." + promised
     )
 
@@ -166,7 +166,7 @@ def _compared(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float
                 "probability": answers[run.id].top[0].probability,
                 "kept": text.kept_words(answers[run.id], risk),
                 "unlike": text.unlike_words(answers[run.id], ALARM_RATE)[0],
-                "calibrator": answers[run.id].calibrator,
+                "calibrator": text.CALIBRATORS.get(answers[run.id].calibrator, "none"),
             }
             for run in runs
         ],

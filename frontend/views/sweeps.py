@@ -50,7 +50,7 @@ def main() -> None:
                 page.pager(trail, words, found.next_cursor)
         working = [one for one in found.items if one.phase not in SWEEP_ENDS]
         if working:
-            st.caption(f"{len(working)} of them {'work' if len(working) > 1 else 'works'}.")
+            st.caption(f"{len(working)} of them under way.")
 
     listing()
 

@@ -94,14 +94,17 @@ def main() -> None:
         ]
         columns = [
             Column("id", "Token"),
-            Column("owner", "Owner"),
+            Column("owner", "Owner", "prose"),
             Column("scope", "Scope"),
             Column("state", "State"),
             Column("made", "Made"),
             Column("expires", "Expires"),
-            Column("note", "For"),
+            Column("note", "For", "prose"),
         ]
-        page.table(Table(columns, rows), caption="Tokens without their secrets, the newest first")
+        page.table(
+            Table(columns, rows), caption="Tokens without their secrets, the newest first",
+            stack=True,
+        )  # fmt: skip
         _revoke(tokens)
     else:
         page.empty("No token has been made here", "The service's own token is in its settings.")

@@ -14,21 +14,6 @@ from frontend import api, figures, page, state, text
 from frontend.panels.calibration.controls import controls
 from frontend.tables import analysis
 
-CALIBRATORS = {
-    "temperature": "temperature (one number)",
-    "vector": "vector (scale and offset per class)",
-    "ets": "ensemble temperature (ETS)",
-    "svs": "structured vector (SVS)",
-    "sms": "structured matrix (SMS)",
-    "histogram": "histogram binning of the top label",
-    "isotonic": "isotonic regression of the top label",
-    "tsp": "temperature on perturbed copies (TS-P)",
-    "disagreement": "temperature by disagreement with the initial model",
-    "cautious": "the same, never colder where they disagree",
-    "sals": "range of the initial model (SaLS)",
-    "ensemble": "mean with the initial model",
-}
-
 #: What a calibrator is judged by: the proper scores first.
 SCORES: dict[Literal["ece", "nll", "brier"], str] = {
     "nll": "NLL",
@@ -56,7 +41,7 @@ def draw(
     run_id = state.choice(
         columns[0].selectbox, "Run", name="of", options=list(found), format_func=labels.__getitem__
     )
-    kind = state.choice(columns[1].selectbox, "Calibrator", name="kind", options=CALIBRATORS)
+    kind = state.choice(columns[1].selectbox, "Calibrator", name="kind", options=text.CALIBRATORS)
     own = {e.dataset: e for e in evaluations[run_id]}
     fit_on = state.choice(
         columns[2].selectbox,

@@ -25,7 +25,7 @@ def button(runs: Sequence[RunSummary]) -> None:
         "Evaluate on …",
         icon=":material/fact_check:",
         disabled=bool(locked),
-        help=locked or "Judge the finished model on more data, without training",
+        help=locked or "Evaluate the finished model on more data, without training",
     ):
         _form(chosen)
 

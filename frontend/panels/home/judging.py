@@ -113,10 +113,10 @@ def _answer(found: Judged) -> None:
     ]
     single = len(diagrams) == 1
     left, right = st.columns(2, gap="large") if single else (st.container(), st.container())
+    below = st.container() if single else left
     with left:
         for sentence in found.sentences:
             st.markdown(text.md_prose(sentence))
-        page.table(Table(_COLUMNS, rows), caption="Each data set")
         st.download_button(
             "Answer, HTML",
             lambda: _page(found),
@@ -126,6 +126,8 @@ def _answer(found: Judged) -> None:
             type="tertiary",
             on_click="ignore",
         )
+    with below:
+        page.table(Table(_COLUMNS, rows), caption="Each data set")
     with right:
         page.chart(
             figures.reliability.diagram(diagrams[0], title=text.esc(diagrams[0].dataset))

@@ -17,7 +17,7 @@ def draw(run: RunDetail) -> None:
         document = yaml.safe_dump(
             run.spec, sort_keys=False, allow_unicode=True, default_flow_style=None
         )
-        st.code(document, language="yaml", wrap_lines=True)
+        st.code(document, language=None, wrap_lines=True)
         st.download_button(
             "RunSpec, YAML",
             document,

@@ -12,25 +12,16 @@ from calift_core.errors import CaliftError
 from calift_core.schema.wire.runs import RunDetail
 from frontend import api, text
 
+_ONE = ("temperature", "ets", "svs", "vector", "sms", "histogram", "isotonic")
+_TWO = ("disagreement", "cautious", "sals", "ensemble")
 #: Kind → what it is called.
 CALIBRATORS = {
-    "auto": "The best on ID validation",
-    "none": "None: the model's own probabilities",
-    "temperature": "Temperature",
-    "ets": "Ensemble temperature scaling",
-    "svs": "Structured vector scaling",
-    "vector": "Vector",
-    "sms": "Structured matrix scaling",
-    "histogram": "Histogram",
-    "isotonic": "Isotonic",
+    "auto": "the best on ID validation",
+    "none": "none: the model's own probabilities",
+    **{kind: text.CALIBRATORS[kind] for kind in _ONE},
 }
 #: Those that read the initial model's logits as well.
-TWO_TOWERS = {
-    "disagreement": "Disagreement with the initial model, two towers",
-    "cautious": "The same, never colder where they disagree, two towers",
-    "sals": "Range of the initial model (SaLS), two towers",
-    "ensemble": "Mean with the initial model, two towers",
-}
+TWO_TOWERS = {kind: f"{text.CALIBRATORS[kind]}, two towers" for kind in _TWO}
 
 
 def button(run: RunDetail) -> None:

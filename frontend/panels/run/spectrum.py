@@ -40,6 +40,8 @@ def draw(run: RunDetail) -> None:
         figures.spectra.singular_values_table([(me, final)]),
         name="singular-values",
     )
+    if len(spectra) < 2:
+        return
     for place, quantity in zip(st.columns(2), ("sigma_min", "effective_rank"), strict=True):
         with place:
             page.chart(
