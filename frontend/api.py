@@ -107,8 +107,7 @@ def problem(error: CaliftError, what: str, *, kept: str = "") -> None:
     """
     if getattr(error, "status", 0) == 401:
         _log_in("Your session has ended.")
-    message = error.message[:1].upper() + error.message[1:]
-    lines = [f"**Could not {text.md(what)}.** {text.md_prose(message)}"]
+    lines = [f"**Could not {text.md(what)}:** {text.md_prose(error.message)}"]
     if error.hint:
         lines.append(text.md_prose(error.hint))
     where = [f"API {text.md(getattr(client(), 'base_url', ''))}"]
