@@ -157,7 +157,7 @@ def _compared(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float
             Column("probability", "Probability", "percent"),
             Column("kept", f"At most {text.percent(risk)} errors"),
             Column("unlike", f"{text.percent(ALARM_RATE)} false alarms"),
-            Column("calibrator", "Calibrator"),
+            Column("calibrator", "Calibrator", "prose"),
         ],
         [
             {

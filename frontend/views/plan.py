@@ -29,7 +29,7 @@ def main() -> None:
     if not titles:
         pickers.nothing_evaluated()
         return
-    columns = st.columns([3, 2, 2, 2])
+    columns = st.columns([5, 4, 4, 6])
     dataset = state.choice(
         columns[0].selectbox, "Data", name="dataset", options=titles, always=True
     )
