@@ -4,6 +4,7 @@ import logging
 import secrets
 
 import streamlit as st
+from streamlit.errors import FragmentHandledException
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +15,8 @@ def unexpected(error: Exception) -> bool:
     Returns:
         True: Streamlit shows nothing of its own.
     """
+    if isinstance(error, FragmentHandledException):
+        return True  # a fragment within another has shown its card
     request_id = secrets.token_hex(8)
     log.error("request %s: a page could not be drawn", request_id, exc_info=error)
     st.error(

@@ -206,12 +206,20 @@ def settle(tab: Any) -> None:
 def open_options(tab: Any, box: Any) -> None:
     """Open the list of a select box; a redraw in that moment closes it, so it may take another."""
 
+    from playwright.sync_api import TimeoutError as Late
+
+    option = tab.get_by_role("option").first
+
     def opened() -> bool:
         settle(tab)
-        box.focus()
-        if box.get_attribute("aria-expanded") != "true":
+        if not option.is_visible():
+            box.focus()
             box.press("ArrowDown")
-        return bool(tab.get_by_role("option").count())
+        try:
+            option.wait_for(timeout=5_000)
+        except Late:
+            return False
+        return True
 
     until(opened, what="the options of the select box")
 
