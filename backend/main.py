@@ -135,7 +135,7 @@ def create_app(
     library = StoreLibrary(store, artifacts, settings.home / "cache")
     explorer = Explorer(library)
     comparer = Comparer(library, explorer)
-    precomputer = ComparisonPrecomputer(store, comparer, explorer)
+    precomputer = ComparisonPrecomputer(store, comparer, explorer, library.memory)
     notifier = Notifier(store, settings)
     submission = Submission(settings, store)
     celery = make_celery(settings)

@@ -16,7 +16,6 @@ from calift_core.analysis.choosing import Choice, choose_or_none
 from calift_core.analysis.draws import Draws
 from calift_core.analysis.library import (
     FitSet,
-    Memory,
     PredictionsFile,
     Subject,
     Tags,
@@ -63,7 +62,7 @@ class StoreLibrary:
         )
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> Remembered:
         return self._memory
 
     def subject(self, target: str) -> Subject:

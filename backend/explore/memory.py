@@ -5,9 +5,11 @@ What is kept of a file is seven numbers a sample per temperature or calibrator, 
 
 import hashlib
 import json
+import math
 import threading
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, suppress
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
@@ -40,7 +42,8 @@ class Remembered:
 
     def __init__(self, kept: DiskCache | None = None) -> None:
         self._beyond = kept
-        self._lock = threading.Lock()
+        self._lock, self._this_thread = threading.Lock(), threading.local()
+        self._asked_at = -math.inf
         self._kept: dict[Kind, LRUCache[Hashable, Any]] = {
             "numbers": _memory(_COUNT, _one),
             "answers": _memory(10 * _COUNT, _one),
@@ -54,8 +57,23 @@ class Remembered:
         self._turn = threading.RLock()
         self._long_slot = threading.RLock()
 
+    @contextmanager
+    def unasked(self) -> Iterator[None]:
+        """What this thread looks up meanwhile, nobody has asked for."""
+        self._this_thread.unasked = True
+        try:
+            yield
+        finally:
+            self._this_thread.unasked = False
+
+    def asked_within(self, seconds: float) -> bool:
+        """Whether somebody has asked for anything in the last seconds."""
+        return time.monotonic() - self._asked_at < seconds
+
     def get(self, kind: Kind, key: Hashable) -> Any | None:
         """What is kept, or None."""
+        if not getattr(self._this_thread, "unasked", False):
+            self._asked_at = time.monotonic()
         with self._lock:
             return self._kept[kind].get(key)
 

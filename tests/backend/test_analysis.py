@@ -650,9 +650,16 @@ def test_precomputed__a_finished_run_is_compared_with_zero_shot_before_anybody_a
     services = app.state.services
     base = make_run(seed=0, method={"kind": "zero_shot"})
     run = make_run(seed=1)
-    precomputer = ComparisonPrecomputer(services.store, services.comparer, services.explorer)
-    for _ in (run, base):  # the newest first, one at a time
-        precomputer.run_once()
+    memory = services.library.memory
+    precomputer = ComparisonPrecomputer(
+        services.store, services.comparer, services.explorer, memory
+    )
+    memory.get("numbers", "what somebody asks")
+    with monkeypatch.context() as asked:
+        asked.setattr("calift_core.analysis.explorer.ood.compared", None)
+        precomputer.run_once()  # it leaves the processor to whoever asks
+    monkeypatch.setattr("backend.explore.precomputing._UNASKED_S", 0)
+    precomputer.run_once()
     # Neither the calibrator nor the scores are computed again for the OOD view.
     monkeypatch.setattr("backend.explore.library.choose_or_none", None)
     monkeypatch.setattr("calift_core.analysis.explorer.ood.compared", None)
