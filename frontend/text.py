@@ -205,6 +205,11 @@ CALIBRATORS: dict[str, str] = {
 }
 
 
+def calibrator(kind: str) -> str:
+    """What a calibrator is called, in Markdown; one that was added is called by its kind."""
+    return CALIBRATORS.get(kind) or md(kind)
+
+
 def role_order(role: str) -> int:
     """Where evaluations of a role stand: in distribution first, then shifts, then corruptions."""
     return list(ROLES).index(role)

@@ -54,7 +54,7 @@ class Remembered:
         # Heavy work one at a time: the event loop and small requests keep a core. What takes
         # seconds (fits, class-wise errors) waits in a line of its own. Who has the long slot may
         # take the short one, never the other way round, or two requests wait for each other.
-        self._turn = threading.RLock()
+        self._short_slot = threading.RLock()
         self._long_slot = threading.RLock()
 
     @contextmanager
@@ -88,7 +88,7 @@ class Remembered:
         """What is kept; where nothing is, what `make` gives, made by one thread at a time."""
         known: T | None = self.get(kind, key)
         if known is None:
-            with self._long_slot if long else self._turn:
+            with self._long_slot if long else self._short_slot:
                 known = self.get(kind, key)
                 if known is None:
                     known = self._kept_or_made(key, make) if kind == "answers" else make()

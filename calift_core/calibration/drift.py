@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from calift_core.calibration.bins import Doubles, Floats
 from calift_core.errors import PredictionsError, SpecError
@@ -60,7 +59,7 @@ def energy_drift(
     x, y = _drawn_rows(x, rng), _drawn_rows(y, rng)
     n, m = len(x), len(y)
     both = np.concatenate([x, y])
-    distances = cdist(both, both)
+    distances = _distances(both, both)
     total = float(distances.sum())
 
     def distance(first: Doubles) -> Doubles:
@@ -127,7 +126,7 @@ class KnownSets:
         self._rows = {name: _drawn_rows(rows, self._rng) for name, rows in known.items()}
         self._within = {name: _mean_within(rows) for name, rows in self._rows.items()}
         among = {
-            (a, b): 2 * float(cdist(self._rows[a], self._rows[b]).mean())
+            (a, b): 2 * float(_distances(self._rows[a], self._rows[b]).mean())
             - self._within[a]
             - self._within[b]
             for a, b in combinations(self._rows, 2)
@@ -139,10 +138,10 @@ class KnownSets:
     def familiarity(self, values: Floats) -> Familiarity:
         """How near a set of vectors (M, K) lies to these."""
         new = _drawn_rows(values, deepcopy(self._rng))
-        apart = cdist(new, new).sum(axis=1) / max(1, len(new) - 1)
+        apart = _distances(new, new).sum(axis=1) / max(1, len(new) - 1)
         found, error = {}, {}
         for name, rows in self._rows.items():
-            across = cdist(new, rows).mean(axis=1)
+            across = _distances(new, rows).mean(axis=1)
             found[name] = float((2 * across - apart).mean()) - self._within[name]
             error[name] = 2 * float((across - apart).std()) / len(new) ** 0.5
         nearest = min(found, key=found.__getitem__)
@@ -157,8 +156,16 @@ class KnownSets:
         )
 
 
+def _distances(x: Doubles, y: Doubles) -> Doubles:
+    """(N, M) Euclidean distances of (N, K) and (M, K)."""
+    from scipy.spatial.distance import cdist  # a runner that compares no sets starts without it
+
+    found: Doubles = cdist(x, y)
+    return found
+
+
 def _mean_within(rows: Doubles) -> float:
-    return float(cdist(rows, rows).sum()) / max(1, len(rows) * (len(rows) - 1))
+    return float(_distances(rows, rows).sum()) / max(1, len(rows) * (len(rows) - 1))
 
 
 def _drawn_rows(rows: Floats, rng: np.random.Generator) -> Doubles:

@@ -109,7 +109,7 @@ def _say(run: Run, found: Decision) -> None:
 
 def _answers(found: Decision) -> str:
     own = found.calibrator == "none"
-    of = "of its own probabilities" if own else f"after {text.CALIBRATORS[found.calibrator]}"
+    of = "of its own probabilities" if own else f"after {text.calibrator(found.calibrator)}"
     return f"{of}, found on {text.md(found.chosen_on.dataset)}"
 
 

@@ -39,7 +39,7 @@ def draw(chosen: Mapping[str, RunSummary], runs: Sequence[Run]) -> None:
 
 
 def _how(found: OodDetection) -> str:
-    after = "" if found.calibrator == "none" else f" after {text.CALIBRATORS[found.calibrator]}"
+    after = "" if found.calibrator == "none" else f" after {text.calibrator(found.calibrator)}"
     return (
         f"Maximum softmax is of the run's probabilities{after}, energy and MCM are of its logits. "
         "FPR95: the share of a set that is accepted where 95 % of the ID test images are. AUPR "

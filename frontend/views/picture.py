@@ -144,7 +144,7 @@ def _how(one: TriedPicture) -> str:
             + promised
         )
     return (
-        f"Probabilities after {text.CALIBRATORS[one.calibrator]}, fitted on the ID part "
+        f"Probabilities after {text.calibrator(one.calibrator)}, fitted on the ID part "
         f"{text.md(one.fitted_on or '')}." + promised
     )
 
@@ -166,9 +166,10 @@ def _compared(runs: Sequence[Run], answers: dict[str, TriedPicture], risk: float
                 "probability": answers[run.id].top[0].probability,
                 "kept": text.kept_words(answers[run.id], risk),
                 "unlike": text.unlike_words(answers[run.id], ALARM_RATE)[0],
-                "calibrator": text.CALIBRATORS.get(answers[run.id].calibrator, "none"),
+                "calibrator": text.CALIBRATORS.get(kind, kind),
             }
             for run in runs
+            for kind in [answers[run.id].calibrator]
         ],
     )
 
